@@ -1,0 +1,38 @@
+"""Errors a user can mend: one sentence that names the file or key, and no traceback."""
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+
+
+class UserError(Exception):
+    """Bad input or wrong use; the message names what is wrong and how to mend it."""
+
+
+def report(problems: Sequence[str]) -> None:
+    """Raise all problems together.
+
+    Args:
+        problems: one sentence each; nothing happens if there are none.
+
+    Raises:
+        UserError: listing every problem, one a line.
+    """
+    if len(problems) == 1:
+        raise UserError(problems[0])
+    if problems:
+        raise UserError("\n".join([f"{len(problems)} problems:", *(f"  - {p}" for p in problems)]))
+
+
+def exit_on_user_error(main: Callable[[], int]) -> Callable[[], int]:
+    """Wrap a command's main so that a `UserError` prints as `error: …` and gives exit status 2."""
+
+    @functools.wraps(main)
+    def wrapped() -> int:
+        try:
+            return main()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            return 2
+
+    return wrapped
