@@ -1,0 +1,145 @@
+"""The ranks of a run and what they say to each other."""
+
+import datetime
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from open_miipher.distributed.process import die_with_parent
+from open_miipher.errors import UserError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process's place among the ranks, and the collectives between them.
+
+    Objects and flags travel over gloo (CPU), so that asking never synchronises with a GPU.
+
+    Attributes:
+        rank: 0 … size - 1.
+        size: number of ranks.
+        local_rank: rank on this machine; chooses the GPU.
+        device: where this rank's models live.
+    """
+
+    rank: int
+    size: int
+    local_rank: int
+    device: torch.device
+    _cpu_group: Any = None
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which alone writes."""
+        return self.rank == 0
+
+    def gather(self, item: Any) -> list[Any]:
+        """Return every rank's (picklable) item, in rank order, on every rank."""
+        if self.size == 1:
+            return [item]
+        items: list[Any] = [None] * self.size
+        dist.all_gather_object(items, item, group=self._cpu_group)
+        return items
+
+    def broadcast(self, item: Any) -> Any:
+        """Return rank 0's (picklable) item on every rank."""
+        if self.size == 1:
+            return item
+        box = [item]
+        dist.broadcast_object_list(box, src=0, group=self._cpu_group)
+        return box[0]
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on at least one rank."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor([int(flag)])
+        dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self._cpu_group)
+        return bool(value.item())
+
+    def mean(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Average named numbers over the ranks in float64; every rank has the same names."""
+        if self.size == 1:
+            return dict(values)
+        names = sorted(values)
+        packed = torch.tensor([values[name] for name in names], dtype=torch.float64)
+        dist.all_reduce(packed, group=self._cpu_group)
+        return dict(zip(names, (packed / self.size).tolist(), strict=True))
+
+    def barrier(self) -> None:
+        """Wait for every rank."""
+        if self.size > 1:
+            dist.barrier(group=self._cpu_group)
+
+    def close(self) -> None:
+        """Leave the process group."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
+
+def start(device: str | None = None, timeout_minutes: float = 30.0) -> World:
+    """Join the ranks that torchrun (or SLURM) started; alone without them.
+
+    Also ties this process to its launcher's life.
+
+    Args:
+        device: `cpu`, `cuda`, or None for a GPU where there is one.
+        timeout_minutes: how long a rank waits for another in a collective before it fails.
+
+    Raises:
+        UserError: `cuda` is asked for and missing, or there are more ranks than GPUs.
+    """
+    die_with_parent()
+    rank, size, local_rank = _place()
+    chosen = _device(device, local_rank)
+    if size == 1:
+        return World(0, 1, 0, chosen)
+    timeout = datetime.timedelta(minutes=timeout_minutes)
+    on_gpu = chosen.type == "cuda"
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        rank=rank,
+        world_size=size,
+        timeout=timeout,
+        device_id=chosen if on_gpu else None,
+    )
+    cpu_group = dist.new_group(backend="gloo", timeout=timeout) if on_gpu else None
+    return World(rank, size, local_rank, chosen, cpu_group)
+
+
+def _place() -> tuple[int, int, int]:
+    env = os.environ
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0"))
+    # Tasks started by srun directly; a lone launcher inside an allocation has no address to meet.
+    if int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env and "MASTER_ADDR" in env:
+        return (
+            int(env["SLURM_PROCID"]),
+            int(env["SLURM_NTASKS"]),
+            int(env.get("SLURM_LOCALID", "0")),
+        )
+    return 0, 1, 0
+
+
+def _device(device: str | None, local_rank: int) -> torch.device:
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError(
+            f"device={device} is asked for but no usable GPU is here; run `make doctor`, "
+            "or choose the CPU"
+        )
+    chosen = torch.device(device if ":" in device else f"cuda:{local_rank}")
+    if chosen.index >= torch.cuda.device_count():
+        raise UserError(
+            f"rank {local_rank} has no GPU of its own ({torch.cuda.device_count()} here); "
+            "start one process a GPU: --nproc_per_node gpu"
+        )
+    torch.cuda.set_device(chosen)
+    return chosen
