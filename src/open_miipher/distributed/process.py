@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 
@@ -11,18 +12,31 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent ends (Linux; elsewhere nothing).
 
-    A SIGKILL of torchrun does not reach its workers, since each has its own session; without this
-    they would go on alone, and go on writing.
+    Raises:
+        OSError: the kernel refuses.
     """
     if sys.platform != "linux":
         return
     parent = os.getppid()
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    # The parent may have ended before the request: then nobody will send the signal. Under
-    # torchrun an orphan shows as a parent that is no longer the launcher.
-    orphaned = parent == 1 and "TORCHELASTIC_RUN_ID" in os.environ
-    if orphaned or os.getppid() != parent:
+    if os.getppid() != parent:  # it ended in between, and nobody will send the signal
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_with_launcher() -> None:
+    """Tie a worker of torchrun to torchrun; a process started by hand is left alone.
+
+    A SIGKILL of torchrun does not reach its workers, since each has its own session; without this
+    they would go on alone, and go on writing.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return
+    die_with_parent()
+    # torchrun may have ended while this worker was importing: its parent is then a reaper (init,
+    # systemd, a container's init), which is no Python program.
+    command = Path(f"/proc/{os.getppid()}/cmdline")
+    if command.exists() and b"python" not in command.read_bytes():
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from open_miipher.distributed.process import die_with_parent
+from open_miipher.distributed.process import die_with_launcher
 from open_miipher.errors import UserError
 
 
@@ -84,7 +84,7 @@ class World:
 def start(device: str | None = None, timeout_minutes: float = 30.0) -> World:
     """Join the ranks that torchrun (or SLURM) started; alone without them.
 
-    Also ties this process to its launcher's life.
+    Also ties a worker to the life of its torchrun.
 
     Args:
         device: `cpu`, `cuda`, or None for a GPU where there is one.
@@ -93,7 +93,7 @@ def start(device: str | None = None, timeout_minutes: float = 30.0) -> World:
     Raises:
         UserError: `cuda` is asked for and missing, or there are more ranks than GPUs.
     """
-    die_with_parent()
+    die_with_launcher()
     rank, size, local_rank = _place()
     chosen = _device(device, local_rank)
     if size == 1:

@@ -1,0 +1,43 @@
+"""One run owns an output directory."""
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import TextIO
+
+from open_miipher.errors import UserError
+
+
+def hold(directory: Path) -> TextIO:
+    """Take the lock of a directory; it is let go when the returned file closes or this process ends.
+
+    Args:
+        directory: made if it is missing.
+
+    Returns:
+        The open lock file: keep it for as long as the directory is written.
+
+    Raises:
+        UserError: another process holds it, or the directory cannot be written.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        file = open(directory / ".lock", "a+")  # noqa: SIM115 - held open on purpose
+    except OSError as error:
+        raise UserError(f"cannot write to {directory}: {error.strerror}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        raise UserError(
+            f"another run is writing to {directory} ({owner}); wait for it or choose another "
+            "output directory"
+        ) from error
+    file.truncate(0)
+    json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+    file.flush()
+    return file
