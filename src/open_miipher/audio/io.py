@@ -1,0 +1,329 @@
+"""Read and write audio files through soundfile, so that nothing is lost in silence.
+
+A handle belongs to the thread that opened it: libsndfile handles must not be shared.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import soundfile
+
+from open_miipher.audio.truncation import missing_bytes
+from open_miipher.errors import UserError
+
+AUDIO_EXTENSIONS = ("wav", "flac", "mp3", "ogg", "opus", "aiff", "aif")
+"""File extensions taken for audio, lower case, without the dot."""
+
+WAV_BYTE_LIMIT = 2**32 - 2**16
+"""A WAV file's sizes are 32 bits wide; whatever would pass this is written as RF64."""
+
+_TAIL_FRAMES = 1024
+_BLOCK_FRAMES = 1 << 16
+_UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's answer when a FLAC header leaves its length open
+
+
+class AudioError(UserError):
+    """A file that cannot be read or written as audio; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What an audio file holds: rate in Hz, length in frames, and soundfile's format names."""
+
+    sample_rate: int
+    num_frames: int
+    num_channels: int
+    format: str
+    subtype: str
+
+
+def printable(path: str | Path) -> str:
+    """The path for a message: bytes of its name that are no UTF-8 are written as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def read_header(path: str | Path) -> AudioInfo:
+    """Read what a file's header says, without decoding.
+
+    Raises:
+        AudioError: not readable, not audio, no frames, or fewer bytes than the header announces.
+    """
+    with _open(path) as file:
+        return _info(path, file)
+
+
+def probe(path: str | Path) -> AudioInfo:
+    """Read the header and decode the last frames, so that a truncated file shows.
+
+    Raises:
+        AudioError: not readable, not audio, no frames, or truncated.
+    """
+    with _open(path) as file:
+        info = _info(path, file)
+        start = max(0, info.num_frames - _TAIL_FRAMES)
+        _seek(path, file, start)
+        _read_exactly(path, file, start, info.num_frames - start)
+        return info
+
+
+def read(path: str | Path, start: int = 0, num_frames: int | None = None) -> tuple[np.ndarray, int]:
+    """Read a part of a file.
+
+    Args:
+        path: any format that soundfile knows.
+        start: first frame, in the file's own frames.
+        num_frames: how many; the rest of the file if None.
+
+    Returns:
+        Waveform (channels, frames) float32, and the sample rate in Hz.
+
+    Raises:
+        AudioError: not readable, shorter than asked, or NaN or Inf among the samples.
+    """
+    with _open(path) as file:
+        info = _info(path, file)
+        if num_frames is None:
+            num_frames = info.num_frames - start
+        if start < 0 or num_frames < 0 or start + num_frames > info.num_frames:
+            raise AudioError(
+                f"{printable(path)} has {info.num_frames} frames; "
+                f"frames {start} to {start + num_frames} were asked for"
+            )
+        _seek(path, file, start)
+        block = _read_exactly(path, file, start, num_frames)
+    _check_finite(path, block, start)
+    return block, info.sample_rate
+
+
+class AudioReader(AbstractContextManager["AudioReader"]):
+    """A file read from its start in blocks, in constant memory.
+
+    Attributes:
+        info: what the header says.
+
+    Raises:
+        AudioError: on construction, if the file is not readable or holds no frames.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._file = _open(path)
+        try:
+            self.info = _info(path, self._file)
+        except AudioError:
+            self._file.close()
+            raise
+
+    def blocks(self, block_frames: int) -> Iterator[np.ndarray]:
+        """Yield the whole file once as (channels, n) float32 with n = `block_frames` or, last, fewer.
+
+        Raises:
+            AudioError: the file ends early, or NaN or Inf among the samples.
+        """
+        for start in range(0, self.info.num_frames, block_frames):
+            wanted = min(block_frames, self.info.num_frames - start)
+            block = _read_exactly(self._path, self._file, start, wanted)
+            _check_finite(self._path, block, start)
+            yield block
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+class AudioWriter(AbstractContextManager["AudioWriter"]):
+    """A file written in blocks under a temporary name beside it, and renamed once it is whole.
+
+    Leaving the `with` block without an error flushes to the disk, reads the frame count back and
+    renames; an error removes the temporary file and leaves an older file of that name alone.
+    A WAV that grows past 4 GiB is copied into an RF64 file and goes on there.
+
+    Args:
+        path: the file to make; its directory exists.
+        sample_rate: Hz.
+        num_channels: rows of every block.
+        format: "wav" or "flac".
+        subtype: soundfile's name ("PCM_16", "PCM_24", "FLOAT", …); PCM_16 if None. Integer
+            subtypes clip at ±1.
+
+    Raises:
+        AudioError: the format cannot be written so, or the disk refuses.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        sample_rate: int,
+        num_channels: int,
+        format: str = "wav",
+        subtype: str | None = None,
+    ) -> None:
+        self._path = Path(path)
+        self._temporary = _temporary_path(self._path)
+        self._sample_rate, self._num_channels = sample_rate, num_channels
+        self._format, self._subtype = format.upper(), subtype or "PCM_16"
+        self._num_frames = 0
+        if self._format not in ("WAV", "FLAC") or not soundfile.check_format(
+            self._format, self._subtype
+        ):
+            raise AudioError(f"{path}: cannot write format {format!r} with subtype {subtype!r}")
+        self._file = self._create(self._format)
+
+    def write(self, block: np.ndarray) -> None:
+        """Append a block.
+
+        Args:
+            block: (channels, n) float, full scale ±1.
+
+        Raises:
+            AudioError: another number of channels, or the disk refuses.
+        """
+        if block.ndim != 2 or block.shape[0] != self._num_channels:
+            raise AudioError(
+                f"{printable(self._path)}: a block of shape {block.shape} does not have "
+                f"{self._num_channels} channels"
+            )
+        try:
+            most = self._temporary.stat().st_size + 8 * block.size  # no subtype takes more bytes
+            if self._format == "WAV" and most > WAV_BYTE_LIMIT:
+                self._continue_as_rf64()
+            self._file.write(block.T)
+        except (OSError, soundfile.SoundFileError) as error:
+            raise self._refused(error) from error
+        self._num_frames += block.shape[1]
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if error is None:
+                self._finish()
+        finally:
+            with suppress(soundfile.SoundFileError):  # the reason is on its way already
+                self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+    def _finish(self) -> None:
+        if not self._num_frames:
+            raise AudioError(f"{printable(self._path)}: no frames were written")
+        try:
+            self._file.close()
+            with open(self._temporary, "rb") as written:
+                os.fsync(written.fileno())
+            found = read_header(self._temporary).num_frames
+            if found != self._num_frames:
+                raise AudioError(
+                    f"{printable(self._path)}: wrote {self._num_frames} frames "
+                    f"but the file holds {found}"
+                )
+            os.replace(self._temporary, self._path)
+        except (OSError, soundfile.SoundFileError) as error:
+            raise self._refused(error) from error
+
+    def _create(self, format: str) -> soundfile.SoundFile:
+        try:
+            self._temporary.open("wb").close()  # soundfile would hide the system's reason
+            return soundfile.SoundFile(
+                os.fsencode(self._temporary),
+                "w",
+                self._sample_rate,
+                self._num_channels,
+                self._subtype,
+                format=format,
+            )
+        except (OSError, soundfile.SoundFileError) as error:
+            refused = self._refused(error)
+            self._temporary.unlink(missing_ok=True)
+            raise refused from error
+
+    def _continue_as_rf64(self) -> None:
+        self._file.close()
+        plain = self._temporary.with_suffix(".plain.tmp")
+        os.replace(self._temporary, plain)
+        try:
+            self._format = "RF64"
+            self._file = self._create("RF64")
+            with soundfile.SoundFile(os.fsencode(plain)) as source:
+                # float64 holds every subtype exactly, so the copy is bit for bit
+                for block in source.blocks(_BLOCK_FRAMES, dtype="float64", always_2d=True):
+                    self._file.write(block)
+        finally:
+            plain.unlink(missing_ok=True)
+
+    def _refused(self, error: Exception) -> AudioError:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        with suppress(OSError):  # libsndfile keeps the system's reason to itself: ask the disk
+            room = os.statvfs(self._path.parent)
+            if room.f_bavail * room.f_frsize < 1 << 16:
+                reason = "no space left on its disk"
+        return AudioError(f"{printable(self._path)} cannot be written: {reason}")
+
+
+def _temporary_path(path: Path) -> Path:
+    name = path.name
+    if len(os.fsencode(name)) > 200:  # a file name has room for 255 bytes
+        name = sha256(os.fsencode(name)).hexdigest()
+    return path.with_name(f".{name}.{os.getpid()}.tmp")
+
+
+def _open(path: str | Path) -> soundfile.SoundFile:
+    try:
+        with open(path, "rb") as raw:  # also because soundfile would hide the system's reason
+            missing = missing_bytes(raw)
+        if missing:
+            raise AudioError(
+                f"{printable(path)} is truncated: its last {missing} bytes are missing"
+            )
+        return soundfile.SoundFile(os.fsencode(path))  # bytes: names need not be UTF-8
+    except OSError as error:
+        raise AudioError(f"{printable(path)}: {error.strerror}") from error
+    except soundfile.LibsndfileError as error:
+        raise AudioError(f"{printable(path)} is not audio: {error.error_string}") from error
+
+
+def _info(path: str | Path, file: soundfile.SoundFile) -> AudioInfo:
+    if file.frames <= 0:
+        raise AudioError(f"{printable(path)} holds no audio frames")
+    if file.frames == _UNKNOWN_FRAMES:
+        raise AudioError(f"{printable(path)}: its header does not give its length; re-encode it")
+    return AudioInfo(file.samplerate, file.frames, file.channels, file.format, file.subtype)
+
+
+def _seek(path: str | Path, file: soundfile.SoundFile, start: int) -> None:
+    try:
+        if file.seekable():
+            file.seek(start)
+            return
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"{printable(path)} is damaged before frame {start}: {error}") from error
+    for skipped in range(0, start, _BLOCK_FRAMES):  # GSM in WAV, for one
+        _read_exactly(path, file, skipped, min(_BLOCK_FRAMES, start - skipped))
+
+
+def _read_exactly(
+    path: str | Path, file: soundfile.SoundFile, start: int, num_frames: int
+) -> np.ndarray:
+    try:
+        block = file.read(num_frames, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"{printable(path)} is damaged after frame {start}: {error}") from error
+    if len(block) < num_frames:
+        raise AudioError(
+            f"{printable(path)} is truncated: its header says {file.frames} frames, "
+            f"it ends after {start + len(block)}"
+        )
+    return np.ascontiguousarray(block.T)
+
+
+def _check_finite(path: str | Path, block: np.ndarray, start: int) -> None:
+    if not np.isfinite(block).all():
+        frame = start + int(np.flatnonzero(~np.isfinite(block).all(axis=0))[0])
+        raise AudioError(f"{printable(path)} holds NaN or Inf at frame {frame}")
