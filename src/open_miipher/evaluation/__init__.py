@@ -1,0 +1,1 @@
+"""How good a restoration is: distances, plain tables, spectrogram pictures."""

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from open_miipher.errors import UserError
+from open_miipher.evaluation.metrics import (
+    distance_db,
+    level_db,
+    mean_score,
+    score_file,
+    score_table,
+)
+
+RATE = 24_000
+
+
+def noise(num_samples: int = RATE, seed: int = 0) -> np.ndarray:
+    return 0.1 * np.random.default_rng(seed).standard_normal(num_samples).astype(np.float32)
+
+
+def test_levels_of_known_signals() -> None:
+    t = np.arange(RATE) / RATE
+    assert level_db(np.sin(2 * np.pi * 100 * t)) == pytest.approx(-3.0103, abs=1e-3)
+    assert level_db(np.full((2, 10), 0.1)) == pytest.approx(-20.0, abs=1e-6)
+    assert level_db(np.zeros(10)) == float("-inf")
+
+
+def test_distance_is_zero_for_equal_and_6_db_for_half() -> None:
+    x = noise()
+    assert distance_db(x, x, RATE) == pytest.approx(0.0, abs=1e-5)
+    assert distance_db(x, 0.5 * x, RATE) == pytest.approx(6.02, abs=0.05)
+
+
+def test_distance_refuses_unequal_lengths() -> None:
+    with pytest.raises(UserError, match="24000 and 23999"):
+        distance_db(noise(), noise(RATE - 1), RATE)
+
+
+def test_score_compares_at_the_clean_rate_and_averages(tmp_path: Path) -> None:
+    clean = noise()
+    for name, waveform in (("clean", clean), ("noisy", clean + noise(seed=1)), ("same", clean)):
+        soundfile.write(tmp_path / f"{name}.wav", waveform, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "double.wav", np.repeat(clean, 2), 2 * RATE, subtype="FLOAT")
+    noisy, clean_path = tmp_path / "noisy.wav", tmp_path / "clean.wav"
+
+    exact = score_file("x", noisy, tmp_path / "same.wav", clean_path)
+    assert exact.restored_distance == pytest.approx(0.0, abs=1e-5)
+    assert exact.noisy_distance is not None
+    assert exact.noisy_distance > 2
+    assert exact.seconds == 1.0
+
+    resampled = score_file("y", noisy, tmp_path / "double.wav", clean_path)
+    mean = mean_score([exact, resampled])
+    assert resampled.restored_distance is not None
+    assert mean.restored_distance == pytest.approx(resampled.restored_distance / 2, abs=1e-6)
+    table = score_table([exact, resampled]).splitlines()
+    assert table[-1].startswith("mean")
+    assert table[-1].split()[-1] == f"{mean.restored_distance:.2f}"
+
+
+def test_without_clean_files_there_are_levels_only(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(), RATE)
+    score = score_file("a", tmp_path / "a.wav", tmp_path / "a.wav", None)
+    assert score.noisy_distance is None
+    assert score.noisy_level == pytest.approx(-20.0, abs=0.2)
+    assert score_table([score]).splitlines()[-1].split()[-2:] == ["-", "-"]

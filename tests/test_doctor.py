@@ -1,0 +1,186 @@
+"""The doctor's screen: every fault it knows, made to happen, named with its mend."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import doctor
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def only(findings: Iterator[doctor.Finding], topic: str) -> doctor.Finding:
+    (finding,) = [finding for finding in findings if finding.topic == topic]
+    return finding
+
+
+def test_this_machine_passes_on_one_screen() -> None:
+    result = subprocess.run(
+        [sys.executable, ROOT / "src/doctor.py"], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    lines = result.stdout.splitlines()
+    assert len(lines) <= 40
+    topics = {line[8:21].strip() for line in lines}
+    wanted = {
+        "Python",
+        "torch",
+        "driver",
+        "gloo",
+        "codecs",
+        "caches",
+        "output/",
+        "wandb",
+        "machine",
+    }
+    assert topics >= wanted
+
+
+def test_without_torch_it_says_so_and_fails(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert doctor.main() == 1
+    out = capsys.readouterr().out
+    assert "broken  torch        cannot be imported" in out
+    assert "make setup" in out
+    assert "ok      machine" in out  # the other checks go on
+
+
+@pytest.mark.parametrize(
+    ("capability", "architectures", "expected"),
+    [
+        ((9, 0), ["sm_80", "sm_90"], True),
+        ((8, 9), ["sm_80", "sm_90"], True),  # same major, newer minor
+        ((7, 0), ["sm_75", "sm_80"], False),  # Volta is gone from CUDA 13
+        ((12, 1), ["sm_90", "sm_120"], True),
+        ((12, 0), ["sm_90", "compute_90"], True),  # PTX is compiled by the driver
+        ((12, 0), ["sm_90", "sm_100a"], False),
+    ],
+)
+def test_which_gpus_a_wheel_has_code_for(
+    capability: tuple[int, int], architectures: list[str], expected: bool
+) -> None:
+    assert doctor.runs_on(capability, architectures) is expected
+
+
+def test_a_driver_too_old_for_the_wheel_names_the_older_wheel(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(doctor, "driver_cuda_version", lambda: (12, 6))
+    torch = SimpleNamespace(version=SimpleNamespace(cuda="13.0"))
+    finding = only(doctor.check_driver(torch), "driver")
+    assert finding.level == "problem"
+    assert "580" in finding.mend
+    assert "cu126" in finding.mend
+    torch.version.cuda = "12.6"
+    assert only(doctor.check_driver(torch), "driver").level == "ok"
+
+
+def test_an_unsupported_gpu_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    properties = SimpleNamespace(name="Tesla V100", total_memory=2**34, major=7, minor=0)
+    torch = SimpleNamespace(
+        cuda=SimpleNamespace(
+            is_available=lambda: True,
+            device_count=lambda: 1,
+            get_arch_list=lambda: ["sm_75", "sm_80"],
+            get_device_properties=lambda index: properties,
+            nccl=SimpleNamespace(version=lambda: (2, 28, 9)),
+        ),
+        distributed=SimpleNamespace(is_nccl_available=lambda: True),
+    )
+    findings = list(doctor.check_gpus(torch))
+    assert [finding.level for finding in findings] == ["problem", "ok"]
+    assert "7.0" in findings[0].text
+    assert findings[1].text == "2.28.9"
+
+
+def test_the_wandb_key_is_never_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
+    doctor.main()
+    out = capsys.readouterr().out
+    assert "online (WANDB_API_KEY is set)" in out
+    assert "0123456789abcdef" not in out
+    monkeypatch.delenv("WANDB_API_KEY")
+    assert "offline" in doctor.check_wandb().text
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert doctor.check_wandb().level == "problem"
+
+
+def test_unwritable_folders_name_the_key_to_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "writable", lambda path: False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "models"))
+    findings = list(doctor.check_folders())
+    assert any("export HF_HOME=" in finding.mend for finding in findings)
+    output = only(iter(findings), "output/")
+    assert output.level == "broken"
+    assert "trainer.output_dir" in output.mend
+
+
+def test_little_room_on_the_disk_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = SimpleNamespace(free=2**28, total=2**40)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert only(doctor.check_folders(), "output/").level == "broken"
+
+
+def test_an_old_libsndfile_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(*args: object, **kwargs: object) -> None:
+        raise ValueError("Unknown format: 'MP3'")
+
+    monkeypatch.setattr("soundfile.write", write)
+    finding = only(doctor.check_audio(), "codecs")
+    assert finding.level == "broken"
+    assert "MPEG_LAYER_III" in finding.text
+
+
+def test_a_gloo_that_finds_no_interface_names_the_variable() -> None:
+    def fail(*args: object, **kwargs: object) -> None:
+        raise RuntimeError("unable to resolve host address")
+
+    distributed = SimpleNamespace(
+        is_available=lambda: True,
+        is_gloo_available=lambda: True,
+        HashStore=object,
+        init_process_group=fail,
+    )
+    finding = doctor.check_gloo(SimpleNamespace(distributed=distributed))
+    assert finding.level == "problem"
+    assert "GLOO_SOCKET_IFNAME" in finding.mend
+
+
+def test_small_shared_memory_and_few_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = SimpleNamespace(free=2**26, total=2**26)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda kind: (256, 4096))
+    findings = list(doctor.check_limits())
+    assert "--shm-size" in only(iter(findings), "/dev/shm").mend
+    assert only(iter(findings), "open files").mend == "ulimit -n 4096"
+
+
+@pytest.mark.parametrize("python", ["/nonexistent/python3", "old-python3"])
+def test_setup_without_a_usable_python_says_so_in_one_sentence(tmp_path: Path, python: str) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "container").mkdir()
+    (tmp_path / "container/requirements-dev.lock").write_text("")
+    old = tmp_path / "old-python3"
+    old.write_text("#!/bin/sh\nexit 1\n")  # what the version check answers under Python 3.10
+    old.chmod(0o755)
+    result = subprocess.run(
+        ["make", "setup", f"PYTHON={tmp_path / python}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode != 0
+    assert "install Python 3.11 or newer" in result.stderr
+    assert not (tmp_path / ".venv").exists()
