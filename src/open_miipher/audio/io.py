@@ -121,7 +121,7 @@ class AudioReader(AbstractContextManager["AudioReader"]):
             raise
 
     def blocks(self, block_frames: int) -> Iterator[np.ndarray]:
-        """Yield the whole file once as (channels, n) float32 with n = `block_frames` or, last, fewer.
+        """Yield the whole file once: (channels, n) float32, n = `block_frames` but for the last.
 
         Raises:
             AudioError: the file ends early, or NaN or Inf among the samples.

@@ -101,5 +101,5 @@ def resample_on_device(waveform: Tensor, rate_in: int, rate_out: int) -> Tensor:
 
 @lru_cache
 def _sinc_resampler(rate_in: int, rate_out: int, device: torch.device) -> nn.Module:
-    # 32 zero crossings: flat to 0.95 of the band, images below -70 dB, at 5× the default's cost
-    return Resample(rate_in, rate_out, lowpass_filter_width=32, rolloff=0.975).to(device)
+    # flat to 0.95 of the band and -55 dB from 1.03 of it on; torchaudio's default loses 3 dB there
+    return Resample(rate_in, rate_out, lowpass_filter_width=64, rolloff=0.975).to(device)
