@@ -1,0 +1,96 @@
+"""Make metadata.csv, the list of the audio files under a directory.
+
+    python dataset/script/make_metadata_csv.py --root-dir DIR [--exts wav,flac] [--num-workers 8]
+
+Every file is opened and its end decoded. Files that cannot be read are named with the reason and
+left out. Extra columns of an existing metadata.csv (speaker, text, …) are kept for the files that
+are still there. Exit status: 0 done, 1 nothing readable (nothing is written), 2 wrong use.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
+
+from tqdm import tqdm
+
+from open_miipher.audio.io import AUDIO_EXTENSIONS, printable
+from open_miipher.errors import UserError, exit_on_user_error
+from open_miipher.index import Index, read_extra_columns, scan, write_index
+
+_SECONDS_BETWEEN_LINES = 10
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--root-dir", type=Path, required=True, help="directory with audio files")
+    parser.add_argument(
+        "--exts",
+        default=",".join(AUDIO_EXTENSIONS),
+        help="extensions to look for, separated by commas (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--num-workers",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="processes that read (default: %(default)s, this machine's cores)",
+    )
+    return parser.parse_args()
+
+
+def _progress() -> Callable[[int, int], None]:
+    """A bar on a terminal; a line now and then in a log file, which a bar would garble."""
+    bar = tqdm(unit="file", disable=not sys.stderr.isatty())
+    next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+
+    def show(done: int, total: int) -> None:
+        nonlocal next_line
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+        elif bar.disable and time.monotonic() >= next_line:
+            print(f"{done} of {total} files", flush=True)
+            next_line += _SECONDS_BETWEEN_LINES
+
+    return show
+
+
+@exit_on_user_error
+def main() -> int:
+    """Scan, tell what is unreadable, write."""
+    arguments = _arguments()
+    exts = tuple(ext.strip().lstrip(".").lower() for ext in arguments.exts.split(","))
+    if not all(exts):
+        raise UserError(f"--exts {arguments.exts!r} has an empty extension")
+    if arguments.num_workers < 1:
+        raise UserError(f"--num-workers must be at least 1, not {arguments.num_workers}")
+    root = arguments.root_dir
+    extra = read_extra_columns(root)
+    found = scan(root, exts, arguments.num_workers, _progress())
+    for _, reason in found.unreadable:
+        print(f"unreadable: {reason}", file=sys.stderr)
+    if not found.entries:
+        print(
+            f"error: {printable(root)} holds no readable audio file ({len(found.unreadable)} "
+            f"unreadable; looked for {', '.join(exts)})",
+            file=sys.stderr,
+        )
+        return 1
+    entries = [replace(entry, extra=extra.get(entry.file_path, {})) for entry in found.entries]
+    path = write_index(root, entries)
+    hours = Index(root, entries).num_seconds / 3600
+    left_out = f", {len(found.unreadable)} unreadable left out" if found.unreadable else ""
+    print(f"{printable(path)}: {len(entries)} files, {hours:.2f} h{left_out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

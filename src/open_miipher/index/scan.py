@@ -1,0 +1,136 @@
+"""Find the audio files under a directory and read their headers."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, printable, probe
+from open_miipher.errors import UserError
+from open_miipher.index.metadata import Entry
+
+_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a directory holds.
+
+    Attributes:
+        entries: the readable files, sorted by path.
+        unreadable: (path relative to the root, reason naming the file), sorted by path.
+    """
+
+    entries: list[Entry]
+    unreadable: list[tuple[str, str]]
+
+
+def find_audio(root: str | Path, exts: Sequence[str] = AUDIO_EXTENSIONS) -> list[str]:
+    """List the files with these extensions, in any case, in all folders under a directory.
+
+    Symbolic links are followed, and a file that two links reach is listed under both names; a link
+    to a folder that it lies in is not entered. Names that begin with a dot are left out:
+    temporary files, and what file managers leave behind.
+
+    Args:
+        root: the directory.
+        exts: lower case, without the dot.
+
+    Returns:
+        Sorted paths relative to the root, with forward slashes.
+
+    Raises:
+        UserError: not a directory, or a folder that cannot be listed.
+    """
+    if not os.path.isdir(root):
+        raise UserError(f"{root} is not a directory")
+    suffixes = tuple(f".{ext}" for ext in exts)
+    return sorted(_walk(str(root), "", suffixes, frozenset()))
+
+
+def scan(
+    root: str | Path,
+    exts: Sequence[str] = AUDIO_EXTENSIONS,
+    num_workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scan:
+    """Find the audio files under a directory and look into each (see `audio.io.probe`).
+
+    Args:
+        root: the directory.
+        exts: lower case, without the dot.
+        num_workers: processes; with 1, none is started.
+        progress: called with (files looked at, files found) from time to time.
+
+    Raises:
+        UserError: as `find_audio`, or a worker died.
+    """
+    paths = find_audio(root, exts)
+    look = partial(_look, str(root))
+    entries, unreadable = [], []
+    for done, (file_path, found) in enumerate(_map(look, paths, num_workers), start=1):
+        if isinstance(found, Entry):
+            entries.append(found)
+        else:
+            unreadable.append((file_path, found))
+        if progress is not None:
+            progress(done, len(paths))
+    return Scan(entries, unreadable)
+
+
+def _walk(
+    folder: str, prefix: str, suffixes: tuple[str, ...], above: frozenset[tuple[int, int]]
+) -> Iterator[str]:
+    """Yield paths below `folder`; `above` identifies the folders that lead to it."""
+    try:
+        status = os.stat(folder)
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            return
+        items = list(os.scandir(folder))
+    except OSError as error:
+        raise UserError(f"{printable(folder)} cannot be listed: {error.strerror}") from error
+    for item in items:
+        if item.name.startswith("."):
+            continue
+        if os.path.isdir(item.path):
+            yield from _walk(item.path, f"{prefix}{item.name}/", suffixes, above | {identity})
+        elif item.name.lower().endswith(suffixes) and (
+            # a link to nowhere is listed too, so that it is reported and not passed over
+            os.path.isfile(item.path) or item.is_symlink()
+        ):
+            yield prefix + item.name
+
+
+def _map(
+    look: Callable[[str], tuple[str, Entry | str]], paths: list[str], num_workers: int
+) -> Iterator[tuple[str, Entry | str]]:
+    if num_workers <= 1:
+        yield from map(look, paths)
+        return
+    # spawned, not forked: the caller may have threads
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+        try:
+            yield from pool.map(look, paths, chunksize=_CHUNK)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a worker died while reading (out of memory, or a file that crashes its decoder); "
+                "try again with one worker"
+            ) from error
+
+
+def _look(root: str, file_path: str) -> tuple[str, Entry | str]:
+    """Give (path, its entry or why there is none)."""
+    try:
+        file_path.encode()
+    except UnicodeEncodeError:
+        return file_path, f"{printable(file_path)}: its name is not UTF-8; rename it"
+    try:
+        info = probe(Path(root, file_path))
+    except AudioError as error:
+        return file_path, str(error)
+    return file_path, Entry(file_path, info.sample_rate, info.num_frames, info.num_channels)

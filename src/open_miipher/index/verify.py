@@ -1,0 +1,51 @@
+"""Compare an index with the files it lists."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+from open_miipher.audio.io import AudioError, read_header
+from open_miipher.index.metadata import (
+    METADATA_NAME,
+    Entry,
+    Index,
+    check_path,
+    report_some,
+)
+
+_NUM_THREADS = 16
+
+
+def verify_index(index: Index, limit: int = 20_000) -> None:
+    """See that the files exist and that their headers say what the index says.
+
+    Args:
+        index: as read.
+        limit: of a longer index, so many entries evenly spread are looked at.
+
+    Raises:
+        UserError: all differences together, the first 10 named with their rows in metadata.csv
+            (the header is row 1).
+    """
+    count = len(index.entries)
+    places = range(count) if count <= limit else [i * count // limit for i in range(limit)]
+    with ThreadPoolExecutor(_NUM_THREADS) as pool:
+        found = pool.map(lambda place: _problem(index, index.entries[place]), places)
+        problems = [
+            f"{index.root / METADATA_NAME} row {place + 2}: {problem}"
+            for place, problem in zip(places, found, strict=True)
+            if problem
+        ]
+    report_some(problems)
+
+
+def _problem(index: Index, entry: Entry) -> str | None:
+    try:
+        check_path(entry.file_path)
+        info = read_header(index.root / entry.file_path)
+    except (ValueError, AudioError) as error:
+        return str(error)
+    wrong = [
+        f"{name} is {getattr(entry, name)}, the file's is {getattr(info, name)}"
+        for name in ("sample_rate", "num_frames", "num_channels")
+        if getattr(entry, name) != getattr(info, name)
+    ]
+    return f"{entry.file_path}: {', '.join(wrong)}; make the index again" if wrong else None
