@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 
 
 class UserError(Exception):
-    """Bad input or wrong use; the message names what is wrong and how to mend it."""
+    """Bad input or wrong use; the message names what is wrong and how to mend it.
+
+    Attributes:
+        shared: every rank raises the same, so that one of them should say it.
+    """
+
+    def __init__(self, message: str, shared: bool = False) -> None:
+        super().__init__(message)
+        self.shared = shared
 
 
 def report(problems: Sequence[str]) -> None:
@@ -24,15 +32,23 @@ def report(problems: Sequence[str]) -> None:
         raise UserError("\n".join([f"{len(problems)} problems:", *(f"  - {p}" for p in problems)]))
 
 
-def exit_on_user_error(main: Callable[[], int]) -> Callable[[], int]:
-    """Wrap a command's main so that a `UserError` prints as `error: …` and gives exit status 2."""
+def exit_on_user_error(
+    main: Callable[[], int], says: Callable[[UserError], bool] = lambda error: True
+) -> Callable[[], int]:
+    """Wrap a command's main so that a `UserError` prints as `error: …` and gives exit status 2.
+
+    Args:
+        main: the command.
+        says: whether this process is the one to print the error.
+    """
 
     @functools.wraps(main)
     def wrapped() -> int:
         try:
             return main()
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            if says(error):
+                print(f"error: {error}", file=sys.stderr, flush=True)
             return 2
 
     return wrapped

@@ -47,8 +47,8 @@ class Content:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write_checkpoint(root: Path, content: Content) -> Path:
-    """Write `root/step-NNNNNNNN` and point `latest` at it.
+def write_checkpoint(root: Path, content: Content, best: bool = False) -> Path:
+    """Write `root/step-NNNNNNNN` and point `latest`, and maybe `best`, at it.
 
     Files are written to a temporary folder, synchronised to disk, and renamed.
 
@@ -69,6 +69,8 @@ def write_checkpoint(root: Path, content: Content) -> Path:
             temporary.rename(final)
         _sync(root)
         point(root / "latest", final)
+        if best:
+            point(root / "best", final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         kept = complete_checkpoints(root)
@@ -143,7 +145,9 @@ def prune(root: Path, keep_last: int) -> None:
     kept = {p.resolve() for p in root.iterdir() if p.is_symlink()}
     for folder in complete_checkpoints(root)[:-keep_last]:
         if folder not in kept and folder.name.startswith("step-"):
-            shutil.rmtree(folder)
+            doomed = root / f".{folder.name}.{os.getpid()}.tmp"
+            folder.rename(doomed)  # a kill in the middle leaves no half checkpoint under its name
+            shutil.rmtree(doomed)
 
 
 def remove_leftovers(root: Path) -> None:

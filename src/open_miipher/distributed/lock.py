@@ -11,7 +11,7 @@ from open_miipher.errors import UserError
 
 
 def hold(directory: Path) -> TextIO:
-    """Take the lock of a directory; it is let go when the returned file closes or this process ends.
+    """Take the lock of a directory; it ends with the returned file or with this process.
 
     Args:
         directory: made if it is missing.

@@ -2,15 +2,17 @@
 
 import datetime
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from open_miipher.distributed.process import die_with_launcher
 from open_miipher.errors import UserError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,22 @@ class World:
         packed = torch.tensor([values[name] for name in names], dtype=torch.float64)
         dist.all_reduce(packed, group=self._cpu_group)
         return dict(zip(names, (packed / self.size).tolist(), strict=True))
+
+    def agree(self, action: Callable[[], T]) -> T:
+        """Run something on every rank; if it fails for one, it fails for all.
+
+        Raises:
+            UserError: what any rank raised, marked as shared: one rank should say it.
+        """
+        result, problem = None, None
+        try:
+            result = action()
+        except UserError as error:
+            problem = str(error)
+        problems = dict.fromkeys(p for p in self.gather(problem) if p is not None)
+        if problems:
+            raise UserError("\n".join(problems), shared=True)
+        return result  # type: ignore[return-value]
 
     def barrier(self) -> None:
         """Wait for every rank."""
@@ -143,3 +161,8 @@ def _device(device: str | None, local_rank: int) -> torch.device:
         )
     torch.cuda.set_device(chosen)
     return chosen
+
+
+def says(error: UserError) -> bool:
+    """Whether this process should say an error: what all ranks raise, rank 0 says."""
+    return not error.shared or _place()[0] == 0

@@ -47,18 +47,26 @@ def spectrogram_db(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
 
 
 def save_spectrograms(path: Path, rows: Sequence[Sequence[Panel]]) -> None:
-    """Write a PNG: a row for each sound, its panels (before, after, clean …) side by side.
+    """Write `draw_spectrograms` of these rows as a PNG.
+
+    Raises:
+        ValueError: no panels, or rows of different lengths.
+        OSError: the picture cannot be written.
+    """
+    draw_spectrograms(rows).savefig(path, dpi=110)
+
+
+def draw_spectrograms(rows: Sequence[Sequence[Panel]]) -> Figure:
+    """Draw a row for each sound, its panels (before, after, clean …) side by side.
 
     All panels share one colour range, `RANGE_DB` down from the loudest point of the picture; the
     panels of a row share their time axis, and all share the frequency axis.
 
     Args:
-        path: the picture to write; a name ending in .png.
         rows: panels; every row has as many as the first.
 
     Raises:
         ValueError: no panels, or rows of different lengths.
-        OSError: the picture cannot be written.
     """
     if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
         raise ValueError("every row needs the same number of panels, at least one")
@@ -94,4 +102,4 @@ def save_spectrograms(path: Path, rows: Sequence[Sequence[Panel]]) -> None:
     colour_bar = figure.colorbar(mesh, ax=axes, shrink=0.9, pad=0.01)
     colour_bar.set_label("dB of a full-scale sine", fontsize=8)
     colour_bar.ax.tick_params(labelsize=8)
-    figure.savefig(path, dpi=110)
+    return figure

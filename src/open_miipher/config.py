@@ -1,0 +1,138 @@
+"""Configuration: the one module that knows Hydra."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from open_miipher.checkpoint import Checkpoint, from_mapping
+from open_miipher.data import DataConfig
+from open_miipher.errors import UserError
+from open_miipher.recipes import differing_keys
+from open_miipher.training import OptimizerConfig, Run, TrainerConfig
+
+CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
+# These say how to start and do not describe the run: a resume neither keeps nor compares them.
+_START_KEYS = ("trainer.ckpt_dir", "trainer.init_from")
+
+
+def compose_run(overrides: Sequence[str]) -> Run:
+    """Compose a run from command-line overrides, and from a checkpoint's if one is resumed.
+
+    On resume the saved overrides are composed first and then the new ones, so that groups may be
+    overridden too. What was empty (null) and was filled when the run started, stays filled.
+
+    Raises:
+        UserError: an unknown group, key or value; or the configuration files changed since the
+            checkpoint in keys that the command line does not set.
+    """
+    start = {k: v for k, v in map(_parse, overrides) if k in _START_KEYS}
+    kept = [o for o in overrides if _parse(o)[0] not in _START_KEYS]
+    if start.get("trainer.ckpt_dir") is None:
+        checkpoint = None
+        plain = compose_plain(overrides)
+    else:
+        checkpoint = Checkpoint.open(str(start["trainer.ckpt_dir"]))
+        plain, kept = _compose_resumed(checkpoint, kept)
+        plain["trainer"].update({key.removeprefix("trainer."): v for key, v in start.items()})
+    return Run(
+        name=plain["name"],
+        data=from_mapping(DataConfig, plain["data"], "data"),
+        model=plain["model"],
+        optimizers={
+            network: from_mapping(OptimizerConfig, values, f"optimizer.{network}")
+            for network, values in plain["optimizer"].items()
+        },
+        trainer=from_mapping(TrainerConfig, plain["trainer"], "trainer"),
+        plain=plain,
+        overrides=kept,
+        resumed=checkpoint,
+    )
+
+
+def compose_plain(overrides: Sequence[str]) -> dict[str, Any]:
+    """Compose `config/train.yaml` with overrides into resolved plain data.
+
+    Raises:
+        UserError: an unknown group, key or value.
+    """
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
+            config = compose("train", overrides=list(overrides))
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"the configuration does not compose: {message}") from error
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _compose_resumed(
+    checkpoint: Checkpoint, new: Sequence[str]
+) -> tuple[dict[str, Any], list[str]]:
+    saved_overrides = checkpoint.state["overrides"]
+    merged = merge_overrides(saved_overrides, new)
+    before, now = compose_plain(saved_overrides), compose_plain(merged)
+    saved = checkpoint.config
+    asked = [*_START_KEYS, *(_parse(o)[0] for o in new), *differing_keys(before, now)]
+    changed = [
+        key
+        for key in differing_keys(saved, before)
+        if not _is_filled(before, key)
+        and not any(key == a or key.startswith(f"{a}.") for a in asked)
+    ]
+    if changed:
+        raise UserError(
+            f"{', '.join(changed)} differ between {checkpoint.path} and the configuration files; "
+            "give each on the command line with the value to go on with"
+        )
+    return _fill(now, before, saved), merged
+
+
+def merge_overrides(saved: Sequence[str], new: Sequence[str]) -> list[str]:
+    """Return the saved overrides, less those that a new one replaces, and the new ones."""
+    replaced = {_parse(override)[0] for override in new}
+    return [o for o in saved if _parse(o)[0] not in replaced] + list(new)
+
+
+def _parse(override: str) -> tuple[str, Any]:
+    """Return what an override sets (`key`, or `group@package`) and its value."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"{override!r} is not an override (key=value): {message}") from error
+    key = f"{parsed.key_or_group}@{parsed.package}" if parsed.package else parsed.key_or_group
+    return key, parsed.value()
+
+
+def _is_filled(composed: Any, key: str) -> bool:
+    """Whether the composed configuration leaves this key, or one above it, empty (null)."""
+    node = composed
+    for name in key.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            return False
+        node = node[name]
+        if node is None:
+            return True
+    return False
+
+
+def _fill(now: Any, before: Any, saved: Any) -> Any:
+    """Fill what both the old and the new overrides leave empty with what the run had."""
+    if now is None and before is None:
+        return saved
+    if not isinstance(now, Mapping):
+        return now
+    before, saved = (x if isinstance(x, Mapping) else {} for x in (before, saved))
+    return {
+        name: _fill(value, before.get(name, value), saved.get(name, value))
+        for name, value in now.items()
+    }

@@ -1,0 +1,211 @@
+"""Stages 2 and 3: a vocoder learns to speak features, judged by spectra and discriminators."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from open_miipher.audio.spectral import log_spectral_distance
+from open_miipher.checkpoint import build
+from open_miipher.cleaners import Cleaner
+from open_miipher.discriminators import DISCRIMINATORS
+from open_miipher.errors import UserError
+from open_miipher.losses import (
+    MultiResolutionSTFTConfig,
+    MultiResolutionSTFTLoss,
+    discriminator_loss,
+    generator_losses,
+)
+from open_miipher.recipes.parts import at_rate, build_cleaner, build_encoder, build_vocoder
+from open_miipher.recipes.recipe import (
+    Batch,
+    Pass,
+    Recipe,
+    check_weights,
+    frozen,
+    sample_noise,
+    sample_uniform,
+    weighted_sum,
+)
+
+LOSSES = ("adversarial", "feature_matching", "stft_convergence", "stft_magnitude")
+_VALIDATION_NOISE_SEED = 0
+
+
+@dataclass
+class AdversarialVocoderConfig:
+    """What the stages are made of.
+
+    Attributes:
+        features: `clean` (stage 2: the encoder's features of clean audio) or `cleaned` (stage 3:
+            the cleaner's features of damaged audio).
+        encoder: the frozen speech encoder (name and fields).
+        vocoder: the vocoder that trains.
+        discriminators: name to the discriminator of that name and its fields.
+        stft: resolutions of the spectral losses.
+        cleaner: the cleaner of stage 1; needed for `cleaned`.
+        loss_weights: of adversarial, feature_matching, stft_convergence and stft_magnitude.
+        segment_seconds: the vocoder learns on one piece this long of each crop, chosen more often
+            where the crop is loud, so that the encoder sees more context than the vocoder has to
+            speak; None: on the whole crop.
+    """
+
+    features: Literal["clean", "cleaned"]
+    encoder: dict[str, Any]
+    vocoder: dict[str, Any]
+    discriminators: dict[str, dict[str, Any]]
+    stft: MultiResolutionSTFTConfig
+    cleaner: dict[str, Any] | None = None
+    loss_weights: dict[str, float] = field(
+        default_factory=lambda: dict(zip(LOSSES, (1.0, 10.0, 2.5, 2.5), strict=True))
+    )
+    segment_seconds: float | None = None
+
+
+class AdversarialVocoder(Recipe):
+    """WaveFit's training (Koizumi et al. 2022, section 3.3), on clean or on cleaned features.
+
+    Each iteration's output is judged; the losses are means over the iterations.
+
+    Args:
+        sample_rate: of the data's audio and the vocoder's.
+        seed: of the initial noise and the pieces' places.
+        config: the parts.
+    """
+
+    Config = AdversarialVocoderConfig
+    score = "log_spectral_distance"
+
+    def __init__(self, sample_rate: int, seed: int, config: AdversarialVocoderConfig) -> None:
+        check_weights(config.loss_weights, LOSSES, "model.loss_weights")
+        self.sample_rate = sample_rate
+        self.seed = seed
+        self.weights = config.loss_weights
+        self.encoder = build_encoder(config.encoder)
+        self.encoder_fingerprint = self.encoder.fingerprint()
+        self.vocoder = build_vocoder(config.vocoder, self.encoder, sample_rate)
+        self.discriminators = Discriminators(config.discriminators)
+        self.trained = {"generator": self.vocoder, "discriminator": self.discriminators}
+        self.frozen = {}
+        self.cleaner: Cleaner | None = None
+        if config.features == "cleaned":
+            if config.cleaner is None:
+                raise UserError("model.features=cleaned needs model.cleaner_ckpt_dir=…")
+            self.cleaner = build_cleaner(config.cleaner, self.encoder)
+            self.cleaner.requires_grad_(False).eval()
+            self.frozen["cleaner"] = self.cleaner
+        self.stft = MultiResolutionSTFTLoss(config.stft)
+        self.segment_frames = (
+            None
+            if config.segment_seconds is None
+            else max(1, round(config.segment_seconds * sample_rate / self.vocoder.hop_length))
+        )
+
+    def passes(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
+        """Yield the generator's pass, then the discriminators' on the same, detached, outputs."""
+        features, target, mask = self._conditions(batch)
+        noise = sample_noise(self.seed, batch.positions, target.shape[1])
+        outputs = [output * mask for output in networks["generator"](features, noise)]
+        with frozen(self.discriminators):
+            losses = generator_losses(self.discriminators, target, outputs)
+        losses |= self.stft(target.repeat(len(outputs), 1), torch.cat(outputs))
+        yield Pass("generator", weighted_sum(losses, self.weights), losses)
+
+        loss = discriminator_loss(networks["discriminator"], target, outputs)
+        yield Pass("discriminator", loss, {"discriminator": loss})
+
+    @torch.no_grad()
+    def validate(self, clip: Batch) -> dict[str, float]:
+        """Score a clip by the log-spectral distance (dB) of what the stage makes of it."""
+        target, restored = self._restore(clip)
+        scores = {"log_spectral_distance": self._distance(target, restored)}
+        if self.cleaner is not None:
+            damaged = self.vocoder.target(clip.damaged[:, : int(clip.lengths[0])])
+            scores["log_spectral_distance_damaged"] = self._distance(target, damaged)
+        return scores
+
+    @torch.no_grad()
+    def samples(self, clip: Batch) -> dict[str, Tensor]:
+        """Return the clean, the damaged (stage 3) and the restored waveform of a clip."""
+        length = int(clip.lengths[0])
+        audio = {"clean": clip.clean[0, :length], "restored": self._restore(clip)[1][0]}
+        return audio if self.cleaner is None else {"damaged": clip.damaged[0, :length], **audio}
+
+    def _features(self, batch: Batch) -> Tensor:
+        source = batch.clean if self.cleaner is None else batch.damaged
+        waveform, lengths = at_rate(
+            source, batch.lengths, self.sample_rate, self.encoder.sample_rate
+        )
+        network = self.encoder if self.cleaner is None else self.cleaner
+        with torch.no_grad():
+            features, _ = network(waveform, lengths)
+        return features
+
+    def _conditions(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features (batch, frames, width), target and mask (batch, frames · hop)."""
+        features = self._features(batch)
+        hop, frames = self.vocoder.hop_length, features.shape[1]
+        missing = frames * hop - batch.clean.shape[1]
+        clean = nn.functional.pad(batch.clean, (0, missing))
+        count = min(self.segment_frames or frames, frames)
+        starts = loud_starts(clean, hop, count, sample_uniform(self.seed, batch.positions))
+        rows = torch.arange(len(starts), device=starts.device)[:, None]
+        frame_places = starts[:, None] + torch.arange(count, device=starts.device)
+        places = starts[:, None] * hop + torch.arange(count * hop, device=starts.device)
+        mask = (places < batch.lengths[:, None]).to(clean.dtype)
+        target = self.vocoder.target(clean[rows, places] * mask)
+        return features[rows, frame_places], target, mask
+
+    def _restore(self, clip: Batch) -> tuple[Tensor, Tensor]:
+        length = int(clip.lengths[0])
+        features = self._features(clip)
+        num_samples = features.shape[1] * self.vocoder.hop_length
+        noise = sample_noise(_VALIDATION_NOISE_SEED, clip.positions, num_samples)
+        restored = self.vocoder.generate(features, noise)[:, :length]
+        return self.vocoder.target(clip.clean[:, :length]), restored
+
+    def _distance(self, target: Tensor, estimate: Tensor) -> float:
+        return float(log_spectral_distance(target, estimate, self.sample_rate)[0])
+
+
+class Discriminators(nn.Module):
+    """Several discriminators as one network.
+
+    Args:
+        specs: registry name to fields.
+    """
+
+    def __init__(self, specs: Mapping[str, Mapping[str, Any]]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(
+            {
+                name: build(DISCRIMINATORS, {"name": name, **spec}, key="model.discriminators")
+                for name, spec in specs.items()
+            }
+        )
+
+    def forward(self, waveform: Tensor) -> list[list[Tensor]]:
+        """Judge (batch, samples): feature maps a sub-discriminator, the logits last."""
+        return [maps for part in self.parts.values() for maps in part(waveform)]
+
+
+def loud_starts(clean: Tensor, hop: int, num_frames: int, draw: Tensor) -> Tensor:
+    """Choose where in each sample a piece starts, in proportion to the piece's RMS level.
+
+    Pieces of near-silence would be amplified to full peak and teach the vocoder nothing.
+
+    Args:
+        clean: (batch, frames · hop).
+        hop: samples a frame.
+        num_frames: length of the piece.
+        draw: (batch,) uniform in [0, 1).
+
+    Returns:
+        (batch,) first frames.
+    """
+    energy = clean.float().square().unflatten(1, (-1, hop)).sum(2)
+    level = energy.unfold(1, num_frames, 1).sum(2).sqrt() + 1e-6
+    chance = level.double().cumsum(1)
+    return torch.searchsorted(chance / chance[:, -1:], draw.double()[:, None]).squeeze(1)

@@ -1,0 +1,7 @@
+"""The trainer: the loop, the state it saves, schedules, averages and logs."""
+
+from open_miipher.training.config import EmaConfig, LoggerConfig, Run, TrainerConfig
+from open_miipher.training.optimization import OptimizerConfig
+from open_miipher.training.setup import prepare
+
+__all__ = ["EmaConfig", "LoggerConfig", "OptimizerConfig", "Run", "TrainerConfig", "prepare"]

@@ -1,0 +1,143 @@
+"""What a run is told: the trainer's own keys, and all of them together."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from open_miipher.checkpoint import Checkpoint
+from open_miipher.data import DataConfig
+from open_miipher.errors import report
+from open_miipher.training.optimization import OptimizerConfig
+
+
+@dataclass
+class EmaConfig:
+    """The moving average of the main network's weights.
+
+    Attributes:
+        enabled: keep one; validation, samples and restoration then use it.
+        decay: of the average a step; early steps use (1 + step) / (10 + step) where that is less.
+    """
+
+    enabled: bool = True
+    decay: float = 0.9999
+
+
+@dataclass
+class LoggerConfig:
+    """Where curves and samples go, besides `metrics.jsonl` and `samples/`.
+
+    Attributes:
+        kind: wandb (offline unless WANDB_API_KEY is set), tensorboard or none.
+        project_name: of wandb.
+        run_name: name of the run; None: the time it was started.
+    """
+
+    kind: Literal["wandb", "tensorboard", "none"] = "wandb"
+    project_name: str = "open-miipher-2"
+    run_name: str | None = None
+
+
+@dataclass
+class TrainerConfig:
+    """How a recipe is repeated.
+
+    Attributes:
+        batch_size: samples a step, over all ranks and accumulations.
+        max_steps: where this run ends.
+        output_dir: where everything is written; None: output/<model>/<run name>.
+        device: cpu or cuda; None: a GPU where there is one.
+        num_workers: loader processes a rank; 0 loads in the rank itself.
+        amp: bf16 or fp16 autocast, or no.
+        grad_accumulation: micro batches a step.
+        max_grad_norm: clip of each network's gradient norm; None: no clip.
+        log_every: steps between lines of metrics.
+        save_every: steps between checkpoints.
+        validate_every: steps between validations; 0: never.
+        sample_every: steps between samples to listen to; 0: never.
+        num_samples: clips to listen to.
+        keep_last: checkpoints kept, besides the best one.
+        seed: of weights, order, damage and noise.
+        timeout_minutes: how long a rank waits for another one.
+        ckpt_dir: checkpoint to resume from.
+        init_from: checkpoint to take weights from, with a fresh optimiser.
+        ema: moving average.
+        logger: curves and samples.
+    """
+
+    batch_size: int
+    max_steps: int
+    output_dir: str | None = None
+    device: str | None = None
+    num_workers: int = 4
+    amp: Literal["bf16", "fp16", "no"] = "no"
+    grad_accumulation: int = 1
+    max_grad_norm: float | None = 1.0
+    log_every: int = 50
+    save_every: int = 1000
+    validate_every: int = 1000
+    sample_every: int = 5000
+    num_samples: int = 4
+    keep_last: int = 3
+    seed: int = 0
+    timeout_minutes: float = 30.0
+    ckpt_dir: str | None = None
+    init_from: str | None = None
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+    def check(self, num_ranks: int) -> None:
+        """Check the keys against each other and the number of ranks.
+
+        Raises:
+            UserError: with every problem.
+        """
+        problems = []
+        positive = ("batch_size", "max_steps", "grad_accumulation", "log_every", "save_every")
+        for name in (*positive, "keep_last"):
+            if getattr(self, name) < 1:
+                problems.append(f"trainer.{name}={getattr(self, name)} must be at least 1")
+        for name in ("num_workers", "validate_every", "sample_every", "num_samples", "seed"):
+            if getattr(self, name) < 0:
+                problems.append(f"trainer.{name}={getattr(self, name)} must not be negative")
+        parts = num_ranks * self.grad_accumulation
+        if parts > 0 and self.batch_size % parts:
+            problems.append(
+                f"trainer.batch_size={self.batch_size} does not divide by {num_ranks} ranks × "
+                f"trainer.grad_accumulation={self.grad_accumulation}; "
+                f"use {max(1, self.batch_size // parts) * parts}"
+            )
+        if not 0.0 <= self.ema.decay < 1.0:
+            problems.append(f"trainer.ema.decay={self.ema.decay} must be in [0, 1)")
+        if self.max_grad_norm is not None and self.max_grad_norm <= 0:
+            problems.append("trainer.max_grad_norm must be above 0, or null for no clip")
+        if self.ckpt_dir and self.init_from:
+            problems.append(
+                "trainer.ckpt_dir (resume) and trainer.init_from (fresh start from weights) "
+                "exclude each other; give one"
+            )
+        report(problems)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A composed and checked configuration.
+
+    Attributes:
+        name: of the model configuration (`model=…`).
+        data: the data's keys.
+        model: the recipe, its parts and its earlier stages; plain data.
+        optimizers: by the name of the network.
+        trainer: the trainer's keys.
+        plain: all of it, resolved plain data, as a checkpoint keeps it.
+        overrides: what composed it, without the keys of how to start.
+        resumed: the checkpoint that the run goes on from, if any.
+    """
+
+    name: str
+    data: DataConfig
+    model: dict[str, Any]
+    optimizers: dict[str, OptimizerConfig]
+    trainer: TrainerConfig
+    plain: dict[str, Any]
+    overrides: list[str]
+    resumed: Checkpoint | None

@@ -1,0 +1,50 @@
+"""The moving average of a network's trained weights."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """An exponential moving average of the trainable parameters.
+
+    Args:
+        network: the network whose weights are averaged; its other weights never change.
+        decay: a step; early on (1 + step) / (10 + step) where that is less.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.parameters = {n: p for n, p in network.named_parameters() if p.requires_grad}
+        self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after `step` optimiser steps."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averages = list(self.average.values())
+        weights = [self.parameters[name] for name in self.average]
+        torch._foreach_lerp_(averages, weights, 1.0 - decay)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Let the network have the averaged weights for a while."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, parameter in self.parameters.items():
+            weights = parameter.detach().clone()
+            parameter.copy_(self.average[name])
+            self.average[name].copy_(weights)
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take the average from a checkpoint's weights, whose names are the network's own."""
+        for name, average in self.average.items():
+            average.copy_(weights[name])

@@ -1,0 +1,170 @@
+"""Curves and samples for people: wandb, tensorboard, and files."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from open_miipher.audio.io import AudioWriter
+from open_miipher.evaluation.spectrograms import Panel, draw_spectrograms
+from open_miipher.training.config import LoggerConfig
+
+
+class Logger(Protocol):
+    """Where curves and samples go; `run_id` continues the same run after a resume."""
+
+    run_id: str | None
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Log numbers by their full names (`train/loss`)."""
+
+    def clip(self, step: int, name: str, waveforms: Mapping[str, np.ndarray]) -> None:
+        """Log one clip's versions, each (samples,) at the run's rate."""
+
+    def close(self) -> None:
+        """Hand everything over."""
+
+
+class FileLogger:
+    """Samples as FLAC and PNG files under `samples/step-NNNNNNNN/`; curves stay in metrics.jsonl.
+
+    Args:
+        output_dir: the run's.
+        sample_rate: of the samples.
+    """
+
+    run_id = None
+
+    def __init__(self, output_dir: Path, sample_rate: int) -> None:
+        self.directory = output_dir / "samples"
+        self.sample_rate = sample_rate
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Do nothing."""
+
+    def clip(self, step: int, name: str, waveforms: Mapping[str, np.ndarray]) -> None:
+        """Write the clip's versions and their spectrograms."""
+        folder = self.directory / f"step-{step:08d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        for version, waveform in waveforms.items():
+            path = folder / f"{name}-{version}.flac"
+            with AudioWriter(path, self.sample_rate, 1, format="flac") as writer:
+                writer.write(np.clip(waveform, -1.0, 1.0)[None])
+        _picture(waveforms, self.sample_rate).savefig(folder / f"{name}.png")
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class WandbLogger:
+    """Weights & Biases, offline unless the environment has a key or says otherwise.
+
+    Args:
+        config: project and run name.
+        output_dir: the run's; wandb writes below it.
+        sample_rate: of the samples.
+        settings: the run's resolved configuration.
+        run_id: of the run that is resumed.
+    """
+
+    def __init__(
+        self,
+        config: LoggerConfig,
+        output_dir: Path,
+        sample_rate: int,
+        settings: Mapping[str, Any],
+        run_id: str | None,
+    ) -> None:
+        import wandb  # slow to import, and not needed by the other kinds
+
+        self.wandb = wandb
+        self.sample_rate = sample_rate
+        default_mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+        self.run = wandb.init(
+            project=config.project_name,
+            name=config.run_name,
+            id=run_id,
+            resume="allow" if run_id else None,
+            dir=output_dir,
+            config=dict(settings),
+            mode=os.environ.get("WANDB_MODE", default_mode),
+            settings=wandb.Settings(silent=True, save_code=False, disable_git=True),
+        )
+        self.run_id = self.run.id
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Log numbers."""
+        self.run.log(dict(values), step=step)
+
+    def clip(self, step: int, name: str, waveforms: Mapping[str, np.ndarray]) -> None:
+        """Log the clip's versions as audio and one picture."""
+        media: dict[str, Any] = {
+            f"samples/{name}/{version}": self.wandb.Audio(waveform, sample_rate=self.sample_rate)
+            for version, waveform in waveforms.items()
+        }
+        picture = _picture(waveforms, self.sample_rate)
+        media[f"samples/{name}/spectrogram"] = self.wandb.Image(picture)
+        self.run.log(media, step=step)
+
+    def close(self) -> None:
+        """Finish the run."""
+        self.run.finish()
+
+
+class TensorBoardLogger:
+    """TensorBoard event files under `tensorboard/`.
+
+    Args:
+        output_dir: the run's.
+        sample_rate: of the samples.
+        step: the step this run goes on from; later events of a killed run are hidden.
+    """
+
+    run_id = None
+
+    def __init__(self, output_dir: Path, sample_rate: int, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.sample_rate = sample_rate
+        self.writer = SummaryWriter(output_dir / "tensorboard", purge_step=step + 1)
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Log numbers."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def clip(self, step: int, name: str, waveforms: Mapping[str, np.ndarray]) -> None:
+        """Log the clip's versions as audio and one picture."""
+        for version, waveform in waveforms.items():
+            audio = np.clip(waveform, -1.0, 1.0)[None]
+            self.writer.add_audio(f"{name}/{version}", audio, step, self.sample_rate)
+        self.writer.add_figure(name, _picture(waveforms, self.sample_rate), step)
+
+    def close(self) -> None:
+        """Flush the files."""
+        self.writer.close()
+
+
+def _picture(waveforms: Mapping[str, np.ndarray], sample_rate: int) -> Figure:
+    panels = [Panel(version, waveform, sample_rate) for version, waveform in waveforms.items()]
+    return draw_spectrograms([panels])
+
+
+def build_loggers(
+    config: LoggerConfig,
+    output_dir: Path,
+    sample_rate: int,
+    settings: Mapping[str, Any],
+    run_id: str | None,
+    step: int,
+) -> list[Logger]:
+    """Return the file logger and the one that `trainer.logger.kind` names."""
+    loggers: list[Logger] = [FileLogger(output_dir, sample_rate)]
+    if config.kind == "wandb":
+        loggers.append(WandbLogger(config, output_dir, sample_rate, settings, run_id))
+    if config.kind == "tensorboard":
+        loggers.append(TensorBoardLogger(output_dir, sample_rate, step))
+    return loggers

@@ -1,0 +1,71 @@
+"""Optimisers, and learning rates as pure functions of the step."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and its schedule.
+
+    Attributes:
+        lr: the highest learning rate.
+        betas: AdamW's.
+        eps: AdamW's.
+        weight_decay: of matrices and kernels; biases, norms and other vectors have none.
+        warmup_steps: linear rise from 0.
+        schedule: `cosine` from `lr` to `final_lr`, or `constant`.
+        schedule_steps: where the cosine ends; a key of its own, so that training N and then M
+            steps equals training N + M.
+        final_lr: at the cosine's end and after it.
+    """
+
+    lr: float
+    schedule_steps: int
+    betas: tuple[float, float] = (0.8, 0.99)
+    eps: float = 1e-8
+    weight_decay: float = 1e-3
+    warmup_steps: int = 2000
+    schedule: Literal["cosine", "constant"] = "cosine"
+    final_lr: float = 1e-5
+
+
+def learning_rate(config: OptimizerConfig, step: int) -> float:
+    """Return the learning rate of a step, counted from 0."""
+    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if config.schedule == "constant":
+        return config.lr * warmup
+    span = max(1, config.schedule_steps - config.warmup_steps)
+    progress = min(1.0, max(0.0, (step - config.warmup_steps) / span))
+    share = 0.5 * (1.0 + math.cos(math.pi * progress))
+    return (config.final_lr + (config.lr - config.final_lr) * share) * warmup
+
+
+def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Return AdamW over a network's trainable parameters."""
+    trainable = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.dim() >= 2]},
+        {"params": [p for p in trainable if p.dim() < 2]},
+    ]
+    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr)
+    apply_config(optimizer, config)
+    return optimizer
+
+
+def apply_config(optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> None:
+    """Put the configured values into an optimiser: they win over what a checkpoint restored."""
+    for group in optimizer.param_groups:
+        vectors = all(p.dim() < 2 for p in group["params"])
+        values: dict[str, Any] = {"betas": config.betas, "eps": config.eps}
+        group.update(values, weight_decay=0.0 if vectors else config.weight_decay)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Use this learning rate from the next step on."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr

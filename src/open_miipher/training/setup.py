@@ -1,0 +1,172 @@
+"""From a configuration to a trainer that is ready to run."""
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from open_miipher.checkpoint import Checkpoint, build, remove_leftovers
+from open_miipher.data import (
+    DegradedSpeechDataset,
+    build_test_data,
+    build_train_data,
+    train_batches,
+    validation_batches,
+)
+from open_miipher.distributed import World, hold
+from open_miipher.errors import UserError
+from open_miipher.recipes import RECIPES, Recipe, fill_parts
+from open_miipher.training.config import Run
+from open_miipher.training.console import Console
+from open_miipher.training.loggers import build_loggers
+from open_miipher.training.state import Position, TrainingState, check_encoder, load_weights
+from open_miipher.training.trainer import Trainer
+
+# The keys by which a stage takes earlier ones, and the network that each gives.
+_STAGES = {"cleaner_ckpt_dir": ("cleaner",), "vocoder_ckpt_dir": ("generator", "discriminator")}
+
+
+def prepare(run: Run, world: World) -> Trainer:
+    """Check everything that can be checked cheaply, then build, then load weights.
+
+    Raises:
+        UserError: with what is wrong, before any training; the same on every rank.
+    """
+    run.trainer.check(world.size)
+    started = world.broadcast(time.strftime("%Y%m%d-%H%M%S"))
+    run = world.agree(lambda: _fill(run, started))
+    output_dir = Path(run.plain["trainer"]["output_dir"])
+    lock = world.agree(lambda: _own(output_dir) if world.is_main else None)
+    console = Console(output_dir / "train.log" if world.is_main else None)
+    train_data, test_data = world.agree(
+        lambda: (
+            build_train_data(run.data, run.trainer.seed),
+            build_test_data(run.data, run.trainer.seed),
+        )
+    )
+    state = world.agree(lambda: _state(run, world, train_data, console))
+    config = run.trainer
+    loggers = (
+        build_loggers(
+            config.logger, output_dir, run.data.sample_rate, run.plain, state.run_id, state.step
+        )
+        if world.is_main
+        else []
+    )
+    state.run_id = next((logger.run_id for logger in loggers if logger.run_id), state.run_id)
+    batches = train_batches(
+        train_data,
+        state.position.consumed,
+        config.batch_size,
+        config.grad_accumulation,
+        world.rank,
+        world.size,
+        config.num_workers,
+    )
+    return Trainer(
+        config,
+        run.optimizers,
+        state,
+        batches,
+        lambda rank, num_ranks: validation_batches(test_data, rank, num_ranks),
+        world,
+        output_dir,
+        loggers,
+        console,
+        lock,
+    )
+
+
+def _fill(run: Run, started: str) -> Run:
+    """Name the run and its directory, and fill the parts that earlier stages give."""
+    plain = run.plain
+    logger = {**plain["trainer"]["logger"]}
+    logger["run_name"] = logger["run_name"] or started
+    output_dir = plain["trainer"]["output_dir"] or f"output/{run.name}/{logger['run_name']}"
+    if run.resumed is not None:
+        sources = [run.resumed]
+    else:
+        folders = [run.trainer.init_from, *(run.model.get(key) for key in _STAGES)]
+        sources = [Checkpoint.open(folder) for folder in folders if folder]
+    model = fill_parts(run.model, sources)
+    trainer = {**plain["trainer"], "output_dir": output_dir, "logger": logger}
+    return dataclasses.replace(
+        run, model=model, plain={**plain, "model": model, "trainer": trainer}
+    )
+
+
+def _own(output_dir: Path) -> Any:
+    lock = hold(output_dir)
+    root = output_dir / "ckpt"
+    root.mkdir(exist_ok=True)
+    remove_leftovers(root)
+    return lock
+
+
+def build_recipe(model: dict[str, Any], sample_rate: int, seed: int) -> Recipe:
+    """Build the recipe that `model.recipe` names, its fresh weights drawn from the seed.
+
+    Args:
+        model: the recipe's name and fields, every part filled.
+        sample_rate: of the data.
+        seed: of the run.
+
+    Raises:
+        UserError: a key does not fit.
+    """
+    torch.manual_seed(seed)
+    fields = {k: v for k, v in model.items() if k != "recipe" and k not in _STAGES}
+    return build(RECIPES, {"name": model["recipe"], **fields}, sample_rate, seed, key="model")
+
+
+def _state(
+    run: Run, world: World, train_data: DegradedSpeechDataset, console: Console
+) -> TrainingState:
+    config = run.trainer
+    recipe = build_recipe(run.model, run.data.sample_rate, config.seed)
+    recipe.to(world.device)
+    _check_optimizers(run, recipe)
+    if run.resumed is None:
+        _start_weights(run, recipe)
+    state = TrainingState.fresh(
+        recipe,
+        run.optimizers,
+        Position(train_data.num_items, train_data.fingerprint),
+        run.plain,
+        run.overrides,
+        config.amp,
+        config.ema.decay if config.ema.enabled else None,
+    )
+    if run.resumed is not None:
+        news = state.restore(run.resumed, run.optimizers)
+        console.line(f"resumed from {run.resumed.path} at step {state.step}")
+        if news:
+            console.line(news)
+    for name, network in recipe.trained.items():
+        count = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        console.line(f"{name}: {count / 1e6:.2f} M trainable parameters")
+    return state
+
+
+def _start_weights(run: Run, recipe: Recipe) -> None:
+    """Take weights from `trainer.init_from` or else from earlier stages; averaged where kept."""
+    if run.trainer.init_from:
+        load_weights(recipe, Checkpoint.open(run.trainer.init_from), averaged=True)
+        return
+    for key, names in _STAGES.items():
+        if run.model.get(key):
+            checkpoint = Checkpoint.open(run.model[key])
+            check_encoder(recipe, checkpoint)
+            wanted = [n for n in names if n in recipe.trained or n in recipe.frozen]
+            for name in wanted:
+                recipe.load(name, checkpoint.weights(name, ema=checkpoint.has_ema(name)))
+
+
+def _check_optimizers(run: Run, recipe: Recipe) -> None:
+    if set(run.optimizers) != set(recipe.trained):
+        raise UserError(
+            f"optimizer has keys for {', '.join(run.optimizers)} but {run.name} trains "
+            f"{', '.join(recipe.trained)}"
+        )

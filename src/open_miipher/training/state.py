@@ -1,0 +1,204 @@
+"""What a run remembers: registered here is saved, and what is saved is restored."""
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from open_miipher.checkpoint import Checkpoint, Content
+from open_miipher.errors import UserError
+from open_miipher.recipes import Recipe
+from open_miipher.training.ema import Ema
+from open_miipher.training.optimization import OptimizerConfig, apply_config, build_optimizer
+
+
+@dataclass
+class Position:
+    """The place in the endless stream of samples.
+
+    Attributes:
+        num_items: of the training index; an epoch is so many samples.
+        fingerprint: of the training index.
+        consumed: samples since the start of epoch 0.
+    """
+
+    num_items: int
+    fingerprint: str
+    consumed: int = 0
+
+    def restore(self, state: Mapping[str, Any]) -> str | None:
+        """Go on where a checkpoint stopped.
+
+        Returns:
+            What to tell the user, if the data changed: then a new epoch starts.
+        """
+        if state["data_fingerprint"] == self.fingerprint:
+            self.consumed = state["epoch"] * self.num_items + state["samples_consumed"]
+            return None
+        epoch = state["epoch"] + 1
+        self.consumed = epoch * self.num_items
+        return (
+            f"the training data changed since the checkpoint ({state['num_items']} items then, "
+            f"{self.num_items} now): starting epoch {epoch} of the new data"
+        )
+
+    def content(self) -> dict[str, Any]:
+        """Return what `restore` reads."""
+        epoch, samples = divmod(self.consumed, self.num_items)
+        return {
+            "epoch": epoch,
+            "samples_consumed": samples,
+            "num_items": self.num_items,
+            "data_fingerprint": self.fingerprint,
+        }
+
+
+@dataclass
+class TrainingState:
+    """Weights, their average, optimisers and counters.
+
+    Attributes:
+        recipe: the networks, already on their device.
+        optimizers: one a network that trains.
+        scaler: of fp16's losses; does nothing otherwise.
+        ema: the main network's moving average, if one is kept.
+        position: in the training data.
+        config: the run's resolved configuration.
+        overrides: the command-line overrides that composed it.
+        step: optimiser steps taken.
+        seconds: spent training, resumed runs included.
+        best_score: the lowest validation score so far.
+        run_id: the logger's.
+    """
+
+    recipe: Recipe
+    optimizers: dict[str, torch.optim.Optimizer]
+    scaler: torch.amp.GradScaler
+    ema: Ema | None
+    position: Position
+    config: dict[str, Any]
+    overrides: list[str]
+    step: int = 0
+    seconds: float = 0.0
+    best_score: float = float("inf")
+    run_id: str | None = None
+
+    @classmethod
+    def fresh(
+        cls,
+        recipe: Recipe,
+        optimizers: Mapping[str, OptimizerConfig],
+        position: Position,
+        config: dict[str, Any],
+        overrides: list[str],
+        amp: str,
+        ema_decay: float | None,
+    ) -> "TrainingState":
+        """Return the state of a run that starts from the recipe's present weights."""
+        main = recipe.trained[recipe.main]
+        return cls(
+            recipe,
+            {name: build_optimizer(n, optimizers[name]) for name, n in recipe.trained.items()},
+            torch.amp.GradScaler(enabled=amp == "fp16"),
+            None if ema_decay is None else Ema(main, ema_decay),
+            position,
+            config,
+            overrides,
+        )
+
+    def advance(self, batch_size: int) -> None:
+        """Count one optimiser step."""
+        self.step += 1
+        self.position.consumed += batch_size
+        if self.ema is not None:
+            self.ema.update(self.step)
+
+    def averaged(self) -> contextlib.AbstractContextManager[None]:
+        """Let the main network have its averaged weights for a while."""
+        return contextlib.nullcontext() if self.ema is None else self.ema.applied()
+
+    def content(self) -> Content:
+        """Return what a checkpoint holds."""
+        recipe = self.recipe
+        weights = {name: recipe.state_dict_of(name) for name in (*recipe.trained, *recipe.frozen)}
+        ema = {}
+        if self.ema is not None:
+            with self.ema.applied():
+                averaged = recipe.state_dict_of(recipe.main)
+                ema[recipe.main] = {k: v.detach().clone() for k, v in averaged.items()}
+        return Content(
+            config=self.config,
+            state={
+                "step": self.step,
+                **self.position.content(),
+                "seconds": self.seconds,
+                "best_score": self.best_score,
+                "run_id": self.run_id,
+                "overrides": self.overrides,
+                "encoder_fingerprint": recipe.encoder.fingerprint(),
+                "torch": torch.__version__,
+            },
+            weights=weights,
+            ema=ema,
+            training={
+                "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+                "scaler": self.scaler.state_dict(),
+            },
+        )
+
+    def restore(
+        self, checkpoint: Checkpoint, optimizers: Mapping[str, OptimizerConfig]
+    ) -> str | None:
+        """Go on where a checkpoint stopped; configured optimiser values win over saved ones.
+
+        Returns:
+            What to tell the user, if anything.
+
+        Raises:
+            UserError: the checkpoint is of other networks.
+        """
+        load_weights(self.recipe, checkpoint)
+        training = checkpoint.training_state()
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(training["optimizers"][name])
+            apply_config(optimizer, optimizers[name])
+        self.scaler.load_state_dict(training["scaler"])
+        if self.ema is not None:
+            main = self.recipe.main
+            self.ema.load(checkpoint.weights(main, ema=checkpoint.has_ema(main)))
+        state = checkpoint.state
+        self.step, self.seconds = state["step"], state["seconds"]
+        self.best_score, self.run_id = state["best_score"], state["run_id"]
+        return self.position.restore(state)
+
+
+def load_weights(recipe: Recipe, checkpoint: Checkpoint, averaged: bool = False) -> None:
+    """Load every network of a recipe from a checkpoint of the same recipe.
+
+    Args:
+        recipe: whose networks are loaded.
+        checkpoint: of the same recipe.
+        averaged: take the moving average of a network where there is one.
+
+    Raises:
+        UserError: a network is missing or of another shape, or the base encoder is another one.
+    """
+    check_encoder(recipe, checkpoint)
+    for name in (*recipe.trained, *recipe.frozen):
+        ema = averaged and checkpoint.has_ema(name)
+        recipe.load(name, checkpoint.weights(name, ema=ema))
+
+
+def check_encoder(recipe: Recipe, checkpoint: Checkpoint) -> None:
+    """Check that a checkpoint was trained on the recipe's base encoder.
+
+    Raises:
+        UserError: its weights differ.
+    """
+    if checkpoint.state["encoder_fingerprint"] != recipe.encoder.fingerprint():
+        raise UserError(
+            f"{checkpoint.path} was trained on a base encoder with other weights than "
+            "model.encoder loads here; use the same model files"
+        )

@@ -1,0 +1,268 @@
+"""The loop: it repeats a recipe on every rank, and survives."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TextIO
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from open_miipher.checkpoint import prune, write_checkpoint
+from open_miipher.data import Batch
+from open_miipher.distributed import StopSignal, World
+from open_miipher.errors import UserError
+from open_miipher.recipes import Pass
+from open_miipher.training.config import TrainerConfig
+from open_miipher.training.console import Console
+from open_miipher.training.loggers import Logger
+from open_miipher.training.metrics_log import MetricsLog
+from open_miipher.training.optimization import (
+    OptimizerConfig,
+    learning_rate,
+    set_learning_rate,
+)
+from open_miipher.training.state import TrainingState
+
+_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Trainer:
+    """Repeats a recipe's step under DDP; saves, validates and logs at its times.
+
+    Args:
+        config: the trainer's keys.
+        optimizers: a configuration for each network that trains.
+        state: everything that a checkpoint holds, the recipe with it; already restored if the run
+            is resumed.
+        batches: this rank's micro batches, endless, from the state's position on.
+        clips: gives the share that a rank of so many has of the fixed validation clips, numbered.
+        world: the ranks.
+        output_dir: the run's.
+        loggers: curves and samples; none but on rank 0.
+        console: lines for people.
+        lock: held while the trainer lives.
+    """
+
+    def __init__(
+        self,
+        config: TrainerConfig,
+        optimizers: Mapping[str, OptimizerConfig],
+        state: TrainingState,
+        batches: Iterator[Batch],
+        clips: Callable[[int, int], Iterator[tuple[int, Batch]]],
+        world: World,
+        output_dir: Path,
+        loggers: list[Logger],
+        console: Console,
+        lock: TextIO | None,
+    ) -> None:
+        self.config, self.optimizers = config, optimizers
+        self.state, self.recipe = state, state.recipe
+        self.batches, self.clips, self.world = batches, clips, world
+        self.output_dir, self.loggers, self.console = output_dir, loggers, console
+        self.lock = lock
+        self.saved_step = state.step if state.step else None
+        self.networks = {n: self._wrap(network) for n, network in self.recipe.trained.items()}
+        self.stop = StopSignal()
+        self.metrics = (
+            MetricsLog(output_dir / "metrics.jsonl", state.step) if world.is_main else None
+        )
+
+    def run(self) -> None:
+        """Train to `max_steps`, or until a signal; either way a checkpoint stands at the end.
+
+        Raises:
+            UserError: a loss is not finite, or a checkpoint cannot be written.
+        """
+        state, config = self.state, self.config
+        self.console.start(state.step, config.max_steps)
+        started = time.monotonic() - state.seconds
+        stopping = False
+        while state.step < config.max_steps and not stopping:
+            losses = self.step()
+            state.seconds = time.monotonic() - started
+            if self._is_time(config.log_every):
+                self._log("train", {**self.world.mean(losses), **self._rates()})
+            if self._is_time(config.validate_every):
+                self.validate()
+            if self._is_time(config.sample_every):
+                self.sample()
+            stopping = self.world.any(self.stop.received is not None)
+            if self._is_time(config.save_every):
+                self.save()
+        self.save()
+        self.console.finish(state.step, stopping)
+        for logger in self.loggers:
+            logger.close()
+
+    def step(self) -> dict[str, float]:
+        """Take one optimiser step of every network, over all micro batches.
+
+        Returns:
+            This rank's losses: `loss` (the main network's total) and every named one.
+        """
+        state, accumulation = self.state, self.config.grad_accumulation
+        torch.manual_seed(_dropout_seed(self.config.seed, state.step, self.world.rank))
+        sums: dict[str, torch.Tensor] = {}
+        names: list[str] = []
+        for micro_step in range(accumulation):
+            batch = next(self.batches).to(self.world.device)
+            names += batch.names
+            with self._unsynchronised(micro_step < accumulation - 1):
+                for item in self._passes(batch):
+                    state.scaler.scale(item.loss / accumulation).backward()
+                    for name, value in _named(item, self.recipe.main).items():
+                        sums[name] = sums.get(name, 0.0) + value.detach().float() / accumulation
+        losses = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
+        self._check_finite(losses, names)
+        for name, network in self.recipe.trained.items():
+            self._update(name, network, losses)
+        state.scaler.update()
+        state.advance(self.config.batch_size)
+        return losses
+
+    def _passes(self, batch: Batch) -> Iterator[Pass]:
+        iterator = self.recipe.passes(batch, self.networks)
+        while True:
+            with self._autocast():  # around the forward only: backward runs in the chosen types
+                item = next(iterator, None)
+            if item is None:
+                return
+            yield item
+
+    def _update(self, name: str, network: nn.Module, losses: dict[str, float]) -> None:
+        optimizer = self.state.optimizers[name]
+        set_learning_rate(optimizer, learning_rate(self.optimizers[name], self.state.step))
+        self.state.scaler.unscale_(optimizer)
+        if self.config.max_grad_norm is not None:
+            norm = nn.utils.clip_grad_norm_(network.parameters(), self.config.max_grad_norm)
+            losses[f"grad_norm_{name}"] = float(norm)
+        self.state.scaler.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
+
+    def _check_finite(self, losses: Mapping[str, float], names: list[str]) -> None:
+        bad = [name for name, value in losses.items() if not math.isfinite(value)]
+        if not self.world.any(bool(bad)):
+            return
+        reports = self.world.gather((bad, names if bad else []))
+        which = sorted({name for bad_names, _ in reports for name in bad_names})
+        samples = [name for _, sample_names in reports for name in sample_names]
+        raise UserError(
+            f"{', '.join(which)} not finite at step {self.state.step}; nothing was updated; "
+            f"the samples of the step: {'; '.join(samples)}",
+            shared=True,
+        )
+
+    def validate(self) -> None:
+        """Score the fixed clips with the averaged weights, on all ranks; keep the best."""
+        recipe = self.recipe
+        with self._evaluating():
+            scores = {}
+            for number, clip in self.clips(self.world.rank, self.world.size):
+                moved = clip.to(self.world.device)
+                first = next(recipe.passes(moved, recipe.trained))
+                losses = {name: float(v) for name, v in _named(first, recipe.main).items()}
+                scores[number] = {**losses, **recipe.validate(moved)}
+        gathered = {n: s for share in self.world.gather(scores) for n, s in share.items()}
+        ordered = [gathered[number] for number in sorted(gathered)]
+        means = {name: sum(s[name] for s in ordered) / len(ordered) for name in ordered[0]}
+        self._log("validation", means)
+        if means[recipe.score] < self.state.best_score:
+            self.state.best_score = means[recipe.score]
+            self.save(best=True)
+
+    def sample(self) -> None:
+        """Let rank 0 make the first clips' audio with the averaged weights."""
+        if not self.world.is_main:
+            return
+        with self._evaluating():
+            for number, clip in self.clips(0, 1):
+                if number >= self.config.num_samples:
+                    break
+                waveforms = self.recipe.samples(clip.to(self.world.device))
+                audio = {name: w.float().cpu().numpy() for name, w in waveforms.items()}
+                for logger in self.loggers if audio else []:
+                    logger.clip(self.state.step, f"clip-{number:02d}", audio)
+
+    def save(self, best: bool = False) -> None:
+        """Write a checkpoint on rank 0 while the others wait; once a step."""
+        if self.saved_step == self.state.step and not best:
+            return
+
+        def write() -> None:
+            if self.world.is_main:
+                root = self.output_dir / "ckpt"
+                write_checkpoint(root, self.state.content(), best=best)
+                prune(root, self.config.keep_last)
+
+        self.world.agree(write)
+        self.saved_step = self.state.step
+        self.console.line(f"saved step {self.state.step}{' (best)' if best else ''}")
+
+    def _log(self, split: str, values: Mapping[str, float]) -> None:
+        values = {**values, "seconds": self.state.seconds}
+        if self.metrics is None:
+            return
+        self.metrics.write(self.state.step, split, values)
+        for logger in self.loggers:
+            logger.scalars(self.state.step, {f"{split}/{k}": v for k, v in values.items()})
+        self.console.metrics(self.state.step, split, values)
+
+    def _rates(self) -> dict[str, float]:
+        rates = {
+            f"lr_{name}": optimizer.param_groups[0]["lr"]
+            for name, optimizer in self.state.optimizers.items()
+        }
+        return {"lr": rates.pop(f"lr_{self.recipe.main}"), **rates}
+
+    def _is_time(self, every: int) -> bool:
+        return every > 0 and self.state.step % every == 0
+
+    def _wrap(self, network: nn.Module) -> nn.Module:
+        if self.world.size == 1:
+            return network
+        device = self.world.device
+        return DistributedDataParallel(
+            network,
+            device_ids=[device] if device.type == "cuda" else None,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+
+    @contextlib.contextmanager
+    def _unsynchronised(self, wanted: bool) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            if wanted and self.world.size > 1:
+                for network in self.networks.values():
+                    stack.enter_context(network.no_sync())
+            yield
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        if self.config.amp == "no":
+            return contextlib.nullcontext()
+        return torch.autocast(self.world.device.type, dtype=_AMP[self.config.amp])
+
+    @contextlib.contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        networks = list(self.recipe.trained.values())
+        for network in networks:
+            network.eval()
+        try:
+            with torch.no_grad(), self.state.averaged(), self._autocast():
+                yield
+        finally:
+            for network in networks:
+                network.train()
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
+
+
+def _named(item: Pass, main: str) -> dict[str, torch.Tensor]:
+    return {"loss": item.loss, **item.losses} if item.network == main else item.losses

@@ -1,0 +1,58 @@
+"""Train one stage: `torchrun --nproc_per_node N src/train.py model=… data.train.dir_list=[…] …`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import yaml
+
+from open_miipher.config import CONFIG_DIR, compose_run
+from open_miipher.distributed import says, start
+from open_miipher.errors import UserError, exit_on_user_error
+from open_miipher.training import Run, prepare
+
+_EXAMPLES = """\
+examples:
+  python src/train.py model=demo_feature_cleaner data.train.dir_list=[dataset/demo/speech/train]
+  torchrun --standalone --nproc_per_node 8 src/train.py model=miipher2_feature_cleaner \\
+      'data.train.dir_list=[/data/speech]' 'data.train.noise_dir_list=[/data/noise]'
+  torchrun --standalone --nproc_per_node 8 src/train.py trainer.ckpt_dir=OUTPUT_DIR/ckpt/latest
+"""
+
+
+def main() -> int:
+    """Compose, check, build, train."""
+    models = sorted(path.stem for path in (CONFIG_DIR / "model").glob("*.yaml"))
+    parser = argparse.ArgumentParser(
+        description="Train one stage, or resume one with trainer.ckpt_dir=….",
+        epilog=f"models: {', '.join(models)}\n\n{_EXAMPLES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides, key=value")
+    parser.add_argument(
+        "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
+    )
+    arguments = parser.parse_intermixed_args()
+    run = _compose(arguments.overrides)
+    if arguments.cfg:
+        print(yaml.safe_dump(run.plain, sort_keys=False, allow_unicode=True), end="")
+        return 0
+    world = start(run.trainer.device, run.trainer.timeout_minutes)
+    trainer = prepare(run, world)
+    trainer.run()
+    world.close()
+    return 0
+
+
+def _compose(overrides: list[str]) -> Run:
+    """Compose on this rank; every rank has the same command line, so one says what is wrong."""
+    try:
+        return compose_run(overrides)
+    except UserError as error:
+        raise UserError(str(error), shared=True) from error
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_user_error(main, says)())
