@@ -149,7 +149,9 @@ def _undo_lag(reference: np.ndarray, delayed: np.ndarray, max_lag: int) -> np.nd
     """
     padded = np.pad(delayed, max_lag)
     lags = sorted(range(-max_lag, max_lag + 1), key=abs)
-    scores = [float((reference * padded[max_lag + lag :][: len(reference)]).sum()) for lag in lags]
-    best = max(scores)
-    lag = next(lag for lag, score in zip(lags, scores, strict=True) if score >= best * 0.999)
-    return padded[max_lag + lag :][: len(reference)] if best > 0 else delayed
+    shifted = {lag: padded[max_lag + lag :][: len(reference)] for lag in lags}
+    scores = {lag: float((reference * shifted[lag]).sum()) for lag in lags}
+    best = max(scores.values())
+    if best <= 0:  # silence, or a codec that turned it into something else
+        return delayed
+    return next(shifted[lag] for lag in lags if scores[lag] >= 0.999 * best)

@@ -1,0 +1,18 @@
+"""Damages clean speech: pure, composable stages that draw from one explicit generator."""
+
+from open_miipher.degradation.base import Context, Source, Stage, Trace
+from open_miipher.degradation.building import STAGES, DegradationConfig, build_degradation
+from open_miipher.degradation.combine import Chain, Choice, Maybe
+
+__all__ = [
+    "STAGES",
+    "Chain",
+    "Choice",
+    "Context",
+    "DegradationConfig",
+    "Maybe",
+    "Source",
+    "Stage",
+    "Trace",
+    "build_degradation",
+]

@@ -1,0 +1,112 @@
+"""Rooms: convolution with an impulse response, aligned with the direct path."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.signal import oaconvolve
+
+from open_miipher.degradation.base import Context, Stage, Trace, check_range, power
+
+_DIRECT_SECONDS = 0.0025
+
+
+class Reverb(Stage):
+    """Convolves with a room's impulse response.
+
+    The direct path's delay is taken out, so that the result stays aligned, and the power is put
+    back to the input's.
+    """
+
+    @dataclass
+    class Config:
+        """What to draw, and what the clean target becomes.
+
+        Attributes:
+            target: `dry` leaves the target as it is; `direct` makes it what arrives within
+                2.5 ms of the direct path, at its level in the damaged waveform.
+            seconds: an impulse response is cut after so long.
+            rt60: without recordings, exponentially decaying noise is taken for a room (Polack's
+                model); its decay by 60 dB takes so many seconds.
+            direct_to_reverb_db: without recordings, power of the direct path over the rest's.
+        """
+
+        target: Literal["dry", "direct"] = "dry"
+        seconds: float = 1.0
+        rt60: tuple[float, float] = (0.2, 0.5)
+        direct_to_reverb_db: tuple[float, float] = (-6.0, 12.0)
+
+    def __init__(self, context: Context, config: Config) -> None:
+        check_range("reverb rt60", config.rt60, 0.01, 20)
+        check_range("reverb direct_to_reverb_db", config.direct_to_reverb_db, -60, 60)
+        check_range("reverb seconds", (config.seconds, config.seconds), 0.01, 20)
+        self.sample_rate, self.config = context.sample_rate, config
+        self.source = context.impulse_responses
+
+    def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
+        """Convolve with a drawn impulse response."""
+        num_samples = round(self.config.seconds * self.sample_rate)
+        if self.source is None:
+            rt60 = rng.uniform(*self.config.rt60)
+            ratio_db = rng.uniform(*self.config.direct_to_reverb_db)
+            response = decaying_noise(rng, num_samples, self.sample_rate, rt60, ratio_db)
+            description = f"rt60 {rt60:.3f} s, direct to reverb {ratio_db:.1f} dB"
+        else:
+            response, description = self.source(rng, num_samples)
+        if not response.any():
+            trace.failures.append(f"reverb: {description} is silent")
+            return waveform.copy()
+        trace.drawn.append({"name": "reverb", "source": description})
+        delay = direct_path(response, self.sample_rate)
+        reverberant = _convolve(waveform, response, delay)
+        loudness = power(reverberant)
+        gain = np.float32(np.sqrt(power(waveform) / loudness) if loudness > 0 else 1.0)
+        if self.config.target == "direct":
+            near = round(_DIRECT_SECONDS * self.sample_rate)
+            start = max(0, delay - near)
+            direct = response[start : delay + near + 1]
+            trace.target = gain * _convolve(trace.target, direct, delay - start)
+        return gain * reverberant
+
+
+def direct_path(response: np.ndarray, sample_rate: int) -> int:
+    """Find the sample at which the direct path arrives.
+
+    It is the first peak of at least half the greatest height: reflections that meet can be
+    stronger than the direct path, but seldom by more.
+
+    Args:
+        response: impulse response (samples,).
+        sample_rate: in Hz.
+    """
+    height = np.abs(response)
+    first = int(np.argmax(height >= 0.5 * height.max()))
+    return first + int(np.argmax(height[first : first + max(1, sample_rate // 2000)]))
+
+
+def decaying_noise(
+    rng: np.random.Generator, num_samples: int, sample_rate: int, rt60: float, ratio_db: float
+) -> np.ndarray:
+    """Make an impulse response: a direct path, then exponentially decaying noise.
+
+    Args:
+        rng: source of randomness.
+        num_samples: the most to return; the tail ends once it has decayed by 60 dB.
+        sample_rate: in Hz.
+        rt60: seconds of decay by 60 dB.
+        ratio_db: power of the direct path over that of the rest.
+
+    Returns:
+        (samples,) float32, its direct path at sample 0.
+    """
+    length = min(num_samples, 1 + round(rt60 * sample_rate))
+    decay = np.exp(-3.0 * np.log(10.0) * np.arange(length) / (rt60 * sample_rate))
+    response = rng.standard_normal(length, dtype=np.float32) * decay.astype(np.float32)
+    response[0] = 0.0
+    response[0] = np.sqrt(np.dot(response, response)) * 10.0 ** (ratio_db / 20.0) or 1.0
+    return response
+
+
+def _convolve(waveform: np.ndarray, response: np.ndarray, delay: int) -> np.ndarray:
+    """Convolve and take the part of the input's length that begins `delay` samples in."""
+    return oaconvolve(waveform, response)[delay : delay + len(waveform)]
