@@ -101,30 +101,44 @@ class Trainer:
             logger.close()
 
     def step(self) -> dict[str, float]:
-        """Take one optimiser step of every network, over all micro batches.
+        """Take one optimiser step of every network.
 
         Returns:
             This rank's losses: `loss` (the main network's total) and every named one.
+
+        Raises:
+            UserError: a loss is not finite on some rank; no network was changed.
         """
-        state, accumulation = self.state, self.config.grad_accumulation
+        state, recipe = self.state, self.recipe
         torch.manual_seed(_dropout_seed(self.config.seed, state.step, self.world.rank))
-        sums: dict[str, torch.Tensor] = {}
+        losses, names = self.accumulate()
+        self._check_finite(losses, names)
+        for name, network in recipe.trained.items():
+            losses |= self._update(name, network)
+        state.scaler.update()
+        state.advance(self.config.batch_size)
+        return losses
+
+    def accumulate(self) -> tuple[dict[str, float], list[str]]:
+        """Run the passes of a step's micro batches and leave the gradients in place.
+
+        Returns:
+            This rank's losses, averaged over the micro batches, and its samples' names.
+        """
+        accumulation = self.config.grad_accumulation
+        means: dict[str, torch.Tensor] = {}
         names: list[str] = []
         for micro_step in range(accumulation):
             batch = next(self.batches).to(self.world.device)
             names += batch.names
             with self._unsynchronised(micro_step < accumulation - 1):
                 for item in self._passes(batch):
-                    state.scaler.scale(item.loss / accumulation).backward()
+                    self.state.scaler.scale(item.loss / accumulation).backward()
                     for name, value in _named(item, self.recipe.main).items():
-                        sums[name] = sums.get(name, 0.0) + value.detach().float() / accumulation
-        losses = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
-        self._check_finite(losses, names)
-        for name, network in self.recipe.trained.items():
-            self._update(name, network, losses)
-        state.scaler.update()
-        state.advance(self.config.batch_size)
-        return losses
+                        share = value.detach().float() / accumulation
+                        means[name] = means[name] + share if name in means else share
+        # One synchronisation with the GPU a step, for all losses.
+        return dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True)), names
 
     def _passes(self, batch: Batch) -> Iterator[Pass]:
         iterator = self.recipe.passes(batch, self.networks)
@@ -135,15 +149,15 @@ class Trainer:
                 return
             yield item
 
-    def _update(self, name: str, network: nn.Module, losses: dict[str, float]) -> None:
+    def _update(self, name: str, network: nn.Module) -> dict[str, float]:
         optimizer = self.state.optimizers[name]
         set_learning_rate(optimizer, learning_rate(self.optimizers[name], self.state.step))
         self.state.scaler.unscale_(optimizer)
-        if self.config.max_grad_norm is not None:
-            norm = nn.utils.clip_grad_norm_(network.parameters(), self.config.max_grad_norm)
-            losses[f"grad_norm_{name}"] = float(norm)
+        limit = self.config.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(network.parameters(), limit or float("inf"))
         self.state.scaler.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
+        return {f"grad_norm_{name}": float(norm)}
 
     def _check_finite(self, losses: Mapping[str, float], names: list[str]) -> None:
         bad = [name for name, value in losses.items() if not math.isfinite(value)]

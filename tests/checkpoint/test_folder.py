@@ -1,0 +1,162 @@
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from open_miipher.checkpoint import (
+    Checkpoint,
+    Content,
+    complete_checkpoints,
+    prune,
+    remove_leftovers,
+    resolve_checkpoint,
+    write_checkpoint,
+)
+from open_miipher.errors import UserError
+
+
+def content(step, value=1.0):
+    return Content(
+        config={"model": {"encoder": {"name": "log_mel"}}, "π": [1, 2]},
+        state={"step": step, "epoch": 3},
+        weights={"generator": {"w": torch.full((4, 4), value), "b": torch.arange(3.0)[::2]}},
+        ema={"generator": {"w": torch.full((4, 4), value / 2)}},
+        training={"optimizers": {"generator": {"state": {0: {"m": torch.ones(2)}}, "lr": 0.1}}},
+    )
+
+
+def test_round_trip(tmp_path):
+    root = tmp_path / "ckpt"
+    write_checkpoint(root, content(20))
+    checkpoint = Checkpoint.open(tmp_path)
+    assert checkpoint.path.name == "step-00000020"
+    assert checkpoint.config == {"model": {"encoder": {"name": "log_mel"}}, "π": [1, 2]}
+    assert checkpoint.state["step"] == 20
+    assert checkpoint.names == ["generator"]
+    assert torch.equal(checkpoint.weights("generator")["b"], torch.tensor([0.0, 2.0]))
+    assert torch.equal(checkpoint.weights("generator", ema=True)["w"], torch.full((4, 4), 0.5))
+    saved = checkpoint.training_state()["optimizers"]["generator"]["state"][0]["m"]
+    assert torch.equal(saved, torch.ones(2))
+
+
+def test_every_path_a_user_may_give(tmp_path):
+    root = tmp_path / "run" / "ckpt"
+    folder = write_checkpoint(root, content(20))
+    copy = tmp_path / "copy"
+    shutil.copytree(root / "latest", copy)
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "run", moved, symlinks=True)
+    for path in (tmp_path / "run", root, root / "latest", folder):
+        assert resolve_checkpoint(path) == folder.resolve()
+    assert resolve_checkpoint(copy) == copy
+    assert resolve_checkpoint(moved) == moved / "ckpt" / "step-00000020"
+    assert os.readlink(root / "latest") == "step-00000020"
+
+
+def test_links_follow_and_old_ones_go(tmp_path):
+    for step in (10, 20, 30, 40):
+        write_checkpoint(tmp_path, content(step), best=step == 10)
+        prune(tmp_path, keep_last=2)
+    steps = sorted(p.name for p in tmp_path.iterdir())
+    assert steps == ["best", "latest", "step-00000010", "step-00000030", "step-00000040"]
+    assert (tmp_path / "latest").resolve().name == "step-00000040"
+    assert (tmp_path / "best").resolve().name == "step-00000010"
+
+
+def test_same_step_again_replaces_it(tmp_path):
+    write_checkpoint(tmp_path, content(10, 1.0))
+    write_checkpoint(tmp_path, content(10, 2.0))
+    assert Checkpoint.open(tmp_path).weights("generator")["w"][0, 0] == 2.0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-00000010"]
+
+
+def test_a_run_copied_without_links_goes_on(tmp_path):
+    write_checkpoint(tmp_path / "a", content(10), best=True)
+    shutil.copytree(tmp_path / "a", tmp_path / "b")  # follows links: latest becomes a folder
+    assert not (tmp_path / "b" / "latest").is_symlink()
+    assert resolve_checkpoint(tmp_path / "b").name in ("latest", "best", "step-00000010")
+    write_checkpoint(tmp_path / "b", content(20), best=True)
+    assert os.readlink(tmp_path / "b" / "latest") == "step-00000020"
+    assert resolve_checkpoint(tmp_path / "b").name == "step-00000020"
+    assert len(complete_checkpoints(tmp_path / "b")) == 2
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove", "flip"])
+def test_damage_is_named(tmp_path, damage):
+    folder = write_checkpoint(tmp_path, content(10))
+    file = folder / "generator.safetensors"
+    data = file.read_bytes()
+    if damage == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(data[:-5] if damage == "truncate" else data[:-1] + b"\xff")
+    with pytest.raises(UserError, match="generator.safetensors"):
+        Checkpoint.open(folder).weights("generator")
+
+
+def test_the_newest_complete_one_loads(tmp_path):
+    write_checkpoint(tmp_path, content(10))
+    newer = write_checkpoint(tmp_path, content(20))
+    (newer / "training.pt").write_bytes(b"")
+    assert resolve_checkpoint(tmp_path).name == "step-00000010"
+
+
+@pytest.mark.parametrize("path", ["nothing", "empty", "half"])
+def test_no_checkpoint_is_one_sentence(tmp_path, path):
+    (tmp_path / "empty").mkdir()
+    half = write_checkpoint(tmp_path / "half", content(10))
+    (half / "files.json").unlink()
+    (tmp_path / "half" / "latest").unlink()
+    with pytest.raises(UserError, match=path):
+        Checkpoint.open(tmp_path / path)
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path(tmp_path / "ran").touch, ())
+
+    bad = Content({}, {"step": 1}, {}, {}, {"optimizers": Evil()})
+    checkpoint = Checkpoint.open(write_checkpoint(tmp_path, bad))
+    with pytest.raises(Exception, match="Weights only"):
+        checkpoint.training_state()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    """A file size limit of the kernel stands for the full disk: the write fails for real."""
+    write_checkpoint(tmp_path, content(10))
+    program = f"""
+        import resource, signal, sys, torch
+        sys.path.insert(0, {str(Path(__file__).parents[2] / "src")!r})
+        from pathlib import Path
+        from open_miipher.checkpoint import Content, write_checkpoint
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        from open_miipher.errors import exit_on_user_error
+        def main():
+            weights = {{"generator": {{"w": torch.zeros(100_000)}}}}
+            write_checkpoint(Path({str(tmp_path)!r}), Content({{}}, {{"step": 20}}, weights))
+        exit_on_user_error(main)()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True
+    )
+    assert "cannot write the checkpoint" in done.stderr
+    assert "step-00000010" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-00000010"]
+    assert Checkpoint.open(tmp_path).state["step"] == 10
+
+
+def test_leftovers_of_killed_runs_go(tmp_path):
+    write_checkpoint(tmp_path, content(10))
+    (tmp_path / ".step-00000020.123.tmp").mkdir()
+    (tmp_path / ".latest.123.tmp").symlink_to("nowhere")
+    remove_leftovers(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-00000010"]

@@ -1,0 +1,83 @@
+"""The trainer's small parts: schedules, averages, metrics, keys."""
+
+import json
+
+import pytest
+import torch
+
+from open_miipher.errors import UserError
+from open_miipher.training.config import EmaConfig, TrainerConfig
+from open_miipher.training.ema import Ema
+from open_miipher.training.metrics_log import MetricsLog
+from open_miipher.training.optimization import (
+    OptimizerConfig,
+    apply_config,
+    build_optimizer,
+    learning_rate,
+)
+
+
+def test_cosine_reaches_its_known_points():
+    config = OptimizerConfig(lr=1.0, schedule_steps=110, warmup_steps=10, final_lr=0.2)
+    assert learning_rate(config, 0) == pytest.approx(0.1)
+    assert learning_rate(config, 9) == pytest.approx(1.0)
+    assert learning_rate(config, 60) == pytest.approx(0.6)
+    assert learning_rate(config, 110) == pytest.approx(0.2)
+    assert learning_rate(config, 10_000) == pytest.approx(0.2)
+
+
+def test_constant_schedule_stays():
+    config = OptimizerConfig(lr=0.5, schedule_steps=1, warmup_steps=2, schedule="constant")
+    assert [learning_rate(config, s) for s in (0, 1, 99)] == [0.25, 0.5, 0.5]
+
+
+def test_only_matrices_decay_and_configured_values_win():
+    network = torch.nn.Linear(3, 2)
+    old = OptimizerConfig(lr=1.0, schedule_steps=1, weight_decay=0.1)
+    optimizer = build_optimizer(network, old)
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.1, 0.0]
+    apply_config(optimizer, OptimizerConfig(lr=1, schedule_steps=1, weight_decay=0.3, eps=1e-5))
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [0.3, 0.0]
+    assert {g["eps"] for g in optimizer.param_groups} == {1e-5}
+
+
+def test_average_follows_its_formula_and_can_be_applied():
+    network = torch.nn.Linear(1, 1, bias=False)
+    network.weight.data.fill_(0.0)
+    ema = Ema(network, decay=0.5)
+    network.weight.data.fill_(1.0)
+    ema.update(step=1)  # early: (1 + 1) / (10 + 1) of the old
+    expected = 1 - 2 / 11
+    assert ema.average["weight"].item() == pytest.approx(expected)
+    for step in range(100, 102):
+        ema.update(step)
+    expected = 1 - (1 - expected) * 0.25
+    with ema.applied():
+        assert network.weight.item() == pytest.approx(expected)
+    assert network.weight.item() == 1.0
+    assert ema.average["weight"].item() == pytest.approx(expected)
+
+
+def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    first = MetricsLog(path, 0)
+    for step in (1, 2, 3):
+        first.write(step, "train", {"loss": 0.1 + step})
+    with open(path, "a") as file:
+        file.write('{"step": 4, "spl')  # torn by a kill
+    second = MetricsLog(path, 2)
+    second.write(3, "train", {"loss": 1 / 3})
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert rows[-1]["loss"] == 1 / 3
+
+
+def test_all_problems_of_the_keys_at_once():
+    config = TrainerConfig(
+        batch_size=10, max_steps=0, grad_accumulation=2, ckpt_dir="a", init_from="b",
+        ema=EmaConfig(decay=1.5),
+    )  # fmt: skip
+    with pytest.raises(UserError) as caught:
+        config.check(num_ranks=2)
+    for word in ("trainer.max_steps", "trainer.batch_size=10", "use 8", "ema.decay", "init_from"):
+        assert word in str(caught.value)
