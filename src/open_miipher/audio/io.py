@@ -286,7 +286,9 @@ def _open(path: str | Path) -> soundfile.SoundFile:
     except OSError as error:
         raise AudioError(f"{printable(path)}: {error.strerror}") from error
     except soundfile.LibsndfileError as error:
-        raise AudioError(f"{printable(path)} is not audio: {error.error_string}") from error
+        raise AudioError(
+            f"{printable(path)} cannot be opened as audio: {error.error_string}"
+        ) from error
 
 
 def _info(path: str | Path, file: soundfile.SoundFile) -> AudioInfo:

@@ -8,8 +8,8 @@ import struct
 from collections.abc import Iterator
 from typing import BinaryIO
 
-_UNKNOWN_SIZE = 0xFFFFFFFF
-"""What programs that write to a pipe put into a RIFF size field."""
+_OPEN_SIZES = (0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000)
+"""What programs that write to a pipe (ffmpeg, sox) put into a RIFF size field."""
 
 _OGG_HEADER = struct.Struct("<4sBBqIIIB")
 _MAX_OGG_PAGE = 27 + 255 + 255 * 255
@@ -46,9 +46,9 @@ def _riff_data_end(file: BinaryIO, file_size: int) -> int:
         if name == b"ds64":
             long_size = struct.unpack("<QQ", file.read(16))[1]
         elif name == b"data":
-            if size == _UNKNOWN_SIZE:
-                return 0 if long_size is None else start + long_size
-            return start + size
+            if long_size is not None:
+                return start + long_size
+            return 0 if size in _OPEN_SIZES else start + size
     return 0
 
 
