@@ -1,0 +1,166 @@
+"""The mel front ends of pretrained encoders, batched, on the waveform's device.
+
+They give what the encoders' published feature extractors give, to 1e-4. Spectra are taken in double
+precision: a loud tone leaves some bands empty down to rounding noise, which the logarithm and the
+normalisation by a band's own variance would blow up. Beside the encoders this costs nothing.
+"""
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from open_miipher.encoders.base import frame_mask
+
+SAMPLE_RATE = 16000
+HOP_LENGTH = 160
+
+
+class UsmMel(nn.Module):
+    """Log-mel spectra of the universal speech models in Gemma (arXiv 2303.01037).
+
+    The extractors cut frames one sample longer than they use, which decides how many there are.
+    """
+
+    def __init__(
+        self,
+        frame_length: int,
+        fft_length: int,
+        f_min: float,
+        f_max: float,
+        pad_left: int,
+        preemphasis: float,
+    ) -> None:
+        """Make a front end of 128 HTK bands.
+
+        Args:
+            frame_length: samples under the periodic Hann window.
+            fft_length: points of the transform.
+            f_min: lower end of the lowest band, Hz.
+            f_max: upper end of the highest band, Hz.
+            pad_left: zeros before the waveform.
+            preemphasis: coefficient, applied inside each frame (HTK's way); 0 for none.
+        """
+        super().__init__()
+        self.frame_length = frame_length
+        self.fft_length = fft_length
+        self.pad_left = pad_left
+        self.preemphasis = preemphasis
+        basis = _mel_basis(fft_length, 128, f_min, f_max, "htk")
+        window = torch.hann_window(frame_length, dtype=torch.float64)
+        self.register_buffer("basis", basis, persistent=False)
+        self.register_buffer("window", window, persistent=False)
+
+    def magnitude(self, waveform: Tensor) -> Tensor:
+        """(batch, samples) -> mel magnitudes (batch, frames, 128), float64."""
+        padded = nn.functional.pad(waveform.double(), (self.pad_left, 0))
+        frames = padded.unfold(1, self.frame_length + 1, HOP_LENGTH)[..., :-1]
+        if self.preemphasis:
+            frames = _preemphasise(frames, self.preemphasis)
+        return torch.fft.rfft(frames * self.window, self.fft_length).abs() @ self.basis
+
+
+class Gemma4Mel(UsmMel):
+    """Frames of 20 ms centred on multiples of 10 ms, log(mel + 1e-3): (batch, frames, 128)."""
+
+    def __init__(self) -> None:
+        super().__init__(320, 512, 0.0, 8000.0, pad_left=160, preemphasis=0.0)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """(batch, samples) at 16 kHz -> (batch, (samples - 161) // 160 + 1, 128) float32."""
+        return (self.magnitude(waveform) + 1e-3).log().float()
+
+
+class Gemma3nMel(UsmMel):
+    """Frames of 32 ms from the first sample on, pre-emphasised, log(max(mel, 1e-5))."""
+
+    def __init__(self) -> None:
+        super().__init__(512, 1024, 125.0, 7600.0, pad_left=0, preemphasis=0.97)
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """(batch, samples) at 16 kHz -> (batch, (samples - 513) // 160 + 1, 128) float32."""
+        return self.magnitude(waveform).clamp(min=1e-5).log().float()
+
+
+class KaldiMel(nn.Module):
+    """Kaldi filter banks as w2v-BERT 2.0 takes them: two normalised frames side by side.
+
+    80 bands on 25 ms Povey windows every 10 ms; each band is brought to mean 0 and variance 1 over
+    the clip; frames 2k and 2k + 1 are joined to 160 values every 20 ms.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        basis = _mel_basis(512, 80, 20.0, 8000.0, "kaldi")
+        povey = torch.hann_window(400, periodic=False, dtype=torch.float64) ** 0.85
+        self.register_buffer("basis", basis, persistent=False)
+        self.register_buffer("window", povey, persistent=False)
+
+    def forward(self, waveform: Tensor, frame_lengths: Tensor) -> Tensor:
+        """Analyse whole frames.
+
+        Args:
+            waveform: (batch, frames · 320) at 16 kHz, zero beyond each clip.
+            frame_lengths: (batch,) valid frames of 320 samples.
+
+        Returns:
+            (batch, frames, 160) float32, zero beyond `frame_lengths`.
+        """
+        # The last window ends 240 samples after its hop; the clip's tail must fill it.
+        samples = nn.functional.pad(waveform.double(), (0, 240)) * 2**15
+        frames = samples.unfold(1, 400, HOP_LENGTH)
+        frames = _preemphasise(frames - frames.mean(-1, keepdim=True), 0.97)
+        power = torch.fft.rfft(frames * self.window, 512).abs().square()
+        # Kaldi's floor: float32's machine epsilon.
+        log_mel = (power @ self.basis).clamp(min=torch.finfo(torch.float32).eps).log()
+        num_mel = 2 * frame_lengths[:, None, None]
+        mask = frame_mask(2 * frame_lengths, log_mel.shape[1])[:, :, None]
+        mean = (log_mel * mask).sum(1, keepdim=True) / num_mel
+        centred = (log_mel - mean) * mask
+        variance = centred.square().sum(1, keepdim=True) / (num_mel - 1)
+        normalised = centred / (variance + 1e-7).sqrt()
+        return normalised.float().unflatten(1, (-1, 2)).flatten(2)
+
+
+def standardise(waveform: Tensor, lengths: Tensor) -> Tensor:
+    """Bring each clip to mean 0 and variance 1, as wav2vec 2.0's extractor does.
+
+    Args:
+        waveform: (batch, samples), zero beyond `lengths`.
+        lengths: (batch,) samples to normalise over.
+
+    Returns:
+        (batch, samples), zero beyond `lengths`.
+    """
+    mask = frame_mask(lengths, waveform.shape[1])
+    num_samples = lengths[:, None]
+    mean = waveform.sum(1, keepdim=True, dtype=torch.float64) / num_samples
+    centred = (waveform - mean) * mask
+    variance = centred.square().sum(1, keepdim=True) / num_samples
+    return (centred / (variance + 1e-7).sqrt()).float()
+
+
+def _preemphasise(frames: Tensor, coefficient: float) -> Tensor:
+    first = frames[..., :1] * (1 - coefficient)
+    return torch.cat([first, frames[..., 1:] - coefficient * frames[..., :-1]], dim=-1)
+
+
+def _mel_basis(fft_length: int, num_bands: int, f_min: float, f_max: float, scale: str) -> Tensor:
+    """(bins, bands), float64."""
+    # Imported late: this package is also imported where no pretrained model is used.
+    from transformers.audio_utils import mel_filter_bank
+
+    with warnings.catch_warnings():
+        # Gemma 4's bands are narrower than its bins at the low end; the empty ones are known.
+        warnings.simplefilter("ignore")
+        basis = mel_filter_bank(
+            fft_length // 2 + 1,
+            num_bands,
+            f_min,
+            f_max,
+            SAMPLE_RATE,
+            mel_scale=scale,
+            triangularize_in_mel_space=scale == "kaldi",
+        )
+    return torch.from_numpy(np.ascontiguousarray(basis))

@@ -1,0 +1,138 @@
+"""Pretrained files: a local folder or a hub repository, of which only what is needed is read."""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from open_miipher.errors import UserError, report
+
+
+def find_file(source: str, *names: str) -> Path:
+    """Find a file of a pretrained model; the hub is asked only if there is no such folder.
+
+    Args:
+        source: a local folder, or a hub id such as `microsoft/wavlm-large`.
+        *names: file names, the most wanted first.
+
+    Returns:
+        The path of the first that exists, after downloading it if need be.
+
+    Raises:
+        UserError: there is none; says how to fetch it.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError
+
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        for name in names:
+            if (folder / name).is_file():
+                return folder / name
+        raise UserError(f"encoder source {source} holds no {' or '.join(names)}")
+    reason = ""
+    for name in names:
+        try:
+            return Path(hf_hub_download(source, name))
+        except (OSError, EntryNotFoundError, HFValidationError) as error:
+            reason = str(error).strip().partition("\n")[0]
+    raise UserError(
+        f"encoder source {source} is no folder here, and its {' or '.join(names)} could not be "
+        f"had from the hub or its cache ({reason}); {how_to_fetch(source)}"
+    )
+
+
+def how_to_fetch(source: str) -> str:
+    """Say how to get a hub model to a machine without a network."""
+    return (
+        f"run `hf download {source}` where there is a network, with HF_HOME on a disk that this "
+        "machine sees, or give a local folder; a gated model needs its licence accepted and "
+        "HF_TOKEN"
+    )
+
+
+def read_json(source: str, name: str) -> dict[str, Any]:
+    """Read a JSON file of a pretrained model.
+
+    Raises:
+        UserError: it is missing or not a JSON object.
+    """
+    path = find_file(source, name)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a JSON object")
+    return content
+
+
+def load_part(part: nn.Module, source: str) -> None:
+    """Fill a part of a checkpointed model, reading nothing but that part's tensors.
+
+    The part's names may stand behind any one prefix (`model.audio_tower.` in a whole multimodal
+    checkpoint, none in a copy of the tower). Of a checkpoint in several files, those without
+    needed tensors are neither downloaded nor opened. Weights become float32.
+
+    Args:
+        part: as many layers as are wanted, with the names and shapes of the checkpoint.
+        source: a local folder or a hub id, with safetensors files.
+
+    Raises:
+        UserError: naming each tensor that is missing or of another shape.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    shapes = {name: tuple(tensor.shape) for name, tensor in part.state_dict().items()}
+    try:
+        files = _files_of_tensors(source)
+        prefix = _common_prefix(source, list(files), next(iter(shapes)))
+        report(
+            [
+                f"encoder source {source} lacks the tensor {prefix + name}"
+                for name in shapes
+                if prefix + name not in files
+            ]
+        )
+        names_in = defaultdict(list)
+        for name in shapes:
+            names_in[files[prefix + name]].append(name)
+        tensors = {}
+        for file, names in names_in.items():
+            with safe_open(find_file(source, file), "pt") as reader:
+                tensors.update({name: reader.get_tensor(prefix + name) for name in names})
+    except SafetensorError as error:
+        raise UserError(f"encoder source {source} has a damaged file: {error}") from error
+    report(
+        [
+            f"encoder source {source}: {prefix + name} has shape {tuple(tensors[name].shape)}, "
+            f"but the model needs {shape}"
+            for name, shape in shapes.items()
+            if tuple(tensors[name].shape) != shape
+        ]
+    )
+    part.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+
+
+def _files_of_tensors(source: str) -> dict[str, str]:
+    """Map each tensor of a checkpoint to the name of the file that holds it."""
+    from safetensors import safe_open
+
+    index, single = "model.safetensors.index.json", "model.safetensors"
+    found = find_file(source, index, single)
+    if found.name == index:
+        return read_json(source, index)["weight_map"]
+    with safe_open(found, "pt") as reader:
+        return dict.fromkeys(reader.keys(), single)
+
+
+def _common_prefix(source: str, names: list[str], anchor: str) -> str:
+    """What stands before the part's names, found by one that no other part has."""
+    found = [name for name in names if name == anchor or name.endswith(f".{anchor}")]
+    if len(found) != 1:
+        raise UserError(
+            f"encoder source {source} has {len(found)} tensors named {anchor}; one is needed"
+        )
+    return found[0].removesuffix(anchor)

@@ -1,0 +1,165 @@
+"""Any speech encoder of the transformers library, up to a layer: w2v-BERT, WavLM, HuBERT, …"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from open_miipher.encoders.base import Encoder, frame_mask
+from open_miipher.encoders.convolutional import ConvolutionalFrontEnd
+from open_miipher.encoders.front_ends import SAMPLE_RATE, KaldiMel
+from open_miipher.encoders.pretrained import find_file, how_to_fetch, read_json
+from open_miipher.errors import UserError
+
+MEL_FAMILY = "wav2vec2-bert"
+WAVEFORM_FAMILIES = ("hubert", "wav2vec2", "wavlm")
+
+
+@dataclass
+class SpeechModelConfig:
+    """A pretrained speech encoder.
+
+    Attributes:
+        source: hub id or folder, as for `transformers.AutoModel`.
+        layer: how many of its layers are used; the features are what the full model calls
+            `hidden_states[layer]`.
+    """
+
+    source: str
+    layer: int = 8
+
+
+class SpeechModel(Encoder):
+    """The first `layer` layers of a w2v-BERT 2.0, WavLM, HuBERT or wav2vec 2.0 (XLS-R) model.
+
+    The features are the raw output of the last used layer: the final norm of models with a
+    "stable layer norm" belongs to the whole depth and is left out, as in `hidden_states`. Each
+    clip is padded with zeros by itself until its features have ceil(samples / hop_length) frames;
+    with that padding alone, the stock extractor and model give the same features.
+    """
+
+    Config = SpeechModelConfig
+
+    def __init__(self, config: SpeechModelConfig) -> None:
+        """Load the model.
+
+        Raises:
+            UserError: the source cannot be had, is of another family, or lacks layers or weights.
+        """
+        super().__init__()
+        model = _load(config)
+        self.width = model.config.hidden_size
+        self.front_end: nn.Module
+        if model.config.model_type == MEL_FAMILY:
+            self.sample_rate, self.hop_length = SAMPLE_RATE, 320
+            self.front_end = KaldiMel()
+            settings = ""
+        else:
+            extractor = read_json(config.source, "preprocessor_config.json")
+            self.sample_rate = extractor.get("sampling_rate", SAMPLE_RATE)
+            do_normalise = extractor.get("do_normalize", True)
+            self.front_end = ConvolutionalFrontEnd(model.feature_extractor, do_normalise)
+            self.hop_length = self.front_end.hop_length
+            settings = f"do_normalize={do_normalise}"
+        self.projection = model.feature_projection
+        self.transformer = model.encoder
+        if getattr(model.config, "do_stable_layer_norm", False):
+            self.transformer.layer_norm = nn.Identity()
+        if getattr(model.config, "conv_pos_batch_norm", False):
+            positions = self.transformer.pos_conv_embed
+            positions.batch_norm = PaddingKeepingNorm(positions.batch_norm)
+        self.freeze(settings)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The used layers; each maps hidden states to hidden states, WavLM's to a tuple."""
+        return self.transformer.layers
+
+    def encode(self, waveform: Tensor, frame_lengths: Tensor) -> Tensor:
+        """(batch, frames · hop_length) -> (batch, frames, width); see `Encoder.encode`."""
+        hidden = self.projection(self.front_end(waveform, frame_lengths))
+        # All but HuBERT's also return what they projected.
+        hidden = hidden if isinstance(hidden, Tensor) else hidden[0]
+        mask = frame_mask(frame_lengths, hidden.shape[1])
+        features = self.transformer(hidden, attention_mask=mask).last_hidden_state
+        return features.masked_fill(~mask[:, :, None], 0.0)
+
+
+class PaddingKeepingNorm(nn.Module):
+    """The batch norm before some HuBERTs' positional convolution, with padding kept at zero.
+
+    The stock encoder sets padded frames to zero first; the norm would shift them, and the
+    convolution would carry that into the clip's tail.
+    """
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """(batch, width, frames) -> the same shape; frames of zeros stay zeros."""
+        padding = (hidden == 0).all(1, keepdim=True)
+        return self.norm(hidden).masked_fill(padding, 0.0)
+
+
+def _load(config: SpeechModelConfig) -> Any:
+    """The model in float32, cut to `config.layer` layers, with its training-time noise off."""
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModel
+
+    find_file(config.source, "config.json")
+    try:
+        with _only_errors():
+            model_config = AutoConfig.from_pretrained(config.source)
+            _cut(model_config, config)
+            model, info = AutoModel.from_pretrained(
+                config.source, config=model_config, dtype=torch.float32, output_loading_info=True
+            )
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"encoder source {config.source} cannot be loaded ({reason}); "
+            f"{how_to_fetch(config.source)}"
+        ) from error
+    wrong = sorted(map(str, (*info["missing_keys"], *info["mismatched_keys"])))
+    if wrong:
+        raise UserError(f"encoder source {config.source} lacks weights: {', '.join(wrong)}")
+    return model
+
+
+def _cut(model_config: Any, config: SpeechModelConfig) -> None:
+    families = (MEL_FAMILY, *WAVEFORM_FAMILIES)
+    if model_config.model_type not in families:
+        raise UserError(
+            f"encoder source {config.source} is of type {model_config.model_type}; "
+            f"{', '.join(families)} are supported"
+        )
+    if not 1 <= config.layer <= model_config.num_hidden_layers:
+        raise UserError(
+            f"encoder layer={config.layer} must lie between 1 and "
+            f"{model_config.num_hidden_layers}, the layers of {config.source}"
+        )
+    model_config.num_hidden_layers = config.layer
+    model_config.layerdrop = 0.0
+    model_config.apply_spec_augment = False
+    # Without masking there is no mask embedding, and nothing after the layers is used.
+    model_config.mask_time_prob = model_config.mask_feature_prob = 0.0
+    model_config.add_adapter = False
+    if model_config.model_type == MEL_FAMILY:
+        model_config.use_intermediate_ffn_before_adapter = False
+
+
+@contextmanager
+def _only_errors() -> Iterator[None]:
+    """Silence the list of unused tensors: the layers that are left out on purpose."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
