@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from open_miipher.audio import io
+from open_miipher.audio import writing
 from open_miipher.audio.io import AudioError, AudioReader, AudioWriter, probe, read, read_header
 
 
@@ -151,6 +151,14 @@ def test_samples_that_are_no_numbers_are_named(tmp_path: Path, bad: float) -> No
         list(reader.blocks(1000))
 
 
+def test_samples_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:
+    waveform = noise(1000)
+    waveform[0, 900] = np.nan
+    with pytest.raises(AudioError, match=r"x\.wav holds NaN or Inf at frame 900"):
+        write(tmp_path / "x.wav", waveform)
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize(("start", "num_frames"), [(-1, 5), (90, 11), (101, None), (0, 101)])
 def test_reading_beyond_the_end_is_an_error(
     tmp_path: Path, start: int, num_frames: int | None
@@ -166,7 +174,7 @@ def test_a_wav_that_grows_too_long_goes_on_as_rf64(
 ) -> None:
     waveform = noise(20_000)
     plain = write(tmp_path / "plain.wav", waveform, subtype=subtype)
-    monkeypatch.setattr(io, "WAV_BYTE_LIMIT", 60_000)
+    monkeypatch.setattr(writing, "WAV_BYTE_LIMIT", 60_000)
     path = write(tmp_path / "long.wav", waveform, subtype=subtype)
     assert probe(plain).format.startswith("WAV")
     info = probe(path)
@@ -182,7 +190,7 @@ def test_more_than_four_gigabytes_keep_their_frame_count(
 ) -> None:
     if shutil.disk_usage(tmp_path).free < 6e9:
         pytest.skip("needs 6 GB of disk")
-    monkeypatch.setattr(io, "WAV_BYTE_LIMIT", 1 << 24)  # spares the copy of the first 4 GiB
+    monkeypatch.setattr(writing, "WAV_BYTE_LIMIT", 1 << 24)  # spares the copy of the first 4 GiB
     path = tmp_path / "long.wav"
     block = np.zeros((8, 1 << 20), dtype=np.float32)
     with AudioWriter(path, 48000, 8) as writer:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from open_miipher.audio.mel import LogMel, MelConfig
+from open_miipher.audio.resample import resample_on_device
 
 
 def direct_log_mel(waveform: np.ndarray, config: MelConfig, frame: int) -> np.ndarray:
@@ -96,3 +97,15 @@ def test_nothing_of_it_is_saved_or_trained() -> None:
     log_mel = LogMel(MelConfig())
     assert not log_mel.state_dict()
     assert not list(log_mel.parameters())
+
+
+@pytest.mark.gpu
+def test_the_gpu_hears_the_same() -> None:
+    waveform = torch.randn(2, 24000)
+    log_mel = LogMel(MelConfig())
+    expected = log_mel(waveform)
+    found = log_mel.cuda()(waveform.cuda()).cpu()
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+    resampled = resample_on_device(waveform.cuda(), 24000, 16000).cpu()
+    expected = resample_on_device(waveform, 24000, 16000)
+    torch.testing.assert_close(resampled, expected, atol=1e-4, rtol=0)

@@ -1,0 +1,193 @@
+"""Read audio files through soundfile, so that nothing is missing without an error.
+
+A handle belongs to the thread that opened it: libsndfile handles must not be shared.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from open_miipher.audio.truncation import missing_bytes
+from open_miipher.errors import UserError
+
+AUDIO_EXTENSIONS = ("wav", "flac", "mp3", "ogg", "opus", "aiff", "aif")
+"""File extensions taken for audio, lower case, without the dot."""
+
+_TAIL_FRAMES = 1024
+_BLOCK_FRAMES = 1 << 16
+_UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's answer when a FLAC header leaves its length open
+
+
+class AudioError(UserError):
+    """A file that cannot be read or written as audio; the message names it and says why."""
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What an audio file holds: rate in Hz, length in frames, and soundfile's format names."""
+
+    sample_rate: int
+    num_frames: int
+    num_channels: int
+    format: str
+    subtype: str
+
+
+def printable(path: str | Path) -> str:
+    """The path for a message: bytes of its name that are no UTF-8 are written as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def read_header(path: str | Path) -> AudioInfo:
+    """Read what a file's header says, without decoding.
+
+    Raises:
+        AudioError: not readable, not audio, no frames, or fewer bytes than the header announces.
+    """
+    with _open(path) as file:
+        return _info(path, file)
+
+
+def probe(path: str | Path) -> AudioInfo:
+    """Read the header and decode the last frames, so that a truncated file shows.
+
+    Raises:
+        AudioError: not readable, not audio, no frames, or truncated.
+    """
+    with _open(path) as file:
+        info = _info(path, file)
+        start = max(0, info.num_frames - _TAIL_FRAMES)
+        _seek(path, file, start)
+        _read_exactly(path, file, start, info.num_frames - start)
+        return info
+
+
+def read(path: str | Path, start: int = 0, num_frames: int | None = None) -> tuple[np.ndarray, int]:
+    """Read a part of a file.
+
+    Args:
+        path: any format that soundfile knows.
+        start: first frame, in the file's own frames.
+        num_frames: how many; the rest of the file if None.
+
+    Returns:
+        Waveform (channels, frames) float32, and the sample rate in Hz.
+
+    Raises:
+        AudioError: not readable, shorter than asked, or NaN or Inf among the samples.
+    """
+    with _open(path) as file:
+        info = _info(path, file)
+        if num_frames is None:
+            num_frames = info.num_frames - start
+        if start < 0 or num_frames < 0 or start + num_frames > info.num_frames:
+            raise AudioError(
+                f"{printable(path)} has {info.num_frames} frames; "
+                f"frames {start} to {start + num_frames} were asked for"
+            )
+        _seek(path, file, start)
+        block = _read_exactly(path, file, start, num_frames)
+    check_finite(path, block, start)
+    return block, info.sample_rate
+
+
+class AudioReader(AbstractContextManager["AudioReader"]):
+    """A file read from its start in blocks, in constant memory.
+
+    Attributes:
+        info: what the header says.
+
+    Raises:
+        AudioError: on construction, if the file is not readable or holds no frames.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = path
+        self._file = _open(path)
+        try:
+            self.info = _info(path, self._file)
+        except AudioError:
+            self._file.close()
+            raise
+
+    def blocks(self, block_frames: int) -> Iterator[np.ndarray]:
+        """Yield the whole file once: (channels, n) float32, n = `block_frames` but for the last.
+
+        Raises:
+            AudioError: the file ends early, or NaN or Inf among the samples.
+        """
+        for start in range(0, self.info.num_frames, block_frames):
+            wanted = min(block_frames, self.info.num_frames - start)
+            block = _read_exactly(self._path, self._file, start, wanted)
+            check_finite(self._path, block, start)
+            yield block
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+
+def _open(path: str | Path) -> soundfile.SoundFile:
+    try:
+        with open(path, "rb") as raw:  # also because soundfile would hide the system's reason
+            missing = missing_bytes(raw)
+        if missing:
+            raise AudioError(
+                f"{printable(path)} is truncated: its last {missing} bytes are missing"
+            )
+        return soundfile.SoundFile(os.fsencode(path))  # bytes: names need not be UTF-8
+    except OSError as error:
+        raise AudioError(f"{printable(path)}: {error.strerror}") from error
+    except soundfile.LibsndfileError as error:
+        raise AudioError(
+            f"{printable(path)} cannot be opened as audio: {error.error_string}"
+        ) from error
+
+
+def _info(path: str | Path, file: soundfile.SoundFile) -> AudioInfo:
+    if file.frames <= 0:
+        raise AudioError(f"{printable(path)} holds no audio frames")
+    if file.frames == _UNKNOWN_FRAMES:
+        raise AudioError(f"{printable(path)}: its header does not give its length; re-encode it")
+    return AudioInfo(file.samplerate, file.frames, file.channels, file.format, file.subtype)
+
+
+def _seek(path: str | Path, file: soundfile.SoundFile, start: int) -> None:
+    try:
+        if file.seekable():
+            file.seek(start)
+            return
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"{printable(path)} is damaged before frame {start}: {error}") from error
+    for skipped in range(0, start, _BLOCK_FRAMES):  # GSM in WAV, for one
+        _read_exactly(path, file, skipped, min(_BLOCK_FRAMES, start - skipped))
+
+
+def _read_exactly(
+    path: str | Path, file: soundfile.SoundFile, start: int, num_frames: int
+) -> np.ndarray:
+    try:
+        block = file.read(num_frames, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"{printable(path)} is damaged after frame {start}: {error}") from error
+    if len(block) < num_frames:
+        raise AudioError(
+            f"{printable(path)} is truncated: its header says {file.frames} frames, "
+            f"it ends after {start + len(block)}"
+        )
+    return np.ascontiguousarray(block.T)
+
+
+def check_finite(path: str | Path, block: np.ndarray, start: int) -> None:
+    """Refuse a block (channels, n) with NaN or Inf; `start` is its place in the file.
+
+    Raises:
+        AudioError: naming the first such frame.
+    """
+    if not np.isfinite(block).all():
+        frame = start + int(np.flatnonzero(~np.isfinite(block).all(axis=0))[0])
+        raise AudioError(f"{printable(path)} holds NaN or Inf at frame {frame}")
