@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import yaml
 
 from open_miipher.config import CONFIG_DIR, compose_run
-from open_miipher.distributed import says, start
+from open_miipher.distributed import contact, says, start
 from open_miipher.errors import UserError, exit_on_user_error
 from open_miipher.training import Run, prepare
 
@@ -39,10 +39,10 @@ def main() -> int:
     if arguments.cfg:
         print(yaml.safe_dump(run.plain, sort_keys=False, allow_unicode=True), end="")
         return 0
-    world = start(run.trainer.device, run.trainer.timeout_minutes)
-    trainer = prepare(run, world)
-    trainer.run()
-    world.close()
+    with contact():
+        world = start(run.trainer.device, run.trainer.timeout_minutes)
+        prepare(run, world).run()
+        world.close()
     return 0
 
 

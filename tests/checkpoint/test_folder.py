@@ -95,7 +95,7 @@ def test_damage_is_named(tmp_path, damage):
         file.unlink()
     else:
         file.write_bytes(data[:-5] if damage == "truncate" else data[:-1] + b"\xff")
-    with pytest.raises(UserError, match="generator.safetensors"):
+    with pytest.raises(UserError, match=r"generator\.safetensors"):
         Checkpoint.open(folder).weights("generator")
 
 

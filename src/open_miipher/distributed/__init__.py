@@ -3,6 +3,15 @@
 from open_miipher.distributed.lock import hold
 from open_miipher.distributed.process import die_with_parent, ignore_stop_signals
 from open_miipher.distributed.stop import StopSignal
-from open_miipher.distributed.world import World, says, start
+from open_miipher.distributed.world import World, contact, says, start
 
-__all__ = ["StopSignal", "World", "die_with_parent", "hold", "ignore_stop_signals", "says", "start"]
+__all__ = [
+    "StopSignal",
+    "World",
+    "contact",
+    "die_with_parent",
+    "hold",
+    "ignore_stop_signals",
+    "says",
+    "start",
+]

@@ -1,8 +1,9 @@
 """The ranks of a run and what they say to each other."""
 
+import contextlib
 import datetime
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -161,6 +162,25 @@ def _device(device: str | None, local_rank: int) -> torch.device:
         )
     torch.cuda.set_device(chosen)
     return chosen
+
+
+@contextlib.contextmanager
+def contact() -> Iterator[None]:
+    """Turn the collectives' complaint about a rank that is gone into one sentence.
+
+    Raises:
+        UserError: another rank ended, or did not answer in time.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # gloo raises plain RuntimeErrors, NCCL a subclass
+        if "gloo" not in str(error).lower() and not isinstance(error, dist.DistError):
+            raise
+        first = str(error).splitlines()[0]
+        raise UserError(
+            f"rank {_place()[0]} lost contact with the other ranks, so it stops; see what the "
+            f"first one to fail says, then resume from the newest checkpoint ({first})"
+        ) from error
 
 
 def says(error: UserError) -> bool:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,7 @@ def prepare(run: Run, world: World) -> Trainer:
     output_dir = Path(run.plain["trainer"]["output_dir"])
     lock = world.agree(lambda: _own(output_dir) if world.is_main else None)
     console = Console(output_dir / "train.log" if world.is_main else None)
-    train_data, test_data = world.agree(
-        lambda: (
-            build_train_data(run.data, run.trainer.seed),
-            build_test_data(run.data, run.trainer.seed),
-        )
-    )
+    train_data, test_data = world.agree(lambda: _data(run, console))
     state = world.agree(lambda: _state(run, world, train_data, console))
     config = run.trainer
     loggers = (
@@ -70,7 +66,7 @@ def prepare(run: Run, world: World) -> Trainer:
         run.optimizers,
         state,
         batches,
-        lambda rank, num_ranks: validation_batches(test_data, rank, num_ranks),
+        None if test_data is None else partial(validation_batches, test_data),
         world,
         output_dir,
         loggers,
@@ -95,6 +91,14 @@ def _fill(run: Run, started: str) -> Run:
     return dataclasses.replace(
         run, model=model, plain={**plain, "model": model, "trainer": trainer}
     )
+
+
+def _data(run: Run, console: Console) -> tuple[DegradedSpeechDataset, DegradedSpeechDataset | None]:
+    train_data = build_train_data(run.data, run.trainer.seed)
+    if run.data.test.dir_list:
+        return train_data, build_test_data(run.data, run.trainer.seed)
+    console.line("data.test.dir_list is empty: no validation, no samples, no best checkpoint")
+    return train_data, None
 
 
 def _own(output_dir: Path) -> Any:

@@ -1,6 +1,7 @@
 """The loop: it repeats a recipe on every rank, and survives."""
 
 import contextlib
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -40,7 +41,8 @@ class Trainer:
         state: everything that a checkpoint holds, the recipe with it; already restored if the run
             is resumed.
         batches: this rank's micro batches, endless, from the state's position on.
-        clips: gives the share that a rank of so many has of the fixed validation clips, numbered.
+        clips: gives the share that a rank of so many has of the fixed validation clips; None:
+            there are none.
         world: the ranks.
         output_dir: the run's.
         loggers: curves and samples; none but on rank 0.
@@ -54,7 +56,7 @@ class Trainer:
         optimizers: Mapping[str, OptimizerConfig],
         state: TrainingState,
         batches: Iterator[Batch],
-        clips: Callable[[int, int], Iterator[tuple[int, Batch]]],
+        clips: Callable[[int, int], Iterator[Batch]] | None,
         world: World,
         output_dir: Path,
         loggers: list[Logger],
@@ -175,10 +177,12 @@ class Trainer:
     def validate(self) -> None:
         """Score the fixed clips with the averaged weights, on all ranks; keep the best."""
         recipe = self.recipe
+        if self.clips is None:
+            return
         with self._evaluating():
             scores = {}
-            for number, clip in self.clips(self.world.rank, self.world.size):
-                moved = clip.to(self.world.device)
+            for clip in self.clips(self.world.rank, self.world.size):
+                number, moved = int(clip.positions[0]), clip.to(self.world.device)
                 first = next(recipe.passes(moved, recipe.trained))
                 losses = {name: float(v) for name, v in _named(first, recipe.main).items()}
                 scores[number] = {**losses, **recipe.validate(moved)}
@@ -192,16 +196,15 @@ class Trainer:
 
     def sample(self) -> None:
         """Let rank 0 make the first clips' audio with the averaged weights."""
-        if not self.world.is_main:
+        if not self.world.is_main or self.clips is None:
             return
         with self._evaluating():
-            for number, clip in self.clips(0, 1):
-                if number >= self.config.num_samples:
-                    break
+            for clip in itertools.islice(self.clips(0, 1), self.config.num_samples):
                 waveforms = self.recipe.samples(clip.to(self.world.device))
                 audio = {name: w.float().cpu().numpy() for name, w in waveforms.items()}
+                name = f"clip-{int(clip.positions[0]):02d}"
                 for logger in self.loggers if audio else []:
-                    logger.clip(self.state.step, f"clip-{number:02d}", audio)
+                    logger.clip(self.state.step, name, audio)
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint on rank 0 while the others wait; once a step."""

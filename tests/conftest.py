@@ -1,0 +1,106 @@
+"""Audio and commands that many tests share."""
+
+import os
+import subprocess
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write_wav(path: Path, waveform: np.ndarray, sample_rate: int) -> None:
+    """Write (samples,) as 16-bit wav, with nothing of ours."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes((np.clip(waveform, -1, 1) * 32767).astype("<i2").tobytes())
+
+
+def voice(seed: int, seconds: float, sample_rate: int = 24000) -> np.ndarray:
+    """A voice-like signal: gliding harmonics in syllables with pauses between them."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(round(seconds * sample_rate)) / sample_rate
+    pitch = rng.uniform(90, 220) * (1 + 0.1 * np.sin(2 * np.pi * rng.uniform(0.5, 2) * t))
+    phase = 2 * np.pi * np.cumsum(pitch) / sample_rate
+    tone = sum(np.sin(k * phase) / k for k in range(1, 25))
+    syllables = np.clip(np.sin(2 * np.pi * rng.uniform(2, 4) * t + rng.uniform(0, 6)), 0, 1)
+    return (0.15 * tone * syllables).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def speech_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven short voice-like files of two rates, indexed."""
+    from open_miipher.index import Entry, write_index
+
+    root = tmp_path_factory.mktemp("speech")
+    entries = []
+    for number in range(7):
+        rate = (24000, 16000)[number % 2]
+        waveform = voice(number, 0.6 + 0.2 * number, rate)
+        write_wav(root / f"{number}.wav", waveform, rate)
+        entries.append(Entry(f"{number}.wav", rate, len(waveform), 1, {}))
+    write_index(root, entries)
+    return root
+
+
+@pytest.fixture(scope="session")
+def torchrun():
+    """Return a function that starts a script of the repository under torchrun."""
+
+    def start(script: str, *arguments: str, ranks: int = 1, **options) -> subprocess.Popen:
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc_per_node", str(ranks), str(ROOT / script), *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            **options,
+        )
+
+    return start
+
+
+TINY_VOCODER: list[str] = []  # overrides that make the demo's vocoder tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_stages(speech_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Override lists of the three stages at a size for tests; stages 1 and 2 exist for stage 3."""
+    from open_miipher.config import compose_run
+    from open_miipher.distributed import start
+    from open_miipher.training import prepare
+
+    common = [
+        f"data.train.dir_list=[{speech_dir}]",
+        f"data.test.dir_list=[{speech_dir}]",
+        "data.crop_seconds=0.4",
+        "data.test.num_clips=3",
+        "data.test.clip_seconds=0.5",
+        "trainer.batch_size=4",
+        "trainer.num_workers=0",
+        "trainer.sample_every=0",
+        "trainer.device=cpu",
+    ]
+    cleaner = ["model=demo_feature_cleaner", "model.cleaner.num_blocks=1", *common]
+    pretrain = ["model=demo_wavefit_pretrain", "model.segment_seconds=0.2", *TINY_VOCODER, *common]
+    root = tmp_path_factory.mktemp("stages")
+    for name, overrides in (("stage1", cleaner), ("stage2", pretrain)):
+        end = [f"trainer.output_dir={root / name}", "trainer.max_steps=1"]
+        prepare(compose_run([*overrides, *end]), start("cpu")).run()
+    finetune = [
+        "model=demo_wavefit_finetune",
+        "model.segment_seconds=0.2",
+        f"model.cleaner_ckpt_dir={root / 'stage1'}",
+        f"model.vocoder_ckpt_dir={root / 'stage2'}",
+        *common,
+    ]
+    return {"cleaner": cleaner, "pretrain": pretrain, "finetune": finetune}

@@ -1,0 +1,203 @@
+"""Killed at any instant and resumed, a run equals an unbroken one; nobody is left behind."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from open_miipher.checkpoint import Checkpoint
+
+pytestmark = pytest.mark.dist
+
+STEPS = 12
+
+
+def processes_of(directory: Path) -> list[int]:
+    """Every process, of whatever session, that was started with this directory."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                command = (entry / "cmdline").read_bytes()
+                state = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if str(directory).encode() in command and state != "Z":
+                found.append(int(entry.name))
+    return found
+
+
+def workers_of(process: subprocess.Popen) -> list[int]:
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
+    return [int(pid) for pid in children.split()]
+
+
+def last_step(directory: Path) -> int:
+    file = directory / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def wait_until(condition, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.005)
+
+
+def finish(process: subprocess.Popen) -> None:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+
+
+def losses_of(directory: Path) -> list[dict]:
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
+
+
+def assert_equal_runs(resumed: Path, unbroken: Path, tolerance: float) -> None:
+    """Compare the losses, weights, averages and optimisers of two runs' ends."""
+    ours, theirs = losses_of(resumed), losses_of(unbroken)
+    assert [(r["step"], r["split"]) for r in ours] == [(r["step"], r["split"]) for r in theirs]
+    for own, other in zip(ours, theirs, strict=True):
+        for name, value in own.items():
+            if tolerance == 0 or isinstance(value, str):
+                assert value == other[name], (own["step"], name)
+            else:
+                assert value == pytest.approx(other[name], rel=1e-3, abs=1e-4), (own["step"], name)
+    a, b = Checkpoint.open(resumed), Checkpoint.open(unbroken)
+    assert a.state["step"] == b.state["step"] == STEPS
+    for name in a.names:
+        for ema in (False, True) if a.has_ema(name) else (False,):
+            ours, theirs = a.weights(name, ema), b.weights(name, ema)
+            assert ours.keys() == theirs.keys()
+            for key in ours:
+                error = (ours[key] - theirs[key]).abs().max().item()
+                assert error <= tolerance, f"{name} {key} differs by {error:.2e}"
+    if tolerance == 0:
+        assert_same_tree(a.training_state(), b.training_state())
+
+
+def assert_same_tree(a, b) -> None:
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same_tree(a[key], b[key])
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, list):
+        for x, y in zip(a, b, strict=True):
+            assert_same_tree(x, y)
+    else:
+        assert a == b
+
+
+def settings(tiny_stages, recipe: str, directory: Path, *more: str) -> list[str]:
+    return [
+        *tiny_stages[recipe],
+        f"trainer.output_dir={directory}",
+        f"trainer.max_steps={STEPS}",
+        "trainer.log_every=1",
+        "trainer.save_every=2",
+        "trainer.validate_every=4",
+        *more,
+    ]
+
+
+def kill(process: subprocess.Popen, victim: str) -> None:
+    """SIGKILL torchrun alone, one worker alone, or all."""
+    workers = workers_of(process)
+    targets = {"torchrun": [process.pid], "worker": workers[-1:], "all": [process.pid, *workers]}
+    for pid in targets[victim]:
+        os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=120)
+
+
+def run_killed_once(torchrun, overrides, directory: Path, ranks: int, victim: str, when) -> None:
+    """Train, kill when `when()` says so, and see that nobody goes on."""
+    process = torchrun("src/train.py", *overrides, ranks=ranks)
+    wait_until(lambda: when() or process.poll() is not None)
+    assert process.poll() is None, process.communicate()[0]
+    kill(process, victim)
+    wait_until(lambda: not processes_of(directory), seconds=40)
+    size = (directory / "metrics.jsonl").stat().st_size
+    time.sleep(0.3)
+    assert (directory / "metrics.jsonl").stat().st_size == size
+    assert last_step(directory) < STEPS
+
+
+def check_killed_run_equals_unbroken(torchrun, tiny_stages, tmp_path, ranks, victim, when) -> None:
+    broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
+    overrides = settings(tiny_stages, "pretrain", broken)
+    run_killed_once(torchrun, overrides, broken, ranks, victim, lambda: when(broken))
+    finish(torchrun("src/train.py", f"trainer.ckpt_dir={broken}", ranks=ranks))
+    finish(torchrun("src/train.py", *settings(tiny_stages, "pretrain", unbroken), ranks=ranks))
+    assert_equal_runs(broken, unbroken, tolerance=0.0)
+
+
+def test_two_ranks_resume_bit_for_bit_after_torchrun_was_killed(torchrun, tiny_stages, tmp_path):
+    check_killed_run_equals_unbroken(
+        torchrun, tiny_stages, tmp_path, 2, "torchrun", lambda run: last_step(run) >= 5
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("victim", ["torchrun", "worker", "all"])
+def test_killed_at_a_random_instant(torchrun, tiny_stages, tmp_path, ranks, victim):
+    step, pause = random.randint(2, 9), random.random() * 0.2
+    print(f"killed {pause:.3f} s after step {step}")
+
+    def when(run: Path) -> bool:
+        if last_step(run) < step:
+            return False
+        time.sleep(pause)
+        return True
+
+    check_killed_run_equals_unbroken(torchrun, tiny_stages, tmp_path, ranks, victim, when)
+
+
+@pytest.mark.slow
+def test_killed_while_a_checkpoint_is_written(torchrun, tiny_stages, tmp_path):
+    def when(run: Path) -> bool:
+        return last_step(run) >= 3 and any((run / "ckpt").glob(".step-*.tmp"))
+
+    check_killed_run_equals_unbroken(torchrun, tiny_stages, tmp_path, 2, "all", when)
+
+
+@pytest.mark.slow
+def test_other_ranks_and_workers_draw_the_same_samples(torchrun, tiny_stages, tmp_path):
+    """4 samples a step: half the run with 2 ranks, the rest with 1, 4 or other workers."""
+    unbroken = tmp_path / "unbroken"
+    finish(torchrun("src/train.py", *settings(tiny_stages, "pretrain", unbroken)))
+    for ranks, workers in ((1, 1), (4, 0), (2, 2)):
+        mixed = tmp_path / f"mixed-{ranks}-{workers}"
+        half = settings(tiny_stages, "pretrain", mixed, f"trainer.max_steps={STEPS // 2}")
+        half.remove(f"trainer.max_steps={STEPS}")
+        finish(torchrun("src/train.py", *half, ranks=2))
+        more = [f"trainer.max_steps={STEPS}", f"trainer.num_workers={workers}"]
+        finish(torchrun("src/train.py", f"trainer.ckpt_dir={mixed}", *more, ranks=ranks))
+        assert_equal_runs(mixed, unbroken, tolerance=1e-5)
+
+
+def test_sigterm_saves_on_every_rank_and_the_run_goes_on(torchrun, tiny_stages, tmp_path):
+    run = tmp_path / "run"
+    more = ["trainer.save_every=1000", "trainer.max_steps=100000"]
+    overrides = [o for o in settings(tiny_stages, "cleaner", run) if "max_steps" not in o]
+    process = torchrun("src/train.py", *overrides, *more, ranks=2)
+    wait_until(lambda: last_step(run) >= 3)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert "stopped by a signal" in output
+    saved = Checkpoint.open(run).state["step"]
+    assert saved >= 3
+    assert last_step(run) == saved
+    finish(torchrun("src/train.py", f"trainer.ckpt_dir={run}", f"trainer.max_steps={saved + 2}"))
+    steps = [row["step"] for row in losses_of(run) if row["split"] == "train"]
+    assert steps == list(range(1, saved + 3))

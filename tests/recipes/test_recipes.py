@@ -1,0 +1,81 @@
+"""The passes of a step, for every recipe at a small size."""
+
+import pytest
+import torch
+
+from open_miipher.config import compose_run
+from open_miipher.data import Batch
+from open_miipher.recipes import RECIPES, fill_parts
+from open_miipher.training.setup import build_recipe
+
+
+def batch(size: int = 2, samples: int = 9600) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    clean = 0.1 * torch.randn(size, samples, generator=generator)
+    lengths = torch.tensor([samples, samples // 2][:size])
+    clean = clean * (torch.arange(samples) < lengths[:, None])
+    damaged = clean + 0.01 * torch.randn(size, samples, generator=generator)
+    return Batch(clean, damaged, lengths, torch.arange(size), ["a", "b"][:size], [])
+
+
+@pytest.fixture(params=["cleaner", "pretrain", "finetune"])
+def recipe(request, tiny_stages):
+    from open_miipher.checkpoint import Checkpoint
+
+    run = compose_run(tiny_stages[request.param])
+    keys = ("cleaner_ckpt_dir", "vocoder_ckpt_dir")
+    sources = [Checkpoint.open(run.model[key]) for key in keys if run.model.get(key)]
+    return build_recipe(fill_parts(run.model, sources), 24000, 0)
+
+
+def test_every_recipe_has_a_stage():
+    assert set(RECIPES) == {"feature_cleaner", "adversarial_vocoder"}
+
+
+def test_each_pass_reaches_its_network_alone(recipe):
+    for item in recipe.passes(batch(), recipe.trained):
+        for network in recipe.trained.values():
+            network.zero_grad(set_to_none=True)
+        item.loss.backward()
+        for name, network in recipe.trained.items():
+            gradients = [p.grad for p in network.parameters() if p.requires_grad]
+            if name == item.network:
+                assert all(g is not None and g.isfinite().all() for g in gradients)
+            else:
+                assert all(g is None for g in gradients), f"{item.network} leaks into {name}"
+        for network in recipe.frozen.values():
+            assert all(p.grad is None for p in network.parameters())
+
+
+def test_losses_are_means_over_samples(recipe):
+    both = [item.losses for item in recipe.passes(batch(), recipe.trained)]
+    whole = batch()
+    for number, losses in enumerate(both):
+        singles = []
+        for i in range(2):
+            one = Batch(
+                whole.clean[i : i + 1], whole.damaged[i : i + 1], whole.lengths[i : i + 1],
+                whole.positions[i : i + 1], ["x"], [],
+            )  # fmt: skip
+            singles.append(list(recipe.passes(one, recipe.trained))[number].losses)
+        for name, value in losses.items():
+            mean = sum(single[name] for single in singles) / 2
+            assert value.item() == pytest.approx(mean.item(), rel=1e-4, abs=1e-6), name
+
+
+def test_scores_and_samples_of_a_clip(recipe):
+    clip = batch(size=1)
+    scores = recipe.validate(clip)
+    assert scores[recipe.score] > 0
+    for waveform in recipe.samples(clip).values():
+        assert waveform.shape == (9600,)
+        assert waveform.isfinite().all()
+
+
+def test_weights_go_round(recipe):
+    for name in (*recipe.trained, *recipe.frozen):
+        state = {k: v.clone() for k, v in recipe.state_dict_of(name).items()}
+        assert state
+        recipe.load(name, {k: v + 1 for k, v in state.items()})
+        for key, value in recipe.state_dict_of(name).items():
+            assert torch.equal(value, state[key] + 1)

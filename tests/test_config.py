@@ -1,0 +1,130 @@
+import shutil
+
+import pytest
+import yaml
+
+from open_miipher import config
+from open_miipher.checkpoint import Content, write_checkpoint
+from open_miipher.config import CONFIG_DIR, compose_plain, compose_run, merge_overrides
+from open_miipher.errors import UserError
+
+MODELS = sorted(path.stem for path in (CONFIG_DIR / "model").glob("*.yaml"))
+
+
+def save(tmp_path, overrides, **changes):
+    """Leave a checkpoint of a run composed with these overrides."""
+    run = compose_run(overrides)
+    plain = yaml.safe_load(yaml.safe_dump(run.plain))
+    for key, value in changes.items():
+        node = plain
+        *parents, last = key.split("__")
+        for name in parents:
+            node = node[name]
+        node[last] = value
+    state = {"step": 1, "overrides": run.overrides}
+    return write_checkpoint(tmp_path / "ckpt", Content(plain, state, {}))
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_model_composes_and_checks(model):
+    run = compose_run([f"model={model}"])
+    assert run.name == model
+    assert run.plain["model"]["recipe"] in ("feature_cleaner", "adversarial_vocoder")
+    assert all(0 < o.lr < 1 for o in run.optimizers.values())
+
+
+def test_groups_inside_a_model_can_be_chosen():
+    run = compose_run(["model=miipher2_feature_cleaner", "encoder@model.encoder=wavlm_large"])
+    assert "wavlm" in run.model["encoder"]["source"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model=nothing", "Could not find 'model/nothing'"),
+        ("trainer.max_step=3", "trainer.max_step"),
+        ("trainer.max_steps=many", r"trainer\.max_steps='many'.*whole number"),
+        ("trainer.amp=bf8", r"trainer\.amp='bf8'.*bf16, fp16, no"),
+        ("data.crop=3", "data.crop"),
+        ("optimizer.cleaner.lr=fast", r"optimizer\.cleaner\.lr='fast'"),
+        ("trainer.seed", "not an override"),
+    ],
+)
+def test_a_wrong_override_is_named(override, words):
+    base = [] if override.startswith("model=") else ["model=demo_feature_cleaner"]
+    with pytest.raises(UserError, match=words):
+        compose_run([*base, override])
+
+
+def test_no_model_lists_the_models():
+    with pytest.raises(UserError, match="demo_feature_cleaner"):
+        compose_run([])
+
+
+def test_amp_no_is_text():
+    assert compose_run(["model=demo_feature_cleaner", "trainer.amp=no"]).trainer.amp == "no"
+
+
+def test_new_overrides_replace_saved_ones():
+    saved = ["model=a", "+x.y=1", "trainer.seed=1", "encoder@model.encoder=b"]
+    new = ["trainer.seed=2", "encoder@model.encoder=c"]
+    assert merge_overrides(saved, new) == ["model=a", "+x.y=1", *new]
+
+
+def test_resume_composes_saved_and_new(tmp_path):
+    folder = save(
+        tmp_path,
+        ["model=demo_feature_cleaner", "trainer.seed=5", "trainer.init_from=elsewhere"],
+        trainer__output_dir="where/it/was",
+    )
+    run = compose_run([f"trainer.ckpt_dir={folder}", "optimizer.cleaner.lr=0.5"])
+    assert run.trainer.seed == 5
+    assert run.optimizers["cleaner"].lr == 0.5
+    assert run.trainer.output_dir == "where/it/was"
+    assert run.trainer.init_from is None
+    assert run.resumed.path == folder.resolve()
+    assert run.overrides == [
+        "model=demo_feature_cleaner", "trainer.seed=5", "optimizer.cleaner.lr=0.5"
+    ]  # fmt: skip
+
+
+def test_resume_with_a_group_override(tmp_path):
+    """One public code replaced the model by a string here."""
+    folder = save(tmp_path, ["model=demo_feature_cleaner"])
+    new = [f"trainer.ckpt_dir={folder}", "optimizer@optimizer.cleaner=adamw", "data=default"]
+    run = compose_run(new)
+    assert isinstance(run.model["encoder"], dict)
+    assert run.model["recipe"] == "feature_cleaner"
+
+
+def test_parts_filled_at_the_start_stay_filled(tmp_path):
+    folder = save(
+        tmp_path,
+        ["model=demo_wavefit_finetune", "model.cleaner_ckpt_dir=gone"],
+        model__encoder={"name": "log_mel"},
+    )
+    run = compose_run([f"trainer.ckpt_dir={folder}"])
+    assert run.model["encoder"] == {"name": "log_mel"}
+
+
+def test_files_that_changed_under_a_run_are_named(tmp_path, monkeypatch):
+    folder = save(tmp_path, ["model=demo_feature_cleaner", "trainer.seed=5"])
+    changed = tmp_path / "config"
+    shutil.copytree(CONFIG_DIR, changed)
+    file = changed / "trainer" / "default.yaml"
+    file.write_text(file.read_text().replace("max_grad_norm: 1.0", "max_grad_norm: 2.0"))
+    monkeypatch.setattr(config, "CONFIG_DIR", changed)
+    with pytest.raises(UserError, match=r"trainer\.max_grad_norm differ"):
+        compose_run([f"trainer.ckpt_dir={folder}"])
+    run = compose_run([f"trainer.ckpt_dir={folder}", "trainer.max_grad_norm=3.0"])
+    assert run.trainer.max_grad_norm == 3.0
+
+
+def test_code_by_name_is_refused():
+    overrides = ["model=demo_feature_cleaner", "+trainer._target_=os.system"]
+    with pytest.raises(UserError, match="_target_"):
+        compose_run(overrides)
+
+
+def test_plain_data_only():
+    yaml.safe_dump(compose_plain(["model=miipher2_wavefit_pretrain"]))
