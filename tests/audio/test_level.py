@@ -1,0 +1,126 @@
+"""Levels put back after a vocoder that gives everything the same peak."""
+
+import math
+
+import numpy as np
+import pytest
+
+from open_miipher.audio.level import (
+    GainTrack,
+    active_frames,
+    fit_gain,
+    frame_power,
+    own_level_gain,
+)
+
+RNG = np.random.default_rng(0)
+HOP = 300
+
+
+def speech_like(seconds: float, level: float) -> np.ndarray:
+    """Half-second bursts of a tone with quarter-second pauses, at 24 kHz: (1, samples)."""
+    t = np.arange(int(seconds * 24000) // HOP * HOP) / 24000
+    return (level * np.sin(2 * np.pi * 220 * t) * (t % 0.75 < 0.5))[None].astype(np.float32)
+
+
+def noise(seconds: float, level: float) -> np.ndarray:
+    samples = int(seconds * 24000) // HOP * HOP
+    return (level * RNG.standard_normal((1, samples))).astype(np.float32)
+
+
+def power(waveform: np.ndarray) -> np.ndarray:
+    return frame_power(waveform, HOP)[0]
+
+
+def decibels(ratio: float) -> float:
+    return 20 * math.log10(ratio)
+
+
+def test_frame_power_is_the_mean_square_of_each_channel() -> None:
+    waveform = np.array([[1, 1, 3, 3], [0, 2, 0, 0]], dtype=np.float32)
+    np.testing.assert_allclose(frame_power(waveform, 2), [[1, 9], [2, 0]])
+
+
+@pytest.mark.parametrize("level", [0.9, 0.1, 0.003])
+@pytest.mark.parametrize("snr", [math.inf, 20, 10])
+def test_the_gain_restores_the_speech_level_within_a_decibel(level: float, snr: float) -> None:
+    clean = speech_like(6, level)
+    rms = level / math.sqrt(2)
+    noisy = clean + noise(6, rms * 10 ** (-snr / 20))
+    restored = clean * (0.9 / level)  # as a vocoder of fixed peak gives it
+    gain = fit_gain(power(noisy), power(restored))
+    assert gain is not None
+    assert abs(decibels(gain * 0.9 / level)) < 1
+
+
+def test_speech_is_active_and_pauses_are_not() -> None:
+    clean = speech_like(6, 0.3)
+    active = active_frames(power(clean + noise(6, 0.003)))
+    talking = power(clean) > 0.25 * power(clean).max()
+    assert (active == talking).mean() > 0.97
+
+
+@pytest.mark.parametrize(
+    "steady",
+    [
+        noise(6, 0.1),
+        0.3 * np.sin(np.arange(24000 * 6) * 0.1)[None],
+        np.zeros((1, 24000)),
+    ],
+    ids=["noise", "tone", "silence"],
+)
+def test_steady_sound_and_silence_hold_no_speech(steady: np.ndarray) -> None:
+    assert not active_frames(power(steady)).any()
+    assert fit_gain(power(steady), power(noise(6, 0.9)[:, : steady.shape[1]])) is None
+
+
+def test_nothing_to_scale_has_no_gain() -> None:
+    assert fit_gain(power(speech_like(3, 0.5)), np.zeros(len(power(speech_like(3, 0.5))))) is None
+    assert own_level_gain(np.ones(3), np.zeros(3)) == 1.0
+
+
+def test_the_limit_is_the_inputs_own_level() -> None:
+    gain = own_level_gain(power(noise(4, 0.02)), power(noise(4, 0.5)))
+    assert abs(decibels(gain * 0.5 / 0.02)) < 0.1
+
+
+def decide(look_ahead: int, gains: list[float | None], limit: float = 1e9) -> list[float]:
+    track = GainTrack(look_ahead)
+    decided = [g for gain in gains for g in track.push(gain, limit)]
+    return decided + track.finish()
+
+
+def test_a_pause_lies_on_the_line_between_its_neighbours() -> None:
+    assert decide(4, [1.0, None, None, 0.001]) == pytest.approx([1.0, 0.1, 0.01, 0.001])
+
+
+def test_at_the_ends_the_nearest_gain_is_taken() -> None:
+    assert decide(4, [None, None, 0.5, None]) == pytest.approx([0.5] * 4)
+
+
+def test_without_any_speech_the_limit_is_the_gain() -> None:
+    assert decide(4, [None, None], limit=0.3) == [0.3, 0.3]
+
+
+def test_a_pause_is_never_louder_than_its_limit() -> None:
+    assert decide(4, [1.0, None, 1.0], limit=0.2) == pytest.approx([1.0, 0.2, 1.0])
+
+
+def test_gains_of_speech_are_not_limited_nor_mixed() -> None:
+    assert decide(4, [1.0, 7.0, 0.1], limit=0.0) == [1.0, 7.0, 0.1]
+
+
+def test_a_long_pause_waits_no_longer_than_the_look_ahead() -> None:
+    track = GainTrack(2)
+    assert track.push(0.5, 1.0) == [0.5]
+    answers = [track.push(None, 1.0) for _ in range(5)]
+    assert [len(a) for a in answers] == [0, 0, 1, 1, 1]
+    assert [g for a in answers for g in a] == [0.5, 0.5, 0.5]
+    assert track.push(4.0, 1.0) == pytest.approx([1.0, 1.0, 4.0])  # limited: 1 and 2 on the line
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_every_chunk_gets_exactly_one_gain(count: int) -> None:
+    for pattern in range(2**count):
+        gains = [0.5 if pattern >> k & 1 else None for k in range(count)]
+        assert len(decide(2, gains)) == count
