@@ -3,5 +3,14 @@
 from open_miipher.training.config import EmaConfig, LoggerConfig, Run, TrainerConfig
 from open_miipher.training.optimization import OptimizerConfig
 from open_miipher.training.setup import prepare
+from open_miipher.training.trainer import Trainer
 
-__all__ = ["EmaConfig", "LoggerConfig", "OptimizerConfig", "Run", "TrainerConfig", "prepare"]
+__all__ = [
+    "EmaConfig",
+    "LoggerConfig",
+    "OptimizerConfig",
+    "Run",
+    "Trainer",
+    "TrainerConfig",
+    "prepare",
+]

@@ -1,0 +1,189 @@
+"""How fast a recipe trains: steps/s, real-time factor, memory, and where the time goes.
+
+    python benchmarks/train.py --model demo_wavefit_pretrain
+    torchrun --standalone --nproc_per_node 8 benchmarks/train.py --model miipher2_feature_cleaner \
+        model.encoder.source=/models/gemma-4-E2B-it trainer.batch_size=64
+
+Weights are fresh, audio is generated; any override of `src/train.py` may follow. A stage that
+takes earlier ones gets fresh ones made for it.
+"""
+
+import argparse
+import contextlib
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from open_miipher.audio.io import AudioWriter
+from open_miipher.config import compose_run
+from open_miipher.distributed import World, says, start
+from open_miipher.errors import exit_on_user_error
+from open_miipher.index import scan, write_index
+from open_miipher.training import Trainer, prepare
+
+_SAMPLE_RATE = 24000
+_QUIET = ["trainer.logger.kind=none", "trainer.log_every=1000000", "data.test.dir_list=[]"]
+
+
+def main() -> int:
+    """Measure one model."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", required=True, help="a name under config/model")
+    parser.add_argument("--steps", type=int, default=10, help="measured steps")
+    parser.add_argument("--warmup", type=int, default=3, help="steps before them")
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU if there is one")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("overrides", nargs="*", help="as for src/train.py")
+    arguments = parser.parse_intermixed_args()
+    world = start(arguments.device)
+    with tempfile.TemporaryDirectory() as folder:
+        shared = Path(world.broadcast(folder))
+        if world.is_main:
+            make_speech(shared / "speech")
+        world.barrier()
+        common = [f"data.train.dir_list=[{shared / 'speech'}]", *_QUIET, *arguments.overrides]
+        if arguments.device:
+            common.append(f"trainer.device={arguments.device}")
+        common += earlier_stages(arguments.model, common, shared, world)
+        output_dir = f"trainer.output_dir={shared / 'run'}"
+        run = compose_run([f"model={arguments.model}", output_dir, *common])
+        figures = measure(prepare(run, world), arguments.warmup, arguments.steps)
+        audio_seconds = run.trainer.batch_size * run.data.crop_seconds
+        figures["audio_x_real_time"] = audio_seconds * figures["steps_per_second"]
+        if world.is_main:
+            report(arguments.model, figures)
+            if arguments.json:
+                arguments.json.write_text(json.dumps(figures, indent=2))
+        world.barrier()
+        world.close()
+    return 0
+
+
+def make_speech(directory: Path, num_files: int = 16, seconds: float = 12.0) -> None:
+    """Write voice-like FLAC files (modulated harmonics over noise) and their index."""
+    directory.mkdir(parents=True)
+    t = np.arange(round(seconds * _SAMPLE_RATE)) / _SAMPLE_RATE
+    for number in range(num_files):
+        rng = np.random.default_rng(number)
+        phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(4.4 * t + number)) / _SAMPLE_RATE
+        voice = sum(np.sin(k * phase) / k for k in range(1, 20)) * np.clip(np.sin(19 * t), 0, 1)
+        waveform = 0.1 * voice + 0.002 * rng.standard_normal(len(t))
+        with AudioWriter(directory / f"{number}.flac", _SAMPLE_RATE, 1, format="flac") as writer:
+            writer.write(waveform.astype(np.float32)[None])
+    write_index(directory, scan(directory, ("flac",), num_workers=1, progress=False).entries)
+
+
+def earlier_stages(model: str, common: list[str], folder: Path, world: World) -> list[str]:
+    """Make fresh stages 1 and 2 for a fine-tuning model; return the overrides that name them."""
+    if not model.endswith("_wavefit_finetune"):
+        return []
+    family = model.removesuffix("_wavefit_finetune")
+    found = []
+    for key, stage in (("cleaner", "feature_cleaner"), ("vocoder", "wavefit_pretrain")):
+        own = [f"model={family}_{stage}", f"trainer.output_dir={folder / stage}"]
+        prepare(compose_run([*own, *common]), world).save()
+        found.append(f"model.{key}_ckpt_dir={folder / stage}")
+    return found
+
+
+def measure(trainer: Trainer, warmup: int, steps: int) -> dict[str, Any]:
+    """Time optimiser steps after a warm-up.
+
+    Returns:
+        Steps a second, peak memory in bytes, and the share of the time spent waiting for data, in
+        the passes' forward, in backward, and in clipping, stepping and averaging.
+    """
+    clock = Clock(trainer)
+    for _ in range(warmup):
+        trainer.step()
+    clock.seconds.clear()
+    began = clock.now()
+    for _ in range(steps):
+        trainer.step()
+    total = clock.now() - began
+    data, forward, gradients = (clock.seconds[n] for n in ("data", "forward", "accumulate"))
+    cuda = trainer.world.device.type == "cuda"
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "ranks": trainer.world.size,
+        "threads": torch.get_num_threads(),
+        "batch_size": trainer.config.batch_size,
+        "amp": trainer.config.amp,
+        "steps_per_second": steps / total,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else resident,
+        "share": {
+            "data": data / total,
+            "forward": forward / total,
+            "backward": (gradients - data - forward) / total,
+            "update": (total - gradients) / total,
+        },
+    }
+
+
+class Clock:
+    """Adds up the seconds of a trainer's parts, the GPU waited for at each border.
+
+    Args:
+        trainer: its data, its recipe's passes and its accumulation are timed from now on.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.device = trainer.world.device
+        self.seconds: dict[str, float] = defaultdict(float)
+        accumulate, passes = trainer.accumulate, trainer.recipe.passes
+
+        def timed_accumulate() -> tuple[dict[str, float], list[str]]:
+            with self._timing("accumulate"):
+                return accumulate()
+
+        trainer.batches = self._timed("data", trainer.batches)
+        trainer.recipe.passes = lambda *a: self._timed("forward", passes(*a))  # type: ignore[method-assign]
+        trainer.accumulate = timed_accumulate  # type: ignore[method-assign]
+
+    def now(self) -> float:
+        """Return the time when everything asked for so far is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    @contextlib.contextmanager
+    def _timing(self, name: str) -> Iterator[None]:
+        began = self.now()
+        yield
+        self.seconds[name] += self.now() - began
+
+    def _timed(self, name: str, items: Iterator[Any]) -> Iterator[Any]:
+        while True:
+            with self._timing(name):
+                item = next(items, None)
+            if item is None:
+                return
+            yield item
+
+
+def report(model: str, figures: dict[str, Any]) -> None:
+    """Print the figures."""
+    share = "  ".join(f"{name} {value:.0%}" for name, value in figures["share"].items())
+    print(
+        f"{model} on {figures['ranks']} × {figures['device']} ({figures['threads']} threads), "
+        f"batch {figures['batch_size']}, amp {figures['amp']}\n"
+        f"  {figures['steps_per_second']:.2f} steps/s, "
+        f"{figures['audio_x_real_time']:.1f} s of audio a second, "
+        f"peak memory {figures['peak_memory_bytes'] / 2**30:.2f} GiB\n  {share}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_user_error(main, says)())
