@@ -7,7 +7,7 @@ import soundfile
 from open_miipher.errors import UserError
 from open_miipher.evaluation.metrics import (
     distance_db,
-    level_db,
+    file_level_db,
     mean_score,
     score_file,
     score_table,
@@ -20,11 +20,20 @@ def noise(num_samples: int = RATE, seed: int = 0) -> np.ndarray:
     return 0.1 * np.random.default_rng(seed).standard_normal(num_samples).astype(np.float32)
 
 
-def test_levels_of_known_signals() -> None:
-    t = np.arange(RATE) / RATE
-    assert level_db(np.sin(2 * np.pi * 100 * t)) == pytest.approx(-3.0103, abs=1e-3)
-    assert level_db(np.full((2, 10), 0.1)) == pytest.approx(-20.0, abs=1e-6)
-    assert level_db(np.zeros(10)) == float("-inf")
+def test_levels_of_known_signals(tmp_path: Path) -> None:
+    t = np.arange(2 * RATE) / RATE
+    signals = {
+        "sine": (np.sin(2 * np.pi * 100 * t), -3.0103),
+        "stereo": (np.full((2 * RATE, 2), 0.1), -20.0),
+        "long": (np.full(600_000, 0.5), -6.0206),
+    }
+    for name, (samples, expected) in signals.items():
+        soundfile.write(tmp_path / f"{name}.wav", samples, RATE, subtype="FLOAT")
+        seconds, level = file_level_db(tmp_path / f"{name}.wav")
+        assert level == pytest.approx(expected, abs=1e-3)
+        assert seconds == len(samples) / RATE
+    soundfile.write(tmp_path / "silence.wav", np.zeros(10), RATE)
+    assert file_level_db(tmp_path / "silence.wav")[1] == float("-inf")
 
 
 def test_distance_is_zero_for_equal_and_6_db_for_half() -> None:

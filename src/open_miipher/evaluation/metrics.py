@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from open_miipher.audio.io import read
+from open_miipher.audio.io import AudioReader, read
 from open_miipher.audio.resample import resample
 from open_miipher.audio.spectral import log_spectral_distance
 from open_miipher.errors import UserError
 from open_miipher.evaluation.tables import format_table
+
+_BLOCK_FRAMES = 1 << 18
 
 
 @dataclass
@@ -26,14 +28,19 @@ class FileScore:
     restored_distance: float | None = None
 
 
-def level_db(waveform: np.ndarray) -> float:
-    """Return the root mean square in dB of full scale; -inf for silence.
+def file_level_db(path: Path) -> tuple[float, float]:
+    """Return a file's seconds and its level in dB of full scale, in constant memory.
 
-    Args:
-        waveform: (…, samples), full scale 1.
+    Raises:
+        UserError: the file cannot be read.
     """
-    power = float(np.mean(np.square(waveform, dtype=np.float64)))
-    return 10 * float(np.log10(power)) if power > 0 else float("-inf")
+    energy = 0.0
+    with AudioReader(path) as reader:
+        info = reader.info
+        for block in reader.blocks(_BLOCK_FRAMES):
+            energy += float(np.sum(np.square(block, dtype=np.float64)))
+    power = energy / (info.num_frames * info.num_channels)
+    return info.num_frames / info.sample_rate, _decibels(power)
 
 
 def read_mono(path: Path, sample_rate: int | None = None) -> tuple[np.ndarray, int]:
@@ -68,26 +75,19 @@ def distance_db(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -
 
 
 def score_file(name: str, noisy: Path, restored: Path, clean: Path | None) -> FileScore:
-    """Measure one restored file; all are compared at the clean file's rate.
+    """Measure one restored file; distances are taken at the clean file's rate.
 
     Raises:
-        UserError: a file cannot be read, or the restored one has not the noisy one's length.
+        UserError: a file cannot be read, or is not as long as the clean one.
     """
-    if clean is None:
-        before, rate = read_mono(noisy)
-        after, _ = read_mono(restored)
-        return FileScore(name, len(before) / rate, level_db(before), level_db(after))
-    reference, rate = read_mono(clean)
-    before, _ = read_mono(noisy, rate)
-    after, _ = read_mono(restored, rate)
-    return FileScore(
-        name,
-        len(before) / rate,
-        level_db(before),
-        level_db(after),
-        distance_db(reference, before, rate),
-        distance_db(reference, after, rate),
-    )
+    seconds, noisy_level = file_level_db(noisy)
+    _, restored_level = file_level_db(restored)
+    score = FileScore(name, seconds, noisy_level, restored_level)
+    if clean is not None:
+        reference, rate = read_mono(clean)
+        score.noisy_distance = distance_db(reference, read_mono(noisy, rate)[0], rate)
+        score.restored_distance = distance_db(reference, read_mono(restored, rate)[0], rate)
+    return score
 
 
 def mean_score(scores: Sequence[FileScore]) -> FileScore:
@@ -112,6 +112,10 @@ def score_table(scores: Sequence[FileScore]) -> str:
     """Format scores as a table, with a last row of means and "-" where no clean file is known."""
     header = ["file", "seconds", "noisy dBFS", "restored dBFS", "noisy LSD", "restored LSD"]
     return format_table(header, [_cells(score) for score in [*scores, mean_score(scores)]])
+
+
+def _decibels(power: float) -> float:
+    return 10 * float(np.log10(power)) if power > 0 else float("-inf")
 
 
 def _cells(score: FileScore) -> list[str]:
