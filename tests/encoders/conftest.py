@@ -170,6 +170,22 @@ def stock_input():
 
 
 @pytest.fixture(scope="session")
+def exact_stock_mel():
+    """As `stock_input`, in double precision all the way; Gemma's extractors round their input."""
+
+    def get(kind, waveform):
+        extractor, samples = stock_extractor(kind), padded(kind, waveform.astype(np.float64))
+        if kind in NAMES:
+            mel, _ = extractor._extract_spectrogram(samples[None], np.ones(len(samples)))
+        else:
+            inputs = extractor([samples], sampling_rate=SAMPLE_RATE, return_tensors="np")
+            mel = inputs["input_features"][0]
+        return torch.from_numpy(mel)[None].float()
+
+    return get
+
+
+@pytest.fixture(scope="session")
 def stock_features(stock_input, stock):
     """(kind, waveform) -> output of the stock model's layer `USED`, for the clip alone."""
 

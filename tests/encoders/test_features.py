@@ -56,9 +56,9 @@ def test_frames_and_batching(kind, encoder, speech_like):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL_KINDS)
-def test_frames_of_every_length(kind, encoder):
+def test_frames_of_many_lengths(kind, encoder):
     model = encoder(kind)
-    for num_samples in range(1, 3001):
+    for num_samples in range(1, 3001, 7):
         features, lengths = model(torch.randn(1, num_samples), torch.tensor([num_samples]))
         expected = -(-num_samples // model.hop_length)
         assert (features.shape[1], lengths.item()) == (expected, expected)

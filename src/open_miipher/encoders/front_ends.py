@@ -25,7 +25,7 @@ class UsmMel(nn.Module):
 
     def __init__(
         self,
-        frame_length: int,
+        window: Tensor,
         fft_length: int,
         f_min: float,
         f_max: float,
@@ -35,7 +35,8 @@ class UsmMel(nn.Module):
         """Make a front end of 128 HTK bands.
 
         Args:
-            frame_length: samples under the periodic Hann window.
+            window: (frame length,) with the extractor's rounding to single precision, which leaks
+                a loud tone into empty bands.
             fft_length: points of the transform.
             f_min: lower end of the lowest band, Hz.
             f_max: upper end of the highest band, Hz.
@@ -43,19 +44,17 @@ class UsmMel(nn.Module):
             preemphasis: coefficient, applied inside each frame (HTK's way); 0 for none.
         """
         super().__init__()
-        self.frame_length = frame_length
         self.fft_length = fft_length
         self.pad_left = pad_left
         self.preemphasis = preemphasis
         basis = _mel_basis(fft_length, 128, f_min, f_max, "htk")
-        window = torch.hann_window(frame_length, dtype=torch.float64)
         self.register_buffer("basis", basis, persistent=False)
-        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("window", window.double(), persistent=False)
 
     def magnitude(self, waveform: Tensor) -> Tensor:
         """(batch, samples) -> mel magnitudes (batch, frames, 128), float64."""
         padded = nn.functional.pad(waveform.double(), (self.pad_left, 0))
-        frames = padded.unfold(1, self.frame_length + 1, HOP_LENGTH)[..., :-1]
+        frames = padded.unfold(1, len(self.window) + 1, HOP_LENGTH)[..., :-1]
         if self.preemphasis:
             frames = _preemphasise(frames, self.preemphasis)
         return torch.fft.rfft(frames * self.window, self.fft_length).abs() @ self.basis
@@ -65,7 +64,8 @@ class Gemma4Mel(UsmMel):
     """Frames of 20 ms centred on multiples of 10 ms, log(mel + 1e-3): (batch, frames, 128)."""
 
     def __init__(self) -> None:
-        super().__init__(320, 512, 0.0, 8000.0, pad_left=160, preemphasis=0.0)
+        window = torch.hann_window(320, dtype=torch.float64).float()
+        super().__init__(window, 512, 0.0, 8000.0, pad_left=160, preemphasis=0.0)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(batch, samples) at 16 kHz -> (batch, (samples - 161) // 160 + 1, 128) float32."""
@@ -76,7 +76,9 @@ class Gemma3nMel(UsmMel):
     """Frames of 32 ms from the first sample on, pre-emphasised, log(max(mel, 1e-5))."""
 
     def __init__(self) -> None:
-        super().__init__(512, 1024, 125.0, 7600.0, pad_left=0, preemphasis=0.97)
+        phase = 2 * np.pi * np.arange(512, dtype=np.float32) / 512
+        window = torch.from_numpy(0.5 * (1 - np.cos(phase)))
+        super().__init__(window, 1024, 125.0, 7600.0, pad_left=0, preemphasis=0.97)
 
     def forward(self, waveform: Tensor) -> Tensor:
         """(batch, samples) at 16 kHz -> (batch, (samples - 513) // 160 + 1, 128) float32."""
