@@ -9,12 +9,11 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from open_miipher.config import compose_run  # noqa: E402
-from open_miipher.distributed import start  # noqa: E402
-from open_miipher.training import prepare  # noqa: E402
+from open_miipher.config import compose_run
+from open_miipher.distributed import start
+from open_miipher.training import prepare
 
 
 def main() -> None:

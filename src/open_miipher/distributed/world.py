@@ -65,13 +65,12 @@ class World:
         return bool(value.item())
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Average named numbers over the ranks in float64; every rank has the same names."""
+        """Average named numbers over the ranks in float64; every rank has the same names in one order."""
         if self.size == 1:
             return dict(values)
-        names = sorted(values)
-        packed = torch.tensor([values[name] for name in names], dtype=torch.float64)
+        packed = torch.tensor(list(values.values()), dtype=torch.float64)
         dist.all_reduce(packed, group=self._cpu_group)
-        return dict(zip(names, (packed / self.size).tolist(), strict=True))
+        return dict(zip(values, (packed / self.size).tolist(), strict=True))
 
     def agree(self, action: Callable[[], T]) -> T:
         """Run something on every rank; if it fails for one, it fails for all.

@@ -1,0 +1,191 @@
+"""Whole small runs in this process: what is saved, resumed, refused and logged."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from open_miipher.checkpoint import Checkpoint
+from open_miipher.config import compose_run
+from open_miipher.distributed import start
+from open_miipher.errors import UserError
+from open_miipher.index import Entry, read_index, write_index
+from open_miipher.training import Trainer, prepare
+
+
+def begin(*overrides: str) -> Trainer:
+    return prepare(compose_run(list(overrides)), start("cpu"))
+
+
+def rows(output_dir: Path, split: str = "train") -> list[dict]:
+    lines = (output_dir / "metrics.jsonl").read_text().splitlines()
+    return [row for row in map(json.loads, lines) if row["split"] == split]
+
+
+@pytest.fixture
+def run_dir(tmp_path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def cleaner(tiny_stages, run_dir) -> list[str]:
+    logged = ["trainer.log_every=1", f"trainer.output_dir={run_dir}"]
+    return [*tiny_stages["cleaner"], *logged]
+
+
+def test_what_a_run_leaves(cleaner, run_dir):
+    more = ["trainer.max_steps=4", "trainer.save_every=3", "trainer.validate_every=2"]
+    begin(*cleaner, *more).run()
+    assert [row["step"] for row in rows(run_dir)] == [1, 2, 3, 4]
+    assert {"loss", "l1", "l2", "spectral_convergence", "lr", "seconds"} <= rows(run_dir)[0].keys()
+    scored = rows(run_dir, "validation")
+    assert [row["step"] for row in scored] == [2, 4]
+    assert {"loss", "l1", "feature_distance", "feature_distance_damaged"} <= scored[0].keys()
+    checkpoint = Checkpoint.open(run_dir)
+    assert checkpoint.state["step"] == 4
+    assert checkpoint.has_ema("cleaner")
+    assert not any(key.startswith("encoder.") for key in checkpoint.weights("cleaner"))
+    best = min(scored, key=lambda row: row["feature_distance"])
+    assert Checkpoint.open(run_dir / "ckpt" / "best").state["step"] == best["step"]
+    assert "step 4: done" in (run_dir / "train.log").read_text()
+
+
+def test_a_new_learning_rate_wins_over_the_optimiser_state(cleaner, run_dir):
+    begin(*cleaner, "trainer.max_steps=2", "optimizer.cleaner.warmup_steps=0").run()
+    new = ["optimizer.cleaner.lr=0.25", "optimizer.cleaner.schedule=constant"]
+    weight_decay = "optimizer.cleaner.weight_decay=0.125"
+    trainer = begin(f"trainer.ckpt_dir={run_dir}", "trainer.max_steps=3", *new, weight_decay)
+    groups = trainer.state.optimizers["cleaner"].param_groups
+    assert [group["weight_decay"] for group in groups] == [0.125, 0.0]
+    assert len(trainer.state.optimizers["cleaner"].state) > 0
+    trainer.run()
+    assert rows(run_dir)[-1]["lr"] == 0.25
+
+
+def test_a_changed_index_starts_a_new_epoch(cleaner, speech_dir, tmp_path, run_dir, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(speech_dir, data)
+    cleaner = [*cleaner, f"data.train.dir_list=[{data}]"]
+    cleaner.remove(f"data.train.dir_list=[{speech_dir}]")
+    begin(*cleaner, "trainer.max_steps=2").run()  # 8 samples of 7 files: in epoch 1
+    write_index(data, read_index(data).entries[:5])
+    trainer = begin(f"trainer.ckpt_dir={run_dir}", "trainer.max_steps=3")
+    assert "starting epoch 2" in capsys.readouterr().out
+    assert trainer.state.position.consumed == 2 * 5
+    trainer.run()
+    state = Checkpoint.open(run_dir).state
+    assert (state["epoch"], state["samples_consumed"]) == (2, 4)
+
+
+def test_init_from_takes_averaged_weights_and_nothing_else(cleaner, run_dir, tmp_path):
+    begin(*cleaner, "trainer.max_steps=3").run()
+    old = Checkpoint.open(run_dir)
+    other = [o for o in cleaner if "output_dir" not in o]
+    trainer = begin(
+        *other, f"trainer.init_from={run_dir}", f"trainer.output_dir={tmp_path / 'new'}"
+    )
+    assert trainer.state.step == trainer.state.position.consumed == 0
+    assert not trainer.state.optimizers["cleaner"].state
+    averaged = old.weights("cleaner", ema=True)
+    for key, value in trainer.recipe.state_dict_of("cleaner").items():
+        assert torch.equal(value, averaged[key])
+
+
+def test_later_stages_take_averaged_weights(tiny_stages, run_dir):
+    trainer = begin(*tiny_stages["finetune"], f"trainer.output_dir={run_dir}")
+    folder = next(o for o in tiny_stages["finetune"] if "vocoder_ckpt_dir" in o).split("=")[1]
+    averaged = Checkpoint.open(folder).weights("generator", ema=True)
+    for key, value in trainer.recipe.state_dict_of("generator").items():
+        assert torch.equal(value, averaged[key])
+    assert not trainer.recipe.frozen["cleaner"].training
+    trainer.save()
+    assert Checkpoint.open(run_dir).names == ["cleaner", "discriminator", "generator"]
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(cleaner, run_dir):
+    more = ["optimizer.cleaner.lr=1e30", "optimizer.cleaner.warmup_steps=0"]
+    trainer = begin(*cleaner, *more, "trainer.max_steps=9", "trainer.save_every=1")
+    with pytest.raises(UserError, match=r"not finite at step 1.*\.wav epoch 0 index"):
+        trainer.run()
+    assert Checkpoint.open(run_dir).state["step"] == 1
+
+
+def test_two_runs_cannot_write_one_directory(cleaner):
+    first = begin(*cleaner)
+    with pytest.raises(UserError, match="another run is writing"):
+        begin(*cleaner)
+    assert first.lock is not None
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(cleaner, run_dir):
+    begin(*cleaner, "trainer.max_steps=1").run()
+    with pytest.raises(UserError, match=r"architecture|unexpected|missing|shape"):
+        begin(f"trainer.ckpt_dir={run_dir}", "model.cleaner.num_blocks=2")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.train.dir_list=[/nowhere/at/all]", "/nowhere/at/all"),
+        ("data.train.dir_list=[]", r"data\.train\.dir_list"),
+        ("model.cleaner.name=nothing", r"model\.cleaner\.name=nothing"),
+        ("+model.cleaner.colour=red", r"model\.cleaner\.colour"),
+        ("+model.loss_weights.l3=1", r"model\.loss_weights\.l3"),
+        ("trainer.batch_size=3", r"trainer\.batch_size=3"),
+        ("trainer.init_from=/nowhere", "no checkpoint at /nowhere"),
+    ],
+)
+def test_wrong_use_is_one_sentence(cleaner, override, words):
+    with pytest.raises(UserError, match=words) as caught:
+        begin(*cleaner, "trainer.grad_accumulation=2", override)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_rows_of_an_index_are_named(cleaner, speech_dir, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(speech_dir, data)
+    entries = read_index(data).entries
+    wrong = Entry(entries[0].file_path, entries[0].sample_rate, 5, 1, {})
+    write_index(data, [wrong, *entries[1:], Entry("gone.wav", 24000, 100, 1, {})])
+    with pytest.raises(UserError, match=r"2 problems(.|\n)*(0|gone)\.wav"):
+        begin(*cleaner, f"data.train.dir_list=[{data}]")
+
+
+def test_without_test_data_there_is_no_validation(cleaner, run_dir, capsys):
+    begin(
+        *cleaner, "data.test.dir_list=[]", "trainer.max_steps=2", "trainer.validate_every=1"
+    ).run()
+    assert "no validation" in capsys.readouterr().out
+    assert rows(run_dir, "validation") == []
+
+
+def test_samples_are_written_to_listen_to(tiny_stages, run_dir):
+    overrides = [o for o in tiny_stages["pretrain"] if "sample_every" not in o]
+    more = ["trainer.sample_every=2", "trainer.max_steps=2", "trainer.num_samples=2"]
+    begin(*overrides, *more, f"trainer.output_dir={run_dir}").run()
+    folder = run_dir / "samples" / "step-00000002"
+    names = {
+        f"clip-{n:02d}{end}" for n in (0, 1) for end in ("-clean.flac", "-restored.flac", ".png")
+    }
+    assert {path.name for path in folder.iterdir()} == names
+
+
+@pytest.mark.slow
+def test_wandb_offline_goes_on_under_the_same_id(tiny_stages, run_dir, monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    overrides = [o for o in tiny_stages["pretrain"] if "sample_every" not in o]
+    more = ["trainer.logger.kind=wandb", "trainer.sample_every=1", "trainer.log_every=1"]
+    begin(*overrides, *more, f"trainer.output_dir={run_dir}", "trainer.max_steps=1").run()
+    first = Checkpoint.open(run_dir).state["run_id"]
+    begin(f"trainer.ckpt_dir={run_dir}", "trainer.max_steps=2").run()
+    assert first == Checkpoint.open(run_dir).state["run_id"]
+    folders = list((run_dir / "wandb").glob(f"offline-run-*-{first}"))
+    assert folders
+    assert any(folder.rglob("*.wav") for folder in folders)
+
+
+def test_tensorboard_gets_curves(cleaner, run_dir):
+    begin(*cleaner, "trainer.logger.kind=tensorboard", "trainer.max_steps=2").run()
+    assert list((run_dir / "tensorboard").glob("events.*"))
