@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -70,8 +70,7 @@ def compose_plain(overrides: Sequence[str]) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException) as error:
         message = " ".join(str(error).split())
         raise UserError(f"the configuration does not compose: {message}") from error
-    assert isinstance(plain, dict)
-    return plain
+    return cast(dict[str, Any], plain)
 
 
 def _compose_resumed(

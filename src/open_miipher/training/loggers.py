@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
 
 from open_miipher.audio.io import AudioWriter
 from open_miipher.evaluation.spectrograms import Panel, draw_spectrograms
@@ -14,9 +15,11 @@ from open_miipher.training.config import LoggerConfig
 
 
 class Logger(Protocol):
-    """Where curves and samples go; `run_id` continues the same run after a resume."""
+    """Where curves and samples go."""
 
-    run_id: str | None
+    @property
+    def run_id(self) -> str | None:
+        """What continues the same run after a resume."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers by their full names (`train/loss`)."""
@@ -53,7 +56,7 @@ class FileLogger:
             path = folder / f"{name}-{version}.flac"
             with AudioWriter(path, self.sample_rate, 1, format="flac") as writer:
                 writer.write(np.clip(waveform, -1.0, 1.0)[None])
-        _picture(waveforms, self.sample_rate).savefig(folder / f"{name}.png")
+        Image.fromarray(_picture(waveforms, self.sample_rate)).save(folder / f"{name}.png")
 
     def close(self) -> None:
         """Do nothing."""
@@ -90,14 +93,16 @@ class WandbLogger:
             resume="allow" if run_id else None,
             dir=output_dir,
             config=dict(settings),
-            mode=os.environ.get("WANDB_MODE", default_mode),
+            mode=os.environ.get("WANDB_MODE", default_mode),  # type: ignore[arg-type]
             settings=wandb.Settings(silent=True, save_code=False, disable_git=True),
         )
+        # Not wandb's own counter: a resumed run may come to the same steps again.
+        self.run.define_metric("*", step_metric="step")
         self.run_id = self.run.id
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers."""
-        self.run.log(dict(values), step=step)
+        self.run.log({"step": step, **values})
 
     def clip(self, step: int, name: str, waveforms: Mapping[str, np.ndarray]) -> None:
         """Log the clip's versions as audio and one picture."""
@@ -107,7 +112,7 @@ class WandbLogger:
         }
         picture = _picture(waveforms, self.sample_rate)
         media[f"samples/{name}/spectrogram"] = self.wandb.Image(picture)
-        self.run.log(media, step=step)
+        self.run.log({"step": step, **media})
 
     def close(self) -> None:
         """Finish the run."""
@@ -141,16 +146,20 @@ class TensorBoardLogger:
         for version, waveform in waveforms.items():
             audio = np.clip(waveform, -1.0, 1.0)[None]
             self.writer.add_audio(f"{name}/{version}", audio, step, self.sample_rate)
-        self.writer.add_figure(name, _picture(waveforms, self.sample_rate), step)
+        picture = _picture(waveforms, self.sample_rate)
+        self.writer.add_image(name, picture, step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush the files."""
         self.writer.close()
 
 
-def _picture(waveforms: Mapping[str, np.ndarray], sample_rate: int) -> Figure:
+def _picture(waveforms: Mapping[str, np.ndarray], sample_rate: int) -> np.ndarray:
+    """Return the versions' spectrograms side by side, (height, width, 4) uint8."""
     panels = [Panel(version, waveform, sample_rate) for version, waveform in waveforms.items()]
-    return draw_spectrograms([panels])
+    canvas = FigureCanvasAgg(draw_spectrograms([panels]))
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())
 
 
 def build_loggers(
