@@ -1,0 +1,187 @@
+"""The main job, small but whole: index, three training stages, a kill and a resume, restoring.
+
+`make demo` runs this. Everything lands in output/demo/, and every run starts anew.
+"""
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+from demo.commands import Progress, run
+from demo.results import compare, make_test_files
+from open_miipher.errors import UserError, exit_on_user_error
+
+ROOT = Path(__file__).resolve().parents[2]
+AUDIO = ROOT / "dataset/demo"
+# What a run makes, and what the next one removes; nothing else in the folder is touched.
+MADE = ("data", "clean", "noisy", "restored", "stage1", "stage2", "stage3", "spectrograms.png")
+
+MODELS = ("demo_feature_cleaner", "demo_wavefit_pretrain", "demo_wavefit_finetune")
+# Training steps of the three stages: on two CPU cores some 40 s, 150 s and 90 s.
+STEPS = (300, 900, 450)
+
+
+class Demo:
+    """Runs the commands one after the other.
+
+    Args:
+        output: the folder that everything lands in.
+        steps: training steps of each stage.
+        audio_dir: the user's own noisy audio, restored in place of the demo's test files.
+    """
+
+    def __init__(self, output: Path, steps: Sequence[int], audio_dir: Path | None) -> None:
+        self.output, self.steps, self.audio_dir = output, steps, audio_dir
+        gpus = torch.cuda.device_count()
+        processes = min(gpus, 2) if gpus else 2
+        self.torchrun = ["torchrun", "--standalone", "--nproc_per_node", str(processes)]
+
+    def run(self) -> None:
+        """Do everything, in order."""
+        started = time.monotonic()
+        self.clear()
+        self.headline("Index: what audio there is")
+        self.prepare()
+        self.headline("Stage 1: the feature cleaner learns to clean the features of noisy speech")
+        self.train(1)
+        self.headline("Stage 2: the vocoder learns to speak clean features; killed in the middle")
+        self.train(2)
+        self.headline("Stage 3: the vocoder goes on with the features that the cleaner makes")
+        self.train(3)
+        self.headline(f"Restore {self.audio_dir or 'the noisy test files'}")
+        self.restore()
+        table = compare(self.output, self.audio_dir)
+        self.headline(f"Done in {(time.monotonic() - started) / 60:.1f} minutes")
+        print(f"{table}\n\n{self.farewell()}")
+
+    def headline(self, text: str) -> None:
+        """Begin a part."""
+        print(f"\n=== {text}", flush=True)
+
+    def shown(self, name: str = "") -> str:
+        """Return a path in the output as one types it in the repository."""
+        path = self.output / name
+        return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+    def clear(self) -> None:
+        """Remove what an earlier run left."""
+        found = [self.output / name for name in MADE if (self.output / name).exists()]
+        found += self.output.glob("*.log")
+        if found:
+            print(f"Starting anew: the earlier results in {self.shown()} are removed.")
+        for path in found:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        self.output.mkdir(parents=True, exist_ok=True)
+
+    def prepare(self) -> None:
+        """Copy and index the demo's audio; damage the held-back sentences for the test."""
+        for name in ("speech/train", "speech/test", "noise"):
+            shutil.copytree(AUDIO / name, self.output / "data" / name)
+            script = "dataset/script/make_metadata_csv.py"
+            command = ["python", script, "--root-dir", self.shown(f"data/{name}")]
+            run(command, ROOT, self.output / "index.log")
+        make_test_files(self.output)
+
+    def train(self, number: int) -> None:
+        """Train a stage; the second is killed in its middle, and resumed."""
+        name, steps = f"stage{number}", self.steps[number - 1]
+        save_every = max(1, steps // 3)
+        overrides = [
+            f"model={MODELS[number - 1]}",
+            f"data.train.dir_list=[{self.shown('data/speech/train')}]",
+            f"data.train.noise_dir_list=[{self.shown('data/noise')}]",
+            f"data.test.dir_list=[{self.shown('data/speech/test')}]",
+            f"trainer.max_steps={steps}",
+            f"trainer.save_every={save_every}",
+            f"trainer.validate_every={steps}",
+            f"trainer.output_dir={self.shown(name)}",
+        ]
+        if number == 3:
+            overrides += [
+                f"model.cleaner_ckpt_dir={self.shown('stage1/ckpt/latest')}",
+                f"model.vocoder_ckpt_dir={self.shown('stage2/ckpt/latest')}",
+            ]
+        log = self.output / f"{name}.log"
+        progress = Progress(self.output / name / "metrics.jsonl", steps)
+        kill_at = save_every + max(1, steps // 10) if number == 2 else None
+        command = [*self.torchrun, "src/train.py"]
+        run([*command, *overrides], ROOT, log, progress, kill_at)
+        if kill_at is not None:
+            print("  Killed with SIGKILL, all processes at once, as if the power had failed.")
+            resume = f"trainer.ckpt_dir={self.shown(name)}/ckpt/latest"
+            run([*command, resume], ROOT, log, progress)
+
+    def restore(self) -> None:
+        """Restore the test files, or the user's own."""
+        options = {
+            "--ckpt-dir": self.shown("stage3/ckpt/latest"),
+            "--input-audio-dir": str(self.audio_dir or self.shown("noisy")),
+            "--output-dir": self.shown("restored"),
+        }
+        arguments = [word for option in options.items() for word in option]
+        command = [*self.torchrun, "src/inference.py", *arguments]
+        log = self.output / "restore.log"
+        # Status 1 after an unreadable file among the user's; the table then names it.
+        run(command, ROOT, log, may_fail=self.audio_dir is not None)
+        if not (self.output / "restored/manifest.jsonl").exists():
+            raise UserError(f"nothing was restored: see {log}")
+
+    def farewell(self) -> str:
+        """Say what lies where and what to try next."""
+        return f"""\
+LSD: log-spectral distance to the clean file, in dB; less is better. A few minutes of training on
+half a minute of synthetic speech show that every part works, not what the method can do.
+
+{self.shown("restored/")}           what the chain makes of {self.audio_dir or self.shown("noisy/")}
+{self.shown("clean/")}              the same sentences before they were damaged
+{self.shown("spectrograms.png")}    before, after, clean
+{self.shown("stage1/")} … stage3/   checkpoints (ckpt/latest), metrics.jsonl, train.log
+
+Next (source .venv/bin/activate first):
+  python src/inference.py --ckpt-dir {self.shown("stage3")} --input-audio-dir DIR --output-dir OUT
+  python src/train.py -h       train on your own speech: README.md, "Train"
+  make doctor                  what this machine can run"""
+
+
+def audio_directory(text: str) -> Path:
+    """Check the user's directory before eight minutes of training.
+
+    Raises:
+        UserError: it is missing, or lies where the demo writes.
+    """
+    path = Path(text).expanduser().resolve()
+    if not path.is_dir():
+        raise UserError(f"AUDIO_DIR={text} is no directory")
+    return path
+
+
+@exit_on_user_error
+def main() -> int:
+    """Parse and run."""
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--audio-dir", help="restore this directory's audio with what was trained")
+    parser.add_argument("--output-dir", type=Path, default=ROOT / "output/demo")
+    parser.add_argument(
+        "--steps", type=int, nargs=3, default=STEPS, help="of the stages (default: %(default)s)"
+    )
+    arguments = parser.parse_args()
+    output = arguments.output_dir.resolve()
+    audio_dir = audio_directory(arguments.audio_dir) if arguments.audio_dir else None
+    if audio_dir is not None and audio_dir.is_relative_to(output):
+        raise UserError(f"AUDIO_DIR={audio_dir} lies in {output}, which a run clears: move it")
+    Demo(output, arguments.steps, audio_dir).run()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
