@@ -65,7 +65,7 @@ class World:
         return bool(value.item())
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Average named numbers over the ranks in float64; every rank has the same names in one order."""
+        """Average named numbers over the ranks; all ranks have the same names in one order."""
         if self.size == 1:
             return dict(values)
         packed = torch.tensor(list(values.values()), dtype=torch.float64)
