@@ -1,0 +1,217 @@
+"""Restore a directory: `src/inference.py --ckpt-dir D --input-audio-dir I --output-dir O`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from open_miipher.corpus import FORMATS, SAMPLE_BYTES, FileFormat, RestoreDirectory, run
+from open_miipher.distributed import World, says, start
+from open_miipher.errors import UserError, exit_on_user_error
+from open_miipher.restoration import RestoreOptions, Restorer
+from open_miipher.restoration.options import LEVELS
+
+DESCRIPTION = """\
+Restore every recording under a directory with a trained chain (a stage-3 checkpoint).
+
+wav, flac, mp3, ogg, opus and aiff files of any rate, length and number of channels are read;
+nothing is written beside them. The outputs have the same folders and names; two inputs that would
+get one name (a/x.wav, a/x.flac) get two (a/x.wav, a/x.flac.wav). Every output is as long as its
+input: frames = round(input frames * output rate / input rate), at least 1.
+
+Started again, the command goes on with what is left, with another number of processes too.
+Inputs that changed since are restored again. OUTPUT_DIR/manifest.jsonl lists every input: output,
+durations, rates, clipped samples, model, error. OUTPUT_DIR/.ledger is the record that all this
+rests on: keep it.
+"""
+
+EXAMPLES = """\
+exit status: 0 all is restored; 1 some files failed (see the manifest), or a signal ended the run
+early; 2 wrong use, or nothing more can be written.
+
+examples:
+  python src/inference.py --ckpt-dir output/demo/stage3 --input-audio-dir noisy --output-dir clean
+  torchrun --standalone --nproc_per_node 8 src/inference.py --ckpt-dir CKPT \\
+      --input-audio-dir /data/noisy --output-dir /data/restored --format flac --amp bf16
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    defaults = RestoreOptions()
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--ckpt-dir",
+        required=True,
+        metavar="DIR",
+        help="a stage-3 checkpoint folder, or the output directory of its run (its newest one)",
+    )
+    add("--input-audio-dir", required=True, type=Path, metavar="DIR", help="what to restore")
+    add("--output-dir", required=True, type=Path, metavar="DIR", help="where the outputs go")
+
+    add = parser.add_argument_group("what comes out").add_argument
+    add(
+        "--sample-rate",
+        type=_sample_rate,
+        default=defaults.sample_rate,
+        metavar="model|input|HZ",
+        help="of the outputs: the model's (default), each input's own, or a number",
+    )
+    add(
+        "--channels",
+        choices=["mono", "each"],
+        default=defaults.channels,
+        help="mix to one channel, or restore each by itself (default: %(default)s)",
+    )
+    add(
+        "--format",
+        choices=FORMATS,
+        default="wav",
+        help="of the outputs (default: %(default)s); wav files above 4 GiB become RF64",
+    )
+    add(
+        "--subtype",
+        choices=list(SAMPLE_BYTES),
+        default="PCM_16",
+        metavar="NAME",
+        help=f"kind of samples, one of {', '.join(SAMPLE_BYTES)} (default: %(default)s); flac "
+        "knows PCM_S8, PCM_16 and PCM_24",
+    )
+    add(
+        "--level",
+        choices=LEVELS,
+        default=defaults.level,
+        help="match-input: speech as loud as in the input; peak: every file at a peak of 0.9; "
+        "none: as the model gives it (default: %(default)s)",
+    )
+    add(
+        "--strength",
+        type=float,
+        default=defaults.strength,
+        metavar="0…1",
+        help="share of the restored signal, the rest is the input (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=defaults.seed,
+        metavar="N",
+        help="of the noise that the vocoder starts from (default: %(default)s)",
+    )
+
+    add = parser.add_argument_group("how it is computed").add_argument
+    add(
+        "--chunk-seconds",
+        type=float,
+        default=defaults.chunk_seconds,
+        metavar="S",
+        help="how much of a file the model sees at once (default: %(default)s)",
+    )
+    add(
+        "--overlap-seconds",
+        type=float,
+        default=defaults.overlap_seconds,
+        metavar="S",
+        help="shared by neighbouring chunks, at most half a chunk (default: %(default)s)",
+    )
+    add(
+        "--batch-size",
+        type=int,
+        default=4,
+        metavar="N",
+        help="the most chunks at once; chunks of several files go together (default: %(default)s)",
+    )
+    add("--device", metavar="cpu|cuda", help="default: a GPU where there is one")
+    add(
+        "--amp",
+        choices=["no", "bf16"],
+        default="no",
+        help="bf16: mixed precision, faster on GPUs (default: %(default)s)",
+    )
+    add(
+        "--no-ema",
+        action="store_true",
+        help="take the trained weights themselves, not their moving average",
+    )
+
+    add = parser.add_argument_group("what is done").add_argument
+    add(
+        "--overwrite",
+        action="store_true",
+        help="restore everything again, also what another model or other options made",
+    )
+    add(
+        "--dry-run",
+        action="store_true",
+        help="say how many files and hours there are, how many bytes will come, and which inputs "
+        "are unreadable; write nothing",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Check, load, restore, sum up."""
+    arguments = parse_arguments()
+    world = start(arguments.device, timeout_minutes=7 * 24 * 60)  # ranks end hours apart
+    try:
+        task = _task(arguments, world)
+    except UserError as error:  # every rank has the same command line, so one says what is wrong
+        raise UserError(str(error), shared=True) from error
+    code = _preview(task, arguments, world) if arguments.dry_run else _run(task, arguments, world)
+    world.close()
+    return code
+
+
+def _task(arguments: argparse.Namespace, world: World) -> RestoreDirectory:
+    options = RestoreOptions(
+        sample_rate=arguments.sample_rate,
+        channels=arguments.channels,
+        level=arguments.level,
+        strength=arguments.strength,
+        chunk_seconds=arguments.chunk_seconds,
+        overlap_seconds=arguments.overlap_seconds,
+        seed=arguments.seed,
+    )
+    file_format = FileFormat(arguments.format, arguments.subtype)
+    restorer = Restorer.from_checkpoint(
+        arguments.ckpt_dir,
+        options,
+        arguments.batch_size,
+        world.device,
+        arguments.amp,
+        ema=not arguments.no_ema,
+    )
+    return RestoreDirectory(restorer, arguments.input_audio_dir, arguments.output_dir, file_format)
+
+
+def _preview(task: RestoreDirectory, arguments: argparse.Namespace, world: World) -> int:
+    if not world.is_main:
+        return 0
+    text, well = task.preview(arguments.overwrite)
+    print(text)
+    return 0 if well else 1
+
+
+def _run(task: RestoreDirectory, arguments: argparse.Namespace, world: World) -> int:
+    summary = run(task, arguments.output_dir, world, arguments.overwrite)
+    if world.is_main:
+        print(f"{summary.num_done} files restored, {summary.num_failed} failed")
+        if summary.stopped:
+            print(f"ended early by {summary.stopped}; the same command goes on with what is left")
+        elif summary.num_failed:
+            print(f"the reasons are in {arguments.output_dir / 'manifest.jsonl'}")
+    return summary.exit_code
+
+
+def _sample_rate(text: str) -> int | str:
+    return text if text in ("model", "input") else int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_user_error(main, says)())

@@ -1,0 +1,66 @@
+"""How output files are written, and how big they get."""
+
+import os
+from dataclasses import dataclass
+
+import soundfile
+
+from open_miipher.errors import UserError
+
+FORMATS = ("wav", "flac")
+SAMPLE_BYTES = {
+    "PCM_U8": 1,
+    "PCM_S8": 1,
+    "PCM_16": 2,
+    "PCM_24": 3,
+    "PCM_32": 4,
+    "FLOAT": 4,
+    "DOUBLE": 8,
+    "ALAW": 1,
+    "ULAW": 1,
+}
+"""Bytes a sample takes, by soundfile's name of the subtype."""
+
+_FLAC_CHANNELS, _FLAC_RATE = 8, 655_350
+_FLAC_SHARE = 0.6  # of the plain samples' bytes, roughly
+_MAX_NAME_BYTES = 255
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """How outputs are written.
+
+    Attributes:
+        format: wav or flac.
+        subtype: soundfile's name for the kind of samples.
+
+    Raises:
+        UserError: on construction, if there is no such combination.
+    """
+
+    format: str = "wav"
+    subtype: str = "PCM_16"
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise UserError(f"format {self.format!r}: choose one of {', '.join(FORMATS)}")
+        known = [name for name in SAMPLE_BYTES if soundfile.check_format(self.format, name)]
+        if self.subtype not in known:
+            raise UserError(
+                f"subtype {self.subtype!r} does not exist for {self.format}: choose one of "
+                f"{', '.join(known)}"
+            )
+
+    def refusal(self, name: str, sample_rate: int, num_channels: int) -> str | None:
+        """Say why a file cannot be written so, or None."""
+        flac = self.format == "flac"
+        if flac and (num_channels > _FLAC_CHANNELS or sample_rate > _FLAC_RATE):
+            return f"flac holds at most {_FLAC_CHANNELS} channels and {_FLAC_RATE} Hz; use wav"
+        if len(os.fsencode(name.rsplit("/", 1)[-1])) > _MAX_NAME_BYTES:
+            return f"the output's name has more than {_MAX_NAME_BYTES} bytes; shorten the input's"
+        return None
+
+    def num_bytes(self, num_frames: int, num_channels: int) -> float:
+        """Estimate a file's size."""
+        plain = num_frames * num_channels * SAMPLE_BYTES[self.subtype]
+        return plain * _FLAC_SHARE if self.format == "flac" else 128 + plain

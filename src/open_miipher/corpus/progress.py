@@ -1,0 +1,62 @@
+"""How far a corpus run is: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from contextlib import AbstractContextManager
+
+from tqdm import tqdm
+
+LINE_EVERY = 30.0  # seconds
+
+
+class Progress(AbstractContextManager["Progress"]):
+    """Counts items and hours of audio of one rank.
+
+    Args:
+        num_items: to do.
+        seconds: of audio that they hold.
+        shown: whether to say anything.
+    """
+
+    def __init__(self, num_items: int, seconds: float, shown: bool) -> None:
+        self._num_items, self._seconds, self._shown = num_items, seconds, shown
+        self._items_done, self._seconds_done = 0, 0.0
+        self._began = self._last_line = time.monotonic()
+        self._bar = (
+            tqdm(total=round(seconds / 3600, 3), unit="h", dynamic_ncols=True, file=sys.stderr)
+            if shown and sys.stderr.isatty()
+            else None
+        )
+
+    def advance(self, seconds: float) -> None:
+        """Count one item of `seconds` of audio."""
+        self._items_done += 1
+        self._seconds_done += seconds
+        if self._bar is not None:
+            self._bar.update(seconds / 3600)
+            self._bar.set_postfix_str(f"{self._items_done}/{self._num_items} files")
+        elif self._shown and time.monotonic() - self._last_line >= LINE_EVERY:
+            self._line()
+
+    def say(self, text: str) -> None:
+        """Say a line, shown or not."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif self._shown and self._items_done:
+            self._line()
+
+    def _line(self) -> None:
+        self._last_line = time.monotonic()
+        speed = self._seconds_done / max(1e-9, self._last_line - self._began)
+        print(
+            f"{self._items_done} of {self._num_items} files of this rank, "
+            f"{self._seconds_done / 3600:.2f} of {self._seconds / 3600:.2f} h, "
+            f"{speed:.1f} times as fast as real time",
+            flush=True,
+        )

@@ -1,0 +1,212 @@
+"""The resumable map: the same work for every item of a corpus, on any number of ranks.
+
+Killed at any instant and started again, with other ranks too, it goes on with what is left: an item
+is done when its row is in the ledger and its output is there.
+"""
+
+import heapq
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from open_miipher.corpus.ledger import Ledger, Row
+from open_miipher.corpus.progress import Progress
+from open_miipher.distributed import StopSignal, World
+from open_miipher.errors import UserError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One piece of work.
+
+    Attributes:
+        id: path in the input tree, with forward slashes.
+        output: path in the output tree.
+        seconds: audio that it holds: its share of the work.
+        details: whatever the task needs to know of it (picklable).
+    """
+
+    id: str
+    output: str
+    seconds: float
+    details: Any
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run has to do.
+
+    Attributes:
+        items: those left.
+        failed: rows of the inputs that cannot even be started.
+        num_done: items that were done before.
+        num_changed: items among those left that were done, and whose input is another one now.
+    """
+
+    items: list[Item]
+    failed: list[Row]
+    num_done: int
+    num_changed: int = 0
+
+
+class Task(Protocol):
+    """One use of the map.
+
+    Attributes:
+        identity: plain data that tells how outputs are made; another one is another corpus.
+    """
+
+    identity: Mapping[str, Any]
+
+    def plan(self, ledger: Ledger) -> Plan:
+        """Find the work that is left; called on rank 0 alone, which owns the ledger."""
+
+    def process(self, items: Iterator[Item]) -> Iterator[Row]:
+        """Do the work of one rank.
+
+        Yields:
+            One row an item, in any order: `id`, `error` (None or the reason) and more. The output
+            is complete on the disk before its row is given.
+
+        Raises:
+            UserError: no further item can be done.
+        """
+
+    def finish(self, rows: Iterable[Row]) -> None:
+        """Sum up, on rank 0, from the newest row of every item."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        num_done: items done in this run, all ranks.
+        num_failed: items with an error.
+        stopped: the signal that ended it early, if one did.
+    """
+
+    num_done: int
+    num_failed: int
+    stopped: str | None
+
+    @property
+    def exit_code(self) -> int:
+        """0 if every item is done."""
+        return int(self.num_failed > 0 or self.stopped is not None)
+
+
+def run(task: Task, output_dir: Path, world: World, overwrite: bool = False) -> Summary:
+    """Map a task over what is left of its items.
+
+    Args:
+        task: what to do.
+        output_dir: owned by this run until it ends.
+        world: the ranks, which share the items out by duration.
+        overwrite: do everything again, whatever it was made by.
+
+    Returns:
+        The same summary on every rank, once all have finished.
+
+    Raises:
+        UserError: on every rank, if one of them could not go on; also from `Task.plan`, or if the
+            directory is in use or holds outputs that were made otherwise.
+    """
+    ledger = Ledger(output_dir)
+
+    def prepare() -> tuple[int, Plan, list[list[Item]]]:
+        number = ledger.claim(task.identity, overwrite)
+        plan = task.plan(ledger)
+        return number, plan, split_by_duration(plan.items, world.size)
+
+    number, plan, shares = on_main(world, prepare)
+    if world.is_main:
+        print(
+            f"{len(plan.items)} to do, {plan.num_done} done before, {plan.num_changed} changed "
+            f"since, {len(plan.failed)} unreadable",
+            flush=True,
+        )
+    stop = StopSignal()
+    problem, num_done, num_failed = None, 0, 0
+    try:
+        with ledger.writer(world.rank) as writer:
+            for row in _rows(task, plan, shares[world.rank], world, stop):
+                writer.write([{"run": number, **row}])
+                num_done += row["error"] is None
+                num_failed += row["error"] is not None
+    except UserError as error:
+        problem = str(error)
+    except OSError as error:
+        problem = f"the ledger in {ledger.directory} cannot be written: {error.strerror}"
+    if stop.received:  # other ranks may have no time left to answer
+        return Summary(num_done, num_failed, stop.received)
+    problems, done, failed = zip(*_all_ranks(world, (problem, num_done, num_failed)), strict=True)
+    on_main(world, lambda: task.finish(ledger.rows().values()))
+    first = next((p for p in problems if p is not None), None)
+    if first is not None:
+        raise UserError(f"{first}; what is done is kept, the same command goes on", shared=True)
+    return Summary(sum(done), sum(failed), None)
+
+
+def on_main(world: World, action: Callable[[], T]) -> T:
+    """Return on every rank what rank 0 finds; its `UserError` is raised on every rank."""
+    found: tuple[T | None, str | None] = (None, None)
+    if world.is_main:
+        try:
+            found = (action(), None)
+        except UserError as error:
+            found = (None, str(error))
+        except OSError as error:
+            found = (None, f"{error.filename}: {error.strerror}")
+    result, problem = world.broadcast(found)
+    if problem is not None:
+        raise UserError(problem, shared=True)
+    return result
+
+
+def split_by_duration(items: Sequence[Item], num_ranks: int) -> list[list[Item]]:
+    """Share items out so that every rank gets about as much audio; the longest come first.
+
+    Greedy: the next longest item goes to the rank with the least.
+    """
+    shares: list[list[Item]] = [[] for _ in range(num_ranks)]
+    loads = [(0.0, rank) for rank in range(num_ranks)]
+    for item in sorted(items, key=lambda item: (-item.seconds, item.id)):
+        load, rank = loads[0]
+        shares[rank].append(item)
+        heapq.heapreplace(loads, (load + item.seconds, rank))
+    return shares
+
+
+def _rows(
+    task: Task, plan: Plan, share: list[Item], world: World, stop: StopSignal
+) -> Iterator[Row]:
+    seconds = {item.id: item.seconds for item in share}
+
+    def until_stopped() -> Iterator[Item]:
+        for item in share:
+            if stop.received:
+                return
+            yield item
+
+    failed = plan.failed if world.is_main else []
+    num_items = len(failed) + len(share)
+    with Progress(num_items, sum(seconds.values()), shown=world.is_main) as progress:
+        for row in itertools.chain(failed, task.process(until_stopped())):
+            if row["error"] is not None:
+                progress.say(f"failed: {row['error']}")
+            yield row
+            progress.advance(seconds.get(row["id"], 0.0))
+
+
+def _all_ranks(world: World, result: tuple[str | None, int, int]) -> list[Any]:
+    try:
+        return world.gather(result)
+    except RuntimeError as error:  # torch's way to say that a peer is gone
+        raise UserError(
+            "another rank ended before its work was done; the same command goes on"
+        ) from error

@@ -1,0 +1,173 @@
+"""The trained chain, encoder → cleaner → vocoder, as it comes out of a checkpoint."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from open_miipher.checkpoint import Checkpoint, build
+from open_miipher.cleaners import CLEANERS, Cleaner
+from open_miipher.encoders import ENCODERS
+from open_miipher.errors import UserError
+from open_miipher.vocoders import VOCODERS, Vocoder
+
+
+class Model(Protocol):
+    """What restoring needs of a model; `Chain` is one.
+
+    Attributes:
+        input_rate: Hz of the waveform that goes in.
+        input_hop: its samples per feature frame.
+        output_rate: Hz of the waveform that comes out.
+        output_hop: its samples per feature frame.
+        needs_noise: whether the noise given is used.
+        restores_level: whether the output has the level of the speech in the input.
+        fingerprint: identifies the weights and the precision they are used with.
+    """
+
+    input_rate: int
+    input_hop: int
+    output_rate: int
+    output_hop: int
+    needs_noise: bool
+    restores_level: bool
+    fingerprint: str
+
+    def restore(self, waveform: Tensor, lengths: Tensor, noise: Tensor) -> Tensor:
+        """Restore a batch of chunks of equally many frames.
+
+        Args:
+            waveform: (batch, frames * input_hop) at `input_rate`, zero beyond `lengths`.
+            lengths: (batch,) true samples; the last frame holds at least one.
+            noise: (batch, frames * output_hop) standard normal.
+
+        Returns:
+            (batch, frames * output_hop) float32 on the CPU.
+        """
+
+
+class Chain:
+    """A cleaner and a vocoder on one device (see `Model` for the attributes).
+
+    Args:
+        cleaner: with its encoder.
+        vocoder: for the cleaner's features.
+        device: where both go.
+        amp: bf16 computes in mixed precision.
+    """
+
+    def __init__(
+        self,
+        cleaner: Cleaner,
+        vocoder: Vocoder,
+        device: torch.device | str = "cpu",
+        amp: Literal["bf16", "no"] = "no",
+    ) -> None:
+        self.cleaner = cleaner.to(device).eval()
+        self.vocoder = vocoder.to(device).eval()
+        self.device = torch.device(device)
+        self.input_rate = cleaner.encoder.sample_rate
+        self.input_hop = cleaner.encoder.hop_length
+        self.output_rate = vocoder.sample_rate
+        self.output_hop = vocoder.hop_length
+        self.needs_noise = vocoder.needs_noise
+        self.restores_level = vocoder.restores_level
+        self.fingerprint = _fingerprint(cleaner, vocoder) + ("" if amp == "no" else f"-{amp}")
+        self._bf16 = amp == "bf16"
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        device: torch.device | str = "cpu",
+        amp: Literal["bf16", "no"] = "no",
+        ema: bool = True,
+    ) -> "Chain":
+        """Build the chain that a stage-3 checkpoint holds.
+
+        Args:
+            path: a checkpoint folder or a run's output directory.
+            device: where the models go.
+            amp: bf16 computes in mixed precision.
+            ema: take the moving average of the weights, where the checkpoint has one.
+
+        Raises:
+            UserError: no whole checkpoint, no whole chain in it, or weights that do not fit.
+        """
+        checkpoint = Checkpoint.open(path)
+        specs = _part_specs(checkpoint)
+        encoder = build(ENCODERS, specs["encoder"], key="model.encoder")
+        trained_on = checkpoint.state.get("encoder_fingerprint")
+        if trained_on != encoder.fingerprint():
+            raise UserError(
+                f"{checkpoint.path} was trained on a base encoder with other weights than the one "
+                f"that model.encoder={specs['encoder']} loads here; use that encoder"
+            )
+        cleaner = build(CLEANERS, specs["cleaner"], encoder, key="model.cleaner")
+        frame_rate = encoder.sample_rate / encoder.hop_length
+        vocoder = build(VOCODERS, specs["vocoder"], encoder.width, frame_rate, key="model.vocoder")
+        cleaner.load_trained_state_dict(_weights(checkpoint, "cleaner", ema))
+        load_strictly(vocoder, _weights(checkpoint, "generator", ema), checkpoint.path)
+        return cls(cleaner, vocoder, device, amp)
+
+    @torch.inference_mode()
+    def restore(self, waveform: Tensor, lengths: Tensor, noise: Tensor) -> Tensor:
+        """Restore a batch of chunks (see `Model.restore`)."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+            features, _ = self.cleaner(waveform.to(self.device), lengths.to(self.device))
+            restored = self.vocoder.generate(features, noise.to(self.device))
+        return restored.float().cpu()
+
+
+def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
+    """Load weights, every key and shape the same.
+
+    Raises:
+        UserError: they are of another architecture.
+    """
+    try:
+        network.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        raise UserError(
+            f"the weights in {path} are of another architecture than its own config.yaml says: "
+            f"{' '.join(str(error).split())[:400]}"
+        ) from error
+
+
+def _part_specs(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    model = checkpoint.config.get("model", {})
+    missing = [part for part in ("cleaner", "generator") if part not in checkpoint.names]
+    if missing == ["generator"]:
+        raise UserError(
+            f"{checkpoint.path} holds a feature cleaner alone, which makes no audio; "
+            "pass a checkpoint of stage 3 (…_wavefit_finetune)"
+        )
+    if missing == ["cleaner"]:
+        raise UserError(
+            f"{checkpoint.path} holds a vocoder alone, which cleans nothing; "
+            "pass a checkpoint of stage 3 (…_wavefit_finetune)"
+        )
+    absent = missing + [part for part in ("encoder", "cleaner", "vocoder") if not model.get(part)]
+    if absent:
+        raise UserError(
+            f"{checkpoint.path} is no restoration chain ({', '.join(absent)} missing); "
+            "pass a checkpoint of stage 3 (…_wavefit_finetune)"
+        )
+    return model
+
+
+def _weights(checkpoint: Checkpoint, name: str, ema: bool) -> dict[str, Tensor]:
+    return checkpoint.weights(name, ema=ema and checkpoint.has_ema(name))
+
+
+def _fingerprint(cleaner: Cleaner, vocoder: Vocoder) -> str:
+    digest = hashlib.sha256(cleaner.encoder.fingerprint().encode())
+    for state in (cleaner.trained_state_dict(), vocoder.state_dict()):
+        for name, tensor in sorted(state.items()):
+            digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,121 @@
+"""One signal to restore, cut into chunks for the model."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from open_miipher.audio.chunking import Tap
+from open_miipher.audio.resample import num_output_frames
+from open_miipher.restoration.chain import Model
+from open_miipher.restoration.options import RestoreOptions
+from open_miipher.restoration.sink import Sink
+from open_miipher.restoration.source import Source
+from open_miipher.vocoders.noise import white_noise
+
+
+@dataclass(eq=False)
+class Chunk:
+    """A piece of a job for the model, all channels of it.
+
+    Attributes:
+        job: whose it is.
+        index: place among the job's chunks.
+        waveform: (channels, frames * input_hop) at the model's input rate.
+        num_samples: true ones; zeros follow.
+        noise: (frames * output_hop,) standard normal, the same at the same place of any signal.
+        audible: the channels that need the model; the others are digital silence.
+        restored: (channels, frames * output_hop), zero until the model has worked.
+    """
+
+    job: "Job"
+    index: int
+    waveform: np.ndarray
+    num_samples: int
+    noise: Tensor
+    audible: list[int]
+    restored: np.ndarray
+
+
+@dataclass(eq=False)
+class Job:
+    """One signal to restore.
+
+    Attributes:
+        source: where it comes from.
+        sink: where it goes.
+        model: restores it.
+        options: how.
+        error: why it failed, if it did.
+        finished: whether its output is complete, or given up.
+        seconds: wall time spent on it, by stage: read, model, level, write.
+    """
+
+    source: Source
+    sink: Sink
+    model: Model
+    options: RestoreOptions
+    error: Exception | None = None
+    finished: bool = False
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def __post_init__(self) -> None:
+        model, source = self.model, self.source
+        self.grid = self.options.grid(model)
+        self.mono = self.options.channels == "mono"
+        self.num_channels = 1 if self.mono else source.num_channels
+        self.sample_rate = self.options.output_rate(source.sample_rate, model)
+        self.num_samples = num_output_frames(
+            source.num_frames, source.sample_rate, self.sample_rate
+        )
+        num_input = num_output_frames(source.num_frames, source.sample_rate, model.input_rate)
+        self.num_model_frames = -(-num_input // model.input_hop)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count the time spent inside as that stage's."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - began
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Read the source and cut it into chunks.
+
+        Raises:
+            AudioError: the source cannot be read.
+        """
+        stream = Tap(self.source.resampled(self.model.input_rate, self.mono), self.num_channels)
+        for index, (start, end) in enumerate(self.grid.bounds(self.num_model_frames)):
+            with self.timed("read"):
+                waveform = stream.peek((end - start) * self.model.input_hop)
+                chunk = self._chunk(index, start, end - start, waveform)
+                stream.drop(self.grid.hop_frames * self.model.input_hop)
+            yield chunk
+
+    def _chunk(self, index: int, start: int, num_frames: int, waveform: np.ndarray) -> Chunk:
+        model = self.model
+        num_output = num_frames * model.output_hop
+        num_samples = waveform.shape[1]
+        padding = num_frames * model.input_hop - num_samples
+        audible = [c for c, row in enumerate(waveform) if row.any() and self.options.strength > 0]
+        noise = (
+            white_noise(self.options.seed, start * model.output_hop, num_output)
+            if model.needs_noise and audible
+            else torch.zeros(()).expand(num_output)
+        )
+        return Chunk(
+            self,
+            index,
+            np.pad(waveform, ((0, 0), (0, padding))),
+            num_samples,
+            noise,
+            audible,
+            np.zeros((self.num_channels, num_output), dtype=np.float32),
+        )

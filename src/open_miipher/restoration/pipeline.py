@@ -1,0 +1,144 @@
+"""Many signals through one model: read, restore and write at the same time, in batches."""
+
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from open_miipher.audio.io import AudioError
+from open_miipher.errors import UserError
+from open_miipher.restoration.assembler import Assembler
+from open_miipher.restoration.chain import Model
+from open_miipher.restoration.job import Chunk, Job
+
+T = TypeVar("T")
+
+PATIENCE = 4
+"""A chunk waits for at most this many batches' worth of others to fill its own batch."""
+
+
+def restore_jobs(jobs: Iterable[Job], model: Model, batch_size: int) -> Iterator[Job]:
+    """Restore signals, several at once.
+
+    Chunks of equally many frames, of any jobs, make a batch, so nothing is padded and no result
+    depends on what else is in the batch. Give jobs of like length one after another.
+
+    Args:
+        jobs: taken one by one, as there is room.
+        model: restores a batch.
+        batch_size: the most channels of chunks at once.
+
+    Yields:
+        Each job once it is finished, or failed (`job.error`: its source cannot be read, or its
+        result is no number).
+
+    Raises:
+        WriteError: an output cannot be written.
+        UserError: the GPU's memory does not suffice.
+    """
+    chunks = in_background(_read(jobs), depth=2 * batch_size)
+    restored = in_background(_run(chunks, model, batch_size), depth=2)
+    assemblers: dict[Job, Assembler] = {}
+    with closing(chunks), closing(restored):
+        try:
+            for item in restored:
+                job = item.job if isinstance(item, Chunk) else item
+                if job.finished:
+                    continue
+                if job not in assemblers:
+                    assemblers[job] = Assembler(job)
+                _advance(assemblers[job], item)
+                if job.finished:
+                    del assemblers[job]
+                    yield job
+        finally:
+            for job in assemblers:
+                job.sink.abort()
+
+
+def _advance(assembler: Assembler, item: Chunk | Job) -> None:
+    job = assembler.job
+    try:
+        if isinstance(item, Chunk):
+            job.finished = assembler.accept(item)
+            return
+    except AudioError as error:
+        job.error = error
+    job.finished = True
+    job.sink.abort()
+
+
+def in_background(items: Iterator[T], depth: int) -> Generator[T, None, None]:
+    """Advance an iterator in a thread of its own, at most `depth` items ahead of the caller."""
+    end = object()
+    thread = ThreadPoolExecutor(max_workers=1)
+    try:
+        ahead = deque(thread.submit(next, items, end) for _ in range(depth))
+        while (item := ahead.popleft().result()) is not end:
+            ahead.append(thread.submit(next, items, end))
+            yield item  # type: ignore[misc]
+    finally:
+        thread.shutdown(cancel_futures=True)
+
+
+def _read(jobs: Iterable[Job]) -> Iterator[Chunk | Job]:
+    """Yield the jobs' chunks, and a job itself when it cannot be read on."""
+    for job in jobs:
+        try:
+            for chunk in job.chunks():
+                yield chunk
+                if job.error is not None:
+                    break
+        except AudioError as error:
+            job.error = error
+            yield job
+
+
+def _run(items: Iterator[Chunk | Job], model: Model, batch_size: int) -> Iterator[Chunk | Job]:
+    """Pass everything on, the chunks restored."""
+    waiting: dict[int, list[Chunk]] = {}  # by length; the one that has waited longest comes first
+    since: dict[int, int] = {}
+    for position, item in enumerate(items):
+        if not isinstance(item, Chunk) or not item.audible:
+            yield item
+        else:
+            num_frames = item.restored.shape[1]
+            waiting.setdefault(num_frames, []).append(item)
+            since.setdefault(num_frames, position)
+            if sum(len(chunk.audible) for chunk in waiting[num_frames]) >= batch_size:
+                del since[num_frames]
+                yield from _restore(waiting.pop(num_frames), model, batch_size)
+        oldest = next(iter(waiting), None)
+        if oldest is not None and position - since[oldest] >= PATIENCE * batch_size:
+            del since[oldest]
+            yield from _restore(waiting.pop(oldest), model, batch_size)
+    for chunks in waiting.values():
+        yield from _restore(chunks, model, batch_size)
+
+
+def _restore(chunks: list[Chunk], model: Model, batch_size: int) -> list[Chunk]:
+    rows = [(chunk, channel) for chunk in chunks for channel in chunk.audible]
+    for first in range(0, len(rows), batch_size):
+        batch = rows[first : first + batch_size]
+        waveform = torch.from_numpy(np.stack([chunk.waveform[c] for chunk, c in batch]))
+        lengths = torch.tensor([chunk.num_samples for chunk, _ in batch])
+        noise = torch.stack([chunk.noise for chunk, _ in batch])
+        began = time.perf_counter()
+        try:
+            restored = model.restore(waveform, lengths, noise).numpy()
+        except torch.OutOfMemoryError as error:
+            raise UserError(
+                f"the GPU's memory does not hold {len(batch)} chunks of "
+                f"{waveform.shape[1] / model.input_rate:g} s at once; use a smaller batch size "
+                "or shorter chunks"
+            ) from error
+        share = (time.perf_counter() - began) / len(batch)
+        for (chunk, channel), row in zip(batch, restored, strict=True):
+            chunk.restored[channel] = row
+            chunk.job.seconds["model"] += share
+    return chunks

@@ -1,0 +1,126 @@
+"""Restore speech from Python: arrays in, arrays out."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from open_miipher.errors import UserError
+from open_miipher.restoration.chain import Chain, Model
+from open_miipher.restoration.job import Job
+from open_miipher.restoration.options import RestoreOptions
+from open_miipher.restoration.pipeline import restore_jobs
+from open_miipher.restoration.sink import ArraySink, PeakSink, Sink
+from open_miipher.restoration.source import Source
+
+Waveform = TypeVar("Waveform", np.ndarray, Tensor)
+
+
+class Restorer:
+    """A model with the options of restoring.
+
+    Args:
+        model: restores chunks.
+        options: what is asked for; by default each channel of an array is restored by itself.
+        batch_size: the most chunks that go through the model at once.
+
+    Raises:
+        UserError: the options do not fit the model.
+    """
+
+    def __init__(
+        self, model: Model, options: RestoreOptions | None = None, batch_size: int = 4
+    ) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch size {batch_size}: choose 1 or more")
+        self.model = model
+        self.options = options or RestoreOptions(channels="each")
+        self.batch_size = batch_size
+        self.options.grid(model)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        options: RestoreOptions | None = None,
+        batch_size: int = 4,
+        device: torch.device | str | None = None,
+        amp: Literal["bf16", "no"] = "no",
+        ema: bool = True,
+    ) -> "Restorer":
+        """Load a trained chain.
+
+        Args:
+            path: a stage-3 checkpoint folder, or the output directory of its run.
+            options: what is asked for.
+            batch_size: the most chunks that go through the model at once.
+            device: a GPU where there is one, by default.
+            amp: bf16 computes in mixed precision.
+            ema: take the moving average of the weights, where the checkpoint has one.
+
+        Raises:
+            UserError: the checkpoint is no whole chain, or the options do not fit it.
+        """
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(Chain.from_checkpoint(path, device, amp, ema), options, batch_size)
+
+    def restore(self, waveform: Waveform, sample_rate: int) -> tuple[Waveform, int]:
+        """Restore one waveform of any length.
+
+        Args:
+            waveform: (samples,) or (channels, samples) of floats, full scale ±1; array or tensor.
+            sample_rate: Hz.
+
+        Returns:
+            The restored waveform, of the same kind and number of dimensions, float32, and its
+            sample rate.
+
+        Raises:
+            UserError: no samples, another shape, integers, NaN or Inf, or the model fails.
+        """
+        samples = waveform.detach().cpu().numpy() if isinstance(waveform, Tensor) else waveform
+        channels = _checked(samples, sample_rate)
+        job = self.job(Source.from_array(channels, sample_rate), sink := ArraySink())
+        for _ in self.restore_jobs([job]):
+            if job.error is not None:
+                raise job.error
+        restored = sink.waveform if samples.ndim == 2 else sink.waveform[0]
+        if isinstance(waveform, Tensor):
+            return torch.from_numpy(restored).to(waveform.device), job.sample_rate
+        return restored, job.sample_rate
+
+    def job(self, source: Source, sink: Sink, directory: Path | None = None) -> Job:
+        """Describe the restoration of one signal.
+
+        Args:
+            source: the input.
+            sink: takes the output.
+            directory: where `level=peak` may put a nameless temporary file.
+        """
+        if self.options.level == "peak":
+            sink = PeakSink(sink, directory)
+        return Job(source, sink, self.model, self.options)
+
+    def restore_jobs(self, jobs: Iterable[Job]) -> Iterator[Job]:
+        """Restore many signals (see `pipeline.restore_jobs`)."""
+        return restore_jobs(jobs, self.model, self.batch_size)
+
+
+def _checked(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Return the waveform as (channels, samples)."""
+    if waveform.ndim not in (1, 2) or not waveform.size:
+        raise UserError(
+            f"a waveform of shape {waveform.shape}: give (samples,) or (channels, samples), "
+            "at least one sample"
+        )
+    if not np.issubdtype(waveform.dtype, np.floating):
+        raise UserError(f"a waveform of {waveform.dtype}: give floats, full scale ±1")
+    if not np.isfinite(waveform).all():
+        raise UserError("the waveform holds NaN or Inf")
+    if sample_rate < 1:
+        raise UserError(f"sample rate {sample_rate}: give Hz")
+    return np.atleast_2d(waveform)

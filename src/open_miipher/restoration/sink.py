@@ -1,0 +1,143 @@
+"""Where restored audio goes: a file, or an array; at its own level or at a fixed peak."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from open_miipher.audio.io import AudioError, AudioWriter
+from open_miipher.restoration.source import BLOCK_FRAMES
+
+PEAK = 0.9
+"""What `level=peak` brings the loudest sample to."""
+
+
+class Sink(Protocol):
+    """Takes one signal in blocks; ends with `close` or `abort`."""
+
+    def write(self, block: np.ndarray) -> None:
+        """Append (channels, n) float32."""
+
+    def close(self) -> None:
+        """Keep what was written; nothing follows."""
+
+    def abort(self) -> None:
+        """Throw away what was written."""
+
+
+class ArraySink:
+    """Collects the blocks in memory."""
+
+    def __init__(self) -> None:
+        self._blocks: list[np.ndarray] = []
+
+    @property
+    def waveform(self) -> np.ndarray:
+        """(channels, samples) float32."""
+        return np.concatenate(self._blocks, axis=1)
+
+    def write(self, block: np.ndarray) -> None:
+        """Append a block."""
+        self._blocks.append(block)
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+    def abort(self) -> None:
+        """Forget the blocks."""
+        self._blocks.clear()
+
+
+class FileSink:
+    """Writes a file, which takes its name once it is whole; made with its folders on first use.
+
+    Args:
+        path: of the file.
+        sample_rate: Hz.
+        format: "wav" or "flac".
+        subtype: soundfile's name.
+
+    Attributes:
+        num_clipped: samples beyond full scale, which an integer subtype cannot hold.
+    """
+
+    def __init__(self, path: Path, sample_rate: int, format: str, subtype: str) -> None:
+        self.path = path
+        self.num_clipped = 0
+        self._sample_rate, self._format, self._subtype = sample_rate, format, subtype
+        self._holds_any_value = subtype in ("FLOAT", "DOUBLE")
+        self._writer: AudioWriter | None = None
+
+    def write(self, block: np.ndarray) -> None:
+        """Append a block (channels, n).
+
+        Raises:
+            AudioError: the disk refuses.
+        """
+        if self._writer is None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._writer = AudioWriter(
+                self.path, self._sample_rate, len(block), self._format, self._subtype
+            )
+        if not self._holds_any_value:
+            self.num_clipped += int(np.count_nonzero(np.abs(block) > 1.0))
+        self._writer.write(block)
+
+    def close(self) -> None:
+        """Flush, check and rename.
+
+        Raises:
+            AudioError: the disk refuses.
+        """
+        if self._writer is not None:
+            self._writer.__exit__(None, None, None)
+
+    def abort(self) -> None:
+        """Remove the unfinished file."""
+        if self._writer is not None:
+            self._writer.__exit__(AudioError, AudioError("given up"), None)
+
+
+class PeakSink:
+    """Brings a whole signal to a fixed peak before it goes on, in constant memory.
+
+    The signal waits in a nameless temporary file, which ends with the process.
+
+    Args:
+        sink: takes the scaled signal.
+        directory: with room for the signal as float32.
+    """
+
+    def __init__(self, sink: Sink, directory: Path | None = None) -> None:
+        self._sink = sink
+        self._peak = 0.0
+        self._num_channels = 1
+        self._waiting = tempfile.SpooledTemporaryFile(  # noqa: SIM115 - open until close or abort
+            max_size=1 << 25, dir=None if directory is None else str(directory)
+        )
+
+    def write(self, block: np.ndarray) -> None:
+        """Append a block (channels, n)."""
+        self._num_channels = len(block)
+        self._peak = max(self._peak, float(np.abs(block).max(initial=0.0)))
+        self._waiting.write(np.ascontiguousarray(block.T, dtype=np.float32).tobytes())
+
+    def close(self) -> None:
+        """Pass the scaled signal on; silence stays as it is."""
+        gain = PEAK / self._peak if self._peak > 0 else 1.0
+        for block in self._blocks():
+            self._sink.write(block * np.float32(gain))
+        self._waiting.close()
+        self._sink.close()
+
+    def abort(self) -> None:
+        """Forget the signal."""
+        self._waiting.close()
+        self._sink.abort()
+
+    def _blocks(self) -> Iterator[np.ndarray]:
+        self._waiting.seek(0)
+        while data := self._waiting.read(4 * self._num_channels * BLOCK_FRAMES):
+            yield np.frombuffer(data, dtype=np.float32).reshape(-1, self._num_channels).T

@@ -1,0 +1,70 @@
+"""A stand-in model and files to restore with it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from open_miipher.corpus import FileFormat, RestoreDirectory
+from open_miipher.distributed import World
+from open_miipher.restoration import RestoreOptions, Restorer
+
+RNG = np.random.default_rng(0)
+
+
+class SameAgain:
+    """A model that gives its input back; 100 Hz frames at 8 kHz."""
+
+    input_rate = output_rate = 8000
+    input_hop = output_hop = 80
+    needs_noise, restores_level = False, True
+
+    def __init__(self, fingerprint: str = "same-again") -> None:
+        self.fingerprint = fingerprint
+        self.num_restored = 0
+
+    def restore(self, waveform: Tensor, lengths: Tensor, noise: Tensor) -> Tensor:
+        self.num_restored += len(waveform)
+        return waveform.clone()
+
+
+def write(
+    path: Path, seconds: float = 0.2, rate: int = 8000, channels: int = 1, **kwargs
+) -> np.ndarray:
+    """Write noise and return it, (frames, channels)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    waveform = 0.1 * RNG.standard_normal((max(1, round(seconds * rate)), channels))
+    soundfile.write(path, waveform, rate, **kwargs)
+    return waveform
+
+
+@pytest.fixture
+def write_audio():
+    return write
+
+
+@pytest.fixture
+def alone() -> World:
+    return World(0, 1, 0, torch.device("cpu"))
+
+
+@pytest.fixture
+def make_task(tmp_path: Path):
+    """`make_task(sample_rate="input", format="flac", fingerprint=…)` over tmp_path/in → out."""
+
+    def make(
+        format: str = "wav",
+        subtype: str = "PCM_16",
+        fingerprint: str = "same-again",
+        input_dir: Path = tmp_path / "in",
+        output_dir: Path = tmp_path / "out",
+        **options,
+    ) -> RestoreDirectory:
+        options = {"chunk_seconds": 1.0, "overlap_seconds": 0.2, **options}
+        restorer = Restorer(SameAgain(fingerprint), RestoreOptions(**options), batch_size=2)
+        return RestoreDirectory(restorer, input_dir, output_dir, FileFormat(format, subtype))
+
+    return make

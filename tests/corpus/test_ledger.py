@@ -1,0 +1,142 @@
+"""What is recorded survives kills, other rank counts and later runs."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from open_miipher.corpus.ledger import Ledger, RowWriter, read_rows, write_atomically
+from open_miipher.errors import UserError
+
+SOURCE = Path(__file__).parents[2] / "src"
+IDENTITY = {"model": "abc", "level": "peak"}
+
+
+def append(ledger: Ledger, rank: int, *rows: dict) -> None:
+    with ledger.writer(rank) as writer:
+        writer.write(rows)
+
+
+def test_the_newest_row_of_an_item_counts_whatever_rank_wrote_it(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.claim(IDENTITY, overwrite=False)
+    append(ledger, 3, {"run": 1, "id": "a", "error": "bad"}, {"run": 1, "id": "b", "error": None})
+    append(ledger, 0, {"run": 2, "id": "a", "error": None})
+    rows = ledger.rows()
+    assert rows["a"] == {"run": 2, "id": "a", "error": None}
+    assert rows["b"] == {"run": 1, "id": "b", "error": None}
+
+
+@pytest.mark.parametrize("cut", range(1, 12))
+def test_a_torn_last_line_is_ignored_and_cut_off(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "rows.jsonl"
+    whole = b'{"id": 1}\n{"id": 2}\n'
+    path.write_bytes(whole[:-cut])
+    before = [row["id"] for row in read_rows(path)]
+    assert before == ([1] if cut <= 10 else [])
+    with RowWriter(path) as writer:
+        writer.write([{"id": 3}])
+    assert [row["id"] for row in read_rows(path)] == [*before, 3]
+
+
+def test_a_damaged_line_elsewhere_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b'{"id": 1}\n{"id"\n{"id": 3}\n')
+    with pytest.raises(UserError, match="line 2 is damaged"):
+        list(read_rows(path))
+
+
+def test_runs_are_numbered_and_the_lock_ends_with_its_owner(tmp_path: Path) -> None:
+    program = (
+        f"import sys; sys.path.insert(0, {str(SOURCE)!r})\n"
+        "from open_miipher.corpus.ledger import Ledger\n"
+        "from pathlib import Path\n"
+        f"ledger = Ledger(Path({str(tmp_path)!r}))\n"
+        f"print(ledger.claim({IDENTITY!r}, False), flush=True)\n"
+        "sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == "1\n"
+    with pytest.raises(UserError, match="another run is writing"):
+        Ledger(tmp_path).claim(IDENTITY, overwrite=False)
+    other.kill()
+    other.communicate()
+    assert Ledger(tmp_path).claim(IDENTITY, overwrite=False) == 2
+
+
+def test_another_model_or_option_is_refused_by_name(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.check(IDENTITY)
+    ledger.claim(IDENTITY, overwrite=False)
+    other = Ledger(tmp_path)
+    with pytest.raises(UserError, match=r"level was peak and is none.*--overwrite"):
+        other.check({**IDENTITY, "level": "none"})
+    other.check(IDENTITY)
+
+
+def test_overwrite_forgets_what_is_done_and_keeps_the_names(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.claim(IDENTITY, overwrite=False)
+    ledger.add_names({"a.flac": "a.wav"})
+    append(ledger, 0, {"run": 1, "id": "a.flac", "error": None})
+    del ledger  # and its lock
+    again = Ledger(tmp_path)
+    assert again.claim({"model": "other"}, overwrite=True) == 2
+    assert again.rows() == {}
+    assert again.names("wav") == {"a.flac": "a.wav"}
+    assert again.names("flac") == {}
+    again.check({"model": "other"})
+
+
+def test_names_of_several_formats_stand_beside_each_other(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.claim(IDENTITY, overwrite=False)
+    ledger.add_names({"a.flac": "a.wav"})
+    ledger.add_names({"a.flac": "a.flac"})
+    assert ledger.names("wav") == {"a.flac": "a.wav"}
+    assert ledger.names("flac") == {"a.flac": "a.flac"}
+
+
+def test_names_in_any_script_and_without_any_come_back(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.claim(IDENTITY, overwrite=False)
+    names = {
+        "日本語/ё.mp3": "日本語/ё.wav",
+        "bytes\udcff.mp3": "bytes\udcff.wav",
+        "a\nb.mp3": "a\nb.wav",
+    }
+    ledger.add_names(names)
+    assert ledger.names("wav") == names
+
+
+def test_an_unwritable_directory_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write to"):
+        Ledger(tmp_path / "file").claim(IDENTITY, overwrite=False)
+
+
+def test_reading_a_ledger_that_is_not_there_writes_nothing(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "none")
+    assert ledger.rows() == {}
+    assert ledger.names("wav") == {}
+    ledger.check(IDENTITY)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_write_atomically_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.jsonl"
+    write_atomically(path, ["1", "2"])
+
+    def failing():
+        yield json.dumps(3)
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        write_atomically(path, failing())
+    assert path.read_text() == "1\n2\n"
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,45 @@
+"""Every input has an output of its own, for ever."""
+
+import itertools
+import random
+
+from open_miipher.corpus.naming import assign_names
+
+
+def test_the_tree_is_mirrored() -> None:
+    names = assign_names(["a/x.wav", "b/x.wav", "c.d/e.f.mp3"], {}, "wav")
+    assert names == {"a/x.wav": "a/x.wav", "b/x.wav": "b/x.wav", "c.d/e.f.mp3": "c.d/e.f.wav"}
+
+
+def test_a_name_taken_twice_keeps_the_inputs_extension() -> None:
+    names = assign_names(["a/x.wav", "b/x.wav", "a/x.flac"], {}, "wav")
+    assert names == {"a/x.wav": "a/x.wav", "b/x.wav": "b/x.wav", "a/x.flac": "a/x.flac.wav"}
+
+
+def test_even_the_longer_name_may_be_taken() -> None:
+    inputs = ["x.wav", "x.flac", "x.flac.wav"]
+    names = assign_names(inputs, {}, "wav")
+    assert len(set(names.values())) == 3
+    assert names["x.flac.wav"] == "x.flac.wav"
+    assert names["x.flac"] == "x.flac.flac.wav"
+
+
+def test_names_stay_when_files_are_added_later() -> None:
+    first = assign_names(["a/x.flac"], {}, "wav")
+    assert first == {"a/x.flac": "a/x.wav"}
+    second = assign_names(["a/x.flac", "a/x.wav", "a/x.mp3"], first, "wav")
+    assert second == {"a/x.wav": "a/x.wav.wav", "a/x.mp3": "a/x.mp3.wav"}
+
+
+def test_names_stay_when_files_have_gone() -> None:
+    given = {"a/x.flac": "a/x.wav"}
+    assert assign_names(["a/x.mp3"], given, "wav") == {"a/x.mp3": "a/x.mp3.wav"}
+
+
+def test_no_two_inputs_ever_share_a_name_and_order_is_no_matter() -> None:
+    stems = ["x", "x.wav", "x.flac", "x.wav.flac", "x.flac.wav"]
+    inputs = [f"{stem}.{ext}" for stem, ext in itertools.product(stems, ["wav", "flac", "mp3"])]
+    names = assign_names(inputs, {}, "flac")
+    assert len(set(names.values())) == len(inputs)
+    random.Random(0).shuffle(inputs)
+    assert assign_names(inputs, {}, "flac") == names

@@ -1,0 +1,99 @@
+"""Stand-in models: fast, with known answers."""
+
+import pytest
+import torch
+from torch import Tensor
+
+
+class StandIn:
+    """Gives the input back, upsampled by repetition where the rates ask for it."""
+
+    needs_noise = False
+    restores_level = True
+    fingerprint = "stand-in"
+
+    def __init__(self, input_rate=8000, input_hop=4, output_rate=8000, output_hop=4) -> None:
+        self.input_rate, self.input_hop = input_rate, input_hop
+        self.output_rate, self.output_hop = output_rate, output_hop
+        self.batches: list[tuple[int, ...]] = []
+        self.lengths: list[int] = []
+
+    def restore(self, waveform: Tensor, lengths: Tensor, noise: Tensor) -> Tensor:
+        self.batches.append(tuple(waveform.shape))
+        self.lengths += lengths.tolist()
+        frames = waveform.shape[1] // self.input_hop
+        assert noise.shape == (len(waveform), frames * self.output_hop)
+        for row, length in zip(waveform, lengths, strict=True):
+            assert not row[length:].any()
+        return self.answer(waveform, noise)
+
+    def answer(self, waveform: Tensor, noise: Tensor) -> Tensor:
+        if self.input_hop == self.output_hop:
+            return waveform.clone()
+        return torch.nn.functional.interpolate(waveform[:, None], noise.shape[1])[:, 0]
+
+
+class FiniteContext(StandIn):
+    """Sees `context` samples on either side, and is not linear."""
+
+    context = 8
+
+    def answer(self, waveform: Tensor, noise: Tensor) -> Tensor:
+        kernel = torch.hann_window(2 * self.context + 3, periodic=False)[None, None, 1:-1]
+        padded = torch.nn.functional.pad(torch.tanh(waveform[:, None]), (self.context,) * 2)
+        return torch.nn.functional.conv1d(padded, kernel / kernel.sum())[:, 0]
+
+
+class Noise(StandIn):
+    """Gives back the noise it was handed."""
+
+    needs_noise = True
+
+    def answer(self, waveform: Tensor, noise: Tensor) -> Tensor:
+        return noise.clone()
+
+
+class Peak(StandIn):
+    """Brings everything to a peak of 0.9, as a vocoder without levels does."""
+
+    restores_level = False
+
+    def answer(self, waveform: Tensor, noise: Tensor) -> Tensor:
+        return 0.9 * waveform / waveform.abs().amax(dim=1, keepdim=True).clamp_min(1e-9)
+
+
+class Garbage(StandIn):
+    """Makes loud sound out of anything."""
+
+    restores_level = False
+    needs_noise = True
+
+    def answer(self, waveform: Tensor, noise: Tensor) -> Tensor:
+        return 0.9 * noise / noise.abs().amax(dim=1, keepdim=True)
+
+
+class NotANumber(StandIn):
+    def answer(self, waveform: Tensor, noise: Tensor) -> Tensor:
+        return torch.full_like(noise, torch.nan)
+
+
+class OutOfMemory(StandIn):
+    def answer(self, waveform: Tensor, noise: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError("no")
+
+
+MODELS = {
+    "same": StandIn,
+    "finite": FiniteContext,
+    "noise": Noise,
+    "peak": Peak,
+    "garbage": Garbage,
+    "nan": NotANumber,
+    "oom": OutOfMemory,
+}
+
+
+@pytest.fixture
+def stand_in():
+    """`stand_in("peak", input_rate=…)` makes a model."""
+    return lambda name, **rates: MODELS[name](**rates)

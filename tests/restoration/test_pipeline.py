@@ -1,0 +1,224 @@
+"""Several signals at once: batches, bounds, and what happens when one of them fails."""
+
+import itertools
+import threading
+import tracemalloc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from open_miipher.audio.io import AudioError
+from open_miipher.restoration import Job, RestoreOptions, Restorer, Source, WriteError
+from open_miipher.restoration.pipeline import in_background
+from open_miipher.restoration.sink import ArraySink
+
+RATE = 8000
+OPTIONS = RestoreOptions(chunk_seconds=0.1, overlap_seconds=0.02)  # 800 and 160 samples
+RNG = np.random.default_rng(0)
+
+
+def noise(num_samples: int) -> np.ndarray:
+    return (0.1 * RNG.standard_normal((1, num_samples))).astype(np.float32)
+
+
+class RecordingSink(ArraySink):
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = self.aborted = 0
+        self.num_samples = 0
+
+    def write(self, block: np.ndarray) -> None:
+        super().write(block)
+        self.num_samples += block.shape[1]
+
+    def close(self) -> None:
+        self.closed += 1
+
+    def abort(self) -> None:
+        self.aborted += 1
+
+
+class CountingSink(RecordingSink):
+    """Keeps nothing."""
+
+    def write(self, block: np.ndarray) -> None:
+        self.num_samples += block.shape[1]
+
+
+class FullDisk(RecordingSink):
+    def write(self, block: np.ndarray) -> None:
+        raise AudioError("no space left on its disk")
+
+
+def failing_source(good_samples: int, num_frames: int) -> Source:
+    def blocks() -> Iterator[np.ndarray]:
+        yield noise(good_samples)
+        raise AudioError("it ends early")
+
+    return Source("bad.wav", RATE, num_frames, 1, blocks)
+
+
+def test_many_signals_give_what_each_gives_alone(stand_in) -> None:
+    waveforms = [noise(n) for n in [1, 799, 800, 800, 801, 3000, 3000, 3000, 5, 12000, 650, 650]]
+    alone = [Restorer(stand_in("finite"), OPTIONS, 1).restore(w, RATE)[0] for w in waveforms]
+    for batch_size in (1, 3, 64):
+        restorer = Restorer(stand_in("finite"), OPTIONS, batch_size)
+        jobs = [restorer.job(Source.from_array(w, RATE), RecordingSink()) for w in waveforms]
+        finished = list(restorer.restore_jobs(jobs))
+        assert set(finished) == set(jobs)
+        assert len(finished) == len(jobs)
+        for job, expected in zip(jobs, alone, strict=True):
+            assert (job.sink.closed, job.sink.aborted) == (1, 0)
+            np.testing.assert_allclose(job.sink.waveform, expected, atol=1e-6)
+
+
+def test_batches_hold_chunks_of_one_length_and_fill_over_several_files(stand_in) -> None:
+    model = stand_in("same")
+    restorer = Restorer(model, OPTIONS, batch_size=4)
+    jobs = [restorer.job(Source.from_array(noise(800), RATE), RecordingSink()) for _ in range(8)]
+    list(restorer.restore_jobs(jobs))
+    assert model.batches == [(4, 800), (4, 800)]
+
+
+def test_a_batch_never_exceeds_its_size_with_many_channels(stand_in) -> None:
+    model = stand_in("same")
+    restorer = Restorer(model, RestoreOptions(channels="each"), batch_size=4)
+    waveform = RNG.standard_normal((10, 500)).astype(np.float32)
+    restored, _ = restorer.restore(waveform, RATE)
+    assert [rows for rows, _ in model.batches] == [4, 4, 2]
+    np.testing.assert_allclose(restored, waveform, atol=1e-6)
+
+
+def test_the_model_is_told_the_true_length_of_the_last_chunk(stand_in) -> None:
+    model = stand_in("same", input_hop=80, output_hop=80)
+    Restorer(model, OPTIONS).restore(noise(1001), RATE)
+    assert model.lengths == [800, 361]
+    assert model.batches == [(1, 800), (1, 400)]
+
+
+def test_a_source_that_fails_is_given_up_and_the_others_go_on(stand_in) -> None:
+    restorer = Restorer(stand_in("same"), OPTIONS, batch_size=2)
+    jobs = [
+        restorer.job(Source.from_array(noise(900), RATE), RecordingSink()),
+        restorer.job(failing_source(5000, 20000), RecordingSink()),
+        restorer.job(failing_source(1, 20000), RecordingSink()),
+        restorer.job(Source.from_array(noise(700), RATE), RecordingSink()),
+    ]
+    finished = list(restorer.restore_jobs(jobs))
+    assert sorted(map(jobs.index, finished)) == [0, 1, 2, 3]
+    assert [job.error is None for job in jobs] == [True, False, False, True]
+    assert [job.sink.closed for job in jobs] == [1, 0, 0, 1]
+    assert [job.sink.aborted for job in jobs] == [0, 1, 1, 0]
+    assert "it ends early" in str(jobs[1].error)
+
+
+def test_a_source_that_fails_when_read_again_for_the_dry_signal(stand_in) -> None:
+    calls = itertools.count()
+
+    def blocks() -> Iterator[np.ndarray]:
+        if next(calls):
+            raise AudioError("vanished")
+        yield noise(2000)
+
+    options = RestoreOptions(strength=0.5, chunk_seconds=0.1, overlap_seconds=0.02)
+    restorer = Restorer(stand_in("same"), options)
+    job = restorer.job(Source("x", RATE, 2000, 1, blocks), RecordingSink())
+    assert list(restorer.restore_jobs([job])) == [job]
+    assert "vanished" in str(job.error)
+    assert (job.sink.closed, job.sink.aborted) == (0, 1)
+
+
+def test_one_signal_without_numbers_does_not_stop_the_others(stand_in) -> None:
+    model = stand_in("same")
+    answer = model.answer
+
+    def sometimes(waveform, noise):
+        restored = answer(waveform, noise)
+        restored[waveform[:, 0] > 5] = np.nan
+        return restored
+
+    model.answer = sometimes
+    bad = noise(5000)
+    bad[0, 0] = 9.0
+    restorer = Restorer(model, OPTIONS, batch_size=3)
+    jobs = [restorer.job(Source.from_array(w, RATE), RecordingSink()) for w in (noise(999), bad)]
+    finished = list(restorer.restore_jobs([*jobs, *jobs[:0]]))
+    assert len(finished) == 2
+    assert jobs[0].error is None
+    assert "NaN or Inf" in str(jobs[1].error)
+    assert jobs[1].sink.aborted == 1
+
+
+def test_a_full_disk_ends_the_work_and_gives_up_what_is_open(stand_in) -> None:
+    restorer = Restorer(stand_in("same"), OPTIONS, batch_size=1)
+    sinks = [RecordingSink(), FullDisk(), RecordingSink()]
+    jobs = [restorer.job(Source.from_array(noise(3000), RATE), sink) for sink in sinks]
+    with pytest.raises(WriteError, match="no space left"):
+        list(restorer.restore_jobs(jobs))
+    assert [sink.closed for sink in sinks] == [1, 0, 0]
+    assert sinks[1].aborted == 1
+    assert threading.active_count() == 1
+
+
+def test_leaving_early_gives_up_what_is_open_and_leaves_no_thread(stand_in) -> None:
+    restorer = Restorer(stand_in("same"), OPTIONS, batch_size=1)
+    sinks = [RecordingSink() for _ in range(50)]
+    jobs = [restorer.job(Source.from_array(noise(5000), RATE), sink) for sink in sinks]
+    finished = restorer.restore_jobs(jobs)
+    next(finished)
+    finished.close()
+    assert threading.active_count() == 1
+    assert all(sink.closed + sink.aborted <= 1 for sink in sinks)
+    assert sum(sink.closed for sink in sinks) < 10
+
+
+def long_source(seconds: int, silent_after: int | None = None) -> Source:
+    def blocks() -> Iterator[np.ndarray]:
+        block = noise(RATE)
+        for second in range(seconds):
+            yield block if silent_after is None or second < silent_after else 0 * block
+
+    return Source("long", RATE, seconds * RATE, 1, blocks)
+
+
+@pytest.mark.parametrize("name", ["same", "garbage"])  # without and with levels to put back
+@pytest.mark.parametrize("silent_after", [None, 3])
+def test_memory_does_not_grow_with_the_length_of_a_file(stand_in, name, silent_after) -> None:
+    options = RestoreOptions(sample_rate=11025, strength=0.5, chunk_seconds=1, overlap_seconds=0.25)
+    peaks = []
+    for seconds in (60, 240):
+        restorer = Restorer(stand_in(name), options, batch_size=2)
+        job = restorer.job(long_source(seconds, silent_after), CountingSink())
+        tracemalloc.start()
+        assert list(restorer.restore_jobs([job])) == [job]
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert job.sink.num_samples == seconds * 11025
+    assert peaks[1] < 1.3 * peaks[0]
+
+
+def test_jobs_are_taken_only_as_there_is_room(stand_in) -> None:
+    restorer = Restorer(stand_in("same"), OPTIONS, batch_size=2)
+    taken = []
+
+    def jobs() -> Iterator[Job]:
+        for number in range(200):
+            taken.append(number)
+            yield restorer.job(Source.from_array(noise(800), RATE), CountingSink())
+
+    for finished, _ in enumerate(restorer.restore_jobs(jobs()), start=1):
+        assert len(taken) - finished < 40
+
+
+def test_in_background_keeps_order_and_hands_errors_on() -> None:
+    assert list(in_background(iter(range(100)), depth=3)) == list(range(100))
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise ValueError("no")
+
+    items = in_background(broken(), depth=3)
+    assert next(items) == 1
+    with pytest.raises(ValueError, match="no"):
+        next(items)

@@ -1,0 +1,296 @@
+"""Any waveform in, a restored one out: length, place, level, silence, noise."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from open_miipher.audio.resample import num_output_frames, resample
+from open_miipher.errors import UserError
+from open_miipher.restoration import RestoreOptions, Restorer
+from open_miipher.vocoders.noise import white_noise
+
+RNG = np.random.default_rng(0)
+RATE = 8000
+SMALL = {"chunk_seconds": 96 / RATE, "overlap_seconds": 48 / RATE}  # 24 and 12 frames of 4 samples
+
+
+def noise(num_samples: int, level: float = 0.1) -> np.ndarray:
+    return (level * RNG.standard_normal(num_samples)).astype(np.float32)
+
+
+def bursts(seconds: float, level: float = 0.5, rate: int = RATE) -> np.ndarray:
+    """Half a second of tone, a quarter of silence, over and over."""
+    t = np.arange(int(seconds * rate)) / rate
+    return (level * np.sin(2 * np.pi * 220 * t) * (t % 0.75 < 0.5)).astype(np.float32)
+
+
+def rms(waveform: np.ndarray) -> float:
+    return math.sqrt(float(np.mean(np.square(waveform, dtype=np.float64))))
+
+
+def decibels(ratio: float) -> float:
+    return 20 * math.log10(max(ratio, 1e-12))
+
+
+def test_chunked_equals_unchunked_to_1e_6_with_a_model_of_finite_context(stand_in) -> None:
+    model = stand_in("finite")
+    chunked = Restorer(model, RestoreOptions(**SMALL), batch_size=3)
+    whole = Restorer(model, RestoreOptions(chunk_seconds=10, overlap_seconds=1))
+    assert chunked.options.grid(model).margin_frames * model.input_hop >= model.context
+    for num_samples in range(1, 3 * 96 + 2):
+        waveform = noise(num_samples)
+        expected, _ = whole.restore(waveform, RATE)
+        restored, rate = chunked.restore(waveform, RATE)
+        assert rate == RATE
+        np.testing.assert_allclose(restored, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate_in", [8000, 11025, 16000, 44100, 192000])
+@pytest.mark.parametrize("rate_out", ["model", "input", 22050])
+def test_lengths_are_exact_for_1_to_700_samples(stand_in, rate_in: int, rate_out) -> None:
+    model = stand_in("same", input_rate=16000, input_hop=64, output_rate=24000, output_hop=96)
+    options = RestoreOptions(sample_rate=rate_out, chunk_seconds=0.02, overlap_seconds=0.008)
+    restorer = Restorer(model, options)
+    waveform = noise(700)
+    for num_samples in range(1, 701, 3 if rate_in == 44100 else 17):
+        restored, rate = restorer.restore(waveform[:num_samples], rate_in)
+        assert rate == {"model": 24000, "input": rate_in}.get(rate_out, rate_out)
+        assert len(restored) == num_output_frames(num_samples, rate_in, rate)
+        assert np.isfinite(restored).all()
+
+
+def test_every_length_from_1_to_700_samples_at_the_models_rate(stand_in) -> None:
+    restorer = Restorer(stand_in("same"), RestoreOptions(**SMALL))
+    waveform = noise(700)
+    for num_samples in range(1, 701):
+        restored, _ = restorer.restore(waveform[:num_samples], RATE)
+        np.testing.assert_allclose(restored, waveform[:num_samples], atol=1e-6)
+
+
+@pytest.mark.parametrize("rate_in", [8000, 11025, 44100, 48000, 96000])
+def test_the_output_lies_where_the_input_lay(stand_in, rate_in: int) -> None:
+    model = stand_in("same", input_rate=16000, input_hop=64, output_rate=16000, output_hop=64)
+    restorer = Restorer(
+        model, RestoreOptions(sample_rate=32000, chunk_seconds=0.3, overlap_seconds=0.1)
+    )
+    t = np.arange(rate_in) / rate_in
+    envelope = np.exp(-0.5 * ((t - 0.43) / 0.05) ** 2)
+    waveform = (envelope * np.sin(2 * np.pi * 700 * t)).astype(np.float32)
+    restored, rate = restorer.restore(waveform, rate_in)
+    t = np.arange(rate) / rate
+    expected = np.exp(-0.5 * ((t - 0.43) / 0.05) ** 2) * np.sin(2 * np.pi * 700 * t)
+    np.testing.assert_allclose(restored, expected, atol=2e-3)
+
+
+def test_overlapping_chunks_draw_the_same_noise_at_the_same_sample(stand_in) -> None:
+    restorer = Restorer(stand_in("noise"), RestoreOptions(seed=7, **SMALL))
+    restored, _ = restorer.restore(noise(1000), RATE)
+    np.testing.assert_allclose(restored, white_noise(7, 0, 1000).numpy(), atol=1e-6)
+
+
+def test_both_channels_start_from_the_same_noise(stand_in) -> None:
+    restorer = Restorer(stand_in("noise"), RestoreOptions(channels="each", **SMALL))
+    left, right = restorer.restore(noise(600).reshape(2, 300), RATE)[0]
+    np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.parametrize("name", ["garbage", "peak", "noise"])
+def test_silence_never_reaches_the_model_and_stays_silence(stand_in, name: str) -> None:
+    model = stand_in(name)
+    restored, _ = Restorer(model, RestoreOptions(**SMALL)).restore(np.zeros(5000), RATE)
+    assert model.batches == []
+    assert restored.shape == (5000,)
+    assert not restored.any()
+
+
+@pytest.mark.parametrize("name", ["garbage", "peak", "finite"])
+@pytest.mark.parametrize("level", ["match-input", "none"])
+def test_a_silent_chunk_changes_nothing_after_it(stand_in, name: str, level: str) -> None:
+    options = RestoreOptions(level=level, chunk_seconds=1, overlap_seconds=0.3)
+    silence = np.zeros(4 * RATE, dtype=np.float32)
+    before, after = bursts(3, 0.7), bursts(4, 0.1) + noise(4 * RATE, 0.001)
+    with_speech, _ = Restorer(stand_in(name), options).restore(
+        np.concatenate([before, silence, after]), RATE
+    )
+    with_silence, _ = Restorer(stand_in(name), options).restore(
+        np.concatenate([0 * before, silence, after]), RATE
+    )
+    assert not with_speech[4 * RATE : 6 * RATE].any()
+    np.testing.assert_array_equal(with_speech[5 * RATE :], with_silence[5 * RATE :])
+    assert with_speech[7 * RATE :].any()
+
+
+def test_levels_come_back_within_a_decibel_also_at_the_seams(stand_in) -> None:
+    """A vocoder of fixed peak must not move the level, whatever else a chunk holds."""
+    options = RestoreOptions(chunk_seconds=3, overlap_seconds=0.6)
+    level = np.repeat([0.5, 0.05, 0.2, 0.8, 0.01, 0.3], 2.5 * RATE)
+    waveform = bursts(15, 1.0) * level.astype(np.float32) + noise(15 * RATE, 0.0005)
+    restored, _ = Restorer(stand_in("peak"), options).restore(waveform, RATE)
+    window = RATE // 20
+    windows_in = waveform[: len(waveform) // window * window].reshape(-1, window)
+    windows_out = restored[: len(waveform) // window * window].reshape(-1, window)
+    gains = [
+        decibels(rms(b) / rms(a))
+        for a, b in zip(windows_in, windows_out, strict=True)
+        if rms(a) > 0.003
+    ]
+    assert len(gains) > 100
+    assert max(map(abs, gains)) < 1.0
+    assert np.abs(np.diff(gains)).max() < 1.0
+
+
+def test_a_noisy_pause_is_no_louder_than_it_was(stand_in) -> None:
+    options = RestoreOptions(chunk_seconds=2, overlap_seconds=0.5)
+    pause = noise(12 * RATE, 0.002)
+    waveform = np.concatenate([bursts(6), pause, bursts(6)]) + noise(24 * RATE, 0.001)
+    restored, _ = Restorer(stand_in("garbage"), options).restore(waveform, RATE)
+    assert decibels(rms(restored[8 * RATE : 16 * RATE]) / rms(waveform[8 * RATE : 16 * RATE])) < 0.5
+    assert decibels(rms(restored[: 5 * RATE]) / rms(waveform[: 5 * RATE])) > -3
+
+
+def test_a_long_pause_keeps_memory_and_level_bounded(stand_in) -> None:
+    options = RestoreOptions(chunk_seconds=1, overlap_seconds=0.25)
+    waveform = np.concatenate([noise(40 * RATE, 0.001), bursts(3), noise(40 * RATE, 0.001)])
+    restored, _ = Restorer(stand_in("garbage"), options).restore(waveform, RATE)
+    for start in range(0, 38):
+        second = slice(start * RATE, (start + 1) * RATE)
+        assert decibels(rms(restored[second]) / rms(waveform[second])) < 0.5
+
+
+def test_level_none_is_the_models_and_peak_is_fixed(stand_in) -> None:
+    waveform = bursts(6, 0.05)
+    none, _ = Restorer(
+        stand_in("peak"), RestoreOptions(level="none", chunk_seconds=2, overlap_seconds=0.5)
+    ).restore(waveform, RATE)
+    np.testing.assert_allclose(none, 18 * waveform, atol=1e-4)
+    for name in ("same", "peak"):
+        options = RestoreOptions(level="peak", chunk_seconds=2, overlap_seconds=0.5)
+        quiet = np.concatenate([waveform, 0.1 * waveform])
+        restored, _ = Restorer(stand_in(name), options).restore(quiet, RATE)
+        assert np.abs(restored).max() == pytest.approx(0.9, abs=1e-4)
+        np.testing.assert_allclose(restored, 18 * quiet, atol=0.05)  # one gain for the whole
+
+
+def test_peak_of_silence_is_silence(stand_in) -> None:
+    options = RestoreOptions(level="peak", **SMALL)
+    restored, _ = Restorer(stand_in("same"), options).restore(np.zeros(100), RATE)
+    assert not restored.any()
+
+
+@pytest.mark.parametrize("rate_out", ["model", "input", 44100])
+def test_strength_0_gives_the_input_exactly(stand_in, rate_out) -> None:
+    model = stand_in("garbage", input_rate=16000, input_hop=64, output_rate=24000, output_hop=96)
+    options = RestoreOptions(
+        sample_rate=rate_out, strength=0, channels="each", chunk_seconds=0.1, overlap_seconds=0.02
+    )
+    waveform = noise(6000).reshape(2, 3000)
+    restored, rate = Restorer(model, options).restore(waveform, 11025)
+    np.testing.assert_array_equal(restored, resample(waveform, 11025, rate))
+    assert model.batches == []
+
+
+def test_strength_mixes_in_the_input_where_it_lies(stand_in) -> None:
+    options = RestoreOptions(strength=0.25, level="none", **SMALL)
+    waveform = bursts(0.5, 0.1)
+    restored, _ = Restorer(stand_in("noise"), options).restore(waveform, RATE)
+    wet = white_noise(0, 0, len(waveform)).numpy()
+    np.testing.assert_allclose(restored, 0.25 * wet + 0.75 * waveform, atol=1e-6)
+
+
+def test_channels_are_restored_each_by_itself_or_mixed(stand_in) -> None:
+    waveform = np.stack([bursts(1, 0.5), 0.25 * bursts(1, 0.5), np.zeros(RATE, np.float32)])
+    each, _ = Restorer(stand_in("peak"), RestoreOptions(channels="each", level="none")).restore(
+        waveform, RATE
+    )
+    peaks = np.abs(each).max(axis=1)
+    np.testing.assert_allclose(peaks, [0.9, 0.9, 0], atol=1e-5)
+    mono, _ = Restorer(stand_in("same"), RestoreOptions(channels="mono")).restore(waveform, RATE)
+    np.testing.assert_allclose(mono, waveform.mean(axis=0, keepdims=True), atol=1e-6)
+
+
+def test_by_default_a_waveform_keeps_its_kind_and_channels(stand_in) -> None:
+    restorer = Restorer(stand_in("same"))
+    for waveform in (noise(100), noise(200).reshape(2, 100), noise(100).astype(np.float64)):
+        restored, _ = restorer.restore(waveform, RATE)
+        assert restored.shape == waveform.shape
+        assert restored.dtype == np.float32
+        tensor, _ = restorer.restore(torch.from_numpy(waveform), RATE)
+        assert isinstance(tensor, torch.Tensor)
+        np.testing.assert_array_equal(tensor.numpy(), restored)
+
+
+def test_the_input_is_left_alone_and_may_exceed_full_scale(stand_in) -> None:
+    waveform = noise(500, 3.0)
+    kept = waveform.copy()
+    restored, _ = Restorer(stand_in("same"), RestoreOptions(**SMALL)).restore(waveform, RATE)
+    np.testing.assert_array_equal(waveform, kept)
+    np.testing.assert_allclose(restored, waveform, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "rate", "says"),
+    [
+        (np.zeros(0, np.float32), RATE, "at least one sample"),
+        (np.zeros((2, 2, 2), np.float32), RATE, "shape"),
+        (np.zeros(10, np.int16), RATE, "floats"),
+        (np.array([0.0, np.nan]), RATE, "NaN"),
+        (np.array([0.0, np.inf]), RATE, "NaN or Inf"),
+        (np.zeros(10), 0, "sample rate"),
+    ],
+)
+def test_waveforms_that_are_none_are_refused(stand_in, waveform, rate, says) -> None:
+    with pytest.raises(UserError, match=says):
+        Restorer(stand_in("same")).restore(waveform, rate)
+
+
+def test_a_model_that_gives_no_numbers_is_an_error(stand_in) -> None:
+    with pytest.raises(UserError, match="NaN or Inf"):
+        Restorer(stand_in("nan")).restore(noise(100), RATE)
+
+
+def test_too_little_memory_says_what_to_do(stand_in) -> None:
+    with pytest.raises(UserError, match=r"smaller batch size or shorter chunks"):
+        Restorer(stand_in("oom")).restore(noise(100), RATE)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"sample_rate": 10}, "sample rate"),
+        ({"sample_rate": "file"}, "sample rate"),
+        ({"channels": "left"}, "channels"),
+        ({"level": "loud"}, "level"),
+        ({"strength": 1.5}, "strength"),
+        ({"strength": math.nan}, "strength"),
+        ({"chunk_seconds": 0}, "chunk"),
+        ({"chunk_seconds": math.nan}, "chunk"),
+        ({"overlap_seconds": -1}, "overlap"),
+        ({"overlap_seconds": 15}, "half a chunk"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_bad_options_are_refused_by_name(options, says) -> None:
+    with pytest.raises(UserError, match=says):
+        RestoreOptions(**options)
+
+
+def test_all_bad_options_are_named_at_once() -> None:
+    with pytest.raises(UserError, match=r"(?s)strength.*seed"):
+        RestoreOptions(strength=-1, seed=-1)
+
+
+def test_chunks_shorter_than_a_frame_and_empty_batches_are_refused(stand_in) -> None:
+    model = stand_in("same", input_hop=RATE, output_hop=RATE)
+    with pytest.raises(UserError, match="feature frame"):
+        Restorer(model, RestoreOptions(chunk_seconds=0.1, overlap_seconds=0))
+    with pytest.raises(UserError, match="batch size"):
+        Restorer(stand_in("same"), batch_size=0)
+
+
+def test_no_overlap_works(stand_in) -> None:
+    options = RestoreOptions(chunk_seconds=96 / RATE, overlap_seconds=0)
+    waveform = noise(1234)
+    restored, _ = Restorer(stand_in("same"), options).restore(waveform, RATE)
+    np.testing.assert_array_equal(restored, waveform)
