@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from open_miipher.encoders.conformer import ConformerBlock
+from open_miipher.errors import UserError
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_runs_under_bfloat16_autocast(block):
 
 
 def test_wrong_sizes_are_refused():
-    with pytest.raises(ValueError, match="odd"):
+    with pytest.raises(UserError, match="odd"):
         ConformerBlock(16, 4, 4, 32)
-    with pytest.raises(ValueError, match="multiple"):
+    with pytest.raises(UserError, match="multiple"):
         ConformerBlock(16, 3, 5, 32)

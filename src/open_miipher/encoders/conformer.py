@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from open_miipher.errors import UserError
+
 
 class ConformerBlock(nn.Module):
     """One conformer block: half feed-forward, attention, convolution, half feed-forward, norm.
@@ -30,12 +32,15 @@ class ConformerBlock(nn.Module):
             kernel_size: frames under the depthwise convolution, odd so that it is centred.
             feed_forward_width: hidden width of both feed-forward modules.
             dropout: probability, on the output of each module.
+
+        Raises:
+            UserError: the sizes do not fit each other.
         """
         super().__init__()
         if width % num_heads or kernel_size % 2 == 0:
-            raise ValueError(
-                f"width {width} must be a multiple of num_heads {num_heads}, "
-                f"kernel_size {kernel_size} odd"
+            raise UserError(
+                f"a conformer's width={width} must be a multiple of its num_heads={num_heads}, "
+                f"and its kernel_size={kernel_size} odd"
             )
         self.feed_forward_in = FeedForward(width, feed_forward_width, dropout)
         self.attention = SelfAttention(width, num_heads, dropout)

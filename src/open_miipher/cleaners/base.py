@@ -1,0 +1,68 @@
+"""What every cleaner is: a frozen encoder, and something that trains to mend its features."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from open_miipher.encoders import Encoder
+from open_miipher.errors import report
+
+
+class Cleaner(nn.Module, ABC):
+    """A frozen encoder whose features, of damaged audio, are to come out as those of clean audio.
+
+    Attributes:
+        encoder: the base model; never trained, never saved.
+    """
+
+    Config: ClassVar[type]
+    encoder: Encoder
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    @abstractmethod
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode and clean a batch.
+
+        Args:
+            waveform: (batch, samples) at the encoder's sample rate.
+            lengths: (batch,) true samples.
+
+        Returns:
+            features (batch, frames, width) and their lengths (batch,), as `Encoder.forward`.
+        """
+
+    @torch.no_grad()
+    def teacher(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode without cleaning: the base model, bit for bit, without gradients."""
+        return self.encoder(waveform, lengths)
+
+    def trained_state_dict(self) -> dict[str, Tensor]:
+        """Return the weights that train: all but the encoder's."""
+        state = self.state_dict()
+        return {name: t for name, t in state.items() if not name.startswith("encoder.")}
+
+    def load_trained_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `trained_state_dict` gave: the same names and shapes, no more and no fewer.
+
+        Raises:
+            UserError: naming every weight that does not fit; nothing is loaded then.
+        """
+        own = self.trained_state_dict()
+        shapes = {n: (tuple(state[n].shape), tuple(own[n].shape)) for n in own.keys() & state}
+        report(
+            [f"the cleaner's weights lack {name}" for name in sorted(own.keys() - state)]
+            + [f"this cleaner has no {name}" for name in sorted(state.keys() - own)]
+            + [
+                f"the cleaner's {name} has shape {given}, but {needed} is configured"
+                for name, (given, needed) in sorted(shapes.items())
+                if given != needed
+            ]
+        )
+        # Not strict only because the encoder's weights are absent on purpose.
+        self.load_state_dict(state, strict=False)

@@ -1,0 +1,125 @@
+"""Parallel adapters in every layer of a frozen speech encoder: Miipher-2's feature cleaner."""
+
+import functools
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from open_miipher.cleaners.base import Cleaner
+from open_miipher.encoders import Encoder
+from open_miipher.errors import UserError
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
+
+
+@dataclass
+class ParallelAdaptersConfig:
+    """The adapters' shape; what the paper leaves open is a key.
+
+    Attributes:
+        bottleneck: hidden width of each adapter.
+        tap: what an adapter reads, its layer's `input` (parallel to the layer, as in He et al.,
+            arXiv 2110.04366) or its `output`.
+        norm: layer norm before the adapters: one `shared` by all (Fig. 1 of the paper), one a
+            `layer`, or `none`.
+        activation: between the two linear maps.
+        init: `zero_up` starts as the identity (the second map is zero), `random` does not.
+        gradient_checkpointing: compute the encoder's layers again in the backward pass instead of
+            keeping their activations.
+    """
+
+    bottleneck: int = 1024
+    tap: Literal["input", "output"] = "input"
+    norm: Literal["shared", "layer", "none"] = "shared"
+    activation: Literal["relu", "gelu", "silu"] = "relu"
+    init: Literal["zero_up", "random"] = "zero_up"
+    gradient_checkpointing: bool = False
+
+
+class ParallelAdapters(Cleaner):
+    """A bottleneck of two linear maps beside every used layer of the encoder.
+
+    "Raw layer output plus adapter output is the next layer's input" (Karita et al., WASPAA 2025,
+    arXiv 2505.04457, section 2.2); the last one's sum is the cleaned features. The encoder runs
+    with adapters only inside this cleaner's `forward`, in the thread (or task) that called it;
+    called in any other way it is the untouched base model.
+    """
+
+    Config = ParallelAdaptersConfig
+
+    def __init__(self, encoder: Encoder, config: ParallelAdaptersConfig) -> None:
+        """Attach adapters to an encoder.
+
+        Args:
+            encoder: with at least one layer.
+            config: their shape.
+
+        Raises:
+            UserError: the encoder has no layers.
+        """
+        super().__init__(encoder)
+        if len(encoder.layers) == 0:
+            raise UserError(
+                "model.cleaner.name=parallel_adapters needs an encoder with layers; "
+                "use conformer for log_mel"
+            )
+        self.tap = config.tap
+        self.norm = nn.LayerNorm(encoder.width) if config.norm == "shared" else nn.Identity()
+        self.adapters = nn.ModuleList(_adapter(encoder.width, config) for _ in encoder.layers)
+        for index, layer in enumerate(encoder.layers):
+            if config.gradient_checkpointing:
+                layer.forward = functools.partial(_recomputed, layer.forward)
+            layer.register_forward_hook(functools.partial(self._adapt, index), with_kwargs=True)
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode with the adapters on; see `Cleaner.forward`."""
+        previous = _ADAPTED.set(self)
+        try:
+            return self.encoder(waveform, lengths)
+        finally:
+            _ADAPTED.reset(previous)
+
+    def _adapt(
+        self,
+        index: int,
+        layer: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+    ) -> Any:
+        """Forward hook of layer `index`: add the adapter's output to the hidden states."""
+        if _ADAPTED.get() is not self:
+            return None
+        hidden = output[0] if isinstance(output, tuple) else output
+        entered = args[0] if args else kwargs["hidden_states"]
+        tapped = entered if self.tap == "input" else hidden
+        # In the layer's own type, or the next layer would compute in another than the teacher's.
+        hidden = hidden + self.adapters[index](self.norm(tapped)).to(hidden.dtype)
+        return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
+
+
+# The cleaner whose forward is running here: the hooks stay on the layers for good (adding and
+# removing them around each call would race with other threads) and act for this one only.
+_ADAPTED: ContextVar[ParallelAdapters | None] = ContextVar("adapted", default=None)
+
+
+def _adapter(width: int, config: ParallelAdaptersConfig) -> nn.Sequential:
+    down, up = nn.Linear(width, config.bottleneck), nn.Linear(config.bottleneck, width)
+    if config.init == "zero_up":
+        nn.init.zeros_(up.weight)
+        nn.init.zeros_(up.bias)
+    maps = [down, ACTIVATIONS[config.activation](), up]
+    return nn.Sequential(*([nn.LayerNorm(width)] if config.norm == "layer" else []), *maps)
+
+
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a frozen layer so that its activations are computed again in the backward pass."""
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    # Nothing random to preserve: the encoder is in evaluation mode.
+    return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
