@@ -47,7 +47,12 @@ class UsmGemma4(Encoder):
         from transformers.models.gemma4.modeling_gemma4 import Gemma4AudioModel
 
         super().__init__()
-        self.tower = Gemma4AudioModel(_tower_config(config, Gemma4AudioConfig, "num_hidden_layers"))
+        tower_config = _tower_config(config, Gemma4AudioConfig, "num_hidden_layers")
+        # Both bounds overflow in float16 autocast. Hidden states behind norms and logits capped at
+        # 50 are as far from the smaller ones as from the configured ones: nothing else changes.
+        tower_config.gradient_clipping = min(tower_config.gradient_clipping, 65504.0)
+        tower_config.attention_invalid_logits_value = -65504.0
+        self.tower = Gemma4AudioModel(tower_config)
         # It leads to the language model's width; the layers' own outputs are the features.
         self.tower.output_proj = nn.Identity()
         load_part(self.tower, config.source)

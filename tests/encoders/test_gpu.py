@@ -1,0 +1,44 @@
+"""Every encoder on a GPU: as on the CPU, and in bfloat16 near to float32."""
+
+import pytest
+import torch
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+KINDS = [
+    "log_mel",
+    "gemma4",
+    "gemma3n",
+    "w2v_bert",
+    "wavlm_base",
+    "wavlm_large",
+    "hubert_base",
+    "hubert_large",
+    "hubert_batch_norm",
+    "xls_r",
+]
+DEVICE = "cuda"
+
+
+def relative_error(estimate, reference):
+    return ((estimate.float().cpu() - reference).norm() / reference.norm()).item()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_cpu_and_bfloat16(kind, encoder, speech_like):
+    model, lengths = encoder(kind), torch.tensor([16000, 9001])
+    waveform = torch.stack([torch.from_numpy(speech_like(16000, seed)) for seed in (0, 1)])
+    expected, expected_lengths = model(waveform, lengths)
+    try:
+        model.to(DEVICE)
+        features, frame_lengths = model(waveform.to(DEVICE), lengths)
+        with torch.autocast(DEVICE, dtype=torch.bfloat16):
+            rounded, _ = model(waveform.to(DEVICE), lengths)
+    finally:
+        model.to("cpu")
+    assert torch.equal(frame_lengths.cpu(), expected_lengths)
+    # cuDNN's convolutions take TF32 for float32.
+    assert relative_error(features, expected) < 5e-3
+    assert relative_error(rounded, expected) < 0.05
