@@ -81,7 +81,7 @@ def make_speech(directory: Path, num_files: int = 16, seconds: float = 12.0) -> 
         waveform = 0.1 * voice + 0.002 * rng.standard_normal(len(t))
         with AudioWriter(directory / f"{number}.flac", _SAMPLE_RATE, 1, format="flac") as writer:
             writer.write(waveform.astype(np.float32)[None])
-    write_index(directory, scan(directory, ("flac",), num_workers=1, progress=False).entries)
+    write_index(directory, scan(directory, ("flac",), num_workers=1).entries)
 
 
 def earlier_stages(model: str, common: list[str], folder: Path, world: World) -> list[str]:

@@ -68,7 +68,7 @@ def compose_plain(overrides: Sequence[str]) -> dict[str, Any]:
             config = compose("train", overrides=list(overrides))
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
-        message = " ".join(str(error).split())
+        message = " ".join(str(error).split()).split(" Config search path:")[0]
         raise UserError(f"the configuration does not compose: {message}") from error
     return cast(dict[str, Any], plain)
 
