@@ -47,6 +47,14 @@ def test_equals_the_stock_extractor_in_single_precision(kind, encoder, stock_inp
     torch.testing.assert_close(ours(kind, encoder, waveform), stock, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("kind", MEL_KINDS)
+def test_autocast_changes_no_bit(kind, encoder, speech_like):
+    waveform = speech_like(9000)
+    exact = ours(kind, encoder, waveform)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(ours(kind, encoder, waveform), exact)
+
+
 def test_kaldi_bands_have_mean_0_and_variance_1(encoder, speech_like):
     mel = ours("w2v_bert", encoder, speech_like(16000)).unflatten(2, (2, 80)).flatten(1, 2)[0]
     torch.testing.assert_close(mel.mean(0), torch.zeros(80), atol=1e-5, rtol=0)

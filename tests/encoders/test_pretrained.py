@@ -191,7 +191,10 @@ def test_hub_files_are_fetched_one_by_one(whole_gemma, monkeypatch):
     }
 
 
-def test_loading_does_not_print_the_unused_layers(checkpoint, capfd):
-    speech_model(checkpoint("wavlm_base"))
+def test_loading_prints_nothing(checkpoint, capfd):
+    """Neither progress bars, which spoil logs, nor the layers that are left out on purpose."""
+    folder = checkpoint("wavlm_base")
+    capfd.readouterr()
+    speech_model(folder)
     captured = capfd.readouterr()
-    assert "layers.2" not in captured.out + captured.err
+    assert captured.out + captured.err == ""

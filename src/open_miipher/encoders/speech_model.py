@@ -154,12 +154,15 @@ def _cut(model_config: Any, config: SpeechModelConfig) -> None:
 
 @contextmanager
 def _only_errors() -> Iterator[None]:
-    """Silence the list of unused tensors: the layers that are left out on purpose."""
+    """Silence the progress bar and the list of unused tensors: layers left out on purpose."""
     from transformers.utils import logging
 
-    verbosity = logging.get_verbosity()
+    verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        if progress:
+            logging.enable_progress_bar()

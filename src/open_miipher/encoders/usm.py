@@ -28,9 +28,9 @@ class UsmConfig:
 class UsmGemma4(Encoder):
     """The first layers of Gemma 4's audio tower (`Gemma4AudioModel` in transformers).
 
-    16 kHz in, 25 frames a second out, 1024 wide. A frame sees 3 mel frames (30 ms) of what comes
-    after it; everything else is causal with a bounded past, so chunks behave. The last window
-    ends 160 samples before a clip of whole frames does, as in the published extractor.
+    16 kHz in, 25 frames a second out, 1024 wide. A frame sees nothing beyond its own 640 samples
+    and a bounded past, so chunks behave. The last window ends 160 samples before a clip of whole
+    frames does, as in the published extractor.
     """
 
     Config = UsmConfig
@@ -76,12 +76,13 @@ class UsmGemma4(Encoder):
 class UsmGemma3n(Encoder):
     """The first layers of Gemma 3n's audio encoder (`Gemma3nAudioEncoder` in transformers).
 
-    16 kHz in, 25 frames a second out (without the published decimation to 6.25), 1536 wide. The
-    front end's cumulative group norm makes each frame depend on everything before it in the
-    waveform: a chunk's features differ from the whole file's, and training and inference must cut
-    alike. The published extractor ends at 30 s (480,000 samples) and the model was trained up to
-    there; nothing is cut off here, but longer chunks are outside of what it knows. The last
-    window ends 127 samples before a clip of whole frames does, as in the published extractor.
+    16 kHz in, 25 frames a second out (without the published decimation to 6.25), 1536 wide. A
+    frame sees 832 samples beyond its own. The front end's cumulative group norm makes each frame
+    depend on everything before it: a chunk's features differ from the whole file's, so training
+    and inference must cut alike. The published extractor ends at 30 s (480,000 samples) and the
+    model was trained up to there; nothing is cut off here, but longer chunks are outside of what
+    it knows. The last window ends 127 samples before a clip of whole frames does, as in the
+    published extractor.
     """
 
     Config = UsmConfig
