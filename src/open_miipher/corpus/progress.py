@@ -55,7 +55,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._last_line = time.monotonic()
         speed = self._seconds_done / max(1e-9, self._last_line - self._began)
         print(
-            f"{self._items_done} of {self._num_items} files of this rank, "
+            f"{self._items_done} of {self._num_items} files, "
             f"{self._seconds_done / 3600:.2f} of {self._seconds / 3600:.2f} h, "
             f"{speed:.1f} times as fast as real time",
             flush=True,

@@ -58,6 +58,7 @@ class Chain:
         vocoder: for the cleaner's features.
         device: where both go.
         amp: bf16 computes in mixed precision.
+        specs: the plain data that the two were built from; a part of the fingerprint.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Chain:
         vocoder: Vocoder,
         device: torch.device | str = "cpu",
         amp: Literal["bf16", "no"] = "no",
+        specs: Mapping[str, Any] | None = None,
     ) -> None:
         self.cleaner = cleaner.to(device).eval()
         self.vocoder = vocoder.to(device).eval()
@@ -76,7 +78,8 @@ class Chain:
         self.output_hop = vocoder.hop_length
         self.needs_noise = vocoder.needs_noise
         self.restores_level = vocoder.restores_level
-        self.fingerprint = _fingerprint(cleaner, vocoder) + ("" if amp == "no" else f"-{amp}")
+        weights = _fingerprint(cleaner, vocoder, specs or {})
+        self.fingerprint = weights if amp == "no" else f"{weights}-{amp}"
         self._bf16 = amp == "bf16"
 
     @classmethod
@@ -112,7 +115,7 @@ class Chain:
         vocoder = build(VOCODERS, specs["vocoder"], encoder.width, frame_rate, key="model.vocoder")
         cleaner.load_trained_state_dict(_weights(checkpoint, "cleaner", ema))
         load_strictly(vocoder, _weights(checkpoint, "generator", ema), checkpoint.path)
-        return cls(cleaner, vocoder, device, amp)
+        return cls(cleaner, vocoder, device, amp, specs)
 
     @torch.inference_mode()
     def restore(self, waveform: Tensor, lengths: Tensor, noise: Tensor) -> Tensor:
@@ -157,15 +160,16 @@ def _part_specs(checkpoint: Checkpoint) -> Mapping[str, Any]:
             f"{checkpoint.path} is no restoration chain ({', '.join(absent)} missing); "
             "pass a checkpoint of stage 3 (…_wavefit_finetune)"
         )
-    return model
+    return {part: model[part] for part in ("encoder", "cleaner", "vocoder")}
 
 
 def _weights(checkpoint: Checkpoint, name: str, ema: bool) -> dict[str, Tensor]:
     return checkpoint.weights(name, ema=ema and checkpoint.has_ema(name))
 
 
-def _fingerprint(cleaner: Cleaner, vocoder: Vocoder) -> str:
+def _fingerprint(cleaner: Cleaner, vocoder: Vocoder, specs: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(cleaner.encoder.fingerprint().encode())
+    digest.update(json.dumps(specs, sort_keys=True).encode())
     for state in (cleaner.trained_state_dict(), vocoder.state_dict()):
         for name, tensor in sorted(state.items()):
             digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
