@@ -1,5 +1,7 @@
 """Chunks joined again are the signal; a model of finite context notices no chunks."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def test_every_length_is_covered_once_and_no_chunk_is_tiny(chunk: int, overlap: 
         for k, (start, end) in enumerate(bounds):
             assert start == k * (chunk - overlap)
             assert end - start == chunk or k == len(bounds) - 1
-        for (_, end), (start, _) in zip(bounds, bounds[1:], strict=False):
+        for (_, end), (start, _) in itertools.pairwise(bounds):
             assert end - start == overlap
         if len(bounds) > 1:
             assert bounds[-1][1] - bounds[-1][0] > overlap

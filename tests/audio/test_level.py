@@ -14,7 +14,7 @@ from open_miipher.audio.level import (
 )
 
 RNG = np.random.default_rng(0)
-HOP = 300
+HOP = 960
 
 
 def speech_like(seconds: float, level: float) -> np.ndarray:
@@ -37,8 +37,9 @@ def decibels(ratio: float) -> float:
 
 
 def test_frame_power_is_the_mean_square_of_each_channel() -> None:
-    waveform = np.array([[1, 1, 3, 3], [0, 2, 0, 0]], dtype=np.float32)
-    np.testing.assert_allclose(frame_power(waveform, 2), [[1, 9], [2, 0]])
+    waveform = np.array([[1, 1, 3, 3, 2], [0, 2, 0, 0, 1]], dtype=np.float32)
+    np.testing.assert_allclose(frame_power(waveform, 2), [[1, 9, 4], [2, 0, 1]])
+    np.testing.assert_allclose(frame_power(waveform, 9), [[24 / 5], [1]])
 
 
 @pytest.mark.parametrize("level", [0.9, 0.1, 0.003])

@@ -10,6 +10,9 @@ import math
 
 import numpy as np
 
+FRAME_SECONDS = 0.04
+"""Levels are compared over frames of about this length: a syllable is longer."""
+
 ACTIVE_ABOVE_FLOOR = 10 ** (9 / 10)
 """Speech stands out by at least 9 dB from the chunk's noise floor …"""
 
@@ -24,15 +27,15 @@ def frame_power(waveform: np.ndarray, frame_length: int) -> np.ndarray:
     """Return the mean square of each frame.
 
     Args:
-        waveform: (channels, frames * frame_length).
+        waveform: (channels, samples).
         frame_length: samples.
 
     Returns:
-        (channels, frames) float64.
+        (channels, ceil(samples / frame_length)) float64; the last frame may be a shorter one.
     """
-    channels, samples = waveform.shape
-    frames = waveform.reshape(channels, samples // frame_length, frame_length)
-    return np.mean(np.square(frames, dtype=np.float64), axis=-1)
+    starts = np.arange(0, waveform.shape[1], frame_length)
+    lengths = np.diff(starts, append=waveform.shape[1])
+    return np.add.reduceat(np.square(waveform, dtype=np.float64), starts, axis=1) / lengths
 
 
 def noise_floor(power: np.ndarray) -> float:
