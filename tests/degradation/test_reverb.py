@@ -8,7 +8,7 @@ from open_miipher.degradation.reverb import Reverb, decaying_noise, direct_path
 
 
 def reverb(response: np.ndarray, **fields) -> Reverb:
-    context = Context(24000, impulse_responses=lambda rng, n: (response, "room"))
+    context = Context(24000, impulse_responses=lambda rng: (response, "room"))
     return Reverb(context, Reverb.Config(**fields))
 
 
@@ -87,7 +87,7 @@ def test_a_silent_response_is_a_failure(run, speech_like):
 
 def test_generated_rooms_decay_as_asked():
     rng = np.random.default_rng(0)
-    response = decaying_noise(rng, 24000, 24000, rt60=0.5, ratio_db=6.0).astype(np.float64)
+    response = decaying_noise(rng, 24000, rt60=0.5, ratio_db=6.0).astype(np.float64)
     assert len(response) == 12001
     assert response[0] ** 2 / np.sum(response[1:] ** 2) == pytest.approx(10**0.6, rel=1e-3)
     decay = 10 * np.log10(np.cumsum(response[:0:-1] ** 2)[::-1])

@@ -1,6 +1,6 @@
 """Damages clean speech: pure, composable stages that draw from one explicit generator."""
 
-from open_miipher.degradation.base import Context, Source, Stage, Trace
+from open_miipher.degradation.base import Context, NoiseSource, ResponseSource, Stage, Trace
 from open_miipher.degradation.building import STAGES, DegradationConfig, build_degradation
 from open_miipher.degradation.combine import Chain, Choice, Maybe
 
@@ -11,7 +11,8 @@ __all__ = [
     "Context",
     "DegradationConfig",
     "Maybe",
-    "Source",
+    "NoiseSource",
+    "ResponseSource",
     "Stage",
     "Trace",
     "build_degradation",

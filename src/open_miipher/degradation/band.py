@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.signal import firwin, oaconvolve
+from scipy.signal import firwin
 
 from open_miipher.audio.resample import resample
 from open_miipher.degradation.base import Context, Stage, Trace, check_range
+from open_miipher.degradation.filtering import convolve
 from open_miipher.errors import UserError
 
 _FILTER_SECONDS = 0.005  # half the filter: the transition is about 350 Hz wide
@@ -35,7 +36,7 @@ class LowPass(Stage):
         trace.drawn.append({"name": "low_pass", "cutoff": cutoff})
         half = round(_FILTER_SECONDS * self.sample_rate)
         kernel = firwin(2 * half + 1, cutoff, fs=self.sample_rate).astype(np.float32)
-        return oaconvolve(waveform, kernel)[half : half + len(waveform)]
+        return convolve(waveform, kernel, half)
 
 
 class BandLimit(Stage):

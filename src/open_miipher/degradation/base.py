@@ -9,9 +9,11 @@ import numpy as np
 
 from open_miipher.errors import UserError
 
-Source = Callable[[np.random.Generator, int], tuple[np.ndarray, str]]
-"""Draws a recording of the given number of samples (noise), or of at most that many (an impulse
-response): a float32 array (samples,) at the context's rate, and a description."""
+NoiseSource = Callable[[np.random.Generator, int], tuple[np.ndarray, str]]
+"""Draws so many samples of noise: (samples,) float32 at the context's rate, and whence."""
+
+ResponseSource = Callable[[np.random.Generator], tuple[np.ndarray, str]]
+"""Draws an impulse response: (taps,) float32 at the context's rate, and whence."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class Context:
     """
 
     sample_rate: int
-    noise: Source | None = None
-    impulse_responses: Source | None = None
+    noise: NoiseSource | None = None
+    impulse_responses: ResponseSource | None = None
 
 
 @dataclass

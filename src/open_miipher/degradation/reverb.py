@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.signal import oaconvolve
 
 from open_miipher.degradation.base import Context, Stage, Trace, check_range, power
+from open_miipher.degradation.filtering import convolve
 
 _DIRECT_SECONDS = 0.0025
 
@@ -25,7 +25,7 @@ class Reverb(Stage):
         Attributes:
             target: `dry` leaves the target as it is; `direct` makes it what arrives within
                 2.5 ms of the direct path, at its level in the damaged waveform.
-            seconds: an impulse response is cut after so long.
+            seconds: an impulse response is cut so long after its direct path.
             rt60: without recordings, exponentially decaying noise is taken for a room (Polack's
                 model); its decay by 60 dB takes so many seconds.
             direct_to_reverb_db: without recordings, power of the direct path over the rest's.
@@ -45,27 +45,27 @@ class Reverb(Stage):
 
     def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
         """Convolve with a drawn impulse response."""
-        num_samples = round(self.config.seconds * self.sample_rate)
         if self.source is None:
             rt60 = rng.uniform(*self.config.rt60)
             ratio_db = rng.uniform(*self.config.direct_to_reverb_db)
-            response = decaying_noise(rng, num_samples, self.sample_rate, rt60, ratio_db)
+            response = decaying_noise(rng, self.sample_rate, rt60, ratio_db)
             description = f"rt60 {rt60:.3f} s, direct to reverb {ratio_db:.1f} dB"
         else:
-            response, description = self.source(rng, num_samples)
+            response, description = self.source(rng)
         if not response.any():
             trace.failures.append(f"reverb: {description} is silent")
             return waveform.copy()
         trace.drawn.append({"name": "reverb", "source": description})
         delay = direct_path(response, self.sample_rate)
-        reverberant = _convolve(waveform, response, delay)
+        response = response[: delay + 1 + round(self.config.seconds * self.sample_rate)]
+        reverberant = convolve(waveform, response, delay)
         loudness = power(reverberant)
         gain = np.float32(np.sqrt(power(waveform) / loudness) if loudness > 0 else 1.0)
         if self.config.target == "direct":
             near = round(_DIRECT_SECONDS * self.sample_rate)
             start = max(0, delay - near)
             direct = response[start : delay + near + 1]
-            trace.target = gain * _convolve(trace.target, direct, delay - start)
+            trace.target = gain * convolve(trace.target, direct, delay - start)
         return gain * reverberant
 
 
@@ -85,28 +85,22 @@ def direct_path(response: np.ndarray, sample_rate: int) -> int:
 
 
 def decaying_noise(
-    rng: np.random.Generator, num_samples: int, sample_rate: int, rt60: float, ratio_db: float
+    rng: np.random.Generator, sample_rate: int, rt60: float, ratio_db: float
 ) -> np.ndarray:
     """Make an impulse response: a direct path, then exponentially decaying noise.
 
     Args:
         rng: source of randomness.
-        num_samples: the most to return; the tail ends once it has decayed by 60 dB.
         sample_rate: in Hz.
         rt60: seconds of decay by 60 dB.
         ratio_db: power of the direct path over that of the rest.
 
     Returns:
-        (samples,) float32, its direct path at sample 0.
+        (samples,) float32, its direct path at sample 0, as long as it takes to decay by 60 dB.
     """
-    length = min(num_samples, 1 + round(rt60 * sample_rate))
+    length = 1 + round(rt60 * sample_rate)
     decay = np.exp(-3.0 * np.log(10.0) * np.arange(length) / (rt60 * sample_rate))
     response = rng.standard_normal(length, dtype=np.float32) * decay.astype(np.float32)
     response[0] = 0.0
     response[0] = np.sqrt(np.dot(response, response)) * 10.0 ** (ratio_db / 20.0) or 1.0
     return response
-
-
-def _convolve(waveform: np.ndarray, response: np.ndarray, delay: int) -> np.ndarray:
-    """Convolve and take the part of the input's length that begins `delay` samples in."""
-    return oaconvolve(waveform, response)[delay : delay + len(waveform)]

@@ -1,0 +1,87 @@
+"""From the configuration to the data of a run."""
+
+import warnings
+from pathlib import Path
+
+from open_miipher.data.config import DataConfig, TrainSource
+from open_miipher.data.dataset import DegradedSpeechDataset
+from open_miipher.data.files import Files
+from open_miipher.data.material import RecordedNoise, RecordedResponses
+from open_miipher.data.order import Order
+from open_miipher.degradation import Context, Stage, build_degradation
+from open_miipher.errors import UserError
+
+
+def build_train_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
+    """Build what a recipe trains on.
+
+    Args:
+        config: all of `data`.
+        seed: of everything drawn.
+
+    Raises:
+        UserError: a key is out of range, or a directory, index or file is missing or wrong.
+    """
+    config.check()
+    files = _speech(config.train, "data.train")
+    return DegradedSpeechDataset(
+        files,
+        files.fingerprint,
+        Order(len(files), seed),
+        config.sample_rate,
+        config.crop_seconds,
+        config.crop,
+        config.augment,
+        _degradation(config, config.train),
+        config.max_degradation_failures,
+    )
+
+
+def build_test_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
+    """Build the fixed clips that validation restores: clean speech as it is, damaged.
+
+    Warns if a directory is also trained on.
+
+    Args:
+        config: all of `data`.
+        seed: of everything drawn.
+
+    Raises:
+        UserError: as `build_train_data`.
+    """
+    config.check()
+    trained_on = {Path(directory).resolve() for directory in config.train.dir_list}
+    for directory in config.test.dir_list:
+        if Path(directory).resolve() in trained_on:
+            warnings.warn(
+                f"{directory} is in data.train.dir_list and in data.test.dir_list: validation "
+                "will not show overfitting",
+                stacklevel=2,
+            )
+    files = _speech(config.test, "data.test")
+    num_clips = min(config.test.num_clips, len(files))
+    clips = [files[k * len(files) // num_clips] for k in range(num_clips)]
+    return DegradedSpeechDataset(
+        clips,
+        files.fingerprint,
+        Order(num_clips, seed, shuffle=False),
+        config.sample_rate,
+        config.test.clip_seconds,
+        config.crop,
+        None,
+        _degradation(config, config.test),
+        config.max_degradation_failures,
+    )
+
+
+def _speech(source: TrainSource, key: str) -> Files:
+    if not source.dir_list:
+        raise UserError(f"{key}.dir_list is empty; give it directories of clean speech")
+    return Files(source.dir_list)
+
+
+def _degradation(config: DataConfig, source: TrainSource) -> Stage:
+    rate = config.sample_rate
+    noise = RecordedNoise(Files(source.noise_dir_list), rate) if source.noise_dir_list else None
+    rooms = RecordedResponses(Files(source.rir_dir_list), rate) if source.rir_dir_list else None
+    return build_degradation(config.degradation, Context(rate, noise, rooms), "data.degradation")

@@ -1,0 +1,146 @@
+"""Pairs of clean and damaged crops: each a function of seed, epoch and index alone."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from open_miipher.data.config import AugmentConfig, CropConfig
+from open_miipher.data.files import File, Files
+from open_miipher.data.order import Order
+from open_miipher.degradation import Stage, Trace
+from open_miipher.degradation.base import power
+
+
+@dataclass
+class Sample:
+    """One pair.
+
+    Attributes:
+        clean: (samples,) float32, the target.
+        damaged: (samples,) float32, aligned with it.
+        name: file, epoch and index.
+        start_seconds: where in the file the crop begins.
+        drawn: the stages that damaged it and their parameters, in order.
+        failures: the stages that failed, with the reason.
+    """
+
+    clean: np.ndarray
+    damaged: np.ndarray
+    name: str
+    start_seconds: float
+    drawn: list[dict[str, Any]]
+    failures: list[str]
+
+
+class DegradedSpeechDataset:
+    """Crops of speech and what the degradations made of them.
+
+    Args:
+        files: clean speech.
+        fingerprint: of the indexes that the files come from.
+        order: of the files in the endless stream; its seed, 0 or more, is that of every sample.
+        sample_rate: of the crops, in Hz.
+        crop_seconds: length of a crop; shorter files give shorter ones.
+        crop: how a crop is chosen.
+        augment: what changes clean crops; None for nothing.
+        degradation: what damages them.
+        max_failures: failed degradations a sample above which the loader stops the run.
+    """
+
+    def __init__(
+        self,
+        files: Files | list[File],
+        fingerprint: str,
+        order: Order,
+        sample_rate: int,
+        crop_seconds: float,
+        crop: CropConfig,
+        augment: AugmentConfig | None,
+        degradation: Stage,
+        max_failures: float,
+    ) -> None:
+        self._files, self.fingerprint, self.order = files, fingerprint, order
+        self.sample_rate, self.crop_samples = sample_rate, round(crop_seconds * sample_rate)
+        self._crop, self._augment, self._degradation = crop, augment, degradation
+        self.max_failures = max_failures
+
+    @property
+    def num_items(self) -> int:
+        """Samples an epoch."""
+        return len(self._files)
+
+    def __getitem__(self, position: int) -> Sample:
+        """Make the sample at a position of the endless stream."""
+        return self.sample(*self.order.at(position))
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        """Make one sample from the three numbers that fix it.
+
+        Args:
+            epoch: from 0 on.
+            index: of the file, 0 … num_items - 1.
+
+        Raises:
+            UserError: a file has become unreadable.
+        """
+        rng = np.random.default_rng((self.order.seed, epoch, index))
+        file = self._files[index]
+        clean, start = self._draw_crop(file, rng)
+        if self._augment is not None:
+            clean = augmented(clean, self.crop_samples, self.sample_rate, self._augment, rng)
+        trace = Trace(target=clean)
+        damaged = self._degradation(clean, rng, trace)
+        return Sample(
+            trace.target,
+            damaged,
+            f"{file.name} epoch {epoch} index {index}",
+            start / self.sample_rate,
+            trace.drawn,
+            trace.failures,
+        )
+
+    def _draw_crop(self, file: File, rng: np.random.Generator) -> tuple[np.ndarray, int]:
+        """Return a crop that is loud enough, or the loudest drawn, and its first sample."""
+        channel = file.draw_channel(rng)
+        spare = file.num_samples(self.sample_rate) - self.crop_samples
+        if spare <= 0:
+            whole = file.read(channel, 0, self.crop_samples + spare, self.sample_rate)
+            return whole, 0
+        lowest_power = 10.0 ** (self._crop.min_level_db / 10.0)
+        loudest, best, best_start = -1.0, np.empty(0, np.float32), 0
+        for _ in range(self._crop.num_candidates):
+            start = int(rng.integers(spare + 1))
+            crop = file.read(channel, start, self.crop_samples, self.sample_rate)
+            crop_power = power(crop)
+            if crop_power > loudest:
+                loudest, best, best_start = crop_power, crop, start
+            if loudest >= lowest_power:
+                break
+        return best, best_start
+
+
+def augmented(
+    crop: np.ndarray,
+    crop_samples: int,
+    sample_rate: int,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Draw what makes more of clean speech without damaging it.
+
+    Args:
+        crop: (samples,) float32, at most `crop_samples`.
+        crop_samples: what the result's length may grow to.
+        sample_rate: in Hz.
+        config: ranges to draw from.
+        rng: source of randomness.
+
+    Returns:
+        A new array (samples + shift,) float32: silence before it, sign and gain.
+    """
+    most = min(round(config.shift_seconds * sample_rate), crop_samples - len(crop))
+    shift = int(rng.integers(most + 1))
+    sign = -1.0 if rng.random() < config.polarity_probability else 1.0
+    gain = sign * 10.0 ** (rng.uniform(*config.volume_db) / 20.0)
+    return np.pad(crop * np.float32(gain), (shift, 0))

@@ -1,0 +1,155 @@
+"""Batches for the trainer, made in worker processes or in this one; the samples are the same."""
+
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from threading import Thread
+
+import torch
+from torch.utils.data import DataLoader
+
+from open_miipher.data.batch import Batch, join
+from open_miipher.data.dataset import DegradedSpeechDataset, Sample
+from open_miipher.data.order import micro_batches
+from open_miipher.distributed import die_with_parent, ignore_stop_signals
+from open_miipher.errors import UserError
+
+_PREFETCHED_BATCHES = 4
+_FEWEST_JUDGED = 200  # samples; before so many, one failure would be too large a share
+
+
+def train_batches(
+    dataset: DegradedSpeechDataset,
+    start_position: int,
+    batch_size: int,
+    grad_accumulation: int = 1,
+    rank: int = 0,
+    num_ranks: int = 1,
+    num_workers: int = 0,
+) -> Iterator[Batch]:
+    """Yield this rank's micro batches for ever, padded to the dataset's crop length.
+
+    The samples of a step do not depend on ranks, accumulations or workers. torch's own random
+    state is neither used nor moved.
+
+    Args:
+        dataset: where the samples come from.
+        start_position: samples consumed before.
+        batch_size: samples a step, of all ranks and accumulations together.
+        grad_accumulation: micro batches a step.
+        rank: this one.
+        num_ranks: how many.
+        num_workers: processes that make batches ahead; 0 makes them in this one.
+
+    Raises:
+        UserError: the batch size does not divide; a file has become unreadable; degradations fail
+            too often.
+    """
+    positions = micro_batches(start_position, batch_size, grad_accumulation, rank, num_ranks)
+    batches = _load(dataset, positions, dataset.crop_samples, num_workers)
+    return _judged(batches, dataset.max_failures)
+
+
+def validation_batches(
+    dataset: DegradedSpeechDataset, rank: int = 0, num_ranks: int = 1, num_workers: int = 0
+) -> Iterator[Batch]:
+    """Yield this rank's share of the fixed clips once, each alone and unpadded.
+
+    Args:
+        dataset: from `build_test_data`; always its epoch 0, in order.
+        rank: this one.
+        num_ranks: how many; the clips are dealt out in turn, so that ranks may differ by one.
+        num_workers: processes that make clips ahead; 0 makes them in this one.
+
+    Raises:
+        UserError: a file has become unreadable; degradations fail too often.
+    """
+    positions = ([position] for position in range(rank, dataset.num_items, num_ranks))
+    return _judged(_load(dataset, positions, None, num_workers), dataset.max_failures)
+
+
+class _Fetcher:
+    """Makes samples where they are asked for, and hands problems on as values.
+
+    torch's loader would wrap an exception of a worker into a traceback.
+    """
+
+    def __init__(self, dataset: DegradedSpeechDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, position: int) -> tuple[int, Sample] | UserError:
+        try:
+            return position, self.dataset[position]
+        except UserError as error:
+            return error
+
+
+class _Collator:
+    """Joins fetched samples, padded to `num_samples`, or hands on the first problem."""
+
+    def __init__(self, num_samples: int | None) -> None:
+        self.num_samples = num_samples
+
+    def __call__(self, fetched: Sequence[tuple[int, Sample] | UserError]) -> Batch | UserError:
+        samples: list[tuple[int, Sample]] = []
+        for item in fetched:
+            if isinstance(item, UserError):
+                return item
+            samples.append(item)
+        return join(samples, self.num_samples)
+
+
+def _load(
+    dataset: DegradedSpeechDataset,
+    positions: Iterable[list[int]],
+    num_samples: int | None,
+    num_workers: int,
+) -> Iterator[Batch | UserError]:
+    loader = DataLoader(
+        _Fetcher(dataset),
+        batch_sampler=positions,
+        collate_fn=_Collator(num_samples),
+        num_workers=num_workers,
+        worker_init_fn=_start_worker,
+        prefetch_factor=_PREFETCHED_BATCHES if num_workers else None,
+        # Forked, so that the trainer is the parent that a worker dies with.
+        multiprocessing_context="fork" if num_workers else None,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # or it would draw a seed from the global one
+    )
+    return iter(loader)
+
+
+def _start_worker(worker: int) -> None:
+    """Tie a worker to its parent: it lives as long, and is ended by it alone.
+
+    A SIGTERM from elsewhere, as batch systems send it to whole groups, is passed over, so that
+    the parent can save and stop in order. The parent's own must work: without it the parent would
+    wait for ever when it exits with an iterator open. torch has given the worker one thread.
+    """
+    die_with_parent()
+    ignore_stop_signals()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # kept for the thread below
+    Thread(target=_exit_when_told, daemon=True).start()
+
+
+def _exit_when_told() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)  # as torch's own workers do: anything else would look like a crash
+
+
+def _judged(batches: Iterator[Batch | UserError], max_failures: float) -> Iterator[Batch]:
+    num_samples = num_failures = 0
+    for batch in batches:
+        if isinstance(batch, UserError):
+            raise batch
+        num_samples += len(batch.names)
+        num_failures += len(batch.failures)
+        if num_failures > max_failures * max(num_samples, _FEWEST_JUDGED):
+            raise UserError(
+                f"{num_failures} degradations failed in {num_samples} samples, more than "
+                f"data.max_degradation_failures={max_failures} of them; the last: "
+                f"{batch.failures[-1]}"
+            )
+        yield batch

@@ -1,0 +1,195 @@
+"""Samples: a function of seed, epoch and index; crops, augmentation, pairs."""
+
+import dataclasses
+import warnings
+
+import numpy as np
+import pytest
+
+from open_miipher.data import (
+    AugmentConfig,
+    CropConfig,
+    DataConfig,
+    HeldOutSource,
+    TrainSource,
+    build_test_data,
+    build_train_data,
+)
+from open_miipher.data.dataset import augmented
+from open_miipher.degradation import STAGES, DegradationConfig
+from open_miipher.errors import UserError
+
+PLAIN = AugmentConfig(shift_seconds=0.0, polarity_probability=0.0, volume_db=(0.0, 0.0))
+
+
+def config(speech_dir: str, **changes) -> DataConfig:
+    some = {
+        name: {"name": name, "probability": 0.5}
+        for name in ("reverb", "noise", "hard_clipping", "mu_law", "packet_loss")
+    }
+    return dataclasses.replace(
+        DataConfig(
+            crop_seconds=0.5,
+            train=TrainSource([speech_dir]),
+            test=HeldOutSource([speech_dir], num_clips=3, clip_seconds=0.4),
+            degradation=DegradationConfig(some),
+        ),
+        **changes,
+    )
+
+
+def test_a_sample_is_a_function_of_seed_epoch_and_index(speech_dir):
+    dataset = build_train_data(config(speech_dir), seed=7)
+    first = dataset.sample(2, 3)
+    dataset.sample(0, 0)
+    again = build_train_data(config(speech_dir), seed=7).sample(2, 3)
+    assert np.array_equal(first.clean, again.clean)
+    assert np.array_equal(first.damaged, again.damaged)
+    assert (first.name, first.drawn) == (again.name, again.drawn)
+    assert first.name == "speech/s3/3.wav epoch 2 index 3"
+    for other in (
+        dataset.sample(3, 3),
+        build_train_data(config(speech_dir), seed=8).sample(2, 3),
+    ):
+        assert not np.array_equal(first.clean, other.clean)
+
+
+def test_positions_follow_the_order(speech_dir):
+    dataset = build_train_data(config(speech_dir), seed=7)
+    assert dataset.num_items == 6
+    for position in (0, 5, 6, 13):
+        assert np.array_equal(
+            dataset[position].clean, dataset.sample(*dataset.order.at(position)).clean
+        )
+
+
+def test_pairs_are_equally_long_and_never_the_same_memory(speech_dir):
+    dataset = build_train_data(config(speech_dir, degradation=DegradationConfig()), seed=0)
+    for position in range(6):
+        sample = dataset[position]
+        assert sample.clean.shape == sample.damaged.shape
+        assert len(sample.clean) <= 12000
+        assert np.array_equal(sample.clean, sample.damaged)
+        assert not np.may_share_memory(sample.clean, sample.damaged)
+
+
+def test_damaging_leaves_the_clean_crop_alone(speech_dir):
+    every = DegradationConfig({name: {"name": name} for name in STAGES}, max_stages=len(STAGES))
+    plain = build_train_data(config(speech_dir, degradation=DegradationConfig()), seed=0)
+    damaging = build_train_data(config(speech_dir, degradation=every), seed=0)
+    for position in range(6):
+        assert np.array_equal(plain[position].clean, damaging[position].clean)
+        assert len(damaging[position].drawn) == len(STAGES)
+
+
+def test_short_files_are_whole_and_long_ones_cropped(speech_dir):
+    dataset = build_train_data(config(speech_dir, augment=PLAIN), seed=0)
+    lengths = [len(dataset.sample(0, index).clean) for index in range(6)]
+    assert lengths == [12000, 7200, 12000, 12000, 12000, 1200]
+
+
+def test_the_crop_is_where_the_sample_says(make_dir):
+    ramp = np.arange(48000, dtype=np.float32) / 48000
+    data = config(make_dir("ramp", {"a.wav": (ramp, 24000)}), augment=PLAIN)
+    for epoch in range(4):
+        sample = build_train_data(data, seed=0).sample(epoch, 0)
+        start = round(sample.start_seconds * 24000)
+        assert np.array_equal(sample.clean, ramp[start : start + 12000])
+
+
+def test_near_silence_is_drawn_again(make_dir):
+    rng = np.random.default_rng(0)
+    waveform = 1e-5 * rng.standard_normal(240000).astype(np.float32)
+    waveform[96000:156000] *= 1e4  # a quarter is loud
+    root = make_dir("speech", {"a.wav": (waveform, 24000)})
+
+    def loud_share(num_candidates: int) -> float:
+        crop = CropConfig(num_candidates, min_level_db=-50.0)
+        dataset = build_train_data(config(root, augment=PLAIN, crop=crop), seed=0)
+        crops = [dataset.sample(epoch, 0).clean for epoch in range(100)]
+        return float(np.mean([np.mean(c**2.0) > 1e-5 for c in crops]))
+
+    assert loud_share(1) < 0.5
+    assert loud_share(10) > 0.9
+
+
+def test_the_loudest_is_taken_when_all_are_quiet(make_dir):
+    waveform = np.full(48000, 1e-6, np.float32)
+    waveform[:24000] = 1e-5
+    root = make_dir("speech", {"a.wav": (waveform, 24000)})
+    crop = CropConfig(num_candidates=20, min_level_db=-50.0)
+    dataset = build_train_data(config(root, augment=PLAIN, crop=crop), seed=0)
+    assert dataset.sample(0, 0).clean.mean() == pytest.approx(1e-5, rel=0.3)
+
+
+def test_augmentation_draws_shift_sign_and_gain():
+    crop = np.ones(100, np.float32)
+    settings = AugmentConfig(shift_seconds=0.05, polarity_probability=0.5, volume_db=(-6.0, 0.0))
+    rng = np.random.default_rng(0)
+    results = [augmented(crop, 140, 1000, settings, rng) for _ in range(300)]
+    shifts = [len(result) - 100 for result in results]
+    gains = np.array([result[-1] for result in results])
+    assert (min(shifts), max(shifts)) == (0, 40)  # what the crop leaves, less than asked
+    assert all(not result[: len(result) - 100].any() for result in results)
+    assert 0.4 < np.mean(gains < 0) < 0.6
+    assert 0.5 <= np.abs(gains).min() < 0.55
+    assert 0.95 < np.abs(gains).max() <= 1.0
+    assert np.array_equal(crop, np.ones(100))
+
+
+def test_recorded_noise_and_rooms_are_used(speech_dir, make_dir):
+    noise = make_dir("noise", {"hum.wav": (np.ones(5000, np.float32), 24000)})
+    rooms = make_dir("rooms", {"hall.wav": (np.ones(3, np.float32), 24000)})
+    both = DegradationConfig({"reverb": {"name": "reverb"}, "noise": {"name": "noise"}})
+    data = config(speech_dir, degradation=both, train=TrainSource([speech_dir], [noise], [rooms]))
+    drawn = build_train_data(data, seed=0)[0].drawn
+    assert drawn[0]["source"] == "rooms/hall.wav channel 0"
+    assert drawn[1]["source"].startswith("noise/hum.wav channel 0 from")
+
+
+def test_direct_target_changes_the_clean_side(speech_dir):
+    stage = {"name": "reverb", "target": "direct", "direct_to_reverb_db": [12.0, 12.0]}
+    data = config(speech_dir, augment=PLAIN, degradation=DegradationConfig({"reverb": stage}))
+    dry = config(speech_dir, augment=PLAIN, degradation=DegradationConfig())
+    moved, clean = build_train_data(data, 0).sample(0, 2), build_train_data(dry, 0).sample(0, 2)
+    assert not np.allclose(moved.clean, clean.clean)
+    assert np.corrcoef(moved.clean, clean.clean)[0, 1] > 0.95
+
+
+def test_validation_clips_are_fixed_spread_and_not_augmented(speech_dir):
+    with pytest.warns(UserWarning, match=r"data\.train\.dir_list and in data\.test\.dir_list"):
+        dataset = build_test_data(config(speech_dir), seed=1)
+    assert dataset.num_items == 3
+    names = [dataset[k].name for k in range(3)]
+    assert names == [f"speech/s{k}/{k}.wav epoch 0 index {n}" for n, k in enumerate([0, 2, 4])]
+    assert [len(dataset[k].clean) for k in range(3)] == [9600] * 3
+
+
+def test_another_directory_gives_no_warning(speech_dir, make_dir):
+    other = make_dir("other", {"a.wav": (np.ones(100, np.float32), 24000)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dataset = build_test_data(config(speech_dir, test=HeldOutSource([other])), seed=1)
+    assert dataset.num_items == 1
+    assert len(dataset[0].clean) == 100
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_no_speech_is_an_error(part, speech_dir):
+    empty = {"train": TrainSource(), "test": HeldOutSource()}[part]
+    build = {"train": build_train_data, "test": build_test_data}[part]
+    with pytest.raises(UserError, match=rf"data\.{part}\.dir_list is empty"):
+        build(config(speech_dir, **{part: empty}), seed=0)
+
+
+def test_all_wrong_numbers_are_named_at_once(speech_dir):
+    wrong = config(
+        speech_dir,
+        crop_seconds=0.0,
+        crop=CropConfig(num_candidates=0),
+        augment=AugmentConfig(volume_db=(3.0, -3.0)),
+    )
+    with pytest.raises(UserError) as caught:
+        build_train_data(wrong, seed=0)
+    for key in ("data.crop_seconds", "data.crop.num_candidates", "data.augment.volume_db"):
+        assert key in str(caught.value)

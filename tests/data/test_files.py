@@ -1,0 +1,94 @@
+"""Spans of files at another rate, and files that are not what the index says."""
+
+import numpy as np
+import pytest
+import soundfile
+
+from open_miipher.audio import io
+from open_miipher.audio.resample import resample
+from open_miipher.data.files import Files
+from open_miipher.errors import UserError
+
+
+def noise(num_frames: int, seed: int = 0) -> np.ndarray:
+    return (0.1 * np.random.default_rng(seed).standard_normal(num_frames)).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 16000, 22051, 24000, 44100, 48000, 96000])
+def test_a_span_equals_the_whole_file_resampled(rate, make_dir):
+    waveform = noise(3 * rate + 17)
+    file = Files([make_dir("speech", {"a.wav": (waveform, rate)})])[0]
+    whole = resample(waveform, rate, 24000)
+    total = file.num_samples(24000)
+    assert total == len(whole)
+    for start, length in [(0, 500), (1, 7000), (23456, 24000), (total - 1, 1), (0, total)]:
+        span = file.read(0, start, length, 24000)
+        assert span.shape == (length,)
+        assert span.dtype == np.float32
+        assert np.abs(span - whole[start : start + length]).max() < 1e-4
+
+
+def test_a_tone_lies_where_it_should(make_dir):
+    times = np.arange(4 * 44100) / 44100
+    tone = np.sin(2 * np.pi * 440 * times).astype(np.float32)
+    file = Files([make_dir("speech", {"a.wav": (tone, 44100)})])[0]
+    expected = np.sin(2 * np.pi * 440 * (np.arange(24000) + 50000) / 24000)
+    assert np.allclose(file.read(0, 50000, 24000, 24000), expected, atol=1e-4)
+
+
+def test_only_the_span_is_decoded(make_dir, monkeypatch):
+    file = Files([make_dir("speech", {"a.flac": (noise(480000), 48000)})])[0]
+    asked = []
+    monkeypatch.setattr(
+        "open_miipher.data.files.read",
+        lambda path, start, frames: asked.append(frames) or io.read(path, start, frames),
+    )
+    file.read(0, 100000, 24000, 24000)
+    assert asked[0] <= 48000 + 2 * 2400 + 2
+
+
+def test_each_channel(make_dir):
+    stereo = np.stack([noise(1000, 1), noise(1000, 2)], axis=1)
+    file = Files([make_dir("speech", {"a.wav": (stereo, 24000)})])[0]
+    assert np.array_equal(file.read(1, 100, 50, 24000), stereo[100:150, 1])
+    rng = np.random.default_rng(0)
+    assert {file.draw_channel(rng) for _ in range(20)} == {0, 1}
+
+
+def test_several_directories_are_one_list(make_dir):
+    first = make_dir("one", {f"{k}.wav": (noise(100), 24000) for k in range(3)})
+    second = make_dir("two", {f"{k}.wav": (noise(100), 24000) for k in range(2)})
+    files = Files([first, second])
+    assert len(files) == 5
+    names = [files[k].name for k in range(5)]
+    assert names == ["one/0.wav", "one/1.wav", "one/2.wav", "two/0.wav", "two/1.wav"]
+    assert files.fingerprint != Files([second, first]).fingerprint
+    assert files.fingerprint == Files([first, second]).fingerprint
+
+
+def test_a_missing_directory_or_file_is_named(make_dir, tmp_path):
+    with pytest.raises(UserError, match="nowhere is not a directory"):
+        Files([str(tmp_path / "nowhere")])
+    root = make_dir("speech", {"a.wav": (noise(100), 24000)})
+    (tmp_path / "speech/a.wav").unlink()
+    with pytest.raises(UserError, match=r"a\.wav"):
+        Files([root])
+
+
+@pytest.mark.parametrize("change", ["gone", "shorter", "rate", "channels", "text"])
+def test_a_file_that_changed_later_is_named_with_the_mend(change, make_dir, tmp_path):
+    file = Files([make_dir("speech", {"a.wav": (noise(1000), 24000)})])[0]
+    path = tmp_path / "speech/a.wav"
+    path.unlink()
+    if change == "shorter":
+        soundfile.write(path, noise(10), 24000)
+    elif change == "rate":
+        soundfile.write(path, noise(1000), 16000)
+    elif change == "channels":
+        soundfile.write(path, np.stack([noise(1000)] * 2, axis=1), 24000)
+    elif change == "text":
+        path.write_text("no audio")
+    with pytest.raises(UserError) as caught:
+        file.read(0, 0, 1000, 24000)
+    assert "a.wav" in str(caught.value)
+    assert f"make_metadata_csv.py --root-dir {tmp_path / 'speech'}" in str(caught.value)
