@@ -40,7 +40,8 @@ def compose_run(overrides: Sequence[str]) -> Run:
     else:
         checkpoint = Checkpoint.open(str(start["trainer.ckpt_dir"]))
         plain, kept = _compose_resumed(checkpoint, kept)
-        plain["trainer"].update({key.removeprefix("trainer."): v for key, v in start.items()})
+        for key in _START_KEYS:
+            plain["trainer"][key.removeprefix("trainer.")] = start.get(key)
     return Run(
         name=plain["name"],
         data=from_mapping(DataConfig, plain["data"], "data"),

@@ -5,6 +5,9 @@ import sys
 from collections.abc import Callable, Sequence
 
 
+_SHOWN = 10  # problems of one report that are told in full
+
+
 class UserError(Exception):
     """Bad input or wrong use; the message names what is wrong and how to mend it.
 
@@ -18,7 +21,7 @@ class UserError(Exception):
 
 
 def report(problems: Sequence[str]) -> None:
-    """Raise all problems together.
+    """Raise all problems together; of very many, the first and their number.
 
     Args:
         problems: one sentence each; nothing happens if there are none.
@@ -29,7 +32,9 @@ def report(problems: Sequence[str]) -> None:
     if len(problems) == 1:
         raise UserError(problems[0])
     if problems:
-        raise UserError("\n".join([f"{len(problems)} problems:", *(f"  - {p}" for p in problems)]))
+        shown = [f"  - {problem}" for problem in problems[:_SHOWN]]
+        more = [f"  … and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        raise UserError("\n".join([f"{len(problems)} problems:", *shown, *more]))
 
 
 def exit_on_user_error(

@@ -121,7 +121,7 @@ def test_two_runs_cannot_write_one_directory(cleaner):
 
 def test_a_checkpoint_of_another_architecture_is_refused(cleaner, run_dir):
     begin(*cleaner, "trainer.max_steps=1").run()
-    with pytest.raises(UserError, match=r"architecture|unexpected|missing|shape"):
+    with pytest.raises(UserError, match=r"the cleaner.s weights lack blocks\.1"):
         begin(f"trainer.ckpt_dir={run_dir}", "model.cleaner.num_blocks=2")
 
 

@@ -41,7 +41,9 @@ def fill_parts(model: Mapping[str, Any], sources: Sequence[Checkpoint]) -> dict[
         if model[part] is None:
             filled[part] = offers[0][1]
         for checkpoint, spec in offers:
+            # The same encoder may lie elsewhere; its weights are compared when it is loaded.
             different = differing_keys(filled[part], spec, f"model.{part}")
+            different = [key for key in different if key != "model.encoder.source"]
             if different:
                 problems.append(
                     f"{', '.join(different)} differ from the ones in {checkpoint.path}; "

@@ -81,12 +81,10 @@ def _fill(run: Run, started: str) -> Run:
     logger = {**plain["trainer"]["logger"]}
     logger["run_name"] = logger["run_name"] or started
     output_dir = plain["trainer"]["output_dir"] or f"output/{run.name}/{logger['run_name']}"
-    if run.resumed is not None:
-        sources = [run.resumed]
-    else:
+    model = run.model
+    if run.resumed is None:  # or else everything is filled with what the run had
         folders = [run.trainer.init_from, *(run.model.get(key) for key in _STAGES)]
-        sources = [Checkpoint.open(folder) for folder in folders if folder]
-    model = fill_parts(run.model, sources)
+        model = fill_parts(model, [Checkpoint.open(folder) for folder in folders if folder])
     trainer = {**plain["trainer"], "output_dir": output_dir, "logger": logger}
     return dataclasses.replace(
         run, model=model, plain={**plain, "model": model, "trainer": trainer}
