@@ -47,4 +47,9 @@ test: lint ## lint, types, the quick tests, the many-process ones and a kill-and
 	$(BIN)/pytest -m "(dist or integration) and not slow and not gpu"
 
 test-all: test ## the slow tests too, and those for a GPU where there is one
-	$(BIN)/pytest -m "slow or gpu"
+	$(BIN)/pytest -m "slow and not gpu"
+	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
+	  $(BIN)/pytest -m gpu; \
+	else \
+	  echo "test-all: no GPU is here, so the tests marked gpu were left out"; \
+	fi
