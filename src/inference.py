@@ -6,7 +6,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from open_miipher.corpus import FORMATS, SAMPLE_BYTES, FileFormat, RestoreDirectory, run
+from open_miipher.corpus import (
+    FORMATS,
+    SAMPLE_BYTES,
+    FileFormat,
+    RestoreDirectory,
+    check_directories,
+    run,
+)
 from open_miipher.distributed import World, says, start
 from open_miipher.errors import UserError, exit_on_user_error
 from open_miipher.restoration import RestoreOptions, Restorer
@@ -179,6 +186,7 @@ def _task(arguments: argparse.Namespace, world: World) -> RestoreDirectory:
         seed=arguments.seed,
     )
     file_format = FileFormat(arguments.format, arguments.subtype)
+    check_directories(arguments.input_audio_dir, arguments.output_dir)
     restorer = Restorer.from_checkpoint(
         arguments.ckpt_dir,
         options,
@@ -199,7 +207,10 @@ def _preview(task: RestoreDirectory, arguments: argparse.Namespace, world: World
 
 
 def _run(task: RestoreDirectory, arguments: argparse.Namespace, world: World) -> int:
-    summary = run(task, arguments.output_dir, world, arguments.overwrite)
+    try:
+        summary = run(task, arguments.output_dir, world, arguments.overwrite)
+    except KeyboardInterrupt:  # the second one: the first lets the files in work come to an end
+        return 130
     if world.is_main:
         print(f"{summary.num_done} files restored, {summary.num_failed} failed")
         if summary.stopped:

@@ -322,6 +322,34 @@ def test_a_signal_ends_the_run_and_the_next_one_goes_on(chain, tmp_path, command
 
 
 @pytest.mark.integration
+def test_an_output_that_cannot_be_written_ends_the_run_and_keeps_what_is_done(
+    chain, tmp_path, command
+) -> None:
+    noisy, out = tmp_path / "three", tmp_path / "out"
+    write(noisy / "short.wav", 0.5)  # the longest comes first, and is a quiet one for flac
+    soundfile.write(noisy / "quiet.wav", np.zeros(48000), 24000)
+    write(noisy / "much.wav", 1.5)
+    words = ["--ckpt-dir", chain, "--input-audio-dir", noisy, "--output-dir", out]
+    words += ["--device", "cpu", "--format", "flac", "--batch-size", 1]
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))"
+    script = f"{limit}; import runpy; runpy.run_path({str(ROOT / 'src/inference.py')!r}, "
+    result = subprocess.run(
+        [sys.executable, "-c", script + "run_name='__main__')", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert result.stderr.count("error: ") == 1
+    assert "much.flac" in result.stderr
+    assert "what is done is kept, the same command goes on" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert sorted(p.name for p in out.iterdir() if p.suffix) == ["manifest.jsonl", "quiet.flac"]
+    assert command(*words) == 0
+    assert len(manifest(out)) == 3
+
+
+@pytest.mark.integration
 def test_two_runs_never_share_an_output_directory(chain, tmp_path, command, capsys) -> None:
     noisy, out = tmp_path / "many", tmp_path / "out"
     many_files(noisy)

@@ -1,7 +1,7 @@
 """The resumable map over a corpus, and what it is used for."""
 
 from open_miipher.corpus.file_format import FORMATS, SAMPLE_BYTES, FileFormat
-from open_miipher.corpus.restore import RestoreDirectory
+from open_miipher.corpus.restore import RestoreDirectory, check_directories
 from open_miipher.corpus.run import run
 
-__all__ = ["FORMATS", "SAMPLE_BYTES", "FileFormat", "RestoreDirectory", "run"]
+__all__ = ["FORMATS", "SAMPLE_BYTES", "FileFormat", "RestoreDirectory", "check_directories", "run"]

@@ -52,20 +52,13 @@ class RestoreDirectory:
         identity: the model and all that changes what comes out.
 
     Raises:
-        UserError: the input is not a directory, or one of the two lies inside the other.
+        UserError: see `check_directories`.
     """
 
     def __init__(
         self, restorer: Restorer, input_dir: Path, output_dir: Path, file_format: FileFormat
     ) -> None:
-        if not input_dir.is_dir():
-            raise UserError(f"the input {printable(input_dir)} is not a directory")
-        real_input, real_output = input_dir.resolve(), output_dir.resolve()
-        if real_output.is_relative_to(real_input) or real_input.is_relative_to(real_output):
-            raise UserError(
-                f"the output directory {printable(output_dir)} and the input directory "
-                f"{printable(input_dir)} lie inside each other; choose another output directory"
-            )
+        check_directories(input_dir, output_dir)
         self._restorer, self._format = restorer, file_format
         self._input_dir, self._output_dir = input_dir, output_dir
         self.identity: Mapping[str, Any] = {
@@ -247,6 +240,22 @@ class RestoreDirectory:
         return (
             f"about {needed / 1e6:.0f} MB will be written to {printable(self._output_dir)}, whose "
             f"disk has {free / 1e6:.0f} MB left; make room, or choose another output directory"
+        )
+
+
+def check_directories(input_dir: Path, output_dir: Path) -> None:
+    """Check the two directories of a run, before a model is loaded.
+
+    Raises:
+        UserError: the input is not a directory, or one of the two lies inside the other.
+    """
+    if not input_dir.is_dir():
+        raise UserError(f"the input {printable(input_dir)} is not a directory")
+    real_input, real_output = input_dir.resolve(), output_dir.resolve()
+    if real_output.is_relative_to(real_input) or real_input.is_relative_to(real_output):
+        raise UserError(
+            f"the output directory {printable(output_dir)} and the input directory "
+            f"{printable(input_dir)} lie inside each other; choose another output directory"
         )
 
 

@@ -143,12 +143,16 @@ def run(task: Task, output_dir: Path, world: World, overwrite: bool = False) -> 
     except OSError as error:
         problem = f"the ledger in {ledger.directory} cannot be written: {error.strerror}"
     if stop.received:  # other ranks may have no time left to answer
+        if world.is_main:
+            task.finish(ledger.rows().values())
         return Summary(num_done, num_failed, stop.received)
     problems, done, failed = zip(*_all_ranks(world, (problem, num_done, num_failed)), strict=True)
     on_main(world, lambda: task.finish(ledger.rows().values()))
     first = next((p for p in problems if p is not None), None)
     if first is not None:
-        raise UserError(f"{first}; what is done is kept, the same command goes on", shared=True)
+        raise UserError(
+            f"{first.rstrip('.')}; what is done is kept, the same command goes on", shared=True
+        )
     return Summary(sum(done), sum(failed), None)
 
 

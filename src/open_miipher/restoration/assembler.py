@@ -96,8 +96,10 @@ class Assembler:
         try:
             with self.job.timed("write"):
                 yield
-        except (AudioError, OSError) as error:
-            raise WriteError(f"the output cannot be written: {error}") from error
+        except AudioError as error:
+            raise WriteError(str(error)) from error
+        except OSError as error:
+            raise WriteError(f"{error.filename} cannot be written: {error.strerror}") from error
 
 
 class Leveler:

@@ -1,0 +1,224 @@
+"""How fast a chain restores files: real-time factor, memory, and where the time goes.
+
+    python benchmarks/restore.py --model demo_wavefit_finetune
+    python benchmarks/restore.py --ckpt-dir output/demo/stage3 --files 20
+    torchrun --standalone --nproc_per_node 8 benchmarks/restore.py --amp bf16 --batch-size 8 \
+        --model miipher2_wavefit_finetune model.encoder.source=/models/gemma-4-E2B-it
+
+Audio is generated and read from FLAC files at 48 kHz; outputs are written as the command would.
+With --model, weights are random, and overrides of `src/train.py` may follow. Reading, the model and
+writing run beside each other, so that the longest of the three sets the pace.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from open_miipher.audio.io import AudioWriter, probe
+from open_miipher.checkpoint import build
+from open_miipher.cleaners import CLEANERS
+from open_miipher.config import compose_plain
+from open_miipher.distributed import World, says, start
+from open_miipher.encoders import ENCODERS
+from open_miipher.errors import UserError, exit_on_user_error
+from open_miipher.restoration import Chain, FileSink, Job, RestoreOptions, Restorer, Source
+from open_miipher.vocoders import VOCODERS
+
+_INPUT_RATE = 48000
+_STAGE_NAMES = ("_feature_cleaner", "_wavefit_pretrain", "_wavefit_finetune")
+
+
+def main() -> int:
+    """Measure one chain."""
+    arguments = parse_arguments()
+    world = start(arguments.device)
+    if arguments.ckpt_dir:
+        chain = Chain.from_checkpoint(arguments.ckpt_dir, world.device, arguments.amp)
+    else:
+        chain = random_chain(arguments.model, arguments.overrides, world, arguments.amp)
+    options = RestoreOptions(
+        chunk_seconds=arguments.chunk_seconds, overlap_seconds=arguments.overlap_seconds
+    )
+    restorer = Restorer(chain, options, arguments.batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = make_noisy_files(Path(folder), arguments.files, arguments.seconds)
+        figures = measure(restorer, inputs, arguments.output_format, world)
+    if world.is_main:
+        figures |= {
+            "model": arguments.ckpt_dir or arguments.model,
+            "amp": arguments.amp,
+            "batch_size": arguments.batch_size,
+            "chunk_seconds": arguments.chunk_seconds,
+        }
+        report(figures)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(figures, indent=2))
+    world.close()
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    defaults = RestoreOptions()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", help="a name under config/model; weights are random")
+    parser.add_argument("--ckpt-dir", help="a stage-3 checkpoint, in place of --model")
+    parser.add_argument("--files", type=int, default=4, help="files a rank (default: 4)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of each (default: 60)")
+    parser.add_argument("--output-format", choices=["wav", "flac"], default="wav")
+    parser.add_argument("--batch-size", type=int, default=4, help="chunks at once (default: 4)")
+    parser.add_argument("--chunk-seconds", type=float, default=defaults.chunk_seconds)
+    parser.add_argument("--overlap-seconds", type=float, default=defaults.overlap_seconds)
+    parser.add_argument("--amp", choices=["no", "bf16"], default="no")
+    parser.add_argument("--device", help="cpu or cuda; default: a GPU if there is one")
+    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("overrides", nargs="*", help="of the configuration, with --model")
+    arguments = parser.parse_intermixed_args()
+    if (arguments.model is None) == (arguments.ckpt_dir is None):
+        parser.error("give --model or --ckpt-dir")
+    return arguments
+
+
+def random_chain(model: str, overrides: list[str], world: World, amp: Any) -> Chain:
+    """Build the chain that the three stages of a model's family make together, untrained."""
+    family = model
+    for name in _STAGE_NAMES:
+        family = family.removesuffix(name)
+    if family == model:
+        raise UserError(f"--model {model}: choose a name that ends in {', '.join(_STAGE_NAMES)}")
+    cleaner_config = compose_plain([f"model={family}_feature_cleaner", *overrides])["model"]
+    vocoder_config = compose_plain([f"model={family}_wavefit_pretrain", *overrides])["model"]
+    torch.manual_seed(0)
+    encoder = build(ENCODERS, cleaner_config["encoder"], key="model.encoder")
+    cleaner = build(CLEANERS, cleaner_config["cleaner"], encoder, key="model.cleaner")
+    rate = encoder.sample_rate / encoder.hop_length
+    vocoder = build(VOCODERS, vocoder_config["vocoder"], encoder.width, rate, key="model.vocoder")
+    return Chain(cleaner, vocoder, world.device, amp)
+
+
+def make_noisy_files(folder: Path, num_files: int, seconds: float) -> list[Path]:
+    """Write voice-like FLAC files: modulated harmonics in noise."""
+    t = np.arange(round(seconds * _INPUT_RATE)) / _INPUT_RATE
+    paths = []
+    for number in range(num_files):
+        rng = np.random.default_rng(number)
+        phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(4.4 * t + number)) / _INPUT_RATE
+        voice = sum(np.sin(k * phase) / k for k in range(1, 20)) * np.clip(np.sin(19 * t), 0, 1)
+        waveform = 0.1 * voice + 0.01 * rng.standard_normal(len(t))
+        paths.append(folder / f"{number}.flac")
+        with AudioWriter(paths[-1], _INPUT_RATE, 1, format="flac") as writer:
+            writer.write(waveform.astype(np.float32)[None])
+    return paths
+
+
+def measure(
+    restorer: Restorer, inputs: list[Path], output_format: str, world: World
+) -> dict[str, Any]:
+    """Restore the files, once to warm up on the first of them and once for the figures.
+
+    Returns:
+        Hours of audio an hour (all ranks), peak memory in bytes, and seconds of work per second of
+        audio: read (decode, resample, cut), encoder, cleaner (without its encoder), vocoder,
+        model_other (batches, copies), level, write (join, resample, encode).
+    """
+
+    def jobs(paths: list[Path]) -> Iterator[Job]:
+        for path in paths:
+            target = path.with_name(f"restored-{path.stem}.{output_format}")
+            sink = FileSink(target, restorer.model.output_rate, output_format, "PCM_16")
+            yield restorer.job(Source.from_file(path, probe(path)), sink)
+
+    for _ in restorer.restore_jobs(jobs(inputs[:1])):
+        pass
+    clock = ModuleClock(world.device)
+    assert isinstance(restorer.model, Chain)
+    clock.time("encoder", restorer.model.cleaner.encoder)
+    clock.time("cleaner", restorer.model.cleaner)
+    vocode = restorer.model.vocoder.generate
+    restorer.model.vocoder.generate = clock.timed("vocoder", vocode)  # type: ignore[method-assign]
+
+    world.barrier()
+    began = time.perf_counter()
+    seconds: dict[str, float] = defaultdict(float)
+    audio = 0.0
+    for job in restorer.restore_jobs(jobs(inputs)):
+        audio += job.source.num_frames / job.source.sample_rate
+        for stage, value in job.seconds.items():
+            seconds[stage] += value
+    world.barrier()
+    wall = time.perf_counter() - began
+
+    model = seconds.pop("model")
+    clock.seconds["cleaner"] -= clock.seconds["encoder"]
+    seconds |= {**clock.seconds, "model_other": model - sum(clock.seconds.values())}
+    cuda = world.device.type == "cuda"
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {
+        "device": torch.cuda.get_device_name() if cuda else "cpu",
+        "ranks": world.size,
+        "threads": torch.get_num_threads(),
+        "times_real_time": sum(world.gather(audio)) / wall,
+        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else None,
+        "peak_resident_bytes": resident,
+        "seconds_per_audio_second": {stage: value / audio for stage, value in seconds.items()},
+    }
+
+
+class ModuleClock:
+    """Adds up the time spent in modules and functions, the GPU waited for at each border."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._device = device
+
+    def time(self, name: str, module: nn.Module) -> None:
+        """Time a module's forward from now on."""
+        module.forward = self.timed(name, module.forward)
+
+    def timed(self, name: str, function: Any) -> Any:
+        """Return the function, timed."""
+
+        def call(*arguments: Any) -> Any:
+            began = self._now()
+            result = function(*arguments)
+            self.seconds[name] += self._now() - began
+            return result
+
+        return call
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+
+def report(figures: dict[str, Any]) -> None:
+    """Print the figures."""
+    stages = figures["seconds_per_audio_second"]
+    memory = figures["peak_gpu_bytes"] or figures["peak_resident_bytes"]
+    print(
+        f"{figures['model']} on {figures['ranks']} × {figures['device']} "
+        f"({figures['threads']} threads), batches of {figures['batch_size']} chunks of "
+        f"{figures['chunk_seconds']:g} s, amp {figures['amp']}\n"
+        f"  {figures['times_real_time']:.1f} times as fast as real time, "
+        f"peak memory {memory / 2**30:.2f} GiB\n"
+        "  ms of work a second of audio: "
+        + "  ".join(f"{stage} {1000 * value:.3f}" for stage, value in stages.items())
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_user_error(main, says)())
