@@ -1,0 +1,84 @@
+"""HiFi-GAN's multi-period discriminator: every p-th sample judged together."""
+
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
+
+NEGATIVE_SLOPE = 0.1
+
+
+@dataclass
+class MultiPeriodConfig:
+    """Sizes; the defaults are HiFi-GAN's channels with the periods of the Miipher-2 clones.
+
+    Attributes:
+        periods: one sub-discriminator for each.
+        channels: of the convolutions; all but the last have the stride.
+        kernel_size: odd.
+        stride: in every p-th sample.
+    """
+
+    periods: list[int] = field(default_factory=lambda: [2, 3, 5, 7, 11, 13, 17, 19])
+    channels: list[int] = field(default_factory=lambda: [32, 128, 512, 1024, 1024])
+    kernel_size: int = 5
+    stride: int = 3
+
+
+class MultiPeriodDiscriminator(nn.Module):
+    """Kong et al., "HiFi-GAN" (NeurIPS 2020, arXiv 2010.05646), section 2.3.
+
+    Weight normalisation, no statistics of the batch. The end is padded with zeros to whole periods,
+    so any length from 1 sample works.
+    """
+
+    Config = MultiPeriodConfig
+
+    def __init__(self, config: MultiPeriodConfig) -> None:
+        super().__init__()
+        self.periods = nn.ModuleList(
+            PeriodDiscriminator(period, config) for period in config.periods
+        )
+
+    def forward(self, waveform: Tensor) -> list[list[Tensor]]:
+        """Judge waveforms.
+
+        Args:
+            waveform: (batch, samples).
+
+        Returns:
+            For each period its feature maps (batch, phases, channels, places), the logits last.
+        """
+        return [period(waveform) for period in self.periods]
+
+
+class PeriodDiscriminator(nn.Module):
+    """One period; its phases go through the same one-dimensional convolutions side by side.
+
+    These are the paper's two-dimensional ones of width 1, in the layout that runs faster.
+    """
+
+    def __init__(self, period: int, config: MultiPeriodConfig) -> None:
+        super().__init__()
+        self.period = period
+        widths = [1, *config.channels]
+        strides = [config.stride] * (len(config.channels) - 1) + [1]
+        padding = config.kernel_size // 2
+        self.convolutions = nn.ModuleList(
+            weight_norm(nn.Conv1d(width_in, width, config.kernel_size, stride, padding))
+            for width_in, width, stride in zip(widths[:-1], widths[1:], strides, strict=True)
+        )
+        self.to_logits = weight_norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
+
+    def forward(self, waveform: Tensor) -> list[Tensor]:
+        """(batch, samples) -> maps (batch, period, channels, places)."""
+        batch, num_samples = waveform.shape
+        padded = functional.pad(waveform, (0, -num_samples % self.period))
+        phases = padded.unflatten(1, (-1, self.period)).transpose(1, 2)
+        x = phases.reshape(batch * self.period, 1, -1)
+        maps = []
+        for convolution in self.convolutions:
+            x = functional.leaky_relu(convolution(x), NEGATIVE_SLOPE)
+            maps.append(x)
+        return [x.unflatten(0, (batch, self.period)) for x in [*maps, self.to_logits(x)]]

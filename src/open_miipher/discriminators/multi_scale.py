@@ -1,0 +1,99 @@
+"""MelGAN's discriminator: the waveform judged at several rates."""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
+
+from open_miipher.errors import UserError
+
+NEGATIVE_SLOPE = 0.2
+GROUP_WIDTH = 4  # input channels of each group in the strided convolutions
+
+
+@dataclass
+class MultiScaleConfig:
+    """Sizes; the defaults are WaveFit's.
+
+    Attributes:
+        num_scales: sub-discriminators, each at half the rate of the one before.
+        base_channels: after the first convolution; a multiple of 4.
+        max_channels: limit of the growth; a multiple of 4.
+        num_layers: strided convolutions; each multiplies the channels by the stride.
+        stride: of each of them.
+    """
+
+    num_scales: int = 3
+    base_channels: int = 16
+    max_channels: int = 1024
+    num_layers: int = 4
+    stride: int = 4
+
+
+class MultiScaleDiscriminator(nn.Module):
+    """Strided, grouped convolutions on the waveform and on averages of it.
+
+    Kumar et al., "MelGAN" (NeurIPS 2019, arXiv 1910.06711), section 2.3. Weight normalisation, no
+    statistics of the batch; zeros outside the waveform, so any length from 1 sample works.
+    """
+
+    Config = MultiScaleConfig
+
+    def __init__(self, config: MultiScaleConfig) -> None:
+        super().__init__()
+        if config.base_channels % GROUP_WIDTH or config.max_channels % GROUP_WIDTH:
+            raise UserError(
+                f"the multi_scale discriminator's base_channels={config.base_channels} and "
+                f"max_channels={config.max_channels} must be multiples of {GROUP_WIDTH}"
+            )
+        self.scales = nn.ModuleList(ScaleDiscriminator(config) for _ in range(config.num_scales))
+
+    def forward(self, waveform: Tensor) -> list[list[Tensor]]:
+        """Judge waveforms.
+
+        Args:
+            waveform: (batch, samples).
+
+        Returns:
+            For each scale its feature maps (batch, channels, places), the logits last.
+        """
+        shortest = 2 ** (len(self.scales) - 1)
+        x = functional.pad(waveform, (0, max(0, shortest - waveform.shape[1])))[:, None]
+        maps = [self.scales[0](x)]
+        for scale in self.scales[1:]:
+            x = functional.avg_pool1d(x, 4, stride=2, padding=1, count_include_pad=False)
+            maps.append(scale(x))
+        return maps
+
+
+class ScaleDiscriminator(nn.Module):
+    """One scale: (batch, 1, samples) -> feature maps, logits last."""
+
+    def __init__(self, config: MultiScaleConfig) -> None:
+        super().__init__()
+        width = config.base_channels
+        kernel_size = 10 * config.stride + 1
+        self.convolutions = nn.ModuleList([weight_norm(nn.Conv1d(1, width, 15, padding=7))])
+        for _ in range(config.num_layers):
+            width_in, width = width, min(width * config.stride, config.max_channels)
+            strided = nn.Conv1d(
+                width_in,
+                width,
+                kernel_size,
+                config.stride,
+                padding=kernel_size // 2,
+                groups=width_in // GROUP_WIDTH,
+            )
+            self.convolutions.append(weight_norm(strided))
+        width_in, width = width, min(2 * width, config.max_channels)
+        self.convolutions.append(weight_norm(nn.Conv1d(width_in, width, 5, padding=2)))
+        self.to_logits = weight_norm(nn.Conv1d(width, 1, 3, padding=1))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(batch, 1, samples) -> maps (batch, channels, places)."""
+        maps = []
+        for convolution in self.convolutions:
+            x = functional.leaky_relu(convolution(x), NEGATIVE_SLOPE)
+            maps.append(x)
+        return [*maps, self.to_logits(x)]

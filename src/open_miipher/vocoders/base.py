@@ -1,0 +1,46 @@
+"""What every vocoder is to the rest of the package."""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+
+class Vocoder(nn.Module, ABC):
+    """Turns features into a waveform of exactly `frames * hop_length` samples.
+
+    Attributes:
+        sample_rate: of the waveform, in Hz.
+        hop_length: samples per feature frame.
+        feature_width: values per feature frame.
+        needs_noise: whether the noise given is used.
+        restores_level: True if the output has the level of the speech that the features describe;
+            False if it comes at a fixed peak and levels must be put back.
+    """
+
+    sample_rate: int
+    hop_length: int
+    feature_width: int
+    needs_noise: bool
+    restores_level: bool
+
+    @abstractmethod
+    def forward(self, features: Tensor, noise: Tensor) -> list[Tensor]:
+        """Vocode for training.
+
+        Args:
+            features: (batch, frames, feature_width).
+            noise: (batch, frames * hop_length), standard normal.
+
+        Returns:
+            The output of every iteration, (batch, frames * hop_length) each, the final one last.
+        """
+
+    @abstractmethod
+    def target(self, clean: Tensor) -> Tensor:
+        """Scale clean speech (batch, samples) to what the outputs are compared with."""
+
+    @torch.no_grad()
+    def generate(self, features: Tensor, noise: Tensor) -> Tensor:
+        """Vocode for listening: the last of what `forward` returns, bit for bit, with no graph."""
+        return self(features, noise)[-1]

@@ -1,0 +1,147 @@
+"""How loud each iteration of WaveFit comes out, and which noise the first one starts from.
+
+Koizumi et al., "WaveFit" (SLT 2022, arXiv 2210.01029), section 4.3, for features that carry power;
+Karita et al., "Miipher-2" (WASPAA 2025, arXiv 2505.04457) for those that do not.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from open_miipher.audio.mel import LogMel, MelConfig
+
+PEAK = 0.9
+SMALLEST_PEAK = 1e-5  # quieter signals are not raised to the full peak, and silence stays silence
+SMALLEST_POWER = 1e-8  # added to mean |STFT|²; white noise at -106 dBFS has this much
+
+
+class PeakGain(nn.Module):
+    """y = 0.9 z / max|z| for each sample; the start is the noise itself.
+
+    Attributes:
+        restores_level: whether the output has the true level.
+        scale: size of the waveforms between iterations; the network works on them divided by it.
+    """
+
+    restores_level = False
+    scale = 1.0
+
+    def levels(self, features: Tensor) -> Tensor:
+        """The peak that each sample is to have: (batch,)."""
+        return features.new_full(features.shape[:1], PEAK, dtype=torch.float32)
+
+    def start(self, noise: Tensor, features: Tensor) -> Tensor:
+        """(batch, samples) standard normal -> the same."""
+        return noise
+
+    def forward(self, waveform: Tensor, levels: Tensor) -> Tensor:
+        """(batch, samples) float32, levels (batch,) -> (batch, samples) at those peaks."""
+        peaks = waveform.abs().amax(dim=-1).clamp_min(SMALLEST_PEAK)
+        return waveform * (levels / peaks)[:, None]
+
+    def target(self, clean: Tensor) -> Tensor:
+        """(batch, samples) -> the same at peak 0.9, which is what the outputs look like."""
+        return self(clean, self.levels(clean))
+
+
+class PowerGain(nn.Module):
+    """y = √(P_c / P_z) z for each sample, with P_c the power that its log-mel speaks of.
+
+    P is the mean of |STFT|² over all frames and bins (of the two-sided spectrum). The printed
+    formula lacks the root. One gain serves the whole sample given, so chunks of one file get one
+    each. P_c comes from the pseudo-inverse of the mel basis, which smooths the magnitudes and so
+    falls short of the true power: by 0.05-0.2 dB on clean speech, 0.7 dB on white noise, 4 dB on a
+    sine at 8 kHz. A log-mel at its floor comes out as silence.
+
+    Args:
+        config: the mel front end that the features come from.
+        cepstral_coefficients: kept of the first noise's envelope; 24 in the paper. Few give a
+            smooth envelope, many one with the harmonics that the mel resolves.
+
+    Attributes:
+        restores_level: whether the output has the true level.
+        scale: size of the waveforms between iterations (speech at -26 dBFS); the network works on
+            them divided by it, or a step of the optimiser would be large beside the signal.
+    """
+
+    restores_level = True
+    scale = 0.05
+    window: Tensor
+
+    def __init__(self, config: MelConfig, cepstral_coefficients: int) -> None:
+        super().__init__()
+        self.cepstral_coefficients = cepstral_coefficients
+        self.log_mel = LogMel(config)
+        self.n_fft = config.n_fft
+        self.hop_length = config.hop_length
+        window = torch.hann_window(config.win_length, dtype=torch.float32)
+        self.register_buffer("window", window, persistent=False)
+
+    @torch.no_grad()
+    def levels(self, features: Tensor) -> Tensor:
+        """Power that log-mel features (batch, frames, n_mels) speak of: (batch,)."""
+        powers = self.log_mel.magnitude_from(features).square()
+        two_sided = 2 * powers.sum(dim=-1) - powers[..., 0] - powers[..., -1]
+        return two_sided.mean(dim=-1) / self.n_fft
+
+    def forward(self, waveform: Tensor, levels: Tensor) -> Tensor:
+        """(batch, samples) float32, levels (batch,) -> (batch, samples) with those powers."""
+        # By Parseval's theorem the power of all frames is that of the samples, each counted as
+        # often as windows cover it: no transform is needed.
+        num_frames = waveform.shape[1] // self.hop_length
+        powers = (waveform.square() * self._coverage(num_frames)).sum(dim=-1) / num_frames
+        return waveform * (levels.sqrt() * torch.rsqrt(powers + SMALLEST_POWER))[:, None]
+
+    def target(self, clean: Tensor) -> Tensor:
+        """(batch, samples) -> the same: outputs have the true level."""
+        return clean
+
+    @torch.no_grad()
+    def start(self, noise: Tensor, features: Tensor) -> Tensor:
+        """Give white noise the spectral envelope of the log-mel.
+
+        Koizumi et al., "SpecGrad" (Interspeech 2022, arXiv 2203.16749): y = G⁺ M G ε with G the
+        short-time Fourier transform and M, frame by frame, the minimum-phase filter of the envelope
+        smoothed to a few cepstral coefficients. M includes the level, so the outcome at a sample
+        depends on the frames near it only.
+
+        Args:
+            noise: (batch, frames * hop_length) standard normal.
+            features: (batch, frames, n_mels) log-mel.
+
+        Returns:
+            (batch, frames * hop_length) float32.
+        """
+        size = len(self.window)
+        before = (size - self.hop_length) // 2
+        padded = functional.pad(noise.float(), (before, size - self.hop_length - before))
+        frames = padded.unfold(-1, size, self.hop_length) * self.window
+        filtered = torch.fft.rfft(frames, n=self.n_fft) * self._filters(features)
+        frames = torch.fft.irfft(filtered, n=self.n_fft)[..., :size] * self.window
+        return self._overlap_add(frames) / self._coverage(frames.shape[1])
+
+    def _filters(self, features: Tensor) -> Tensor:
+        """Minimum-phase filters of log-mel (batch, frames, n_mels): (batch, frames, bins)."""
+        magnitudes = self.log_mel.magnitude_from(features).clamp_min(self.log_mel.config.floor)
+        # White noise of variance 1 has mean |STFT|² = Σ window².
+        log_filters = torch.log(magnitudes / self.window.square().sum().sqrt())
+        cepstra = torch.fft.irfft(log_filters, n=self.n_fft)[..., : self.cepstral_coefficients]
+        # Folding the even cepstrum onto its causal half makes the phase minimal.
+        causal = torch.cat([cepstra[..., :1], 2 * cepstra[..., 1:]], dim=-1)
+        return torch.exp(torch.fft.rfft(causal, n=self.n_fft))
+
+    def _coverage(self, num_frames: int) -> Tensor:
+        """Sum of the squared windows over each sample: (num_frames * hop_length,)."""
+        return self._overlap_add(self.window.square().expand(1, num_frames, -1))[0]
+
+    def _overlap_add(self, frames: Tensor) -> Tensor:
+        """Sum frames (batch, frames, win_length), each centred on its hop: (batch, samples)."""
+        _, num_frames, size = frames.shape
+        num_samples = num_frames * self.hop_length
+        summed = functional.fold(
+            frames.transpose(1, 2),
+            output_size=(1, num_samples - self.hop_length + size),
+            kernel_size=(1, size),
+            stride=(1, self.hop_length),
+        )
+        return summed[:, 0, 0].narrow(1, (size - self.hop_length) // 2, num_samples)

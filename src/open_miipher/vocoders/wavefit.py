@@ -1,0 +1,239 @@
+"""WaveFit: a vocoder that removes noise from a waveform in a fixed number of iterations.
+
+Koizumi et al., "WaveFit" (SLT 2022, arXiv 2210.01029), with the changes of Karita et al.,
+"Miipher-2" (WASPAA 2025, arXiv 2505.04457) for features that carry no power.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from open_miipher.audio.mel import MelConfig
+from open_miipher.encoders.conformer import ConformerBlock
+from open_miipher.errors import report
+from open_miipher.vocoders.base import Vocoder
+from open_miipher.vocoders.gain import PeakGain, PowerGain
+from open_miipher.vocoders.wavegrad import UNet, UNetConfig, repeat
+
+
+@dataclass
+class PreNetConfig:
+    """Conformer blocks between the features and the generator.
+
+    Attributes:
+        num_blocks: 0 for none.
+        num_heads: attention heads; the feature width must be a multiple.
+        kernel_size: frames under the convolution, odd.
+        feed_forward_factor: hidden width of the feed-forward modules over the feature width.
+        rate: run at the rate of the `features` or after they are `upsampled`, at that many times
+            the cost.
+    """
+
+    num_blocks: int = 0
+    num_heads: int = 8
+    kernel_size: int = 5
+    feed_forward_factor: int = 4
+    rate: Literal["features", "upsampled"] = "features"
+
+
+@dataclass
+class WaveFitConfig:
+    """Sizes of a WaveFit; samples per feature frame are `upsample_factor` x the generator's hop.
+
+    Attributes:
+        sample_rate: of the waveform, in Hz.
+        num_iterations: T.
+        gain: `peak` scales each output to peak 0.9, for features without power; `power` gives it
+            the power in the log-mel, and shapes the first noise by it.
+        mel: of the log-mel features, for `gain: power`; otherwise left out.
+        cepstral_coefficients: of the first noise's envelope, for `gain: power`.
+        upsample: how features reach the generator's frame rate.
+        upsample_factor: generator frames per feature frame (25 → 100 Hz is 4).
+        pre_net: conformer blocks ahead of the generator.
+        generator: the U-net.
+        gradient_checkpointing: recompute the U-net in the backward pass, to save memory.
+    """
+
+    sample_rate: int = 24000
+    num_iterations: int = 5
+    gain: Literal["peak", "power"] = "peak"
+    mel: MelConfig | None = None
+    cepstral_coefficients: int = 24
+    upsample: Literal["repeat", "linear"] = "repeat"
+    upsample_factor: int = 1
+    pre_net: PreNetConfig = field(default_factory=PreNetConfig)
+    generator: UNetConfig = field(default_factory=UNetConfig)
+    gradient_checkpointing: bool = False
+
+
+class WaveFit(Vocoder):
+    """Fixed-point iterations z = y - F(y, c, t), y ← G(z) from noise to speech."""
+
+    Config = WaveFitConfig
+    needs_noise = True
+
+    def __init__(self, feature_width: int, frame_rate: float, config: WaveFitConfig) -> None:
+        """Make a vocoder for features of a given kind.
+
+        Args:
+            feature_width: values per feature frame.
+            frame_rate: feature frames per second.
+            config: sizes.
+
+        Raises:
+            UserError: the features do not fit the configuration.
+        """
+        super().__init__()
+        self.sample_rate = config.sample_rate
+        self.hop_length = config.upsample_factor * config.generator.hop_length
+        self.feature_width = feature_width
+        _check(config, feature_width, frame_rate, self.hop_length)
+        self.config = config
+        self.gain = (
+            PeakGain()
+            if config.mel is None
+            else PowerGain(config.mel, config.cepstral_coefficients)
+        )
+        self.restores_level = self.gain.restores_level
+        pre_net = config.pre_net
+        self.pre_net = nn.Sequential(
+            *(
+                ConformerBlock(
+                    feature_width,
+                    pre_net.num_heads,
+                    pre_net.kernel_size,
+                    pre_net.feed_forward_factor * feature_width,
+                )
+                for _ in range(pre_net.num_blocks)
+            )
+        )
+        self.to_condition = nn.Conv1d(
+            feature_width, config.generator.condition_channels, 3, padding=1
+        )
+        self.generator = UNet(config.generator)
+
+    def forward(self, features: Tensor, noise: Tensor) -> list[Tensor]:
+        """Vocode for training; `y` is detached between iterations (WaveFit, section 4.2).
+
+        Args:
+            features: (batch, frames, feature_width).
+            noise: (batch, frames * hop_length), standard normal.
+
+        Returns:
+            T waveforms (batch, frames * hop_length) float32, the final one last.
+
+        Raises:
+            ValueError: the noise is not as long as the features ask.
+        """
+        if noise.shape != (len(features), features.shape[1] * self.hop_length):
+            raise ValueError(f"noise {tuple(noise.shape)} for features {tuple(features.shape)}")
+        condition = self._condition(features)
+        # Levels and filters need float32 whatever the network runs in.
+        with torch.autocast(features.device.type, enabled=False):
+            levels = self.gain.levels(features.float())
+            waveform = self.gain.start(noise.float(), features.float())
+        outputs = []
+        for step in range(self.config.num_iterations, 0, -1):
+            waveform = waveform.detach()
+            residual = self._residual(waveform / self.gain.scale, condition, step)
+            with torch.autocast(features.device.type, enabled=False):
+                waveform = self.gain(waveform - self.gain.scale * residual.float(), levels)
+            outputs.append(waveform)
+        return outputs
+
+    def target(self, clean: Tensor) -> Tensor:
+        """Clean speech (batch, samples) at the level that the outputs come at."""
+        return self.gain.target(clean)
+
+    def _condition(self, features: Tensor) -> Tensor:
+        """(batch, frames, feature_width) -> (batch, condition_channels, generator frames)."""
+        if self.config.mel is not None:
+            # The floor becomes 0, as is the padding of the convolutions; magnitude 1 becomes 1.
+            features = 1 - features / math.log(self.config.mel.floor)
+        if self.config.pre_net.rate == "features":
+            features = self.pre_net(features)
+        x = self._upsample(features.transpose(1, 2))
+        if self.config.pre_net.rate == "upsampled":
+            x = self.pre_net(x.transpose(1, 2)).transpose(1, 2)
+        return self.to_condition(x)
+
+    def _upsample(self, x: Tensor) -> Tensor:
+        """(batch, width, frames) -> (batch, width, frames * upsample_factor)."""
+        if self.config.upsample == "repeat":
+            return repeat(x, self.config.upsample_factor)
+        return interpolate(x, self.config.upsample_factor)
+
+    def _residual(self, waveform: Tensor, condition: Tensor, step: int) -> Tensor:
+        if self.config.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(
+                self.generator,
+                waveform,
+                condition,
+                step,
+                use_reentrant=False,
+                preserve_rng_state=False,  # nothing in the U-net is random
+            )
+        return self.generator(waveform, condition, step)
+
+
+def interpolate(x: Tensor, factor: int) -> Tensor:
+    """Straight lines between frame centres, constant beyond the outer ones.
+
+    Equal to `functional.interpolate(mode="linear")`, whose backward pass on GPUs is not
+    deterministic.
+
+    Args:
+        x: (batch, width, frames).
+        factor: new frames per frame.
+
+    Returns:
+        (batch, width, frames * factor).
+    """
+    padded = functional.pad(x, (1, 1), mode="replicate")
+    before, after = padded[..., :-2, None], padded[..., 2:, None]
+    here = x[..., None]
+    offsets = (torch.arange(factor, device=x.device, dtype=x.dtype) + 0.5) / factor - 0.5
+    lines = here + offsets.clamp_min(0) * (after - here) - offsets.clamp_max(0) * (before - here)
+    return lines.flatten(-2)
+
+
+def _check(config: WaveFitConfig, feature_width: int, frame_rate: float, hop_length: int) -> None:
+    problems = []
+    if abs(config.sample_rate / frame_rate - hop_length) > 1e-6 * hop_length:
+        problems.append(
+            f"the vocoder makes {hop_length} samples per feature frame (upsample_factor x "
+            f"generator.fold x generator.up_factors), but {frame_rate:g} frames/s at sample_rate "
+            f"{config.sample_rate} need {config.sample_rate / frame_rate:g}"
+        )
+    if (config.gain == "power") != (config.mel is not None):
+        problems.append("the vocoder's gain=power needs the key mel, and gain=peak has none")
+    if config.mel is not None:
+        mel = config.mel
+        if (mel.n_mels, mel.hop_length, mel.sample_rate) != (
+            feature_width,
+            hop_length,
+            config.sample_rate,
+        ):
+            problems.append(
+                f"the vocoder's mel ({mel.n_mels} bands, hop {mel.hop_length} at "
+                f"{mel.sample_rate} Hz) is not that of the features ({feature_width} values, hop "
+                f"{hop_length} at {config.sample_rate} Hz)"
+            )
+        if not 1 <= config.cepstral_coefficients <= mel.n_fft // 2:
+            problems.append(
+                f"the vocoder's cepstral_coefficients={config.cepstral_coefficients} must be "
+                f"1 to {mel.n_fft // 2}"
+            )
+    if config.num_iterations < 1 or config.upsample_factor < 1:
+        problems.append("the vocoder's num_iterations and upsample_factor must be at least 1")
+    if config.pre_net.num_blocks and feature_width % config.pre_net.num_heads:
+        problems.append(
+            f"the vocoder's pre_net.num_heads={config.pre_net.num_heads} must divide the "
+            f"{feature_width} values of a feature frame"
+        )
+    report(problems)

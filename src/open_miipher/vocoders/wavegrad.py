@@ -1,0 +1,222 @@
+"""WaveGrad's U-net, the network that WaveFit applies again and again.
+
+Chen et al., "WaveGrad" (ICLR 2021, arXiv 2009.00713), Fig. 2-5, base size. The way down takes the
+waveform to ever lower rates, the way up takes the features to the waveform's rate, and feature-wise
+linear modulation (FiLM) joins the two wherever their rates meet.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from open_miipher.errors import report
+
+NEGATIVE_SLOPE = 0.2
+DOWN_DILATIONS = (1, 2, 4)
+
+
+@dataclass
+class UNetConfig:
+    """Sizes of the U-net; the defaults are WaveGrad-Base for a hop of 300.
+
+    Attributes:
+        condition_channels: width of the features after the first convolution.
+        stem_channels: width of the waveform after the first convolution.
+        down_channels: of the blocks on the way down, one fewer than on the way up.
+        up_channels: of the blocks on the way up.
+        up_factors: by how much each block on the way up raises the rate.
+        dilations: of the four convolutions in each block on the way up.
+        full_rate_film: False leaves out the FiLM at the waveform's own rate, the longest tensors
+            of all, to save memory.
+        fold: samples that stand side by side as channels, so that the highest rate of the network
+            is the sample rate over `fold`; 1 is WaveGrad, more is cheaper.
+    """
+
+    condition_channels: int = 768
+    stem_channels: int = 32
+    down_channels: list[int] = field(default_factory=lambda: [128, 128, 256, 512])
+    up_channels: list[int] = field(default_factory=lambda: [512, 512, 256, 128, 128])
+    up_factors: list[int] = field(default_factory=lambda: [5, 5, 3, 2, 2])
+    dilations: list[list[int]] = field(
+        default_factory=lambda: [[1, 2, 4, 8]] * 3 + [[1, 2, 1, 2]] * 2
+    )
+    full_rate_film: bool = True
+    fold: int = 1
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that do not fit together."""
+        blocks = len(self.up_factors)
+        problems = []
+        if blocks < 2:
+            problems.append("generator.up_factors needs at least two blocks")
+        if (
+            not len(self.up_channels)
+            == len(self.dilations)
+            == len(self.down_channels) + 1
+            == blocks
+        ):
+            problems.append(
+                f"generator.up_channels and generator.dilations need {blocks} entries, as "
+                f"up_factors has, and generator.down_channels {blocks - 1}"
+            )
+        if any(len(dilations) != 4 for dilations in self.dilations):
+            problems.append("each entry of generator.dilations needs 4 numbers")
+        widths = [self.stem_channels, *self.down_channels]
+        if any(width % 2 for width in widths):
+            problems.append(f"generator.stem_channels and down_channels must be even: {widths}")
+        if min([self.fold, *self.up_factors]) < 1:
+            problems.append("generator.fold and generator.up_factors must be at least 1")
+        report(problems)
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame of the condition."""
+        return self.fold * math.prod(self.up_factors)
+
+
+class UNet(nn.Module):
+    """F(y, c, t): the part of the waveform y that is not speech, given the condition c."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__()
+        self.fold = config.fold
+        down_widths = [config.stem_channels, *config.down_channels]
+        up_widths = [config.condition_channels, *config.up_channels]
+        self.stem = _convolution(config.fold, config.stem_channels, 5)
+        self.down_blocks = nn.ModuleList(
+            DownBlock(width_in, width_out, factor)
+            for width_in, width_out, factor in zip(
+                down_widths[:-1], down_widths[1:], config.up_factors[:0:-1], strict=True
+            )
+        )
+        # Each level of the way down modulates the block of the way up that ends at its rate.
+        levels = list(zip(down_widths, config.up_channels[::-1], strict=True))
+        self.first_film = 0 if config.full_rate_film else 1
+        self.films = nn.ModuleList(FiLM(*widths) for widths in levels[self.first_film :])
+        self.up_blocks = nn.ModuleList(
+            UpBlock(width_in, width_out, factor, dilations)
+            for width_in, width_out, factor, dilations in zip(
+                up_widths[:-1], up_widths[1:], config.up_factors, config.dilations, strict=True
+            )
+        )
+        self.last = _convolution(config.up_channels[-1], config.fold, 3)
+        # Nearly nothing is taken away at first: the start already has the speech's envelope where
+        # the features tell it, and a random network would only bury it.
+        with torch.no_grad():
+            self.last.weight.mul_(0.1)
+            self.last.bias.zero_()
+
+    def forward(self, waveform: Tensor, condition: Tensor, step: int) -> Tensor:
+        """Predict what to take away.
+
+        Args:
+            waveform: (batch, frames * hop_length).
+            condition: (batch, condition_channels, frames).
+            step: number of the iteration, T … 1.
+
+        Returns:
+            (batch, frames * hop_length).
+        """
+        x = waveform.unflatten(1, (-1, self.fold)).transpose(1, 2)
+        levels = [self.stem(x)]
+        for block in self.down_blocks:
+            levels.append(block(levels[-1]))
+        pairs = [
+            film(x, step) for film, x in zip(self.films, levels[self.first_film :], strict=True)
+        ]
+        x = condition
+        for block in self.up_blocks:
+            x = block(x, pairs.pop() if pairs else None)
+        return self.last(x).transpose(1, 2).flatten(1)
+
+
+class DownBlock(nn.Module):
+    """Lower the rate by taking every factor-th sample, then three dilated convolutions."""
+
+    def __init__(self, width_in: int, width_out: int, factor: int) -> None:
+        super().__init__()
+        self.factor = factor
+        self.shortcut = _convolution(width_in, width_out, 1)
+        widths = [width_in, width_out, width_out]
+        self.convolutions = nn.ModuleList(
+            _convolution(width, width_out, 3, dilation)
+            for width, dilation in zip(widths, DOWN_DILATIONS, strict=True)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width_in, frames * factor) -> (batch, width_out, frames)."""
+        # The paper lowers the rate after the shortcut's 1x1; before it is the same and cheaper.
+        x = x[..., :: self.factor]
+        shortcut = self.shortcut(x)
+        for convolution in self.convolutions:
+            x = convolution(functional.leaky_relu(x, NEGATIVE_SLOPE))
+        return x + shortcut
+
+
+class FiLM(nn.Module):
+    """Scale and shift for one level of the way up, from the waveform and the iteration's number."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__()
+        self.first = _convolution(width_in, width_in, 3)
+        self.second = _convolution(width_in, 2 * width_out, 3)
+        # Modulation starts as the identity: a scale around 0 would shut the path from the features.
+        nn.init.ones_(self.second.bias[:width_out])
+
+    def forward(self, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """(batch, width_in, frames) -> scale and shift, (batch, width_out, frames) each."""
+        x = functional.leaky_relu(self.first(x), NEGATIVE_SLOPE)
+        x = x + step_embedding(step, x.shape[1], x.device).to(x.dtype)[:, None]
+        scale, shift = self.second(x).chunk(2, dim=1)
+        return scale, shift
+
+
+class UpBlock(nn.Module):
+    """Raise the rate by repetition; four dilated convolutions with FiLM before the last three."""
+
+    def __init__(self, width_in: int, width_out: int, factor: int, dilations: list[int]) -> None:
+        super().__init__()
+        self.factor = factor
+        self.shortcut = _convolution(width_in, width_out, 1)
+        widths = [width_in, width_out, width_out, width_out]
+        self.convolutions = nn.ModuleList(
+            _convolution(width, width_out, 3, dilation)
+            for width, dilation in zip(widths, dilations, strict=True)
+        )
+
+    def forward(self, x: Tensor, film: tuple[Tensor, Tensor] | None) -> Tensor:
+        """(batch, width_in, frames) -> (batch, width_out, frames * factor)."""
+        # Pointwise steps go before the repetition: the same numbers for a fraction of the work.
+        shortcut = repeat(self.shortcut(x), self.factor)
+        x = repeat(functional.leaky_relu(x, NEGATIVE_SLOPE), self.factor)
+        x = self.convolutions[0](x)
+        x = shortcut + self.convolutions[1](_modulate(x, film))
+        residual = self.convolutions[2](_modulate(x, film))
+        return x + self.convolutions[3](_modulate(residual, film))
+
+
+def repeat(x: Tensor, factor: int) -> Tensor:
+    """Repeat each frame: (…, frames) -> (…, frames * factor)."""
+    return x[..., None].expand(*x.shape, factor).flatten(-2)
+
+
+def step_embedding(step: int, width: int, device: torch.device) -> Tensor:
+    """Sines and cosines of the iteration's number at wavelengths from 2π to 2π·10⁴: (width,)."""
+    exponents = torch.arange(width // 2, device=device) / (width // 2)
+    angles = step * 10.0 ** (-4 * exponents)
+    return torch.cat([angles.sin(), angles.cos()])
+
+
+def _modulate(x: Tensor, film: tuple[Tensor, Tensor] | None) -> Tensor:
+    if film is not None:
+        scale, shift = film
+        x = torch.addcmul(shift, scale, x)
+    return functional.leaky_relu(x, NEGATIVE_SLOPE)
+
+
+def _convolution(width_in: int, width_out: int, kernel_size: int, dilation: int = 1) -> nn.Conv1d:
+    padding = dilation * (kernel_size // 2)
+    return nn.Conv1d(width_in, width_out, kernel_size, dilation=dilation, padding=padding)
