@@ -36,6 +36,11 @@ def test_names_stay_when_files_have_gone() -> None:
     assert assign_names(["a/x.mp3"], given, "wav") == {"a/x.mp3": "a/x.mp3.wav"}
 
 
+def test_a_folder_may_look_like_a_file() -> None:
+    names = assign_names(["x.wav/y.wav", "x.flac"], {}, "wav")
+    assert names == {"x.wav/y.wav": "x.wav/y.wav", "x.flac": "x.flac.wav"}
+
+
 def test_no_two_inputs_ever_share_a_name_and_order_is_no_matter() -> None:
     stems = ["x", "x.wav", "x.flac", "x.wav.flac", "x.flac.wav"]
     inputs = [f"{stem}.{ext}" for stem, ext in itertools.product(stems, ["wav", "flac", "mp3"])]

@@ -152,30 +152,33 @@ class RestoreDirectory:
 
     def _look(self, found: list[str], names: dict[str, str], rows: dict[str, Row]) -> Plan:
         """Tell what is done from what is left, and probe what is left."""
-        stamps = {item: _stamp(self._input_dir / item) for item in found}
-        done = {i for i in found if self._is_done(rows.get(i), stamps[i], names[i])}
-        succeeded = {i for i in found if i in rows and rows[i]["error"] is None}
-        changed = [i for i in succeeded if rows[i]["stamp"] != stamps[i]]
 
-        def look(item: str) -> Item | Row:
+        def look(item: str) -> Item | Row | None:
+            stamp = _stamp(self._input_dir / item)
+            if self._is_done(rows.get(item), stamp, names[item]):
+                return None
             try:
                 info = probe(self._input_dir / item)
             except AudioError as error:
-                return self._failed_row(item, stamps[item], str(error))
+                return self._failed_row(item, stamp, str(error))
             sample_rate, _, num_channels = self._shape(info)
             refusal = self._format.refusal(names[item], sample_rate, num_channels)
             if refusal is not None:
-                return self._failed_row(item, stamps[item], f"{printable(item)}: {refusal}")
+                return self._failed_row(item, stamp, f"{printable(item)}: {refusal}")
             seconds = info.num_frames / info.sample_rate
-            return Item(item, names[item], seconds, Details(info, stamps[item]))
+            return Item(item, names[item], seconds, Details(info, stamp))
 
         with ThreadPoolExecutor(_PROBE_THREADS) as threads:
-            looked_at = list(threads.map(look, (item for item in found if item not in done)))
+            looked_at = list(threads.map(look, found))
+        items = [item for item in looked_at if isinstance(item, Item)]
+        before = [(rows[item.id], item) for item in items if item.id in rows]
         return Plan(
-            [item for item in looked_at if isinstance(item, Item)],
-            [row for row in looked_at if not isinstance(row, Item)],
-            num_done=len(done),
-            num_changed=len(changed),
+            items,
+            [row for row in looked_at if isinstance(row, dict)],
+            num_done=looked_at.count(None),
+            num_changed=sum(
+                row["error"] is None and row["stamp"] != item.details.stamp for row, item in before
+            ),
         )
 
     def _is_done(self, row: Row | None, stamp: list[int] | None, name: str) -> bool:
