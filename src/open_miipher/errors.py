@@ -4,7 +4,6 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 
-
 _SHOWN = 10  # problems of one report that are told in full
 
 

@@ -14,7 +14,6 @@ from open_miipher.errors import UserError, report
 METADATA_NAME = "metadata.csv"
 _COLUMNS = ("file_path", "sample_rate", "num_frames", "num_channels")
 _FIRST_ROW = 2  # as an editor counts: the header is row 1
-_MOST_PROBLEMS = 10
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def read_index(root: str | Path) -> Index:
             continue
         seen.add(entry.file_path)
         entries.append(entry)
-    report_some(problems)
+    report(problems)
     if not entries:
         raise UserError(f"{path} lists no files")
     return Index(root, entries)
@@ -146,14 +145,6 @@ def check_path(file_path: str) -> None:
     path = PurePosixPath(file_path)
     if not path.name or path.is_absolute() or ".." in path.parts:
         raise ValueError(f"file_path {file_path!r} must be relative to the directory, without ..")
-
-
-def report_some(problems: Sequence[str]) -> None:
-    """Raise the first 10 problems together and count the rest; nothing if there are none."""
-    named = list(problems[:_MOST_PROBLEMS])
-    if len(problems) > len(named):
-        named.append(f"… and {len(problems) - len(named)} more")
-    report(named)
 
 
 def _entry(row: dict[str, str]) -> Entry:

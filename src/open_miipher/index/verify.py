@@ -3,12 +3,12 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from open_miipher.audio.io import AudioError, read_header
+from open_miipher.errors import report
 from open_miipher.index.metadata import (
     METADATA_NAME,
     Entry,
     Index,
     check_path,
-    report_some,
 )
 
 _NUM_THREADS = 16
@@ -34,7 +34,7 @@ def verify_index(index: Index, limit: int = 20_000) -> None:
             for place, problem in zip(places, found, strict=True)
             if problem
         ]
-    report_some(problems)
+    report(problems)
 
 
 def _problem(index: Index, entry: Entry) -> str | None:
