@@ -19,6 +19,7 @@ from open_miipher.data.dataset import augmented
 from open_miipher.degradation import STAGES, DegradationConfig
 from open_miipher.errors import UserError
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*upper band is empty")
 PLAIN = AugmentConfig(shift_seconds=0.0, polarity_probability=0.0, volume_db=(0.0, 0.0))
 
 
@@ -172,6 +173,15 @@ def test_another_directory_gives_no_warning(speech_dir, make_dir):
         dataset = build_test_data(config(speech_dir, test=HeldOutSource([other])), seed=1)
     assert dataset.num_items == 1
     assert len(dataset[0].clean) == 100
+
+
+def test_narrow_speech_and_rooms_are_warned_of(speech_dir, make_dir):
+    rooms = make_dir("rooms", {"hall.wav": (np.ones(3, np.float32), 16000)})
+    with pytest.warns(UserWarning, match="lower rate") as caught:
+        build_train_data(config(speech_dir, train=TrainSource([speech_dir], [], [rooms])), seed=0)
+    messages = " ".join(str(warning.message) for warning in caught)
+    assert "2 of 6 files of data.train.dir_list have a lower rate" in messages
+    assert "1 of 1 files of data.train.rir_dir_list have a lower rate" in messages
 
 
 @pytest.mark.parametrize("part", ["train", "test"])

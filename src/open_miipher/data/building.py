@@ -21,9 +21,11 @@ def build_train_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
 
     Raises:
         UserError: a key is out of range, or a directory, index or file is missing or wrong.
+
+    Warns of clean speech and impulse responses at lower rates than the model's.
     """
     config.check()
-    files = _speech(config.train, "data.train")
+    files = _speech(config.train, "data.train", config.sample_rate)
     return DegradedSpeechDataset(
         files,
         files.fingerprint,
@@ -32,7 +34,7 @@ def build_train_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
         config.crop_seconds,
         config.crop,
         config.augment,
-        _degradation(config, config.train),
+        _degradation(config, config.train, "data.train"),
         config.max_degradation_failures,
     )
 
@@ -40,7 +42,7 @@ def build_train_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
 def build_test_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
     """Build the fixed clips that validation restores: clean speech as it is, damaged.
 
-    Warns if a directory is also trained on.
+    Warns as `build_train_data`, and if a directory is also trained on.
 
     Args:
         config: all of `data`.
@@ -58,7 +60,7 @@ def build_test_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
                 "will not show overfitting",
                 stacklevel=2,
             )
-    files = _speech(config.test, "data.test")
+    files = _speech(config.test, "data.test", config.sample_rate)
     num_clips = min(config.test.num_clips, len(files))
     clips = [files[k * len(files) // num_clips] for k in range(num_clips)]
     return DegradedSpeechDataset(
@@ -69,19 +71,34 @@ def build_test_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
         config.test.clip_seconds,
         config.crop,
         None,
-        _degradation(config, config.test),
+        _degradation(config, config.test, "data.test"),
         config.max_degradation_failures,
     )
 
 
-def _speech(source: TrainSource, key: str) -> Files:
+def _speech(source: TrainSource, key: str, sample_rate: int) -> Files:
     if not source.dir_list:
         raise UserError(f"{key}.dir_list is empty; give it directories of clean speech")
-    return Files(source.dir_list)
+    return _files(source.dir_list, f"{key}.dir_list", sample_rate)
 
 
-def _degradation(config: DataConfig, source: TrainSource) -> Stage:
-    rate = config.sample_rate
-    noise = RecordedNoise(Files(source.noise_dir_list), rate) if source.noise_dir_list else None
-    rooms = RecordedResponses(Files(source.rir_dir_list), rate) if source.rir_dir_list else None
+def _degradation(config: DataConfig, source: TrainSource, key: str) -> Stage:
+    rate, noise, rooms = config.sample_rate, None, None
+    if source.noise_dir_list:
+        noise = RecordedNoise(Files(source.noise_dir_list), rate)
+    if source.rir_dir_list:
+        rooms = RecordedResponses(_files(source.rir_dir_list, f"{key}.rir_dir_list", rate), rate)
     return build_degradation(config.degradation, Context(rate, noise, rooms), "data.degradation")
+
+
+def _files(dir_list: list[str], key: str, sample_rate: int) -> Files:
+    """Open files whose upper band matters: clean targets, and rooms, which would cut it off."""
+    files = Files(dir_list)
+    num_below = files.num_below(sample_rate)
+    if num_below:
+        warnings.warn(
+            f"{num_below} of {len(files)} files of {key} have a lower rate than "
+            f"data.sample_rate={sample_rate}: their upper band is empty",
+            stacklevel=3,
+        )
+    return files

@@ -124,6 +124,11 @@ class Files:
         index = self._indexes[place]
         return File(index.root, index.entries[number - self._ends[place]])
 
+    def num_below(self, sample_rate: int) -> int:
+        """Count the files of a lower rate, in Hz."""
+        rates = (entry.sample_rate for index in self._indexes for entry in index.entries)
+        return sum(rate < sample_rate for rate in rates)
+
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the indexes, in order."""

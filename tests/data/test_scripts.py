@@ -1,0 +1,126 @@
+"""make_rir_bank.py and preview_degradations.py, run in this process."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from open_miipher.data.files import Files
+from open_miipher.data.material import RecordedResponses
+from open_miipher.degradation.reverb import direct_path
+from open_miipher.index import read_index
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "dataset/script"
+
+
+@pytest.fixture
+def run_script(monkeypatch, capsys):
+    """Run a script's main with arguments; gives its status and what it printed."""
+
+    def run(name: str, *arguments: object) -> tuple[int, str, str]:
+        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setattr(sys, "path", sys.path.copy())
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        spec.loader.exec_module(module)
+        status = module.main()
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def bank(run_script, path: Path, *arguments: object) -> tuple[int, str, str]:
+    small = ("--width", 3, 5, "--depth", 3, 5, "--height", 2.5, 3, "--rt60", 0.2, 0.25)
+    return run_script("make_rir_bank", "--output-dir", path, "--num-workers", 2, *small, *arguments)
+
+
+def test_rir_bank_is_deterministic_and_usable(run_script, tmp_path):
+    assert bank(run_script, tmp_path / "one", "--num-rirs", 3)[0] == 0
+    assert bank(run_script, tmp_path / "two", "--num-rirs", 2)[0] == 0
+    index = read_index(tmp_path / "one")
+    assert [entry.file_path for entry in index.entries] == [f"rir-00000{k}.flac" for k in range(3)]
+    for k in range(2):
+        name = f"rir-00000{k}.flac"
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    for entry in index.entries:
+        assert 0.2 <= float(entry.extra["rt60"]) <= 0.25
+        size, source, microphone = (
+            np.array([float(entry.extra[f"{what}_{axis}"]) for axis in "xyz"])
+            for what in ("room", "source", "microphone")
+        )
+        response, rate = soundfile.read(tmp_path / "one" / entry.file_path)
+        assert rate == 24000
+        assert np.abs(response).max() == pytest.approx(0.9, abs=1e-3)
+        # the direct path arrives at the distance's time, and the simulator's own half filter
+        seconds = np.linalg.norm(source - microphone) / 343.0
+        expected = seconds * rate + 40
+        assert direct_path(response, rate) == pytest.approx(expected, abs=3)
+        assert ((source > 0.29) & (source < size - 0.29)).all()
+    source = RecordedResponses(Files([str(tmp_path / "one")]), 24000)
+    assert source(np.random.default_rng(0))[0].any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--num-rirs", 0), "--num-rirs"),
+        (("--rt60", 0.5, 0.2), "--rt60 0.5 0.2 must go from low to high"),
+        (("--width", 0.5, 5), "--width"),
+        (("--rt60", 0.05, 0.05, "--num-rirs", 1), "no room of that size decays that fast"),
+    ],
+)
+def test_rir_bank_refuses_what_cannot_be(arguments, message, run_script, tmp_path):
+    status, _, err = bank(run_script, tmp_path / "bank", *arguments)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert message in err
+
+
+def test_rir_bank_does_not_overwrite_a_finished_one(run_script, tmp_path):
+    bank(run_script, tmp_path, "--num-rirs", 1)
+    status, _, err = bank(run_script, tmp_path, "--num-rirs", 1)
+    assert status == 2
+    assert "holds a metadata.csv already" in err
+
+
+@pytest.mark.filterwarnings("ignore:.*upper band is empty")
+def test_preview_writes_pairs_and_makes_one_again(run_script, speech_dir, tmp_path):
+    overrides = (f"data.train.dir_list=[{speech_dir}]", "data.crop_seconds=0.5")
+    output = tmp_path / "preview"
+    arguments = ("--output-dir", output, "--num-pairs", 4, "--epoch", 1, *overrides)
+    status, out, _ = run_script("preview_degradations", *arguments)
+    assert status == 0
+    about = [json.loads(path.read_text()) for path in sorted(output.glob("*.json"))]
+    assert len(about) == len(out.splitlines()) == 4
+    assert {(pair["seed"], pair["epoch"]) for pair in about} == {(0, 1)}
+    for suffix, count in {"-clean.wav": 4, "-damaged.wav": 4, ".png": 4}.items():
+        assert len(list(output.glob(f"*{suffix}"))) == count
+
+    again = tmp_path / "again"
+    index = about[2]["index"]
+    single = ("--output-dir", again, "--seed", 0, "--epoch", 1, "--index", index, *overrides)
+    assert run_script("preview_degradations", *single)[0] == 0
+    assert len(list(again.iterdir())) == 4
+    for path in again.iterdir():
+        first = output / path.name
+        if path.suffix == ".wav":  # a float WAV holds the time it was made
+            assert np.array_equal(soundfile.read(path)[0], soundfile.read(first)[0])
+        else:
+            assert path.read_bytes() == first.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore:.*upper band is empty")
+def test_preview_errors(run_script, speech_dir, tmp_path):
+    status, _, err = run_script("preview_degradations", "--output-dir", tmp_path / "out")
+    assert status == 2
+    assert "data.train.dir_list is empty" in err
+    one = ("--output-dir", tmp_path / "out", f"data.train.dir_list=[{speech_dir}]")
+    status, _, err = run_script("preview_degradations", *one, "--index", 6)
+    assert status == 2
+    assert "--index 6 is not below 6 files" in err
