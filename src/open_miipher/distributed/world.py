@@ -94,8 +94,9 @@ class World:
             dist.barrier(group=self._cpu_group)
 
     def close(self) -> None:
-        """Leave the process group."""
+        """Leave the process group, all together: a rank that is gone early makes others fail."""
         if self.size > 1:
+            self.barrier()
             dist.destroy_process_group()
 
 
