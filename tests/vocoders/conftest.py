@@ -1,0 +1,60 @@
+from typing import Any
+
+import pytest
+import torch
+
+from open_miipher.audio.mel import MelConfig
+from open_miipher.vocoders.wavefit import PreNetConfig, WaveFit, WaveFitConfig
+from open_miipher.vocoders.wavegrad import UNetConfig
+
+SIZES: dict[str, Any] = {
+    "condition_channels": 8,
+    "stem_channels": 4,
+    "down_channels": [4, 6],
+    "up_channels": [8, 6, 4],
+    "up_factors": [5, 3, 2],
+    "dilations": [[1, 2, 1, 2]] * 3,
+}
+MEL = MelConfig(sample_rate=8000, n_fft=256, win_length=200, hop_length=60, n_mels=24, f_max=4000.0)
+
+
+@pytest.fixture
+def make_wavefit():
+    """Tiny WaveFits at 8 kHz: `power` with hop 60 from 24 mel bands, `peak` with hop 120."""
+
+    def make(
+        gain: str,
+        full_rate_film: bool = True,
+        fold: int = 2,
+        pre_net: PreNetConfig | None = None,
+        **keys: Any,
+    ) -> WaveFit:
+        torch.manual_seed(0)
+        sizes = {**SIZES, "up_factors": [5, 3, 4 // fold]}
+        generator = UNetConfig(**sizes, full_rate_film=full_rate_film, fold=fold)
+        config = WaveFitConfig(
+            sample_rate=8000,
+            num_iterations=keys.pop("num_iterations", 3),
+            gain=gain,
+            mel=MEL if gain == "power" else None,
+            upsample_factor=1 if gain == "power" else 2,
+            generator=generator,
+            pre_net=pre_net or PreNetConfig(num_heads=2),
+            **keys,
+        )
+        return WaveFit(24, 8000 / (60 if gain == "power" else 120), config)
+
+    return make
+
+
+@pytest.fixture
+def make_inputs():
+    """Features that look like log-mel, and noise."""
+
+    def make(model: WaveFit, batch: int, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+        generator = torch.Generator().manual_seed(frames)
+        features = torch.randn(batch, frames, model.feature_width, generator=generator) - 2
+        noise = torch.randn(batch, frames * model.hop_length, generator=generator)
+        return features, noise
+
+    return make
