@@ -6,6 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
+from open_miipher.discriminators.logits import ToLogits
+
 NEGATIVE_SLOPE = 0.1
 
 
@@ -69,7 +71,7 @@ class PeriodDiscriminator(nn.Module):
             weight_norm(nn.Conv1d(width_in, width, config.kernel_size, stride, padding))
             for width_in, width, stride in zip(widths[:-1], widths[1:], strides, strict=True)
         )
-        self.to_logits = weight_norm(nn.Conv1d(widths[-1], 1, 3, padding=1))
+        self.to_logits = ToLogits(widths[-1])
 
     def forward(self, waveform: Tensor) -> list[Tensor]:
         """(batch, samples) -> maps (batch, period, channels, places)."""

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
+from open_miipher.discriminators.logits import ToLogits
 from open_miipher.errors import UserError
 
 NEGATIVE_SLOPE = 0.2
@@ -88,7 +89,7 @@ class ScaleDiscriminator(nn.Module):
             self.convolutions.append(weight_norm(strided))
         width_in, width = width, min(2 * width, config.max_channels)
         self.convolutions.append(weight_norm(nn.Conv1d(width_in, width, 5, padding=2)))
-        self.to_logits = weight_norm(nn.Conv1d(width, 1, 3, padding=1))
+        self.to_logits = ToLogits(width)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(batch, 1, samples) -> maps (batch, channels, places)."""
