@@ -102,6 +102,7 @@ class Demo:
             f"data.train.noise_dir_list=[{self.shown('data/noise')}]",
             f"data.test.dir_list=[{self.shown('data/speech/test')}]",
             f"trainer.max_steps={steps}",
+            f"trainer.log_every={max(1, steps // 30)}",
             f"trainer.save_every={save_every}",
             f"trainer.validate_every={steps}",
             f"trainer.output_dir={self.shown(name)}",

@@ -64,7 +64,7 @@ def run(
         may_fail: a non-zero exit status is no error here.
 
     Raises:
-        UserError: the command failed, or ended before `kill_at`; names the log, shows its end.
+        UserError: the command failed, or ended before `kill_at`; names the log, shows the reason.
     """
     print(f"\n$ {shlex.join(command)}", flush=True)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
@@ -73,7 +73,7 @@ def run(
         process = subprocess.Popen(
             command,
             cwd=directory,
-            env={**os.environ, "PATH": path},
+            env={"OMP_NUM_THREADS": "1", **os.environ, "PATH": path},
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -83,11 +83,17 @@ def run(
             if process.poll() is None:  # Ctrl-C, or a fault of ours: leave nothing behind
                 kill_tree(process)
     if process.returncode != 0 and not killed and not may_fail:
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-LOG_TAIL:])
-        raise UserError(f"this command failed; the end of {log}:\n{tail}")
+        raise UserError(f"this command failed; from {log}:\n{reason(log)}")
     if kill_at is not None and not killed:
         raise UserError(f"the training ended before step {kill_at}, where it was to be killed")
     print(f"  {time.monotonic() - started:.0f} s, log in {log}", flush=True)
+
+
+def reason(log: Path) -> str:
+    """Return what a log says of a failure: its last `error:` line, else its last lines."""
+    lines = log.read_text(errors="replace").splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    return errors[-1] if errors else "\n".join(lines[-LOG_TAIL:])
 
 
 def _watch(process: subprocess.Popen, progress: Progress | None, kill_at: int | None) -> bool:
