@@ -119,6 +119,14 @@ def test_two_runs_cannot_write_one_directory(cleaner):
     assert first.lock is not None
 
 
+def test_a_fresh_run_does_not_write_over_an_old_one(cleaner, run_dir):
+    begin(*cleaner, "trainer.max_steps=1").run()
+    before = (run_dir / "metrics.jsonl").read_bytes()
+    with pytest.raises(UserError, match=r"trainer\.ckpt_dir=.*latest"):
+        begin(*cleaner, "trainer.max_steps=1")
+    assert (run_dir / "metrics.jsonl").read_bytes() == before
+
+
 def test_a_checkpoint_of_another_architecture_is_refused(cleaner, run_dir):
     begin(*cleaner, "trainer.max_steps=1").run()
     with pytest.raises(UserError, match=r"the cleaner.s weights lack blocks\.1"):

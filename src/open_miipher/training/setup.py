@@ -2,13 +2,14 @@
 
 import dataclasses
 import time
+import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import torch
 
-from open_miipher.checkpoint import Checkpoint, build, remove_leftovers
+from open_miipher.checkpoint import Checkpoint, build, complete_checkpoints, remove_leftovers
 from open_miipher.data import (
     DegradedSpeechDataset,
     build_test_data,
@@ -39,7 +40,7 @@ def prepare(run: Run, world: World) -> Trainer:
     started = world.broadcast(time.strftime("%Y%m%d-%H%M%S"))
     run = world.agree(lambda: _fill(run, started))
     output_dir = Path(run.plain["trainer"]["output_dir"])
-    lock = world.agree(lambda: _own(output_dir) if world.is_main else None)
+    lock = world.agree(lambda: _own(output_dir, run.resumed) if world.is_main else None)
     console = Console(output_dir / "train.log" if world.is_main else None)
     train_data, test_data = world.agree(lambda: _data(run, console))
     state = world.agree(lambda: _state(run, world, train_data, console))
@@ -91,20 +92,34 @@ def _fill(run: Run, started: str) -> Run:
     )
 
 
-def _data(run: Run, console: Console) -> tuple[DegradedSpeechDataset, DegradedSpeechDataset | None]:
-    train_data = build_train_data(run.data, run.trainer.seed)
-    if run.data.test.dir_list:
-        return train_data, build_test_data(run.data, run.trainer.seed)
-    console.line("data.test.dir_list is empty: no validation, no samples, no best checkpoint")
-    return train_data, None
+def _own(output_dir: Path, resumed: Checkpoint | None) -> TextIO:
+    """Lock the directory for this run, which must be the one that already wrote there, if any.
 
-
-def _own(output_dir: Path) -> Any:
+    Raises:
+        UserError: another run is writing, or has written, there.
+    """
     lock = hold(output_dir)
     root = output_dir / "ckpt"
+    if complete_checkpoints(root) and not (resumed and _wrote(resumed, output_dir)):
+        raise UserError(
+            f"{output_dir} holds the checkpoints of another run; go on with it by "
+            f"trainer.ckpt_dir={root / 'latest'}, or choose another trainer.output_dir"
+        )
     root.mkdir(exist_ok=True)
     remove_leftovers(root)
     return lock
+
+
+def _data(run: Run, console: Console) -> tuple[DegradedSpeechDataset, DegradedSpeechDataset | None]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        train_data = build_train_data(run.data, run.trainer.seed)
+        test_data = build_test_data(run.data, run.trainer.seed) if run.data.test.dir_list else None
+    for warning in caught:
+        console.line(f"warning: {warning.message}")
+    if test_data is None:
+        console.line("data.test.dir_list is empty: no validation, no samples, no best checkpoint")
+    return train_data, test_data
 
 
 def build_recipe(model: dict[str, Any], sample_rate: int, seed: int) -> Recipe:
