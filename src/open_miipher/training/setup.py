@@ -110,6 +110,13 @@ def _own(output_dir: Path, resumed: Checkpoint | None) -> TextIO:
     return lock
 
 
+def _wrote(checkpoint: Checkpoint, output_dir: Path) -> bool:
+    """Whether a checkpoint is of the run in this directory, which may have been moved."""
+    recorded = Path(checkpoint.config["trainer"]["output_dir"])
+    there = (output_dir / "ckpt").resolve()
+    return checkpoint.path.parent == there or recorded.resolve() == output_dir.resolve()
+
+
 def _data(run: Run, console: Console) -> tuple[DegradedSpeechDataset, DegradedSpeechDataset | None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
