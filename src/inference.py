@@ -118,7 +118,8 @@ def parse_arguments() -> argparse.Namespace:
         type=float,
         default=defaults.chunk_seconds,
         metavar="S",
-        help="how much of a file the model sees at once (default: %(default)s)",
+        help="how much of a file the model sees at once, at most 30 for Gemma 3n (default: "
+        "%(default)s)",
     )
     add(
         "--overlap-seconds",
@@ -221,7 +222,11 @@ def _run(task: RestoreDirectory, arguments: argparse.Namespace, world: World) ->
 
 
 def _sample_rate(text: str) -> int | str:
-    return text if text in ("model", "input") else int(text)
+    if text in ("model", "input"):
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: choose model, input or a number in Hz")
+    return int(text)
 
 
 if __name__ == "__main__":

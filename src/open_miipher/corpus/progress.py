@@ -20,7 +20,7 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __init__(self, num_items: int, seconds: float, shown: bool) -> None:
         self._num_items, self._seconds, self._shown = num_items, seconds, shown
-        self._items_done, self._seconds_done = 0, 0.0
+        self._items_done, self._items_said, self._seconds_done = 0, 0, 0.0
         self._began = self._last_line = time.monotonic()
         self._bar = (
             tqdm(total=round(seconds / 3600, 3), unit="h", dynamic_ncols=True, file=sys.stderr)
@@ -48,11 +48,12 @@ class Progress(AbstractContextManager["Progress"]):
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self._shown and self._items_done:
+        elif self._shown and self._items_said < self._items_done:
             self._line()
 
     def _line(self) -> None:
         self._last_line = time.monotonic()
+        self._items_said = self._items_done
         speed = self._seconds_done / max(1e-9, self._last_line - self._began)
         print(
             f"{self._items_done} of {self._num_items} files, "
