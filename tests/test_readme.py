@@ -129,10 +129,9 @@ def test_every_key_that_is_named_exists(known_keys: set[str]) -> None:
 
 
 def test_every_file_that_is_named_exists() -> None:
-    named = set(
-        re.findall(r"`((?:config|dataset|src|benchmarks|container|tests)/[\w./-]+)`", README)
-    )
-    assert len(named) > 5
+    folders = "config|dataset|src|benchmarks|container|tests"
+    named = set(re.findall(rf"(?<![\w/])((?:{folders})/[\w./-]*)[` )]", README))
+    assert len(named) > 10
     assert {name for name in named if not (ROOT / name).exists()} == set()
 
 

@@ -24,8 +24,9 @@ AUDIO = ROOT / "dataset/demo"
 MADE = ("data", "clean", "noisy", "restored", "stage1", "stage2", "stage3", "spectrograms.png")
 
 MODELS = ("demo_feature_cleaner", "demo_wavefit_pretrain", "demo_wavefit_finetune")
-# Training steps of the three stages: on two CPU cores some 40 s, 150 s and 90 s.
-STEPS = (300, 900, 450)
+# Training steps of the three stages: on two CPU cores some 50 s, 150 s and 80 s.
+STEPS = (300, 500, 250)
+BATCH_SIZES = (8, 8, 8)
 
 
 class Demo:
@@ -101,6 +102,7 @@ class Demo:
             f"data.train.dir_list=[{self.shown('data/speech/train')}]",
             f"data.train.noise_dir_list=[{self.shown('data/noise')}]",
             f"data.test.dir_list=[{self.shown('data/speech/test')}]",
+            f"trainer.batch_size={BATCH_SIZES[number - 1]}",
             f"trainer.max_steps={steps}",
             f"trainer.log_every={max(1, steps // 30)}",
             f"trainer.save_every={save_every}",
