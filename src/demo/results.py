@@ -76,7 +76,8 @@ def compare(output: Path, audio_dir: Path | None) -> str:
     """
     lines = (output / "restored/manifest.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
-    scores, pictures, failures = [], [], []
+    scores, failures = [], []
+    pictures: list[list[Panel]] = []
     for row in rows:
         if row["error"] is not None:
             failures.append(f"not restored: {row['input']}: {row['error']}")

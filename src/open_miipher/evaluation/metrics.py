@@ -70,8 +70,8 @@ def distance_db(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -
             f"a clean and a compared waveform have {reference.shape[-1]} and {estimate.shape[-1]} "
             "samples: compare files of equal length"
         )
-    pair = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in (reference, estimate))
-    return float(log_spectral_distance(*pair, sample_rate)[0])
+    a, b = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in (reference, estimate))
+    return float(log_spectral_distance(a, b, sample_rate)[0])
 
 
 def score_file(name: str, noisy: Path, restored: Path, clean: Path | None) -> FileScore:
