@@ -1,5 +1,7 @@
 """The passes of a step, for every recipe at a small size."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -76,6 +78,6 @@ def test_weights_go_round(recipe):
     for name in (*recipe.trained, *recipe.frozen):
         state = {k: v.clone() for k, v in recipe.state_dict_of(name).items()}
         assert state
-        recipe.load(name, {k: v + 1 for k, v in state.items()})
+        recipe.load(name, {k: v + 1 for k, v in state.items()}, Path("here"))
         for key, value in recipe.state_dict_of(name).items():
             assert torch.equal(value, state[key] + 1)

@@ -2,6 +2,7 @@
 
 from open_miipher.checkpoint.building import build, from_mapping, part_config
 from open_miipher.checkpoint.folder import Checkpoint, complete_checkpoints, resolve_checkpoint
+from open_miipher.checkpoint.loading import load_strictly
 from open_miipher.checkpoint.writing import (
     Content,
     point,
@@ -16,6 +17,7 @@ __all__ = [
     "build",
     "complete_checkpoints",
     "from_mapping",
+    "load_strictly",
     "part_config",
     "point",
     "prune",

@@ -79,6 +79,26 @@ class Checkpoint:
             )
         return safetensors.torch.load(_read(self.path, file))
 
+    def averaged_weights(self, name: str) -> dict[str, Tensor]:
+        """Read the moving average of a network's weights where one is kept, else the weights.
+
+        Raises:
+            UserError: as `weights`.
+        """
+        return self.weights(name, ema=self.has_ema(name))
+
+    def check_encoder(self, fingerprint: str) -> None:
+        """Check that the networks were trained on a base encoder with this fingerprint.
+
+        Raises:
+            UserError: they were trained on other weights.
+        """
+        if self.state["encoder_fingerprint"] != fingerprint:
+            raise UserError(
+                f"{self.path} was trained on a base encoder with other weights than model.encoder "
+                "loads here; use the same model files"
+            )
+
     def training_state(self) -> dict[str, Any]:
         """Read the optimisers', schedules' and scaler's state.
 

@@ -4,12 +4,14 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from open_miipher.checkpoint import load_strictly
 from open_miipher.encoders import Encoder
 from open_miipher.errors import UserError
 from open_miipher.vocoders.noise import white_noise
@@ -100,8 +102,8 @@ class Recipe(ABC):
         save = getattr(network, "trained_state_dict", network.state_dict)
         return dict(save())
 
-    def load(self, name: str, state: Mapping[str, Tensor]) -> None:
-        """Load what `state_dict_of` gave.
+    def load(self, name: str, state: Mapping[str, Tensor], source: Path) -> None:
+        """Load what `state_dict_of` gave, found in `source`.
 
         Raises:
             UserError: a key is missing, unknown, or of another shape.
@@ -110,22 +112,7 @@ class Recipe(ABC):
         if hasattr(network, "load_trained_state_dict"):
             network.load_trained_state_dict(dict(state))
         else:
-            load_strictly(network, state, name)
-
-
-def load_strictly(network: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
-    """Load weights, every key and shape the same.
-
-    Raises:
-        UserError: they are of another architecture.
-    """
-    try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        first = " ".join(str(error).split())[:400]
-        raise UserError(
-            f"the checkpoint's {name} is of another architecture than the one configured: {first}"
-        ) from error
+            load_strictly(network, state, source)
 
 
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from open_miipher.checkpoint import Checkpoint, build
+from open_miipher.checkpoint import Checkpoint, build, load_strictly
 from open_miipher.cleaners import CLEANERS, Cleaner
 from open_miipher.encoders import ENCODERS
 from open_miipher.errors import UserError
@@ -104,17 +104,13 @@ class Chain:
         checkpoint = Checkpoint.open(path)
         specs = _part_specs(checkpoint)
         encoder = build(ENCODERS, specs["encoder"], key="model.encoder")
-        trained_on = checkpoint.state.get("encoder_fingerprint")
-        if trained_on != encoder.fingerprint():
-            raise UserError(
-                f"{checkpoint.path} was trained on a base encoder with other weights than the one "
-                f"that model.encoder={specs['encoder']} loads here; use that encoder"
-            )
+        checkpoint.check_encoder(encoder.fingerprint())
         cleaner = build(CLEANERS, specs["cleaner"], encoder, key="model.cleaner")
         frame_rate = encoder.sample_rate / encoder.hop_length
         vocoder = build(VOCODERS, specs["vocoder"], encoder.width, frame_rate, key="model.vocoder")
-        cleaner.load_trained_state_dict(_weights(checkpoint, "cleaner", ema))
-        load_strictly(vocoder, _weights(checkpoint, "generator", ema), checkpoint.path)
+        read = checkpoint.averaged_weights if ema else checkpoint.weights
+        cleaner.load_trained_state_dict(read("cleaner"))
+        load_strictly(vocoder, read("generator"), checkpoint.path)
         return cls(cleaner, vocoder, device, amp, specs)
 
     @torch.inference_mode()
@@ -124,21 +120,6 @@ class Chain:
             features, _ = self.cleaner(waveform.to(self.device), lengths.to(self.device))
             restored = self.vocoder.generate(features, noise.to(self.device))
         return restored.float().cpu()
-
-
-def load_strictly(network: nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load weights, every key and shape the same.
-
-    Raises:
-        UserError: they are of another architecture.
-    """
-    try:
-        network.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise UserError(
-            f"the weights in {path} are of another architecture than its own config.yaml says: "
-            f"{' '.join(str(error).split())[:400]}"
-        ) from error
 
 
 def _part_specs(checkpoint: Checkpoint) -> Mapping[str, Any]:
@@ -161,10 +142,6 @@ def _part_specs(checkpoint: Checkpoint) -> Mapping[str, Any]:
             "pass a checkpoint of stage 3 (…_wavefit_finetune)"
         )
     return {part: model[part] for part in ("encoder", "cleaner", "vocoder")}
-
-
-def _weights(checkpoint: Checkpoint, name: str, ema: bool) -> dict[str, Tensor]:
-    return checkpoint.weights(name, ema=ema and checkpoint.has_ema(name))
 
 
 def _fingerprint(cleaner: Cleaner, vocoder: Vocoder, specs: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from open_miipher.recipes import RECIPES, Recipe, fill_parts
 from open_miipher.training.config import Run
 from open_miipher.training.console import Console
 from open_miipher.training.loggers import build_loggers
-from open_miipher.training.state import Position, TrainingState, check_encoder, load_weights
+from open_miipher.training.state import Position, TrainingState, load_weights
 from open_miipher.training.trainer import Trainer
 
 # The keys by which a stage takes earlier ones, and the network that each gives.
@@ -182,10 +182,9 @@ def _start_weights(run: Run, recipe: Recipe) -> None:
     for key, names in _STAGES.items():
         if run.model.get(key):
             checkpoint = Checkpoint.open(run.model[key])
-            check_encoder(recipe, checkpoint)
-            wanted = [n for n in names if n in recipe.trained or n in recipe.frozen]
-            for name in wanted:
-                recipe.load(name, checkpoint.weights(name, ema=checkpoint.has_ema(name)))
+            checkpoint.check_encoder(recipe.encoder.fingerprint())
+            for name in (n for n in names if n in recipe.trained or n in recipe.frozen):
+                recipe.load(name, checkpoint.averaged_weights(name), checkpoint.path)
 
 
 def _check_optimizers(run: Run, recipe: Recipe) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from open_miipher.checkpoint import Checkpoint, Content
-from open_miipher.errors import UserError
 from open_miipher.recipes import Recipe
 from open_miipher.training.ema import Ema
 from open_miipher.training.optimization import OptimizerConfig, apply_config, build_optimizer
@@ -166,8 +165,7 @@ class TrainingState:
             apply_config(optimizer, optimizers[name])
         self.scaler.load_state_dict(training["scaler"])
         if self.ema is not None:
-            main = self.recipe.main
-            self.ema.load(checkpoint.weights(main, ema=checkpoint.has_ema(main)))
+            self.ema.load(checkpoint.averaged_weights(self.recipe.main))
         state = checkpoint.state
         self.step, self.seconds = state["step"], state["seconds"]
         self.best_score, self.run_id = state["best_score"], state["run_id"]
@@ -185,20 +183,7 @@ def load_weights(recipe: Recipe, checkpoint: Checkpoint, averaged: bool = False)
     Raises:
         UserError: a network is missing or of another shape, or the base encoder is another one.
     """
-    check_encoder(recipe, checkpoint)
+    checkpoint.check_encoder(recipe.encoder.fingerprint())
+    read = checkpoint.averaged_weights if averaged else checkpoint.weights
     for name in (*recipe.trained, *recipe.frozen):
-        ema = averaged and checkpoint.has_ema(name)
-        recipe.load(name, checkpoint.weights(name, ema=ema))
-
-
-def check_encoder(recipe: Recipe, checkpoint: Checkpoint) -> None:
-    """Check that a checkpoint was trained on the recipe's base encoder.
-
-    Raises:
-        UserError: its weights differ.
-    """
-    if checkpoint.state["encoder_fingerprint"] != recipe.encoder.fingerprint():
-        raise UserError(
-            f"{checkpoint.path} was trained on a base encoder with other weights than "
-            "model.encoder loads here; use the same model files"
-        )
+        recipe.load(name, read(name), checkpoint.path)
