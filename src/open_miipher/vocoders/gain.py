@@ -13,6 +13,7 @@ from open_miipher.audio.mel import LogMel, MelConfig
 PEAK = 0.9
 SMALLEST_PEAK = 1e-5  # quieter signals are not raised to the full peak, and silence stays silence
 SMALLEST_POWER = 1e-8  # added to mean |STFT|²; white noise at -106 dBFS has this much
+NUM_CEPSTRAL_COEFFICIENTS = 24
 
 
 class PeakGain(nn.Module):
@@ -55,8 +56,7 @@ class PowerGain(nn.Module):
 
     Args:
         config: the mel front end that the features come from.
-        cepstral_coefficients: kept of the first noise's envelope; 24 in the paper. Few give a
-            smooth envelope, many one with the harmonics that the mel resolves.
+        griffin_lim_steps: taken from the first noise towards the magnitudes of the log-mel.
 
     Attributes:
         restores_level: whether the output has the true level.
@@ -68,9 +68,9 @@ class PowerGain(nn.Module):
     scale = 0.05
     window: Tensor
 
-    def __init__(self, config: MelConfig, cepstral_coefficients: int) -> None:
+    def __init__(self, config: MelConfig, griffin_lim_steps: int = 0) -> None:
         super().__init__()
-        self.cepstral_coefficients = cepstral_coefficients
+        self.griffin_lim_steps = griffin_lim_steps
         self.log_mel = LogMel(config)
         self.n_fft = config.n_fft
         self.hop_length = config.hop_length
@@ -102,8 +102,11 @@ class PowerGain(nn.Module):
 
         Koizumi et al., "SpecGrad" (Interspeech 2022, arXiv 2203.16749): y = G⁺ M G ε with G the
         short-time Fourier transform and M, frame by frame, the minimum-phase filter of the envelope
-        smoothed to a few cepstral coefficients. M includes the level, so the outcome at a sample
+        smoothed to 24 cepstral coefficients. M includes the level, so the outcome at a sample
         depends on the frames near it only.
+
+        The paper stops there. Each step of Griffin and Lim (1984) after it, y ← G⁺ |S| Gy / |Gy|,
+        brings in the harmonics that the mel resolves, which a network needs long to learn.
 
         Args:
             noise: (batch, frames * hop_length) standard normal.
@@ -112,23 +115,34 @@ class PowerGain(nn.Module):
         Returns:
             (batch, frames * hop_length) float32.
         """
-        size = len(self.window)
-        before = (size - self.hop_length) // 2
-        padded = functional.pad(noise.float(), (before, size - self.hop_length - before))
-        frames = padded.unfold(-1, size, self.hop_length) * self.window
-        filtered = torch.fft.rfft(frames, n=self.n_fft) * self._filters(features)
-        frames = torch.fft.irfft(filtered, n=self.n_fft)[..., :size] * self.window
-        return self._overlap_add(frames) / self._coverage(frames.shape[1])
-
-    def _filters(self, features: Tensor) -> Tensor:
-        """Minimum-phase filters of log-mel (batch, frames, n_mels): (batch, frames, bins)."""
         magnitudes = self.log_mel.magnitude_from(features).clamp_min(self.log_mel.config.floor)
+        waveform = self._inverse(self._transform(noise.float()) * self._filters(magnitudes))
+        for _ in range(self.griffin_lim_steps):
+            spectrum = self._transform(waveform)
+            waveform = self._inverse(spectrum * (magnitudes / spectrum.abs().clamp_min(1e-12)))
+        return waveform
+
+    def _filters(self, magnitudes: Tensor) -> Tensor:
+        """Minimum-phase filters of smoothed magnitudes (batch, frames, bins): the same shape."""
         # White noise of variance 1 has mean |STFT|² = Σ window².
         log_filters = torch.log(magnitudes / self.window.square().sum().sqrt())
-        cepstra = torch.fft.irfft(log_filters, n=self.n_fft)[..., : self.cepstral_coefficients]
+        cepstra = torch.fft.irfft(log_filters, n=self.n_fft)[..., :NUM_CEPSTRAL_COEFFICIENTS]
         # Folding the even cepstrum onto its causal half makes the phase minimal.
         causal = torch.cat([cepstra[..., :1], 2 * cepstra[..., 1:]], dim=-1)
         return torch.exp(torch.fft.rfft(causal, n=self.n_fft))
+
+    def _transform(self, waveform: Tensor) -> Tensor:
+        """G: (batch, frames * hop_length) -> (batch, frames, bins)."""
+        size = len(self.window)
+        before = (size - self.hop_length) // 2
+        padded = functional.pad(waveform, (before, size - self.hop_length - before))
+        frames = padded.unfold(-1, size, self.hop_length) * self.window
+        return torch.fft.rfft(frames, n=self.n_fft)
+
+    def _inverse(self, spectrum: Tensor) -> Tensor:
+        """G⁺: (batch, frames, bins) -> (batch, frames * hop_length)."""
+        frames = torch.fft.irfft(spectrum, n=self.n_fft)[..., : len(self.window)] * self.window
+        return self._overlap_add(frames) / self._coverage(frames.shape[1])
 
     def _coverage(self, num_frames: int) -> Tensor:
         """Sum of the squared windows over each sample: (num_frames * hop_length,)."""

@@ -51,7 +51,8 @@ class WaveFitConfig:
         gain: `peak` scales each output to peak 0.9, for features without power; `power` gives it
             the power in the log-mel, and shapes the first noise by it.
         mel: of the log-mel features, for `gain: power`; otherwise left out.
-        cepstral_coefficients: of the first noise's envelope, for `gain: power`.
+        griffin_lim_steps: from the shaped noise towards the log-mel before the first iteration, for
+            `gain: power`. The paper takes none; a few let a small model start near speech.
         upsample: how features reach the generator's frame rate.
         upsample_factor: generator frames per feature frame (25 → 100 Hz is 4).
         pre_net: conformer blocks ahead of the generator.
@@ -63,7 +64,7 @@ class WaveFitConfig:
     num_iterations: int = 5
     gain: Literal["peak", "power"] = "peak"
     mel: MelConfig | None = None
-    cepstral_coefficients: int = 24
+    griffin_lim_steps: int = 0
     upsample: Literal["repeat", "linear"] = "repeat"
     upsample_factor: int = 1
     pre_net: PreNetConfig = field(default_factory=PreNetConfig)
@@ -95,9 +96,7 @@ class WaveFit(Vocoder):
         _check(config, feature_width, frame_rate, self.hop_length)
         self.config = config
         self.gain = (
-            PeakGain()
-            if config.mel is None
-            else PowerGain(config.mel, config.cepstral_coefficients)
+            PeakGain() if config.mel is None else PowerGain(config.mel, config.griffin_lim_steps)
         )
         self.restores_level = self.gain.restores_level
         pre_net = config.pre_net
@@ -224,11 +223,8 @@ def _check(config: WaveFitConfig, feature_width: int, frame_rate: float, hop_len
                 f"{mel.sample_rate} Hz) is not that of the features ({feature_width} values, hop "
                 f"{hop_length} at {config.sample_rate} Hz)"
             )
-        if not 1 <= config.cepstral_coefficients <= mel.n_fft // 2:
-            problems.append(
-                f"the vocoder's cepstral_coefficients={config.cepstral_coefficients} must be "
-                f"1 to {mel.n_fft // 2}"
-            )
+    if config.griffin_lim_steps and config.gain == "peak":
+        problems.append("the vocoder's griffin_lim_steps need gain=power")
     if config.num_iterations < 1 or config.upsample_factor < 1:
         problems.append("the vocoder's num_iterations and upsample_factor must be at least 1")
     if config.pre_net.num_blocks and feature_width % config.pre_net.num_heads:
