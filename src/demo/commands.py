@@ -91,9 +91,12 @@ def run(
 
 def reason(log: Path) -> str:
     """Return what a log says of a failure: its last `error:` line, else its last lines."""
-    lines = log.read_text(errors="replace").splitlines()
-    errors = [line for line in lines if line.startswith("error: ")]
-    return errors[-1] if errors else "\n".join(lines[-LOG_TAIL:])
+    text = log.read_text(errors="replace")
+    errors = [line for line in text.splitlines() if line.startswith("error: ")]
+    if errors:
+        return errors[-1]
+    said = text.partition("torch/distributed/elastic")[0]  # torchrun's own report explains nothing
+    return "\n".join(said.splitlines()[-LOG_TAIL:])
 
 
 def _watch(process: subprocess.Popen, progress: Progress | None, kill_at: int | None) -> bool:

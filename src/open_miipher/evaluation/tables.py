@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Align columns: the first to the left, the others, which hold numbers, to the right.
+    """Align columns: text to the left, numbers (and "-" for none) to the right.
 
     Args:
         header: column names.
@@ -16,16 +16,21 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     Raises:
         ValueError: a row has another number of cells than the header.
     """
-    cells = [list(header), *(list(row) for row in rows)]
-    if any(len(row) != len(header) for row in cells):
+    if any(len(row) != len(header) for row in rows):
         raise ValueError(f"every row needs {len(header)} cells: {header}")
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    lines = [
-        "  ".join(
-            [row[0].ljust(widths[0])]
-            + [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        ).rstrip()
-        for row in cells
-    ]
-    rule = "  ".join("-" * width for width in widths)
-    return "\n".join([lines[0], rule, *lines[1:]])
+    aligned = []
+    for name, *cells in zip(header, *rows, strict=True):
+        width = max(len(cell) for cell in (name, *cells))
+        to_the_right = bool(cells) and all(_is_number(cell) for cell in cells)
+        column = [cell.rjust(width) if to_the_right else cell.ljust(width) for cell in cells]
+        title = name.rjust(width) if to_the_right else name.ljust(width)
+        aligned.append([title, "-" * width, *column])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*aligned, strict=True))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return cell == "-"
+    return True
