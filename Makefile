@@ -7,6 +7,9 @@ LOCK := container/requirements-dev.lock
 INSTALLED := .venv/installed.lock
 BIN := .venv/bin
 
+# Two at a time, whole files together, so that what a file sets up is set up once.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+
 # One thread per process: the tests and the demo start several processes themselves.
 export OMP_NUM_THREADS ?= 1
 export PYTHONPATH := src$(if $(PYTHONPATH),:$(PYTHONPATH))
@@ -43,11 +46,11 @@ lint: setup ## style, types and the layers' import rules
 	$(BIN)/lint-imports
 
 test: lint ## lint, types, the quick tests, the many-process ones and a kill-and-resume
-	$(BIN)/pytest
-	$(BIN)/pytest -m "(dist or integration) and not slow and not gpu"
+	$(PYTEST)
+	$(PYTEST) -m "(dist or integration) and not slow and not gpu"
 
 test-all: test ## the slow tests too, and those for a GPU where there is one
-	$(BIN)/pytest -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
 	  $(BIN)/pytest -m gpu; \
 	else \
