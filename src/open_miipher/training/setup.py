@@ -36,7 +36,7 @@ def prepare(run: Run, world: World) -> Trainer:
     Raises:
         UserError: with what is wrong, before any training; the same on every rank.
     """
-    run.trainer.check(world.size)
+    world.agree(lambda: run.trainer.check(world.size))
     started = world.broadcast(time.strftime("%Y%m%d-%H%M%S"))
     run = world.agree(lambda: _fill(run, started))
     output_dir = Path(run.plain["trainer"]["output_dir"])
