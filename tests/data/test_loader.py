@@ -1,5 +1,6 @@
 """Batches: the same whoever makes them; problems; workers that end when they should."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -27,7 +28,7 @@ from open_miipher.degradation import Context, DegradationConfig, build_degradati
 from open_miipher.errors import UserError
 
 
-def dataset(speech_dir: str, max_failures: float = 1.0, stages=("noise", "mp3")):
+def dataset(speech_dir: str, max_failures: float = 1.0, stages=("reverb", "noise", "mp3")):
     files = Files([speech_dir])
     chain = DegradationConfig({name: {"name": name, "probability": 0.6} for name in stages})
     return DegradedSpeechDataset(
@@ -123,7 +124,7 @@ def test_a_batch_size_that_does_not_divide_is_refused_at_once(speech_dir):
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_file_that_vanishes_is_a_user_error_without_a_traceback(speech_dir, num_workers):
-    data = dataset(speech_dir)
+    data, others = dataset(speech_dir), set(multiprocessing.active_children())
     batches = train_batches(data, 0, batch_size=6, num_workers=num_workers)
     for path in Path(speech_dir).glob("*/*.wav"):
         path.unlink()
@@ -131,6 +132,7 @@ def test_a_file_that_vanishes_is_a_user_error_without_a_traceback(speech_dir, nu
         list(islice(batches, 10))
     assert "make the index again" in str(caught.value)
     assert "Traceback" not in str(caught.value)
+    assert set(multiprocessing.active_children()) <= others
 
 
 def failing_codec(monkeypatch):

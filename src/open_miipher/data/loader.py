@@ -14,7 +14,7 @@ from open_miipher.data.order import micro_batches
 from open_miipher.distributed import die_with_parent, ignore_stop_signals
 from open_miipher.errors import UserError
 
-_PREFETCHED_BATCHES = 4
+_PREFETCHED_BATCHES = 2
 _FEWEST_JUDGED = 200  # samples; before so many, one failure would be too large a share
 
 
@@ -141,15 +141,18 @@ def _exit_when_told() -> None:
 
 def _judged(batches: Iterator[Batch | UserError], max_failures: float) -> Iterator[Batch]:
     num_samples = num_failures = 0
-    for batch in batches:
-        if isinstance(batch, UserError):
-            raise batch
-        num_samples += len(batch.names)
-        num_failures += len(batch.failures)
-        if num_failures > max_failures * max(num_samples, _FEWEST_JUDGED):
-            raise UserError(
-                f"{num_failures} degradations failed in {num_samples} samples, more than "
-                f"data.max_degradation_failures={max_failures} of them; the last: "
-                f"{batch.failures[-1]}"
-            )
-        yield batch
+    try:
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            num_samples += len(batch.names)
+            num_failures += len(batch.failures)
+            if num_failures > max_failures * max(num_samples, _FEWEST_JUDGED):
+                raise UserError(
+                    f"{num_failures} degradations failed in {num_samples} samples, more than "
+                    f"data.max_degradation_failures={max_failures} of them; the last: "
+                    f"{batch.failures[-1]}"
+                )
+            yield batch
+    finally:
+        del batches  # ends the workers now, not when the traceback lets go of this frame

@@ -93,4 +93,4 @@ def check_range(name: str, values: tuple[float, float], low: float, high: float)
 def power(waveform: np.ndarray) -> float:
     """Mean square of a waveform (samples,)."""
     # No dot product: BLAS adds in another order with other threads, and samples must not differ.
-    return float(np.square(waveform).mean(dtype=np.float64))
+    return float(np.square(waveform).mean())

@@ -102,5 +102,5 @@ def decaying_noise(
     decay = np.exp(-3.0 * np.log(10.0) * np.arange(length) / (rt60 * sample_rate))
     response = rng.standard_normal(length, dtype=np.float32) * decay.astype(np.float32)
     response[0] = 0.0
-    response[0] = np.sqrt(np.dot(response, response)) * 10.0 ** (ratio_db / 20.0) or 1.0
+    response[0] = np.sqrt(np.square(response).sum()) * 10.0 ** (ratio_db / 20.0) or 1.0
     return response

@@ -1,0 +1,225 @@
+"""How fast the loader makes pairs: seconds of audio for each second of a core.
+
+    taskset -c 0 python benchmarks/data.py --preset four
+    taskset -c 0 python benchmarks/data.py --preset paper --data-dir SPEECH --noise-dir NOISE
+
+`four` is noise, reverb, clipping and low-pass on every crop; `paper` is config/data/default.yaml.
+Without directories, minutes of FLAC at 24 kHz are made in a temporary folder: speech-like bursts,
+noise, and impulse responses of 0.2 to 0.5 s of decay. Only true samples count as audio: what pads
+a short file does not. CPU time is that of this process and of its workers, user and system.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from open_miipher.audio.io import AudioWriter
+from open_miipher.checkpoint import from_mapping
+from open_miipher.config import compose_plain
+from open_miipher.data import (
+    DataConfig,
+    DegradedSpeechDataset,
+    TrainSource,
+    build_train_data,
+    train_batches,
+)
+from open_miipher.degradation import Context, DegradationConfig, Trace, build_degradation
+from open_miipher.degradation.noise import coloured_noise
+from open_miipher.degradation.reverb import decaying_noise
+from open_miipher.errors import UserError, exit_on_user_error
+from open_miipher.index import Entry, write_index
+
+_RATE = 24000
+_MADE_FILES = {"speech": 12, "noise": 8, "rir": 64}
+_MADE_SECONDS = 60
+_WARM_UP_BATCHES = 4
+
+
+@dataclass
+class Figures:
+    """What one run of the loader took."""
+
+    num_workers: int
+    audio_seconds: float
+    cpu_seconds: float
+    wall_seconds: float
+
+    @property
+    def per_core_second(self) -> float:
+        """Seconds of audio made by a core in a second."""
+        return self.audio_seconds / self.cpu_seconds
+
+
+@exit_on_user_error
+def main() -> int:
+    """Measure and print."""
+    arguments = parse_arguments()
+    with tempfile.TemporaryDirectory() as folder:
+        sources = TrainSource(
+            *(find_or_make(arguments, kind, Path(folder)) for kind in _MADE_FILES)
+        )
+        config = preset(arguments.preset, sources, arguments.crop_seconds)
+        dataset = build_train_data(config, seed=0)
+        stages = time_stages(config)
+        runs = [
+            measure(dataset, arguments.num_crops, arguments.batch_size, num_workers)
+            for num_workers in arguments.num_workers
+        ]
+    report(config, stages, runs)
+    if arguments.json:
+        arguments.json.write_text(
+            json.dumps(as_json(arguments.preset, config, stages, runs), indent=2)
+        )
+    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", choices=("four", "paper"), default="four")
+    parser.add_argument("--data-dir", help="clean speech with its index; made if not given")
+    parser.add_argument("--noise-dir", help="noise with its index; made if not given")
+    parser.add_argument("--rir-dir", help="impulse responses with their index; made if not given")
+    parser.add_argument("--crop-seconds", type=float, default=10.0)
+    parser.add_argument("--num-crops", type=int, default=400, help="default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")
+    parser.add_argument(
+        "--num-workers", type=int, nargs="+", default=[0, 1], help="each is measured; default: 0 1"
+    )
+    parser.add_argument("--json", type=Path, help="write the figures there, too")
+    arguments = parser.parse_args()
+    if min(arguments.num_crops, arguments.batch_size) < 1 or min(arguments.num_workers) < 0:
+        raise UserError("--num-crops and --batch-size must be at least 1, --num-workers at least 0")
+    return arguments
+
+
+def find_or_make(arguments: argparse.Namespace, kind: str, folder: Path) -> list[str]:
+    """Return the directory given for speech, noise or impulse responses, or make one."""
+    given = {"speech": arguments.data_dir, "noise": arguments.noise_dir, "rir": arguments.rir_dir}
+    if given[kind]:
+        return [given[kind]]
+    rng = np.random.default_rng(0)
+    (folder / kind).mkdir()
+    entries = []
+    for number in range(_MADE_FILES[kind]):
+        if kind == "rir":
+            waveform = decaying_noise(rng, _RATE, rng.uniform(0.2, 0.5), 6.0)
+        else:
+            waveform = coloured_noise(rng, _MADE_SECONDS * _RATE, _RATE, rng.uniform(0.5, 1.5))
+        if kind == "speech":
+            times = np.arange(len(waveform)) / _RATE
+            waveform *= np.maximum(0.01, np.sin(2 * np.pi * 2 * times)).astype(np.float32)
+        path = folder / kind / f"{number:03d}.flac"
+        with AudioWriter(path, _RATE, 1, "flac") as writer:
+            writer.write(0.8 * waveform[None] / np.abs(waveform).max())
+        entries.append(Entry(path.name, _RATE, len(waveform), 1))
+    write_index(folder / kind, entries)
+    return [str(folder / kind)]
+
+
+def preset(name: str, sources: TrainSource, crop_seconds: float) -> DataConfig:
+    """Return the data configuration to measure."""
+    plain = compose_plain(["model=miipher2_feature_cleaner"])["data"]
+    config = from_mapping(DataConfig, plain, "data")
+    degradation = config.degradation
+    if name == "four":
+        labels = ("reverb", "noise", "clipping", "low_pass")
+        always = {label: {**degradation.stages[label], "probability": 1.0} for label in labels}
+        degradation = DegradationConfig(always, max_stages=len(always))
+    return replace(config, train=sources, crop_seconds=crop_seconds, degradation=degradation)
+
+
+def measure(
+    dataset: DegradedSpeechDataset, num_crops: int, batch_size: int, num_workers: int
+) -> Figures:
+    """Load crops, after a few batches to warm up."""
+    batches = train_batches(dataset, 0, batch_size, num_workers=num_workers)
+    for _ in islice(batches, _WARM_UP_BATCHES * max(1, num_workers)):
+        pass
+    pids = [os.getpid(), *(child.pid or 0 for child in multiprocessing.active_children())]
+    cpu, wall = sum(map(cpu_seconds, pids)), time.perf_counter()
+    num_samples = 0
+    for batch in islice(batches, -(-num_crops // batch_size)):
+        num_samples += int(batch.lengths.sum())
+    cpu, wall = sum(map(cpu_seconds, pids)) - cpu, time.perf_counter() - wall
+    return Figures(num_workers, num_samples / dataset.sample_rate, cpu, wall)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process so far, user and system, in steps of 10 ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def time_stages(config: DataConfig) -> dict[str, float]:
+    """Return milliseconds of CPU that each stage takes for 10 s of audio, when it is applied.
+
+    Noise and rooms are generated here; recordings take their decoding instead.
+    """
+    waveform = coloured_noise(
+        np.random.default_rng(0), 10 * config.sample_rate, config.sample_rate, 1.0
+    )
+    context, taken = Context(config.sample_rate), {}
+    for label, spec in config.degradation.stages.items():
+        alone = DegradationConfig({label: {**spec, "probability": 1.0}})
+        chain, rng = build_degradation(alone, context), np.random.default_rng(0)
+        chain(waveform, rng, Trace(waveform))
+        start, repeats = time.process_time(), 20
+        for _ in range(repeats):
+            chain(waveform, rng, Trace(waveform))
+        taken[label] = 1000 * (time.process_time() - start) / repeats
+    return taken
+
+
+def report(config: DataConfig, stages: dict[str, float], runs: list[Figures]) -> None:
+    """Print the tables."""
+    most = config.degradation.max_stages
+    print(f"{config.crop_seconds:g} s crops at {config.sample_rate} Hz, at most {most} stages each")
+    print("| stage | probability | ms for 10 s, when applied |\n|---|---|---|")
+    for label, spec in config.degradation.stages.items():
+        print(f"| {label} | {spec.get('probability', 1):g} | {stages[label]:.1f} |")
+    print("\n| workers | audio s per core-second | audio s per second | audio s | CPU s |")
+    print("|---|---|---|---|---|")
+    for run in runs:
+        workers = run.num_workers or "0 (in-process)"
+        speed = f"{run.per_core_second:.0f} | {run.audio_seconds / run.wall_seconds:.0f}"
+        print(f"| {workers} | {speed} | {run.audio_seconds:.0f} | {run.cpu_seconds:.2f} |")
+
+
+def as_json(
+    name: str, config: DataConfig, stages: dict[str, float], runs: list[Figures]
+) -> dict[str, Any]:
+    """Return all figures as plain data."""
+    probabilities = {
+        label: spec.get("probability", 1) for label, spec in config.degradation.stages.items()
+    }
+    return {
+        "preset": name,
+        "crop_seconds": config.crop_seconds,
+        "max_stages": config.degradation.max_stages,
+        "probabilities": probabilities,
+        "stage_ms_for_10_s": stages,
+        "runs": [
+            {**vars(run), "audio_seconds_per_core_second": run.per_core_second} for run in runs
+        ],
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} core(s) used",
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
