@@ -190,7 +190,7 @@ def report(config: DataConfig, stages: dict[str, float], runs: list[Figures]) ->
     """Print the tables."""
     most = config.degradation.max_stages
     print(f"{config.crop_seconds:g} s crops at {config.sample_rate} Hz, at most {most} stages each")
-    print("| stage | probability | ms for 10 s, when applied |\n|---|---|---|")
+    print("\n| stage | probability | ms for 10 s, when applied |\n|---|---|---|")
     for label, spec in config.degradation.stages.items():
         print(f"| {label} | {spec.get('probability', 1):g} | {stages[label]:.1f} |")
     print("\n| workers | audio s per core-second | audio s per second | audio s | CPU s |")
