@@ -166,17 +166,22 @@ def _device(device: str | None, local_rank: int) -> torch.device:
 
 @contextlib.contextmanager
 def contact() -> Iterator[None]:
-    """Turn the collectives' complaint about a rank that is gone into one sentence.
+    """Turn the complaint about another process that is gone into one sentence.
 
     Raises:
-        UserError: another rank ended, or did not answer in time.
+        UserError: another rank ended or did not answer in time, or a loader worker was killed.
     """
     try:
         yield
-    except RuntimeError as error:  # gloo raises plain RuntimeErrors, NCCL a subclass
+    except RuntimeError as error:  # gloo and torch's loader raise plain ones, NCCL a subclass
+        first = str(error).splitlines()[0]
+        if "DataLoader worker" in first:
+            raise UserError(
+                "a loader worker was killed, most likely for want of memory or of room in "
+                f"/dev/shm; use fewer trainer.num_workers, and resume ({first})"
+            ) from error
         if "gloo" not in str(error).lower() and not isinstance(error, dist.DistError):
             raise
-        first = str(error).splitlines()[0]
         raise UserError(
             f"rank {_place()[0]} lost contact with the other ranks, so it stops; see what the "
             f"first one to fail says, then resume from the newest checkpoint ({first})"
