@@ -43,9 +43,14 @@ def main() -> int:
     parser.add_argument("--steps", type=int, nargs=3, default=(3000, 6000, 3000))
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
-    output = arguments.output_dir.resolve()
+    speech_dirs = [directory.resolve() for directory in arguments.speech_dir]
+    noise_dir = arguments.noise_dir.resolve()
+    output = arguments.output_dir
+    if output.resolve().is_relative_to(ROOT):  # a published checkpoint names no machine's folders
+        output = output.resolve().relative_to(ROOT)
+    os.chdir(ROOT)
     began = time.monotonic()
-    split(arguments.speech_dir, arguments.noise_dir, output / "data")
+    split(speech_dirs, noise_dir, output / "data")
     pairs = make_pairs(output)
     stages(output, arguments.steps, arguments.processes)
     scores = [
