@@ -1,0 +1,110 @@
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from open_miipher.distributed import StopSignal, contact, hold, start
+from open_miipher.errors import UserError
+
+SRC = Path(__file__).resolve().parents[2] / "src"
+
+
+def test_alone_without_a_launcher(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    world = start("cpu")
+    assert (world.rank, world.size, world.is_main) == (0, 1, True)
+    assert world.gather("x") == ["x"]
+    assert world.mean({"a": 2.0}) == {"a": 2.0}
+    assert world.any(True)
+    assert not world.any(False)
+
+
+def test_agree_marks_the_error_as_shared():
+    def fail():
+        raise UserError("broken")
+
+    with pytest.raises(UserError, match="broken") as caught:
+        start("cpu").agree(fail)
+    assert caught.value.shared
+    assert start("cpu").agree(lambda: 5) == 5
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("[gloo/transport/tcp] Connection closed by peer"), "lost contact"),
+        (dist.DistNetworkError("timeout"), "lost contact"),
+        (RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed."), "num_workers"),
+    ],
+)
+def test_a_process_that_is_gone_is_one_sentence(error, words):
+    with pytest.raises(UserError, match=words), contact():
+        raise error
+
+
+def test_other_errors_pass():
+    with pytest.raises(RuntimeError, match="shape"), contact():
+        raise RuntimeError("shape mismatch")
+
+
+def test_the_stop_signal_is_remembered():
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)}
+    try:
+        stop = StopSignal()
+        assert stop.received is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.received == "SIGTERM"
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_the_lock_dies_with_its_process(tmp_path):
+    program = (
+        f"import sys, time; sys.path.insert(0, {str(SRC)!r})\n"
+        "from pathlib import Path\n"
+        "from open_miipher.distributed.lock import hold\n"
+        f"lock = hold(Path({str(tmp_path)!r})); print('held', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=rf"another run is writing.*{process.pid}"):
+        hold(tmp_path)
+    process.kill()
+    process.wait()
+    with hold(tmp_path) as lock, pytest.raises(BlockingIOError), open(lock.name) as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_child_dies_with_its_parent(tmp_path):
+    child = (
+        f"import sys, time; sys.path.insert(0, {str(SRC)!r})\n"
+        "from open_miipher.distributed.process import die_with_parent\n"
+        "die_with_parent(); print('ready', flush=True); time.sleep(60)"
+    )
+    parent = (
+        "import subprocess, sys, time\n"
+        f"child = subprocess.Popen([sys.executable, '-c', {child!r}], stdout=subprocess.PIPE)\n"
+        "child.stdout.readline(); print(child.pid, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent], stdout=subprocess.PIPE, text=True)
+    pid = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and "Z" not in _state(pid):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def _state(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return "Z"
