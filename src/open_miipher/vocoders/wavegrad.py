@@ -106,7 +106,7 @@ class UNet(nn.Module):
         # Nearly nothing is taken away at first: the start already has the speech's envelope where
         # the features tell it, and a random network would only bury it.
         with torch.no_grad():
-            self.last.weight.mul_(0.1)
+            self.last.weight.mul_(0.01)
             self.last.bias.zero_()
 
     def forward(self, waveform: Tensor, condition: Tensor, step: int) -> Tensor:
