@@ -24,7 +24,7 @@ AUDIO = ROOT / "dataset/demo"
 MADE = ("data", "clean", "noisy", "restored", "stage1", "stage2", "stage3", "spectrograms.png")
 
 MODELS = ("demo_feature_cleaner", "demo_wavefit_pretrain", "demo_wavefit_finetune")
-# Training steps of the three stages: on two CPU cores some 50 s, 150 s and 80 s.
+# Training steps of the three stages: on two CPU cores one, three and one and a half minutes.
 STEPS = (300, 500, 250)
 BATCH_SIZES = (8, 8, 8)
 
@@ -141,23 +141,28 @@ class Demo:
 
     def farewell(self) -> str:
         """Say what lies where and what to try next."""
+        places = {
+            "restored/": f"what the chain makes of {self.audio_dir or self.shown('noisy/')}",
+            "clean/, noisy/": "the demo's test sentences, before and after they were damaged",
+            "spectrograms.png": "before and after",
+            "stage1/ … stage3/": "checkpoints (ckpt/latest), metrics.jsonl, train.log",
+        }
+        listed = "\n".join(f"  {name:18} {what}" for name, what in places.items())
         return f"""\
-LSD: log-spectral distance to the clean file, in dB; less is better. A few minutes of training on
-half a minute of synthetic speech show that every part works, not what the method can do.
+LSD: log-spectral distance to the clean file in dB; less is better. Minutes of training on half a
+minute of synthetic speech show that every part works, not what the method can do.
 
-{self.shown("restored/")}           what the chain makes of {self.audio_dir or self.shown("noisy/")}
-{self.shown("clean/")}              the same sentences before they were damaged
-{self.shown("spectrograms.png")}    before, after, clean
-{self.shown("stage1/")} … stage3/   checkpoints (ckpt/latest), metrics.jsonl, train.log
+In {self.shown()}:
+{listed}
 
-Next (source .venv/bin/activate first):
+Next, after `source .venv/bin/activate`:
   python src/inference.py --ckpt-dir {self.shown("stage3")} --input-audio-dir DIR --output-dir OUT
-  python src/train.py -h       train on your own speech: README.md, "Train"
-  make doctor                  what this machine can run"""
+  python src/train.py -h
+README.md says which data to take and how to train; `make doctor`, what this machine can run."""
 
 
 def audio_directory(text: str) -> Path:
-    """Check the user's directory before eight minutes of training.
+    """Check the user's directory before minutes of training.
 
     Raises:
         UserError: it is missing, or lies where the demo writes.

@@ -26,7 +26,7 @@ class Progress:
 
     def __init__(self, path: Path, max_steps: int) -> None:
         self.path, self.max_steps = path, max_steps
-        self._said = time.monotonic()
+        self._said_at, self._said = time.monotonic(), self.last().get("step", 0)
 
     def last(self) -> dict[str, float]:
         """Return the newest complete row of the training, empty if there is none."""
@@ -38,10 +38,11 @@ class Progress:
         return next((row for row in reversed(rows) if row["split"] == "train"), {})
 
     def say(self) -> None:
-        """Print a line, but not too often."""
+        """Print a line if there is news, but not too often."""
         row = self.last()
-        if row and time.monotonic() - self._said > SAY_EVERY_SECONDS:
-            self._said = time.monotonic()
+        news = row.get("step", 0) != self._said
+        if news and time.monotonic() - self._said_at > SAY_EVERY_SECONDS:
+            self._said_at, self._said = time.monotonic(), row.get("step", 0)
             print(f"  step {row['step']} of {self.max_steps}, loss {row['loss']:.3f}", flush=True)
 
 

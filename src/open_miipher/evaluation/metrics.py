@@ -1,6 +1,6 @@
 """Numbers that say how near a restored file is to the clean one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,21 +109,23 @@ def mean_score(scores: Sequence[FileScore]) -> FileScore:
 
 
 def score_table(scores: Sequence[FileScore]) -> str:
-    """Format scores as a table, with a last row of means and "-" where no clean file is known."""
-    header = ["file", "seconds", "noisy dBFS", "restored dBFS", "noisy LSD", "restored LSD"]
-    return format_table(header, [_cells(score) for score in [*scores, mean_score(scores)]])
+    """Format scores as a table with a last row of means; distances only if there are any."""
+    columns: dict[str, Callable[[FileScore], str]] = {
+        "file": lambda score: score.name,
+        "seconds": lambda score: f"{score.seconds:.2f}",
+        "noisy dBFS": lambda score: f"{score.noisy_level:.1f}",
+        "restored dBFS": lambda score: f"{score.restored_level:.1f}",
+    }
+    if any(score.noisy_distance is not None for score in scores):
+        columns["noisy LSD"] = lambda score: _distance_cell(score.noisy_distance)
+        columns["restored LSD"] = lambda score: _distance_cell(score.restored_distance)
+    rows = [*scores, mean_score(scores)]
+    return format_table(list(columns), [[cell(row) for cell in columns.values()] for row in rows])
 
 
 def _decibels(power: float) -> float:
     return 10 * float(np.log10(power)) if power > 0 else float("-inf")
 
 
-def _cells(score: FileScore) -> list[str]:
-    distances = (score.noisy_distance, score.restored_distance)
-    return [
-        score.name,
-        f"{score.seconds:.2f}",
-        f"{score.noisy_level:.1f}",
-        f"{score.restored_level:.1f}",
-        *("-" if distance is None else f"{distance:.2f}" for distance in distances),
-    ]
+def _distance_cell(distance: float | None) -> str:
+    return "-" if distance is None else f"{distance:.2f}"
