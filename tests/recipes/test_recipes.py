@@ -81,3 +81,13 @@ def test_weights_go_round(recipe):
         recipe.load(name, {k: v + 1 for k, v in state.items()}, Path("here"))
         for key, value in recipe.state_dict_of(name).items():
             assert torch.equal(value, state[key] + 1)
+
+
+def test_everything_moves_to_the_device(recipe):
+    """On `meta`, a device of its own, whatever stayed behind shows."""
+    recipe.to(torch.device("meta"))
+    modules = [value for value in vars(recipe).values() if isinstance(value, torch.nn.Module)]
+    assert modules
+    for module in modules:
+        tensors = [*module.parameters(), *module.buffers()]
+        assert {tensor.device.type for tensor in tensors} <= {"meta"}, type(module).__name__

@@ -103,6 +103,11 @@ class AdversarialVocoder(Recipe):
             else max(1, round(config.segment_seconds * sample_rate / self.vocoder.hop_length))
         )
 
+    def to(self, device: torch.device) -> None:
+        """Move every network, and the losses' windows, to a device."""
+        super().to(device)
+        self.stft.to(device)
+
     def passes(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
         """Yield the generator's pass, then the discriminators' on the same, detached, outputs."""
         features, target, mask = self._conditions(batch)
@@ -110,7 +115,7 @@ class AdversarialVocoder(Recipe):
         outputs = [output * mask for output in networks["generator"](features, noise)]
         with frozen(self.discriminators):
             losses = generator_losses(self.discriminators, target, outputs)
-        losses |= self.stft(target.repeat(len(outputs), 1), torch.cat(outputs))
+        losses |= self.stft(target, torch.stack(outputs))
         yield Pass("generator", weighted_sum(losses, self.weights), losses)
 
         loss = discriminator_loss(networks["discriminator"], target, outputs)
