@@ -1,6 +1,7 @@
 """What the README tells people to type exists: scripts, options, overrides, keys, links."""
 
 import argparse
+import ast
 import re
 import runpy
 import shlex
@@ -102,6 +103,17 @@ def test_the_options_parse(command: str, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sys, "path", list(sys.path))
     with pytest.raises(Parsed):
         runpy.run_path(str(ROOT / script), run_name="__main__")
+
+
+def test_the_python_examples_name_what_exists() -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", "\n".join(DOCUMENTS), re.M | re.S)
+    assert blocks
+    for block in blocks:
+        imports = [node for node in ast.parse(block).body if isinstance(node, ast.ImportFrom)]
+        names: dict[str, Any] = {}
+        exec(compile(ast.Module(imports, []), "README.md", "exec"), names)
+        for name, attribute in re.findall(r"\b([A-Z]\w+)\.(\w+)\(", block):
+            assert callable(getattr(names[name], attribute))
 
 
 def keys_of(node: Any, prefix: str = "") -> Iterator[str]:
