@@ -12,7 +12,7 @@ PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
 # One thread per process: the tests and the demo start several processes themselves.
 export OMP_NUM_THREADS ?= 1
-export PYTHONPATH := src$(if $(PYTHONPATH),:$(PYTHONPATH))
+export PYTHONPATH := $(CURDIR)/src$(if $(PYTHONPATH),:$(PYTHONPATH))
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
