@@ -33,6 +33,7 @@ from open_miipher.index import scan, write_index
 from open_miipher.training import Trainer, prepare
 
 _SAMPLE_RATE = 24000
+_PARTS = ("model.encoder.", "model.cleaner.", "model.vocoder.", "model.discriminators.")
 _QUIET = ["trainer.logger.kind=none", "trainer.log_every=1000000", "data.test.dir_list=[]"]
 
 
@@ -57,6 +58,8 @@ def main() -> int:
             common.append(f"trainer.device={arguments.device}")
         common += earlier_stages(arguments.model, common, shared, world)
         output_dir = f"trainer.output_dir={shared / 'run'}"
+        if arguments.model.endswith("_finetune"):  # open parts take single keys with a +
+            common = [f"+{o}" if o.startswith(_PARTS) else o for o in common]
         run = compose_run([f"model={arguments.model}", output_dir, *common])
         figures = measure(prepare(run, world), arguments.warmup, arguments.steps)
         audio_seconds = run.trainer.batch_size * run.data.crop_seconds

@@ -14,8 +14,9 @@ from open_miipher.corpus import (
     check_directories,
     run,
 )
-from open_miipher.distributed import World, says, start
-from open_miipher.errors import UserError, exit_on_user_error
+from open_miipher.corpus.run import on_main
+from open_miipher.distributed import World, contact, says, start
+from open_miipher.errors import exit_on_user_error
 from open_miipher.restoration import RestoreOptions, Restorer
 from open_miipher.restoration.options import LEVELS
 
@@ -148,6 +149,13 @@ def parse_arguments() -> argparse.Namespace:
         help="take the trained weights themselves, not their moving average",
     )
 
+    add(
+        "--encoder-source",
+        metavar="ID|DIR",
+        help="where the base encoder lies now, if not where it was in training; its weights must "
+        "be the same",
+    )
+
     add = parser.add_argument_group("what is done").add_argument
     add(
         "--overwrite",
@@ -166,13 +174,12 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     """Check, load, restore, sum up."""
     arguments = parse_arguments()
-    world = start(arguments.device, timeout_minutes=7 * 24 * 60)  # ranks end hours apart
-    try:
-        task = _task(arguments, world)
-    except UserError as error:  # every rank has the same command line, so one says what is wrong
-        raise UserError(str(error), shared=True) from error
-    code = _preview(task, arguments, world) if arguments.dry_run else _run(task, arguments, world)
-    world.close()
+    with contact():
+        world = start(arguments.device, timeout_minutes=7 * 24 * 60)  # ranks end hours apart
+        task = world.agree(lambda: _task(arguments, world))
+        act = _preview if arguments.dry_run else _run
+        code = act(task, arguments, world)
+        world.close()
     return code
 
 
@@ -195,15 +202,15 @@ def _task(arguments: argparse.Namespace, world: World) -> RestoreDirectory:
         world.device,
         arguments.amp,
         ema=not arguments.no_ema,
+        encoder_source=arguments.encoder_source,
     )
     return RestoreDirectory(restorer, arguments.input_audio_dir, arguments.output_dir, file_format)
 
 
 def _preview(task: RestoreDirectory, arguments: argparse.Namespace, world: World) -> int:
-    if not world.is_main:
-        return 0
-    text, well = task.preview(arguments.overwrite)
-    print(text)
+    text, well = on_main(world, lambda: task.preview(arguments.overwrite))
+    if world.is_main:
+        print(text)
     return 0 if well else 1
 
 

@@ -107,6 +107,20 @@ def test_parts_filled_at_the_start_stay_filled(tmp_path):
     assert run.model["encoder"] == {"name": "log_mel"}
 
 
+def test_single_keys_of_an_open_part_win_on_resume(tmp_path):
+    vocoder = {"name": "wavefit", "num_iterations": 2}
+    folder = save(tmp_path, ["model=demo_wavefit_finetune"], model__vocoder=vocoder)
+    key = "+model.vocoder.gradient_checkpointing=true"
+    run = compose_run([f"trainer.ckpt_dir={folder}", key])
+    assert run.model["vocoder"] == {**vocoder, "gradient_checkpointing": True}
+
+
+def test_earlier_stages_have_no_use_on_resume(tmp_path):
+    folder = save(tmp_path, ["model=demo_wavefit_finetune", "model.cleaner_ckpt_dir=gone"])
+    with pytest.raises(UserError, match=r"model\.cleaner_ckpt_dir has no use on resume"):
+        compose_run([f"trainer.ckpt_dir={folder}", "model.cleaner_ckpt_dir=other"])
+
+
 def test_files_that_changed_under_a_run_are_named(tmp_path, monkeypatch):
     folder = save(tmp_path, ["model=demo_feature_cleaner", "trainer.seed=5"])
     changed = tmp_path / "config"

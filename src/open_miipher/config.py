@@ -14,12 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 from open_miipher.checkpoint import Checkpoint, from_mapping
 from open_miipher.data import DataConfig
 from open_miipher.errors import UserError
-from open_miipher.recipes import differing_keys
+from open_miipher.recipes import PARTS, differing_keys, is_open, overlaid
 from open_miipher.training import OptimizerConfig, Run, TrainerConfig
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
 # These say how to start and do not describe the run: a resume neither keeps nor compares them.
 _START_KEYS = ("trainer.ckpt_dir", "trainer.init_from")
+_STAGE_KEYS = ("model.cleaner_ckpt_dir", "model.vocoder_ckpt_dir")
 
 
 def compose_run(overrides: Sequence[str]) -> Run:
@@ -79,8 +80,16 @@ def _compose_resumed(
 ) -> tuple[dict[str, Any], list[str]]:
     saved_overrides = checkpoint.state["overrides"]
     merged = merge_overrides(saved_overrides, new)
-    before, now = compose_plain(saved_overrides), compose_plain(merged)
     saved = checkpoint.config
+    before, now = (
+        _with_parts(compose_plain(overrides), saved) for overrides in (saved_overrides, merged)
+    )
+    given = [key for key, _ in map(_parse, new) if key in _STAGE_KEYS]
+    if given:
+        raise UserError(
+            f"{', '.join(given)} has no use on resume: the checkpoint holds the earlier stages' "
+            "networks; start a run with trainer.init_from=… to change them"
+        )
     asked = [*_START_KEYS, *(_parse(o)[0] for o in new), *differing_keys(before, now)]
     changed = [
         key
@@ -94,6 +103,17 @@ def _compose_resumed(
             "give each on the command line with the value to go on with"
         )
     return _fill(now, before, saved), merged
+
+
+def _with_parts(plain: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill the parts of the model that the configuration leaves open with those of the run."""
+    model = plain["model"]
+    parts = {
+        part: overlaid(saved["model"][part], model[part])
+        for part in PARTS
+        if part in model and is_open(part, model[part]) and saved["model"].get(part)
+    }
+    return {**plain, "model": {**model, **parts}}
 
 
 def merge_overrides(saved: Sequence[str], new: Sequence[str]) -> list[str]:

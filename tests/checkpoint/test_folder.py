@@ -99,6 +99,13 @@ def test_damage_is_named(tmp_path, damage):
         Checkpoint.open(folder).weights("generator")
 
 
+def test_a_link_whose_folder_is_being_replaced_gives_the_newest(tmp_path):
+    write_checkpoint(tmp_path, content(10))
+    folder = write_checkpoint(tmp_path, content(20))
+    folder.rename(tmp_path / ".step-00000020.5.old.tmp")
+    assert resolve_checkpoint(tmp_path / "latest").name == "step-00000010"
+
+
 def test_the_newest_complete_one_loads(tmp_path):
     write_checkpoint(tmp_path, content(10))
     newer = write_checkpoint(tmp_path, content(20))

@@ -271,7 +271,7 @@ def test_temporary_files_of_a_killed_run_are_removed_and_no_others(
 ) -> None:
     write_audio(source / "d/a.wav")
     (out / "d").mkdir(parents=True)
-    for name in (".a.wav.123.tmp", ".a.wav.123.tmp.wav"):
+    for name in (".a.wav.123.tmp", ".a.wav.123.plain.tmp"):
         (out / "d" / name).write_bytes(b"x")
     (out / "d/mine.tmp").write_bytes(b"x")
     run(make_task(), out, alone)

@@ -19,12 +19,13 @@ def saved(tmp_path, **model) -> Checkpoint:
 def test_empty_parts_come_from_earlier_stages(tmp_path):
     stage1 = saved(tmp_path / "1", encoder={"name": "log_mel"}, cleaner={"name": "conformer"})
     stage2 = saved(tmp_path / "2", encoder={"name": "log_mel"}, vocoder={"name": "wavefit"})
-    model = {"recipe": "r", "encoder": None, "cleaner": None, "vocoder": None}
+    vocoder = {"gradient_checkpointing": True}
+    model = {"recipe": "r", "encoder": {}, "cleaner": {}, "vocoder": vocoder}
     assert fill_parts(model, [stage1, stage2]) == {
         "recipe": "r",
         "encoder": {"name": "log_mel"},
         "cleaner": {"name": "conformer"},
-        "vocoder": {"name": "wavefit"},
+        "vocoder": {"name": "wavefit", "gradient_checkpointing": True},
     }
 
 
@@ -32,12 +33,18 @@ def test_stages_with_different_parts_do_not_join(tmp_path):
     stage1 = saved(tmp_path / "1", encoder={"name": "log_mel", "mel": {"n_mels": 80}})
     stage2 = saved(tmp_path / "2", encoder={"name": "log_mel", "mel": {"n_mels": 128}})
     with pytest.raises(UserError, match=r"model\.encoder\.mel\.n_mels differ"):
-        fill_parts({"encoder": None}, [stage1, stage2])
+        fill_parts({"encoder": {}}, [stage1, stage2])
+
+
+def test_an_encoder_may_lie_elsewhere(tmp_path):
+    stage1 = saved(tmp_path, encoder={"name": "usm_gemma4", "source": "/there", "num_layers": 6})
+    filled = fill_parts({"encoder": {"source": "/here"}}, [stage1])
+    assert filled["encoder"] == {"name": "usm_gemma4", "source": "/here", "num_layers": 6}
 
 
 def test_a_missing_stage_is_named(tmp_path):
     with pytest.raises(UserError, match=r"model\.cleaner is empty.*model\.cleaner_ckpt_dir"):
-        fill_parts({"cleaner": None}, [saved(tmp_path)])
+        fill_parts({"cleaner": {}}, [saved(tmp_path)])
 
 
 def test_differing_keys_are_leaves():

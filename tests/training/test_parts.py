@@ -41,6 +41,18 @@ def test_only_matrices_decay_and_configured_values_win():
     assert {g["eps"] for g in optimizer.param_groups} == {1e-5}
 
 
+@pytest.mark.parametrize("bad", [{"lr": -1.0}, {"betas": (0.9, 1.0)}, {"schedule_steps": 0}])
+def test_impossible_optimisers_are_refused(bad):
+    with pytest.raises(UserError, match=next(iter(bad))):
+        OptimizerConfig(**{"lr": 1.0, "schedule_steps": 1, **bad})
+
+
+def test_magnitudes_of_weight_norm_do_not_decay():
+    network = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(3, 4, 5))
+    optimizer = build_optimizer(network, OptimizerConfig(lr=1.0, schedule_steps=1))
+    assert [len(group["params"]) for group in optimizer.param_groups] == [1, 2]
+
+
 def test_average_follows_its_formula_and_can_be_applied():
     network = torch.nn.Linear(1, 1, bias=False)
     network.weight.data.fill_(0.0)
@@ -70,6 +82,14 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert rows[-1]["loss"] == 1 / 3
+
+
+def test_metrics_stay_json_when_a_norm_overflows(tmp_path):
+    MetricsLog(tmp_path / "metrics.jsonl", 0).write(1, "train", {"grad_norm": float("inf")})
+    row = (tmp_path / "metrics.jsonl").read_text()
+    assert json.loads(row, parse_constant=pytest.fail) == {
+        "step": 1, "split": "train", "grad_norm": None
+    }  # fmt: skip
 
 
 def test_all_problems_of_the_keys_at_once():

@@ -42,7 +42,8 @@ def test_what_a_run_leaves(cleaner, run_dir):
     assert {"loss", "l1", "l2", "spectral_convergence", "lr", "seconds"} <= rows(run_dir)[0].keys()
     scored = rows(run_dir, "validation")
     assert [row["step"] for row in scored] == [2, 4]
-    assert {"loss", "l1", "feature_distance", "feature_distance_damaged"} <= scored[0].keys()
+    expected = {"loss", "l1", "feature_distance", "feature_distance_damaged", "lr", "seconds"}
+    assert expected <= scored[0].keys()
     checkpoint = Checkpoint.open(run_dir)
     assert checkpoint.state["step"] == 4
     assert checkpoint.has_ema("cleaner")
@@ -110,6 +111,17 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(cleaner, run_dir):
     with pytest.raises(UserError, match=r"not finite at step 1.*\.wav epoch 0 index"):
         trainer.run()
     assert Checkpoint.open(run_dir).state["step"] == 1
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_step(cleaner, run_dir):
+    trainer = begin(*cleaner, "trainer.max_steps=2")
+    network = trainer.recipe.trained["cleaner"]
+    before = {key: value.clone() for key, value in network.trained_state_dict().items()}
+    network.project_in.weight.register_hook(lambda gradient: gradient * float("nan"))
+    with pytest.raises(UserError, match=r"grad_norm_cleaner not finite at step 0"):
+        trainer.run()
+    for key, value in network.trained_state_dict().items():
+        assert torch.equal(value, before[key])
 
 
 def test_two_runs_cannot_write_one_directory(cleaner):

@@ -121,6 +121,8 @@ def resolve_checkpoint(path: str | Path) -> Path:
         UserError: there is no complete checkpoint there.
     """
     path = Path(path)
+    if path.is_symlink() and not path.exists():  # its folder was being replaced when a kill came
+        path = path.parent
     if not path.exists():
         raise UserError(f"there is no checkpoint at {path}")
     root = path / "ckpt" if (path / "ckpt").is_dir() else path

@@ -68,9 +68,9 @@ def write_checkpoint(root: Path, content: Content, best: bool = False) -> Path:
         else:
             temporary.rename(final)
         _sync(root)
-        point(root / "latest", final)
-        if best:
+        if best:  # before `latest`, whose state says that this is the best
             point(root / "best", final)
+        point(root / "latest", final)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         kept = complete_checkpoints(root)

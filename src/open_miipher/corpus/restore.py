@@ -23,7 +23,7 @@ from open_miipher.restoration import FileSink, Job, Restorer, Source
 MANIFEST_NAME = "manifest.jsonl"
 _PRIVATE = ("run", "id", "stamp", "output_bytes")  # the ledger's own business
 _PROBE_THREADS = 16
-_TEMPORARY = re.compile(r"\..+\.\d+\.tmp(\.wav)?")  # as AudioWriter names them
+_TEMPORARY = re.compile(r"\..+\.\d+(\.plain)?\.tmp")  # as AudioWriter names them
 
 
 @dataclass(frozen=True)

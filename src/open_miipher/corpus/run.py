@@ -142,18 +142,16 @@ def run(task: Task, output_dir: Path, world: World, overwrite: bool = False) -> 
         problem = str(error)
     except OSError as error:
         problem = f"the ledger in {ledger.directory} cannot be written: {error.strerror}"
-    if stop.received:  # other ranks may have no time left to answer
-        if world.is_main:
-            task.finish(ledger.rows().values())
-        return Summary(num_done, num_failed, stop.received)
-    problems, done, failed = zip(*_all_ranks(world, (problem, num_done, num_failed)), strict=True)
+    # A rank that was stopped waits here as well: the others come once their own work is done.
+    results = _all_ranks(world, (problem, num_done, num_failed, stop.received))
+    problems, done, failed, signals = zip(*results, strict=True)
     on_main(world, lambda: task.finish(ledger.rows().values()))
     first = next((p for p in problems if p is not None), None)
     if first is not None:
         raise UserError(
             f"{first.rstrip('.')}; what is done is kept, the same command goes on", shared=True
         )
-    return Summary(sum(done), sum(failed), None)
+    return Summary(sum(done), sum(failed), next((s for s in signals if s is not None), None))
 
 
 def on_main(world: World, action: Callable[[], T]) -> T:
@@ -165,7 +163,7 @@ def on_main(world: World, action: Callable[[], T]) -> T:
         except UserError as error:
             found = (None, str(error))
         except OSError as error:
-            found = (None, f"{error.filename}: {error.strerror}")
+            found = (None, f"{error.filename or 'the output directory'}: {error.strerror}")
     result, problem = world.broadcast(found)
     if problem is not None:
         raise UserError(problem, shared=True)
@@ -207,7 +205,7 @@ def _rows(
             progress.advance(seconds.get(row["id"], 0.0))
 
 
-def _all_ranks(world: World, result: tuple[str | None, int, int]) -> list[Any]:
+def _all_ranks(world: World, result: tuple[str | None, int, int, str | None]) -> list[Any]:
     try:
         return world.gather(result)
     except RuntimeError as error:  # torch's way to say that a peer is gone

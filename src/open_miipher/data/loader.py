@@ -26,6 +26,7 @@ def train_batches(
     rank: int = 0,
     num_ranks: int = 1,
     num_workers: int = 0,
+    pin_memory: bool = False,
 ) -> Iterator[Batch]:
     """Yield this rank's micro batches for ever, padded to the dataset's crop length.
 
@@ -40,13 +41,14 @@ def train_batches(
         rank: this one.
         num_ranks: how many.
         num_workers: processes that make batches ahead; 0 makes them in this one.
+        pin_memory: put batches into page-locked memory, from which a GPU copies without waiting.
 
     Raises:
         UserError: the batch size does not divide; a file has become unreadable; degradations fail
             too often.
     """
     positions = micro_batches(start_position, batch_size, grad_accumulation, rank, num_ranks)
-    batches = _load(dataset, positions, dataset.crop_samples, num_workers)
+    batches = _load(dataset, positions, dataset.crop_samples, num_workers, pin_memory)
     return _judged(batches, dataset.max_failures)
 
 
@@ -104,6 +106,7 @@ def _load(
     positions: Iterable[list[int]],
     num_samples: int | None,
     num_workers: int,
+    pin_memory: bool = False,
 ) -> Iterator[Batch | UserError]:
     loader = DataLoader(
         _Fetcher(dataset),
@@ -114,7 +117,7 @@ def _load(
         prefetch_factor=_PREFETCHED_BATCHES if num_workers else None,
         # Forked, so that the trainer is the parent that a worker dies with.
         multiprocessing_context="fork" if num_workers else None,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=pin_memory,
         generator=torch.Generator(),  # or it would draw a seed from the global one
     )
     return iter(loader)

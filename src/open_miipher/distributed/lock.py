@@ -37,6 +37,12 @@ def hold(directory: Path) -> TextIO:
             f"another run is writing to {directory} ({owner}); wait for it or choose another "
             "output directory"
         ) from error
+    except OSError as error:
+        file.close()
+        raise UserError(
+            f"{directory} lies on a file system without file locks ({error.strerror}), so two runs "
+            "could write it at once; choose another one (Lustre: mounted with -o flock)"
+        ) from error
     file.truncate(0)
     json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
     file.flush()

@@ -166,13 +166,24 @@ def _device(device: str | None, local_rank: int) -> torch.device:
 
 @contextlib.contextmanager
 def contact() -> Iterator[None]:
-    """Turn the complaint about another process that is gone into one sentence.
+    """Turn the complaints about lost processes, full disks and full GPUs into one sentence.
 
     Raises:
-        UserError: another rank ended or did not answer in time, or a loader worker was killed.
+        UserError: another rank ended or did not answer in time, a loader worker was killed, the
+            GPU's memory does not suffice, or a file cannot be written.
     """
     try:
         yield
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or 'the output directory'}: {error.strerror or error}; what was "
+            "saved is kept"
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "the GPU's memory does not suffice; use a smaller trainer.batch_size, more "
+            "trainer.grad_accumulation, shorter crops, or gradient_checkpointing of the part"
+        ) from error
     except RuntimeError as error:  # gloo and torch's loader raise plain ones, NCCL a subclass
         first = str(error).splitlines()[0]
         if "DataLoader worker" in first:

@@ -35,6 +35,12 @@ class MultiResolutionSTFTLoss(nn.Module):
                 "fft_sizes, win_lengths and hop_lengths of the STFT loss need one entry a "
                 f"resolution each, not {', '.join(str(len(values)) for values in sizes)}"
             )
+        for fft_size, win_length, hop_length in zip(*sizes, strict=True):
+            if not 0 < hop_length <= win_length <= fft_size:
+                raise UserError(
+                    f"an STFT loss of hop_length {hop_length}, win_length {win_length} and "
+                    f"fft_size {fft_size}: each must be above 0 and at most the next"
+                )
         self.config = config
         for win_length in config.win_lengths:
             window = torch.hann_window(win_length)

@@ -2,7 +2,7 @@
 
 from open_miipher.recipes.adversarial_vocoder import AdversarialVocoder
 from open_miipher.recipes.feature_cleaner import FeatureCleaner
-from open_miipher.recipes.parts import differing_keys, fill_parts
+from open_miipher.recipes.parts import PARTS, differing_keys, fill_parts, is_open, overlaid
 from open_miipher.recipes.recipe import Batch, Pass, Recipe
 
 RECIPES: dict[str, type[Recipe]] = {
@@ -10,4 +10,14 @@ RECIPES: dict[str, type[Recipe]] = {
     "adversarial_vocoder": AdversarialVocoder,
 }
 
-__all__ = ["RECIPES", "Batch", "Pass", "Recipe", "differing_keys", "fill_parts"]
+__all__ = [
+    "PARTS",
+    "RECIPES",
+    "Batch",
+    "Pass",
+    "Recipe",
+    "differing_keys",
+    "fill_parts",
+    "is_open",
+    "overlaid",
+]

@@ -86,6 +86,8 @@ class AdversarialVocoder(Recipe):
         self.encoder = build_encoder(config.encoder)
         self.encoder_fingerprint = self.encoder.fingerprint()
         self.vocoder = build_vocoder(config.vocoder, self.encoder, sample_rate)
+        if not config.discriminators:
+            raise UserError("model.discriminators is empty; name at least one")
         self.discriminators = Discriminators(config.discriminators)
         self.trained = {"generator": self.vocoder, "discriminator": self.discriminators}
         self.frozen = {}

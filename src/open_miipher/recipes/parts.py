@@ -13,10 +13,15 @@ from open_miipher.errors import UserError, report
 from open_miipher.vocoders import VOCODERS, Vocoder
 
 PARTS = ("encoder", "cleaner", "vocoder", "discriminators")
+# Stages may differ in these: where the encoder lies (its weights are compared when they are loaded)
+# and what only trades time for memory.
+_FREE = (".source", ".gradient_checkpointing")
 
 
 def fill_parts(model: Mapping[str, Any], sources: Sequence[Checkpoint]) -> dict[str, Any]:
-    """Fill the parts that the configuration leaves empty (null) from checkpoints.
+    """Fill the parts that the configuration leaves empty from checkpoints.
+
+    Single keys of such a part (`+model.encoder.source=…`) win over the checkpoint's.
 
     Args:
         model: the `model` part of the configuration.
@@ -32,18 +37,17 @@ def fill_parts(model: Mapping[str, Any], sources: Sequence[Checkpoint]) -> dict[
     problems = []
     for part in (p for p in PARTS if p in model):
         offers = [(c, c.config["model"][part]) for c in sources if c.config["model"].get(part)]
-        if model[part] is None and not offers:
+        if is_open(part, model[part]) and not offers:
             problems.append(
                 f"model.{part} is empty and no earlier stage gives it; set "
                 "model.cleaner_ckpt_dir=… or model.vocoder_ckpt_dir=…"
             )
             continue
-        if model[part] is None:
-            filled[part] = offers[0][1]
+        if is_open(part, model[part]):
+            filled[part] = overlaid(offers[0][1], model[part])
         for checkpoint, spec in offers:
-            # The same encoder may lie elsewhere; its weights are compared when it is loaded.
             different = differing_keys(filled[part], spec, f"model.{part}")
-            different = [key for key in different if key != "model.encoder.source"]
+            different = [key for key in different if not key.endswith(_FREE)]
             if different:
                 problems.append(
                     f"{', '.join(different)} differ from the ones in {checkpoint.path}; "
@@ -51,6 +55,22 @@ def fill_parts(model: Mapping[str, Any], sources: Sequence[Checkpoint]) -> dict[
                 )
     report(problems)
     return filled
+
+
+def is_open(part: str, spec: Mapping[str, Any]) -> bool:
+    """Whether the configuration leaves a part, but for single keys, to earlier stages."""
+    return not spec if part == "discriminators" else "name" not in spec
+
+
+def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain data with the leaves of `over` laid over those of `base`."""
+    laid = {
+        key: overlaid(base[key], value)
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        else value
+        for key, value in over.items()
+    }
+    return {**base, **laid}
 
 
 def differing_keys(a: Any, b: Any, key: str = "") -> list[str]:
@@ -83,8 +103,7 @@ def build_vocoder(spec: Mapping[str, Any], encoder: Encoder, sample_rate: int) -
     Raises:
         UserError: it does not fit the features or the data's sample rate.
     """
-    frame_rate = encoder.sample_rate / encoder.hop_length
-    vocoder = build(VOCODERS, spec, encoder.width, frame_rate, key="model.vocoder")
+    vocoder = build(VOCODERS, spec, encoder.width, encoder.frame_rate, key="model.vocoder")
     if vocoder.sample_rate != sample_rate:
         raise UserError(
             f"the vocoder makes {vocoder.sample_rate} Hz but data.sample_rate={sample_rate}; "

@@ -71,7 +71,8 @@ class Chain:
     ) -> None:
         self.cleaner = cleaner.to(device).eval()
         self.vocoder = vocoder.to(device).eval()
-        self.device = torch.device(device)
+        # With its number: what "cuda" means differs from thread to thread.
+        self.device = next(self.vocoder.parameters()).device
         self.input_rate = cleaner.encoder.sample_rate
         self.input_hop = cleaner.encoder.hop_length
         self.output_rate = vocoder.sample_rate
@@ -89,6 +90,7 @@ class Chain:
         device: torch.device | str = "cpu",
         amp: Literal["bf16", "no"] = "no",
         ema: bool = True,
+        encoder_source: str | None = None,
     ) -> "Chain":
         """Build the chain that a stage-3 checkpoint holds.
 
@@ -97,17 +99,20 @@ class Chain:
             device: where the models go.
             amp: bf16 computes in mixed precision.
             ema: take the moving average of the weights, where the checkpoint has one.
+            encoder_source: where the base encoder lies, if not where it was in training.
 
         Raises:
             UserError: no whole checkpoint, no whole chain in it, or weights that do not fit.
         """
         checkpoint = Checkpoint.open(path)
         specs = _part_specs(checkpoint)
-        encoder = build(ENCODERS, specs["encoder"], key="model.encoder")
+        moved = {} if encoder_source is None else {"source": encoder_source}
+        encoder = build(ENCODERS, {**specs["encoder"], **moved}, key="model.encoder")
         checkpoint.check_encoder(encoder.fingerprint())
         cleaner = build(CLEANERS, specs["cleaner"], encoder, key="model.cleaner")
-        frame_rate = encoder.sample_rate / encoder.hop_length
-        vocoder = build(VOCODERS, specs["vocoder"], encoder.width, frame_rate, key="model.vocoder")
+        vocoder = build(
+            VOCODERS, specs["vocoder"], encoder.width, encoder.frame_rate, key="model.vocoder"
+        )
         read = checkpoint.averaged_weights if ema else checkpoint.weights
         cleaner.load_trained_state_dict(read("cleaner"))
         load_strictly(vocoder, read("generator"), checkpoint.path)

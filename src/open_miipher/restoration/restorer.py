@@ -50,6 +50,7 @@ class Restorer:
         device: torch.device | str | None = None,
         amp: Literal["bf16", "no"] = "no",
         ema: bool = True,
+        encoder_source: str | None = None,
     ) -> "Restorer":
         """Load a trained chain.
 
@@ -60,13 +61,15 @@ class Restorer:
             device: a GPU where there is one, by default.
             amp: bf16 computes in mixed precision.
             ema: take the moving average of the weights, where the checkpoint has one.
+            encoder_source: where the base encoder lies, if not where it was in training.
 
         Raises:
             UserError: the checkpoint is no whole chain, or the options do not fit it.
         """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        return cls(Chain.from_checkpoint(path, device, amp, ema), options, batch_size)
+        chain = Chain.from_checkpoint(path, device, amp, ema, encoder_source)
+        return cls(chain, options, batch_size)
 
     def restore(self, waveform: Waveform, sample_rate: int) -> tuple[Waveform, int]:
         """Restore one waveform of any length.

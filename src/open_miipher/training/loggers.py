@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from open_miipher.audio.io import AudioWriter
+from open_miipher.errors import UserError
 from open_miipher.evaluation.spectrograms import Panel, draw_spectrograms
 from open_miipher.training.config import LoggerConfig
 
@@ -86,16 +87,21 @@ class WandbLogger:
         self.wandb = wandb
         self.sample_rate = sample_rate
         default_mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
-        self.run = wandb.init(
-            project=config.project_name,
-            name=config.run_name,
-            id=run_id,
-            resume="allow" if run_id else None,
-            dir=output_dir,
-            config=dict(settings),
-            mode=os.environ.get("WANDB_MODE", default_mode),  # type: ignore[arg-type]
-            settings=wandb.Settings(silent=True, save_code=False, disable_git=True),
-        )
+        try:
+            self.run = wandb.init(
+                project=config.project_name,
+                name=config.run_name,
+                id=run_id,
+                resume="allow" if run_id else None,
+                dir=output_dir,
+                config=dict(settings),
+                mode=os.environ.get("WANDB_MODE", default_mode),  # type: ignore[arg-type]
+                settings=wandb.Settings(silent=True, save_code=False, disable_git=True),
+            )
+        except (wandb.errors.Error, ValueError) as error:  # pydantic's are ValueErrors
+            raise UserError(
+                f"wandb does not start ({error}); without a network set WANDB_MODE=offline"
+            ) from error
         # Not wandb's own counter: a resumed run may come to the same steps again.
         self.run.define_metric("*", step_metric="step")
         self.run_id = self.run.id

@@ -1,6 +1,7 @@
 """`metrics.jsonl`: one object a logged step, each step once."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,8 +23,9 @@ class MetricsLog:
         self._file = open(path, "a")  # noqa: SIM115 - open for the whole run
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Add a line and hand it to the system at once."""
-        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        """Add a line and hand it to the system at once; what is not finite becomes null."""
+        finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
+        self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
         self._file.flush()
 
 

@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from open_miipher.errors import report
+
 
 @dataclass
 class OptimizerConfig:
@@ -33,6 +35,19 @@ class OptimizerConfig:
     schedule: Literal["cosine", "constant"] = "cosine"
     final_lr: float = 1e-5
 
+    def __post_init__(self) -> None:
+        """Refuse values that no optimiser takes."""
+        rules = {
+            f"lr={self.lr} must be above 0": self.lr > 0,
+            f"final_lr={self.final_lr} must not be negative": self.final_lr >= 0,
+            f"eps={self.eps} must be above 0": self.eps > 0,
+            f"weight_decay={self.weight_decay} must not be negative": self.weight_decay >= 0,
+            f"betas={list(self.betas)} must lie in [0, 1)": all(0 <= b < 1 for b in self.betas),
+            f"warmup_steps={self.warmup_steps} must not be negative": self.warmup_steps >= 0,
+            f"schedule_steps={self.schedule_steps} must be above 0": self.schedule_steps > 0,
+        }
+        report([f"an optimizer's {rule}" for rule, kept in rules.items() if not kept])
+
 
 def learning_rate(config: OptimizerConfig, step: int) -> float:
     """Return the learning rate of a step, counted from 0."""
@@ -49,8 +64,8 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.
     """Return AdamW over a network's trainable parameters."""
     trainable = [p for p in network.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trainable if p.dim() >= 2]},
-        {"params": [p for p in trainable if p.dim() < 2]},
+        {"params": [p for p in trainable if not _is_vector(p)]},
+        {"params": [p for p in trainable if _is_vector(p)]},
     ]
     optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr)
     apply_config(optimizer, config)
@@ -60,9 +75,14 @@ def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.
 def apply_config(optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> None:
     """Put the configured values into an optimiser: they win over what a checkpoint restored."""
     for group in optimizer.param_groups:
-        vectors = all(p.dim() < 2 for p in group["params"])
+        vectors = all(_is_vector(p) for p in group["params"])
         values: dict[str, Any] = {"betas": config.betas, "eps": config.eps}
         group.update(values, weight_decay=0.0 if vectors else config.weight_decay)
+
+
+def _is_vector(parameter: nn.Parameter) -> bool:
+    """Whether it holds one number a channel, as biases, norms and weight norm's magnitudes do."""
+    return parameter.dim() == 0 or parameter.numel() == parameter.shape[0]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

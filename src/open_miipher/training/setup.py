@@ -45,12 +45,9 @@ def prepare(run: Run, world: World) -> Trainer:
     train_data, test_data = world.agree(lambda: _data(run, console))
     state = world.agree(lambda: _state(run, world, train_data, console))
     config = run.trainer
-    loggers = (
-        build_loggers(
-            config.logger, output_dir, run.data.sample_rate, run.plain, state.run_id, state.step
-        )
-        if world.is_main
-        else []
+    logging = (config.logger, output_dir, run.data.sample_rate, run.plain)
+    loggers = world.agree(
+        lambda: build_loggers(*logging, state.run_id, state.step) if world.is_main else []
     )
     state.run_id = next((logger.run_id for logger in loggers if logger.run_id), state.run_id)
     batches = train_batches(
@@ -61,6 +58,7 @@ def prepare(run: Run, world: World) -> Trainer:
         world.rank,
         world.size,
         config.num_workers,
+        pin_memory=world.device.type == "cuda",
     )
     return Trainer(
         config,
@@ -175,10 +173,9 @@ def _state(
 
 
 def _start_weights(run: Run, recipe: Recipe) -> None:
-    """Take weights from `trainer.init_from` or else from earlier stages; averaged where kept."""
+    """Take weights from `trainer.init_from`, then from earlier stages; averaged where kept."""
     if run.trainer.init_from:
         load_weights(recipe, Checkpoint.open(run.trainer.init_from), averaged=True)
-        return
     for key, names in _STAGES.items():
         if run.model.get(key):
             checkpoint = Checkpoint.open(run.model[key])

@@ -163,7 +163,8 @@ class TrainingState:
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(training["optimizers"][name])
             apply_config(optimizer, optimizers[name])
-        self.scaler.load_state_dict(training["scaler"])
+        if training["scaler"]:  # empty unless the run was in fp16
+            self.scaler.load_state_dict(training["scaler"])
         if self.ema is not None:
             self.ema.load(checkpoint.averaged_weights(self.recipe.main))
         state = checkpoint.state

@@ -89,7 +89,7 @@ class Trainer:
             losses = self.step()
             state.seconds = time.monotonic() - started
             if self._is_time(config.log_every):
-                self._log("train", {**self.world.mean(losses), **self._rates()})
+                self._log("train", self.world.mean(losses))
             if self._is_time(config.validate_every):
                 self.validate()
             if self._is_time(config.sample_every):
@@ -109,17 +109,19 @@ class Trainer:
             This rank's losses: `loss` (the main network's total) and every named one.
 
         Raises:
-            UserError: a loss is not finite on some rank; no network was changed.
+            UserError: a loss or a gradient is not finite on some rank; no network was changed.
         """
         state, recipe = self.state, self.recipe
         torch.manual_seed(_dropout_seed(self.config.seed, state.step, self.world.rank))
         losses, names = self.accumulate()
-        self._check_finite(losses, names)
-        for name, network in recipe.trained.items():
-            losses |= self._update(name, network)
+        norms = {f"grad_norm_{n}": self._clip(n, network) for n, network in recipe.trained.items()}
+        # A scaler (fp16) passes over steps whose gradients overflow, and goes on more gently.
+        self._check_finite(losses if state.scaler.is_enabled() else {**losses, **norms}, names)
+        for name in recipe.trained:
+            self._update(name)
         state.scaler.update()
         state.advance(self.config.batch_size)
-        return losses
+        return {**losses, **norms}
 
     def accumulate(self) -> tuple[dict[str, float], list[str]]:
         """Run the passes of a step's micro batches and leave the gradients in place.
@@ -151,15 +153,16 @@ class Trainer:
                 return
             yield item
 
-    def _update(self, name: str, network: nn.Module) -> dict[str, float]:
+    def _clip(self, name: str, network: nn.Module) -> float:
+        self.state.scaler.unscale_(self.state.optimizers[name])
+        limit = self.config.max_grad_norm or float("inf")
+        return float(nn.utils.clip_grad_norm_(network.parameters(), limit))
+
+    def _update(self, name: str) -> None:
         optimizer = self.state.optimizers[name]
         set_learning_rate(optimizer, learning_rate(self.optimizers[name], self.state.step))
-        self.state.scaler.unscale_(optimizer)
-        limit = self.config.max_grad_norm
-        norm = nn.utils.clip_grad_norm_(network.parameters(), limit or float("inf"))
         self.state.scaler.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
-        return {f"grad_norm_{name}": float(norm)}
 
     def _check_finite(self, losses: Mapping[str, float], names: list[str]) -> None:
         bad = [name for name, value in losses.items() if not math.isfinite(value)]
@@ -222,7 +225,7 @@ class Trainer:
         self.console.line(f"saved step {self.state.step}{' (best)' if best else ''}")
 
     def _log(self, split: str, values: Mapping[str, float]) -> None:
-        values = {**values, "seconds": self.state.seconds}
+        values = {**values, **self._rates(), "seconds": self.state.seconds}
         if self.metrics is None:
             return
         self.metrics.write(self.state.step, split, values)
