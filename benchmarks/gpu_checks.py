@@ -17,8 +17,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from open_miipher.errors import UserError
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
 
 NEEDED = ("transformers", "hydra", "soundfile", "soxr", "safetensors", "pytest", "scipy")
 # bfloat16 keeps 8 bits; rounding errors of 2^-9 in each of some hundred operations in a row.
@@ -72,7 +75,7 @@ class Checks:
         started = time.perf_counter()
         try:
             passed, summary, figures = action()
-        except (RuntimeError, ValueError, OSError) as error:  # out of memory, for one
+        except (UserError, RuntimeError, ValueError, TypeError, LookupError, OSError) as error:
             passed, summary, figures = False, f"{type(error).__name__}: {error}"[:200], {}
         seconds = time.perf_counter() - started
         self.results.append(Result(name, passed, seconds, summary, figures))

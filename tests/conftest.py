@@ -33,6 +33,17 @@ def voice(seed: int, seconds: float, sample_rate: int = 24000) -> np.ndarray:
     return (0.15 * tone * syllables).astype(np.float32)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 @pytest.fixture(scope="session")
 def speech_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Seven short voice-like files of two rates, indexed."""
