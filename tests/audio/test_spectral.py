@@ -25,15 +25,22 @@ def test_equal_is_zero_and_order_does_not_matter() -> None:
     torch.testing.assert_close(forth, torch.full((2,), 7.88), atol=0.4, rtol=0)
 
 
-def test_the_floor_is_80_db_below_a_full_scale_sine() -> None:
+@pytest.mark.parametrize("floor_db", [-80.0, -100.0])
+def test_what_lies_below_the_floor_does_not_count(floor_db) -> None:
     time = torch.arange(48000) / 24000
     sine = torch.sin(2 * math.pi * time * 24000 * 85 / 2048)[None]
-    silence = torch.zeros_like(sine)
-    assert log_spectral_distance(silence, sine * 1e-5, 24000).item() == 0
-    bins_above = log_spectral_distance(silence, sine, 24000).item()
+    quiet = sine * 10 ** (floor_db / 20) * 0.99
+    distance = log_spectral_distance(torch.zeros_like(sine), quiet, 24000, floor_db)
+    assert distance.item() == pytest.approx(0, abs=1e-5)
+
+
+def test_a_sine_stands_as_far_above_the_floor_as_it_should() -> None:
+    time = torch.arange(48000) / 24000
+    sine = torch.sin(2 * math.pi * time * 24000 * 85 / 2048)[None]
+    distance = log_spectral_distance(torch.zeros_like(sine), sine, 24000, floor_db=-80.0)
     # away from the edges three bins of 1025 hold the sine: 80, 74 and 74 dB above the floor
     expected = math.sqrt((80**2 + 2 * 74**2) / 1025)
-    assert bins_above == pytest.approx(expected, rel=0.2)
+    assert distance.item() == pytest.approx(expected, rel=0.2)
 
 
 def test_each_sample_alone_and_float32_under_autocast() -> None:

@@ -9,7 +9,7 @@ import torch
 
 from open_miipher.audio.io import AudioReader, read
 from open_miipher.audio.resample import resample
-from open_miipher.audio.spectral import log_spectral_distance
+from open_miipher.audio.spectral import FLOOR_DB, log_spectral_distance
 from open_miipher.errors import UserError
 from open_miipher.evaluation.tables import format_table
 
@@ -59,8 +59,12 @@ def read_mono(path: Path, sample_rate: int | None = None) -> tuple[np.ndarray, i
     return resample(mono, rate, sample_rate), sample_rate
 
 
-def distance_db(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+def distance_db(
+    reference: np.ndarray, estimate: np.ndarray, sample_rate: int, floor_db: float = FLOOR_DB
+) -> float:
     """Return the log-spectral distance of two waveforms (samples,) at `sample_rate`, in dB.
+
+    Quieter bins than `floor_db` count as that loud; see `log_spectral_distance`.
 
     Raises:
         UserError: their lengths differ.
@@ -71,7 +75,7 @@ def distance_db(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -
             "samples: compare files of equal length"
         )
     a, b = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in (reference, estimate))
-    return float(log_spectral_distance(a, b, sample_rate)[0])
+    return float(log_spectral_distance(a, b, sample_rate, floor_db)[0])
 
 
 def score_file(name: str, noisy: Path, restored: Path, clean: Path | None) -> FileScore:
