@@ -180,7 +180,7 @@ def test_the_help_explains_every_option(capsys, monkeypatch) -> None:
     text = capsys.readouterr().out
     rows = inspect.getsource(inference.parse_arguments)
     options = re.findall(r'add\(\s*"(--[a-z-]+)"', rows)
-    assert len(options) == 18
+    assert len(options) == 19
     for option in options:
         assert text.count(option) >= 2, option
 
