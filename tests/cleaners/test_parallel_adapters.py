@@ -123,18 +123,17 @@ def test_two_cleaners_on_one_encoder_do_not_mix():
 
 
 @pytest.mark.parametrize("kind", ["gemma4", "gemma3n", "w2v_bert", "wavlm"])
-def test_gradient_checkpointing_changes_no_gradient(kind, encoder, batch):
+def test_gradient_checkpointing_changes_no_bit(kind, encoder, batch):
     gradients = []
     for gradient_checkpointing in (False, True):
+        base = encoder(kind)  # the first of its kind draws weights
         torch.manual_seed(0)
-        base = encoder(kind)
         cleaner = cleaner_on(base, init="random", gradient_checkpointing=gradient_checkpointing)
         cleaned, _ = cleaner(*batch)
         cleaned.square().mean().backward()
         gradients.append([p.grad for p in cleaner.parameters() if p.requires_grad])
         assert torch.equal(cleaner.teacher(*batch)[0], encoder(kind)(*batch)[0])
-    for kept, recomputed in zip(*gradients, strict=True):  # but for the order of sums
-        torch.testing.assert_close(kept, recomputed, rtol=1e-4, atol=1e-6)
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_gradient_checkpointing_keeps_fewer_activations(encoder, batch):
