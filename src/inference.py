@@ -62,8 +62,14 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--input-audio-dir", required=True, type=Path, metavar="DIR", help="what to restore")
     add("--output-dir", required=True, type=Path, metavar="DIR", help="where the outputs go")
+    _ask_what_comes_out(parser.add_argument_group("what comes out"), defaults)
+    _ask_how(parser.add_argument_group("how it is computed"), defaults)
+    _ask_what_is_done(parser.add_argument_group("what is done"))
+    return parser.parse_args()
 
-    add = parser.add_argument_group("what comes out").add_argument
+
+def _ask_what_comes_out(group: argparse._ArgumentGroup, defaults: RestoreOptions) -> None:
+    add = group.add_argument
     add(
         "--sample-rate",
         type=_sample_rate,
@@ -113,7 +119,9 @@ def parse_arguments() -> argparse.Namespace:
         help="of the noise that the vocoder starts from (default: %(default)s)",
     )
 
-    add = parser.add_argument_group("how it is computed").add_argument
+
+def _ask_how(group: argparse._ArgumentGroup, defaults: RestoreOptions) -> None:
+    add = group.add_argument
     add(
         "--chunk-seconds",
         type=float,
@@ -156,7 +164,9 @@ def parse_arguments() -> argparse.Namespace:
         "be the same",
     )
 
-    add = parser.add_argument_group("what is done").add_argument
+
+def _ask_what_is_done(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add(
         "--overwrite",
         action="store_true",
@@ -168,7 +178,6 @@ def parse_arguments() -> argparse.Namespace:
         help="say how many files and hours there are, how many bytes will come, and which inputs "
         "are unreadable; write nothing",
     )
-    return parser.parse_args()
 
 
 def main() -> int:

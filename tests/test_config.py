@@ -141,4 +141,5 @@ def test_code_by_name_is_refused():
 
 
 def test_plain_data_only():
-    yaml.safe_dump(compose_plain(["model=miipher2_wavefit_pretrain"]))
+    plain = compose_plain(["model=miipher2_wavefit_pretrain"])
+    assert yaml.safe_load(yaml.safe_dump(plain)) == plain

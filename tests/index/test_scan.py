@@ -102,8 +102,8 @@ def test_scanning_leaves_the_tree_alone(tree: Path) -> None:
 
 def test_a_true_index_is_verified(tree: Path) -> None:
     index = Index(tree, scan(tree).entries)
-    verify_index(index)
-    verify_index(index, limit=2)
+    assert verify_index(index) is None
+    assert verify_index(index, limit=2) is None
 
 
 def test_every_difference_is_named_with_its_row(tree: Path) -> None:

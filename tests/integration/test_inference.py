@@ -178,7 +178,7 @@ def test_the_help_explains_every_option(capsys, monkeypatch) -> None:
         inference.parse_arguments()
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    rows = inspect.getsource(inference.parse_arguments)
+    rows = inspect.getsource(inference)
     options = re.findall(r'add\(\s*"(--[a-z-]+)"', rows)
     assert len(options) == 19
     for option in options:
