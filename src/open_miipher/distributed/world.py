@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from open_miipher.distributed.process import die_with_launcher
 from open_miipher.errors import UserError
+from open_miipher.gpu_support import gpu_problem, read_driver
 
 T = TypeVar("T")
 
@@ -110,7 +111,8 @@ def start(device: str | None = None, timeout_minutes: float = 30.0) -> World:
         timeout_minutes: how long a rank waits for another in a collective before it fails.
 
     Raises:
-        UserError: `cuda` is asked for and missing, or there are more ranks than GPUs.
+        UserError: `cuda` is asked for and missing, there are more ranks than GPUs, or the
+            installed wheels cannot use this rank's GPU.
     """
     die_with_launcher()
     rank, size, local_rank = _place()
@@ -145,10 +147,16 @@ def _place() -> tuple[int, int, int]:
 
 
 def _device(device: str | None, local_rank: int) -> torch.device:
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         return torch.device("cpu")
+    problem = gpu_problem(torch, read_driver(), local_rank)
+    if problem is not None:
+        raise UserError(
+            f"{problem.text}; {problem.mend}, or choose the CPU (trainer.device=cpu, --device cpu)"
+        )
+    if device is None and not torch.cuda.is_available():
+        return torch.device("cpu")
+    device = device or "cuda"
     if not torch.cuda.is_available():
         raise UserError(
             f"device={device} is asked for but no usable GPU is here; run `make doctor`, "
