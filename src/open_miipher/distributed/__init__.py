@@ -2,16 +2,18 @@
 
 from open_miipher.distributed.lock import hold
 from open_miipher.distributed.process import die_with_parent, ignore_stop_signals
-from open_miipher.distributed.stop import StopSignal
+from open_miipher.distributed.stop import REQUEUE, StopSignal, mark_requeue
 from open_miipher.distributed.world import World, contact, says, start
 
 __all__ = [
+    "REQUEUE",
     "StopSignal",
     "World",
     "contact",
     "die_with_parent",
     "hold",
     "ignore_stop_signals",
+    "mark_requeue",
     "says",
     "start",
 ]

@@ -41,10 +41,10 @@ def die_with_launcher() -> None:
 
 
 def ignore_stop_signals() -> None:
-    """Leave SIGTERM and SIGINT to the main process: it saves first, then ends its helpers.
+    """Leave the signals to the main process: it saves first, then ends its helpers.
 
     A batch system signals the whole group; loader workers that died at once would make the main
     process fail before it can save.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)

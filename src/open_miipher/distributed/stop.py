@@ -1,7 +1,10 @@
 """A polite end: the signal sets a flag, the loop looks at it at a step boundary."""
 
 import signal
+from pathlib import Path
 from types import FrameType
+
+REQUEUE = "REQUEUE"
 
 
 class StopSignal:
@@ -19,3 +22,20 @@ class StopSignal:
         if self.received == "SIGINT" and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+
+
+def mark_requeue(directory: Path, wanted: bool) -> None:
+    """Leave, or remove, the empty file that tells a job script to start the same command again.
+
+    An exit status cannot tell: torchrun gives 1 also where every worker saved and ended well.
+
+    Args:
+        directory: where the run holds its lock.
+        wanted: True once a signal has ended the run early and everything is saved; False when a
+            run starts.
+    """
+    file = directory / REQUEUE
+    if wanted:
+        file.touch()
+    else:
+        file.unlink(missing_ok=True)
