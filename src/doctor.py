@@ -5,11 +5,9 @@ essential part is broken. Needs only the standard library, so that it also speak
 missing; nothing is downloaded, and no key is printed.
 """
 
-import ctypes
 import importlib
 import io
 import os
-import re
 import resource
 import shutil
 import sys
@@ -19,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-ROOT = Path(__file__).resolve().parents[1]
+from open_miipher.gpu_support import Driver, gpu_problem, read_driver
+
 PACKAGES = ("transformers", "hydra", "soundfile", "soxr", "safetensors", "scipy", "wandb")
-# The lowest NVIDIA driver for a wheel of this CUDA major version (CUDA's compatibility guide).
-LOWEST_DRIVER = {11: 450, 12: 525, 13: 580}
-OLDER_WHEEL = "pip install torch==2.11.0 torchaudio==2.11.0 --index-url https://download.pytorch.org/whl/cu126"
+WITHOUT_IMAGE = (
+    "without an image, for cu126: pip install torch==2.11.0 torchaudio==2.11.0 --index-url "
+    "https://download.pytorch.org/whl/cu126"
+)
 REBUILD = "build the environment again: rm -r .venv; make setup"
 GIB = 2**30
 
@@ -68,44 +68,6 @@ def check_python() -> Iterator[Finding]:
         yield Finding("ok", "packages", ", ".join(found))
 
 
-def driver_cuda_version() -> tuple[int, int] | None:
-    """Return the newest CUDA version the installed driver can run, or None without a driver."""
-    try:
-        library = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-    version = ctypes.c_int(0)
-    if library.cuDriverGetVersion(ctypes.byref(version)) != 0:
-        return None
-    return version.value // 1000, version.value % 1000 // 10
-
-
-def driver_release() -> str:
-    """Return the driver's release as the kernel module names it, such as "580.65.06"."""
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text()
-    except OSError:
-        return "unknown release"
-    match = re.search(r"\b(\d{3,}\.\d+(?:\.\d+)?)\b", text)
-    return match.group(1) if match else "unknown release"
-
-
-def runs_on(capability: tuple[int, int], arch_list: list[str]) -> bool:
-    """Whether code for one of `arch_list` (such as sm_90, compute_120) runs on a GPU.
-
-    Binary code (sm) runs on the same major version from its minor version on; PTX (compute) is
-    compiled by the driver for every newer GPU.
-    """
-    for arch in arch_list:
-        kind, digits = arch.split("_")
-        major, minor = int(digits.rstrip("af")[:-1]), int(digits.rstrip("af")[-1])
-        if kind == "sm" and major == capability[0] and minor <= capability[1]:
-            return True
-        if kind == "compute" and (major, minor) <= capability:
-            return True
-    return False
-
-
 def check_torch() -> Iterator[Finding]:
     """The torch wheel, the driver under it, the GPUs, NCCL and gloo."""
     torch = load("torch")
@@ -118,51 +80,40 @@ def check_torch() -> Iterator[Finding]:
     if isinstance(torchaudio, str):
         mend = f"torch and torchaudio must be a matched pair: {REBUILD}"
         yield Finding("broken", "torchaudio", torchaudio, mend)
-    yield from check_driver(torch)
-    yield from check_gpus(torch)
+    driver = read_driver()
+    yield from check_driver(torch, driver)
+    yield from check_gpus(torch, driver)
     yield check_gloo(torch)
 
 
-def check_driver(torch: ModuleType) -> Iterator[Finding]:
-    """Whether the driver is new enough for the wheel's CUDA."""
-    driver = driver_cuda_version()
+def check_driver(torch: ModuleType, driver: Driver | None) -> Iterator[Finding]:
+    """Whether the driver is there, and can run the wheel's CUDA."""
     if driver is None:
         yield Finding("note", "driver", "no NVIDIA driver: everything runs on the CPU, slowly")
         return
-    text = f"{driver_release()}, runs CUDA up to {driver[0]}.{driver[1]}"
-    if torch.version.cuda is None:
-        mend = "install the ordinary torch wheel: make setup"
-        yield Finding("problem", "driver", f"{text}, but torch is a CPU wheel", mend)
-    elif driver[0] < int(torch.version.cuda.split(".")[0]):
-        lowest = LOWEST_DRIVER.get(int(torch.version.cuda.split(".")[0]), "newer")
-        mend = f"update the driver to {lowest} or later, or take the older wheel: {OLDER_WHEEL}"
-        text = f"{text}; the wheel needs {torch.version.cuda}: no GPU can be used"
-        yield Finding("problem", "driver", text, mend)
-    else:
-        yield Finding("ok", "driver", text)
+    text = f"{driver.release}, runs CUDA up to {driver.cuda_version[0]}.{driver.cuda_version[1]}"
+    yield Finding("ok", "driver", text)
+    if not torch.cuda.is_available() and gpu_problem(torch, driver) is None:
+        mend = "check nvidia-smi, CUDA_VISIBLE_DEVICES, and in a container its --nv or --gpus"
+        yield Finding("problem", "GPUs", "a driver but no usable GPU", mend)
 
 
-def check_gpus(torch: ModuleType) -> Iterator[Finding]:
-    """Each GPU, whether the wheel has code for it, and NCCL."""
-    if not torch.cuda.is_available():
-        if driver_cuda_version() is not None:
-            mend = "check nvidia-smi, CUDA_VISIBLE_DEVICES, and in a container its --nv or --gpus"
-            yield Finding("problem", "GPUs", "a driver but no usable GPU", mend)
-        return
-    architectures = torch.cuda.get_arch_list()
-    for i in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(i)
-        capability = (properties.major, properties.minor)
-        text = (
-            f"{properties.name}, {properties.total_memory / GIB:.0f} GiB, "
-            f"compute capability {capability[0]}.{capability[1]}"
-        )
-        if runs_on(capability, architectures):
+def check_gpus(torch: ModuleType, driver: Driver | None) -> Iterator[Finding]:
+    """Each GPU, whether driver and wheel can use it, and NCCL."""
+    for i, capability in enumerate(driver.capabilities if driver else ()):
+        problem = gpu_problem(torch, driver, i)
+        if problem is not None:
+            yield Finding("problem", f"GPU {i}", problem.text, f"{problem.mend}\n{WITHOUT_IMAGE}")
+        elif i < torch.cuda.device_count():
+            properties = torch.cuda.get_device_properties(i)
             bf16 = "bf16" if capability >= (8, 0) else "no fast bf16: trainer.amp=fp16"
-            yield Finding("ok", f"GPU {i}", f"{text}, {bf16}")
-        else:
-            text = f"{text}; the wheel has code for {' '.join(architectures)} only"
-            yield Finding("problem", f"GPU {i}", text, f"take the older wheel: {OLDER_WHEEL}")
+            text = (
+                f"{properties.name}, {properties.total_memory / GIB:.0f} GiB, "
+                f"compute capability {capability[0]}.{capability[1]}, {bf16}"
+            )
+            yield Finding("ok", f"GPU {i}", text)
+    if not torch.cuda.is_available():
+        return
     if torch.distributed.is_nccl_available():
         version = ".".join(str(part) for part in torch.cuda.nccl.version())
         yield Finding("ok", "NCCL", version)
@@ -231,7 +182,7 @@ def check_folders() -> Iterator[Finding]:
         "HF_HOME": home / ".cache/huggingface",
         "TORCH_HOME": home / ".cache/torch",
         "TRITON_CACHE_DIR": home / ".triton",
-        "WANDB_DIR": ROOT,
+        "WANDB_DIR": Path.cwd(),
     }
     good = []
     for variable, default in caches.items():
@@ -244,7 +195,7 @@ def check_folders() -> Iterator[Finding]:
             yield Finding("problem", "cache", f"{variable} {path} is not writable", mend)
     if good:
         yield Finding("ok", "caches", "\n".join(good))
-    output = ROOT / "output"
+    output = Path.cwd() / "output"
     free = shutil.disk_usage(existing_parent(output)).free / GIB
     if not writable(output):
         mend = "name another place: trainer.output_dir=/a/folder/you/may/write"
@@ -323,8 +274,10 @@ def main() -> int:
         print(f"{finding.level:8}{finding.topic:13}{lines[0]}", flush=True)
         for line in lines[1:]:
             print(f"{'':21}{line}", flush=True)
-        if finding.mend:
-            print(f"{'':21}-> {finding.mend}", flush=True)
+        arrow = "->"
+        for line in finding.mend.splitlines():
+            print(f"{'':21}{arrow} {line}", flush=True)
+            arrow = "  "
     if "broken" in levels:
         print("\nTraining does not run here yet: mend what is marked broken.")
         return 1

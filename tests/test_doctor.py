@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import doctor
+from open_miipher.gpu_support import Driver
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,52 +53,46 @@ def test_without_torch_it_says_so_and_fails(
     assert "ok      machine" in out  # the other checks go on
 
 
-@pytest.mark.parametrize(
-    ("capability", "architectures", "expected"),
-    [
-        ((9, 0), ["sm_80", "sm_90"], True),
-        ((8, 9), ["sm_80", "sm_90"], True),  # same major, newer minor
-        ((7, 0), ["sm_75", "sm_80"], False),  # Volta is gone from CUDA 13
-        ((12, 1), ["sm_90", "sm_120"], True),
-        ((12, 0), ["sm_90", "compute_90"], True),  # PTX is compiled by the driver
-        ((12, 0), ["sm_90", "sm_100a"], False),
-    ],
-)
-def test_which_gpus_a_wheel_has_code_for(
-    capability: tuple[int, int], architectures: list[str], expected: bool
-) -> None:
-    assert doctor.runs_on(capability, architectures) is expected
-
-
-def test_a_driver_too_old_for_the_wheel_names_the_older_wheel(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(doctor, "driver_cuda_version", lambda: (12, 6))
-    torch = SimpleNamespace(version=SimpleNamespace(cuda="13.0"))
-    finding = only(doctor.check_driver(torch), "driver")
-    assert finding.level == "problem"
-    assert "580" in finding.mend
-    assert "cu126" in finding.mend
-    torch.version.cuda = "12.6"
-    assert only(doctor.check_driver(torch), "driver").level == "ok"
-
-
-def test_an_unsupported_gpu_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
-    properties = SimpleNamespace(name="Tesla V100", total_memory=2**34, major=7, minor=0)
-    torch = SimpleNamespace(
+def torch_with(available: bool, *names: str) -> SimpleNamespace:
+    """A CUDA 13 torch that sees cards of these names."""
+    cards = [SimpleNamespace(name=name, total_memory=2**34) for name in names]
+    return SimpleNamespace(
+        version=SimpleNamespace(cuda="13.0"),
         cuda=SimpleNamespace(
-            is_available=lambda: True,
-            device_count=lambda: 1,
-            get_arch_list=lambda: ["sm_75", "sm_80"],
-            get_device_properties=lambda index: properties,
+            is_available=lambda: available,
+            device_count=lambda: len(cards),
+            get_arch_list=lambda: ["sm_75", "sm_80"] if available else [],
+            get_device_properties=lambda index: cards[index],
             nccl=SimpleNamespace(version=lambda: (2, 28, 9)),
         ),
         distributed=SimpleNamespace(is_nccl_available=lambda: True),
     )
-    findings = list(doctor.check_gpus(torch))
-    assert [finding.level for finding in findings] == ["problem", "ok"]
+
+
+def test_a_driver_too_old_for_the_wheel_names_the_older_one() -> None:
+    driver = Driver((12, 6), ((8, 0),), "560.35")
+    (finding,) = doctor.check_gpus(torch_with(False), driver)
+    assert finding.level == "problem"
+    assert "560.35" in finding.text
+    assert "driver to 580" in finding.mend
+    assert "variant cu126" in finding.mend
+    assert "whl/cu126" in finding.mend
+    assert only(doctor.check_driver(torch_with(False), driver), "driver").level == "ok"
+
+
+def test_an_unsupported_gpu_is_a_problem() -> None:
+    driver = Driver((13, 0), ((7, 0), (8, 6)))
+    findings = list(doctor.check_gpus(torch_with(True, "Tesla V100", "RTX A6000"), driver))
+    assert [finding.level for finding in findings] == ["problem", "ok", "ok"]
     assert "7.0" in findings[0].text
-    assert findings[1].text == "2.28.9"
+    assert "RTX A6000, 16 GiB" in findings[1].text
+    assert findings[2].text == "2.28.9"
+
+
+def test_a_driver_without_a_usable_gpu_names_the_container_flag() -> None:
+    finding = only(doctor.check_driver(torch_with(False), Driver((13, 0))), "GPUs")
+    assert "--nv" in finding.mend
+    assert [f.topic for f in doctor.check_driver(torch_with(False), None)] == ["driver"]
 
 
 def test_the_wandb_key_is_never_printed(
