@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import yaml
 
 from open_miipher.config import CONFIG_DIR, compose_run
-from open_miipher.distributed import contact, says, start
+from open_miipher.distributed import contact, is_first_here, says, start
 from open_miipher.errors import UserError, exit_on_user_error
 from open_miipher.training import Run, prepare
 
@@ -19,6 +19,9 @@ examples:
   torchrun --standalone --nproc_per_node 8 src/train.py model=miipher2_feature_cleaner \\
       'data.train.dir_list=[/data/speech]' 'data.train.noise_dir_list=[/data/noise]'
   torchrun --standalone --nproc_per_node 8 src/train.py trainer.ckpt_dir=OUTPUT_DIR/ckpt/latest
+
+with trainer.output_dir=… trainer.ckpt_dir=auto one command line starts the run, and goes on with it
+whenever it is given again.
 """
 
 
@@ -47,11 +50,11 @@ def main() -> int:
 
 
 def _compose(overrides: list[str]) -> Run:
-    """Compose on this rank; every rank has the same command line, so one says what is wrong."""
+    """Compose on this rank; the ranks of a machine see the same, so one says what is wrong."""
     try:
         return compose_run(overrides)
     except UserError as error:
-        raise UserError(str(error), shared=True) from error
+        raise UserError(str(error), shared=not is_first_here()) from error
 
 
 if __name__ == "__main__":

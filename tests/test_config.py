@@ -81,10 +81,11 @@ def test_resume_composes_saved_and_new(tmp_path):
     assert run.trainer.seed == 5
     assert run.optimizers["cleaner"].lr == 0.5
     assert run.trainer.output_dir == "where/it/was"
-    assert run.trainer.init_from is None
+    assert run.trainer.init_from == "elsewhere"  # where it came from; not read again
     assert run.resumed.path == folder.resolve()
     assert run.overrides == [
-        "model=demo_feature_cleaner", "trainer.seed=5", "optimizer.cleaner.lr=0.5"
+        "model=demo_feature_cleaner", "trainer.seed=5", "trainer.init_from=elsewhere",
+        "optimizer.cleaner.lr=0.5",
     ]  # fmt: skip
 
 
@@ -119,6 +120,39 @@ def test_earlier_stages_have_no_use_on_resume(tmp_path):
     folder = save(tmp_path, ["model=demo_wavefit_finetune", "model.cleaner_ckpt_dir=gone"])
     with pytest.raises(UserError, match=r"model\.cleaner_ckpt_dir has no use on resume"):
         compose_run([f"trainer.ckpt_dir={folder}", "model.cleaner_ckpt_dir=other"])
+
+
+@pytest.mark.parametrize("key", ["trainer.init_from", "model.vocoder_ckpt_dir"])
+def test_the_command_that_started_a_run_goes_on_with_it(tmp_path, key):
+    """`auto`: fresh where there is nothing, then the newest complete checkpoint."""
+    same = ["model=demo_wavefit_finetune", f"trainer.output_dir={tmp_path}", f"{key}=elsewhere"]
+    command = [*same, "trainer.ckpt_dir=auto"]
+    assert compose_run(command).resumed is None
+    first = save(tmp_path, command)
+    assert compose_run(command).resumed.path == first.resolve()
+    (tmp_path / "ckpt" / "step-00000009").mkdir()  # newer, and not complete
+    again = compose_run(command)
+    assert again.resumed.path == first.resolve()
+    assert again.overrides == same
+    assert again.trainer.ckpt_dir == "auto"
+    with pytest.raises(UserError, match=rf"{key} has no use on resume"):
+        compose_run([*command, f"{key}=another"])
+
+
+def test_a_run_goes_on_by_itself_after_it_was_resumed_by_hand(tmp_path):
+    start = ["model=demo_feature_cleaner", "trainer.init_from=elsewhere"]
+    save(tmp_path, [*start, f"trainer.output_dir={tmp_path}"])
+    by_hand = compose_run([f"trainer.ckpt_dir={tmp_path}"])
+    write_checkpoint(
+        tmp_path / "ckpt", Content(by_hand.plain, {"step": 2, "overrides": by_hand.overrides}, {})
+    )
+    command = [*start, f"trainer.output_dir={tmp_path}", "trainer.ckpt_dir=auto"]
+    assert compose_run(command).resumed.state["step"] == 2
+
+
+def test_auto_needs_an_output_directory():
+    with pytest.raises(UserError, match=r"auto.*trainer\.output_dir, which must be given"):
+        compose_run(["model=demo_feature_cleaner", "trainer.ckpt_dir=auto"])
 
 
 def test_files_that_changed_under_a_run_are_named(tmp_path, monkeypatch):

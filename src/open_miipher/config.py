@@ -11,38 +11,38 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from open_miipher.checkpoint import Checkpoint, from_mapping
+from open_miipher.checkpoint import Checkpoint, complete_checkpoints, from_mapping
 from open_miipher.data import DataConfig
 from open_miipher.errors import UserError
 from open_miipher.recipes import PARTS, differing_keys, is_open, overlaid
-from open_miipher.training import OptimizerConfig, Run, TrainerConfig
+from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
-# These say how to start and do not describe the run: a resume neither keeps nor compares them.
-_START_KEYS = ("trainer.ckpt_dir", "trainer.init_from")
-_STAGE_KEYS = ("model.cleaner_ckpt_dir", "model.vocoder_ckpt_dir")
+# Says how to go on and does not describe the run: a resume neither keeps nor compares it.
+_RESUME_KEY = "trainer.ckpt_dir"
+# Where a run's first weights came from: a resume takes none from there any more.
+_SOURCE_KEYS = ("trainer.init_from", "model.cleaner_ckpt_dir", "model.vocoder_ckpt_dir")
 
 
 def compose_run(overrides: Sequence[str]) -> Run:
     """Compose a run from command-line overrides, and from a checkpoint's if one is resumed.
 
     On resume the saved overrides are composed first and then the new ones, so that groups may be
-    overridden too. What was empty (null) and was filled when the run started, stays filled.
+    overridden too. What was empty (null) and was filled when the run started, stays filled. With
+    `trainer.ckpt_dir=auto` the run in `trainer.output_dir` goes on, or starts if there is none.
 
     Raises:
         UserError: an unknown group, key or value; or the configuration files changed since the
             checkpoint in keys that the command line does not set.
     """
-    start = {k: v for k, v in map(_parse, overrides) if k in _START_KEYS}
-    kept = [o for o in overrides if _parse(o)[0] not in _START_KEYS]
-    if start.get("trainer.ckpt_dir") is None:
-        checkpoint = None
-        plain = compose_plain(overrides)
+    ckpt_dir = dict(map(_parse, overrides)).get(_RESUME_KEY)
+    kept = [o for o in overrides if _parse(o)[0] != _RESUME_KEY]
+    checkpoint = _resumed(ckpt_dir, kept)
+    if checkpoint is None:
+        plain = compose_plain(kept)
     else:
-        checkpoint = Checkpoint.open(str(start["trainer.ckpt_dir"]))
         plain, kept = _compose_resumed(checkpoint, kept)
-        for key in _START_KEYS:
-            plain["trainer"][key.removeprefix("trainer.")] = start.get(key)
+    plain["trainer"]["ckpt_dir"] = ckpt_dir
     return Run(
         name=plain["name"],
         data=from_mapping(DataConfig, plain["data"], "data"),
@@ -56,6 +56,21 @@ def compose_run(overrides: Sequence[str]) -> Run:
         overrides=kept,
         resumed=checkpoint,
     )
+
+
+def _resumed(ckpt_dir: Any, kept: Sequence[str]) -> Checkpoint | None:
+    """Open the checkpoint to go on from; for `auto` the newest complete one of the run itself."""
+    if ckpt_dir is None:
+        return None
+    if ckpt_dir != AUTO:
+        return Checkpoint.open(str(ckpt_dir))
+    output_dir = compose_plain(kept)["trainer"]["output_dir"]
+    if output_dir is None:
+        raise UserError(
+            "trainer.ckpt_dir=auto goes on with the run in trainer.output_dir, which must be given"
+        )
+    complete = complete_checkpoints(Path(output_dir) / "ckpt")
+    return Checkpoint.open(complete[-1]) if complete else None
 
 
 def compose_plain(overrides: Sequence[str]) -> dict[str, Any]:
@@ -84,13 +99,15 @@ def _compose_resumed(
     before, now = (
         _with_parts(compose_plain(overrides), saved) for overrides in (saved_overrides, merged)
     )
-    given = [key for key, _ in map(_parse, new) if key in _STAGE_KEYS]
-    if given:
+    given = {key for key, _ in map(_parse, new) if key in _SOURCE_KEYS}
+    other = given.intersection(differing_keys(saved, now))  # the same command again is welcome
+    if other:
         raise UserError(
-            f"{', '.join(given)} has no use on resume: the checkpoint holds the earlier stages' "
-            "networks; start a run with trainer.init_from=… to change them"
+            f"{', '.join(sorted(other))} has no use on resume: the checkpoint holds the networks "
+            "that the run started from; start another run with trainer.init_from=… to change them"
         )
-    asked = [*_START_KEYS, *(_parse(o)[0] for o in new), *differing_keys(before, now)]
+    own = (_RESUME_KEY, *_SOURCE_KEYS)
+    asked = [*own, *(_parse(o)[0] for o in new), *differing_keys(before, now)]
     changed = [
         key
         for key in differing_keys(saved, before)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from threading import Timer
 
 import pytest
 import torch.distributed as dist
@@ -80,6 +81,13 @@ def test_the_lock_dies_with_its_process(tmp_path):
     process.wait()
     with hold(tmp_path) as lock, pytest.raises(BlockingIOError), open(lock.name) as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_restarted_run_waits_for_the_lock_of_its_predecessor(tmp_path):
+    first = hold(tmp_path)
+    Timer(0.3, first.close).start()
+    with hold(tmp_path, patience_seconds=20.0), pytest.raises(UserError, match="another run"):
+        hold(tmp_path, patience_seconds=0.1)
 
 
 def test_a_child_dies_with_its_parent(tmp_path):

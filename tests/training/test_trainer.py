@@ -1,7 +1,9 @@
 """Whole small runs in this process: what is saved, resumed, refused and logged."""
 
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 
 from open_miipher.checkpoint import Checkpoint
 from open_miipher.config import compose_run
-from open_miipher.distributed import start
+from open_miipher.distributed import World, start
 from open_miipher.errors import UserError
 from open_miipher.index import Entry, read_index, write_index
 from open_miipher.training import Trainer, prepare
@@ -131,10 +133,59 @@ def test_two_runs_cannot_write_one_directory(cleaner):
     assert first.lock is not None
 
 
+def test_one_command_starts_stops_and_goes_on(cleaner, run_dir):
+    command = [*cleaner, "trainer.ckpt_dir=auto"]
+    trainer = begin(*command, "trainer.max_steps=9")
+    os.kill(os.getpid(), signal.SIGUSR2)  # before the first step
+    trainer.run()
+    assert Checkpoint.open(run_dir).state["step"] == 1
+    assert (run_dir / "REQUEUE").exists()
+    trainer.lock.close()
+    trainer = begin(*command, "trainer.max_steps=2")
+    assert not (run_dir / "REQUEUE").exists()
+    os.kill(os.getpid(), signal.SIGTERM)  # too late to end it early
+    trainer.run()
+    assert [row["step"] for row in rows(run_dir)] == [1, 2]
+    assert not (run_dir / "REQUEUE").exists()
+
+
+def test_a_run_that_fails_asks_for_no_requeue(cleaner, run_dir):
+    trainer = begin(*cleaner, "optimizer.cleaner.lr=1e30", "optimizer.cleaner.warmup_steps=0")
+    os.kill(os.getpid(), signal.SIGTERM)
+    trainer.state.step = 1
+    trainer.recipe.trained["cleaner"].project_in.weight.register_hook(lambda g: g * float("nan"))
+    with pytest.raises(UserError, match="not finite"):
+        trainer.run()
+    assert not (run_dir / "REQUEUE").exists()
+
+
+def test_auto_refuses_a_checkpoint_that_another_run_has_passed(cleaner, run_dir):
+    begin(*cleaner, "trainer.max_steps=1").run()
+    late = compose_run([*cleaner, "trainer.ckpt_dir=auto"])
+    begin(*cleaner, "trainer.ckpt_dir=auto", "trainer.max_steps=2").run()
+    with pytest.raises(UserError, match=r"step-00000001 is no longer the newest"):
+        prepare(late, start("cpu"))
+
+
+class Ranks(World):
+    """Another rank, whose machine has its own disk, stands beside this one."""
+
+    def gather(self, item):
+        return [item, ("elsewhere: no checkpoint", [])] if isinstance(item, tuple) else [item]
+
+
+def test_ranks_that_see_different_checkpoints_say_what_each_sees(cleaner, run_dir):
+    begin(*cleaner, "trainer.max_steps=2").run()
+    world = Ranks(0, 1, 0, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"step-00000002 \(step 2\).*rank 1 on elsewhere: no") as e:
+        prepare(compose_run([*cleaner, "trainer.ckpt_dir=auto"]), world)
+    assert e.value.shared
+
+
 def test_a_fresh_run_does_not_write_over_an_old_one(cleaner, run_dir):
     begin(*cleaner, "trainer.max_steps=1").run()
     before = (run_dir / "metrics.jsonl").read_bytes()
-    with pytest.raises(UserError, match=r"trainer\.ckpt_dir=.*latest"):
+    with pytest.raises(UserError, match=r"trainer\.ckpt_dir=auto"):
         begin(*cleaner, "trainer.max_steps=1")
     assert (run_dir / "metrics.jsonl").read_bytes() == before
 

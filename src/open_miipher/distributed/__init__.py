@@ -3,7 +3,7 @@
 from open_miipher.distributed.lock import hold
 from open_miipher.distributed.process import die_with_parent, ignore_stop_signals
 from open_miipher.distributed.stop import REQUEUE, StopSignal, mark_requeue
-from open_miipher.distributed.world import World, contact, says, start
+from open_miipher.distributed.world import World, contact, is_first_here, says, start
 
 __all__ = [
     "REQUEUE",
@@ -13,6 +13,7 @@ __all__ = [
     "die_with_parent",
     "hold",
     "ignore_stop_signals",
+    "is_first_here",
     "mark_requeue",
     "says",
     "start",

@@ -4,17 +4,21 @@ import fcntl
 import json
 import os
 import socket
+import time
 from pathlib import Path
 from typing import TextIO
 
 from open_miipher.errors import UserError
 
+_RETRY_SECONDS = 0.5
 
-def hold(directory: Path) -> TextIO:
+
+def hold(directory: Path, patience_seconds: float = 0.0) -> TextIO:
     """Take the lock of a directory; it ends with the returned file or with this process.
 
     Args:
         directory: made if it is missing.
+        patience_seconds: how long to wait for another process to let go.
 
     Returns:
         The open lock file: keep it for as long as the directory is written.
@@ -28,7 +32,7 @@ def hold(directory: Path) -> TextIO:
     except OSError as error:
         raise UserError(f"cannot write to {directory}: {error.strerror}") from error
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file, time.monotonic() + patience_seconds)
     except BlockingIOError as error:
         file.seek(0)
         owner = file.read().strip() or "unknown"
@@ -47,3 +51,13 @@ def hold(directory: Path) -> TextIO:
     json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
     file.flush()
     return file
+
+
+def _lock(file: TextIO, deadline: float) -> None:
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                raise
+        time.sleep(_RETRY_SECONDS)

@@ -210,3 +210,8 @@ def contact() -> Iterator[None]:
 def says(error: UserError) -> bool:
     """Whether this process should say an error: what all ranks raise, rank 0 says."""
     return not error.shared or _place()[0] == 0
+
+
+def is_first_here() -> bool:
+    """Whether this is the first rank of its machine; needs no contact with the others."""
+    return _place()[2] == 0

@@ -8,6 +8,8 @@ from open_miipher.data import DataConfig
 from open_miipher.errors import report
 from open_miipher.training.optimization import OptimizerConfig
 
+AUTO = "auto"  # as ckpt_dir: go on with the run in output_dir, or start it
+
 
 @dataclass
 class EmaConfig:
@@ -58,7 +60,8 @@ class TrainerConfig:
         keep_last: checkpoints kept, besides the best one.
         seed: of weights, order, damage and noise.
         timeout_minutes: how long a rank waits for another one.
-        ckpt_dir: checkpoint to resume from.
+        ckpt_dir: checkpoint to resume from; auto: the newest complete one of output_dir, or a
+            fresh start where there is none.
         init_from: checkpoint to take weights from, with a fresh optimiser.
         ema: moving average.
         logger: curves and samples.
@@ -103,18 +106,13 @@ class TrainerConfig:
         if parts > 0 and self.batch_size % parts:
             problems.append(
                 f"trainer.batch_size={self.batch_size} does not divide by {num_ranks} ranks × "
-                f"trainer.grad_accumulation={self.grad_accumulation}; "
-                f"use {max(1, self.batch_size // parts) * parts}"
+                f"trainer.grad_accumulation={self.grad_accumulation}; start a number of ranks that "
+                f"divides it, or use {max(1, self.batch_size // parts) * parts}"
             )
         if not 0.0 <= self.ema.decay < 1.0:
             problems.append(f"trainer.ema.decay={self.ema.decay} must be in [0, 1)")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
             problems.append("trainer.max_grad_norm must be above 0, or null for no clip")
-        if self.ckpt_dir and self.init_from:
-            problems.append(
-                "trainer.ckpt_dir (resume) and trainer.init_from (fresh start from weights) "
-                "exclude each other; give one"
-            )
         report(problems)
 
 

@@ -42,10 +42,10 @@ class Console:
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
-    def finish(self, step: int, stopped: bool) -> None:
+    def finish(self, step: int, unfinished: bool) -> None:
         """End the bar and say how the run ended."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        why = "stopped by a signal; resume with trainer.ckpt_dir" if stopped else "done"
+        why = "stopped by a signal; resume with trainer.ckpt_dir" if unfinished else "done"
         self.line(f"step {step}: {why}")

@@ -1,6 +1,7 @@
 """From a configuration to a trainer that is ready to run."""
 
 import dataclasses
+import socket
 import time
 import warnings
 from functools import partial
@@ -17,10 +18,10 @@ from open_miipher.data import (
     train_batches,
     validation_batches,
 )
-from open_miipher.distributed import World, hold
+from open_miipher.distributed import StopSignal, World, hold, mark_requeue
 from open_miipher.errors import UserError
 from open_miipher.recipes import RECIPES, Recipe, fill_parts
-from open_miipher.training.config import Run
+from open_miipher.training.config import AUTO, Run
 from open_miipher.training.console import Console
 from open_miipher.training.loggers import build_loggers
 from open_miipher.training.state import Position, TrainingState, load_weights
@@ -28,6 +29,9 @@ from open_miipher.training.trainer import Trainer
 
 # The keys by which a stage takes earlier ones, and the network that each gives.
 _STAGES = {"cleaner_ckpt_dir": ("cleaner",), "vocoder_ckpt_dir": ("generator", "discriminator")}
+# How long a run that restarts by itself waits for its dying predecessor: a file server keeps the
+# lock of a host that is gone for a while (NFS: 90 s).
+_LOCK_PATIENCE_SECONDS = 120.0
 
 
 def prepare(run: Run, world: World) -> Trainer:
@@ -36,11 +40,14 @@ def prepare(run: Run, world: World) -> Trainer:
     Raises:
         UserError: with what is wrong, before any training; the same on every rank.
     """
+    stop = StopSignal()  # a signal that comes while things are built is obeyed after one step
     world.agree(lambda: run.trainer.check(world.size))
     started = world.broadcast(time.strftime("%Y%m%d-%H%M%S"))
-    run = world.agree(lambda: _fill(run, started))
+    sources = world.agree(lambda: _sources(run))
+    _check_same(sources, world)
+    run = world.agree(lambda: _fill(run, started, sources))
     output_dir = Path(run.plain["trainer"]["output_dir"])
-    lock = world.agree(lambda: _own(output_dir, run.resumed) if world.is_main else None)
+    lock = world.agree(lambda: _own(output_dir, run) if world.is_main else None)
     console = Console(output_dir / "train.log" if world.is_main else None)
     train_data, test_data = world.agree(lambda: _data(run, console))
     state = world.agree(lambda: _state(run, world, train_data, console))
@@ -67,6 +74,7 @@ def prepare(run: Run, world: World) -> Trainer:
         batches,
         None if test_data is None else partial(validation_batches, test_data),
         world,
+        stop,
         output_dir,
         loggers,
         console,
@@ -74,7 +82,35 @@ def prepare(run: Run, world: World) -> Trainer:
     )
 
 
-def _fill(run: Run, started: str) -> Run:
+def _sources(run: Run) -> list[Checkpoint]:
+    """Open every checkpoint that weights come from."""
+    if run.resumed is not None:
+        return [run.resumed]
+    folders = [run.trainer.init_from, *(run.model.get(key) for key in _STAGES)]
+    return [Checkpoint.open(folder) for folder in folders if folder]
+
+
+def _check_same(sources: list[Checkpoint], world: World) -> None:
+    """Check that every rank has found the same checkpoints.
+
+    Raises:
+        UserError: they differ; says what each host sees.
+    """
+    names = ", ".join(f"{c.path} (step {c.state['step']})" for c in sources) or "no checkpoint"
+    saved_at = [c.state["saved_at"] for c in sources]
+    found = world.gather((f"{socket.gethostname()}: {names}", saved_at))
+    if any(times != saved_at for _, times in found):
+        seen = dict.fromkeys(
+            f"rank {rank} on {name}, saved at {times}" for rank, (name, times) in enumerate(found)
+        )
+        raise UserError(
+            "the ranks would start from different checkpoints; put them on storage that every "
+            f"node shares ({'; '.join(seen)})",
+            shared=True,
+        )
+
+
+def _fill(run: Run, started: str, sources: list[Checkpoint]) -> Run:
     """Name the run and its directory, and fill the parts that earlier stages give."""
     plain = run.plain
     logger = {**plain["trainer"]["logger"]}
@@ -82,29 +118,36 @@ def _fill(run: Run, started: str) -> Run:
     output_dir = plain["trainer"]["output_dir"] or f"output/{run.name}/{logger['run_name']}"
     model = run.model
     if run.resumed is None:  # or else everything is filled with what the run had
-        folders = [run.trainer.init_from, *(run.model.get(key) for key in _STAGES)]
-        model = fill_parts(model, [Checkpoint.open(folder) for folder in folders if folder])
+        model = fill_parts(model, sources)
     trainer = {**plain["trainer"], "output_dir": output_dir, "logger": logger}
     return dataclasses.replace(
         run, model=model, plain={**plain, "model": model, "trainer": trainer}
     )
 
 
-def _own(output_dir: Path, resumed: Checkpoint | None) -> TextIO:
+def _own(output_dir: Path, run: Run) -> TextIO:
     """Lock the directory for this run, which must be the one that already wrote there, if any.
 
     Raises:
         UserError: another run is writing, or has written, there.
     """
-    lock = hold(output_dir)
+    auto = run.trainer.ckpt_dir == AUTO
+    lock = hold(output_dir, _LOCK_PATIENCE_SECONDS if auto else 0.0)
     root = output_dir / "ckpt"
-    if complete_checkpoints(root) and not (resumed and _wrote(resumed, output_dir)):
+    complete = complete_checkpoints(root)
+    if complete and not (run.resumed and _wrote(run.resumed, output_dir)):
         raise UserError(
             f"{output_dir} holds the checkpoints of another run; go on with it by "
-            f"trainer.ckpt_dir={root / 'latest'}, or choose another trainer.output_dir"
+            "trainer.ckpt_dir=auto, or choose another trainer.output_dir"
+        )
+    if auto and run.resumed and complete[-1:] != [run.resumed.path]:
+        raise UserError(
+            f"{run.resumed.path} is no longer the newest checkpoint there: another run wrote while "
+            "this one was starting; start it again"
         )
     root.mkdir(exist_ok=True)
     remove_leftovers(root)
+    mark_requeue(output_dir, False)
     return lock
 
 

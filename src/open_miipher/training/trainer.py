@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from open_miipher.checkpoint import prune, write_checkpoint
 from open_miipher.data import Batch
-from open_miipher.distributed import StopSignal, World
+from open_miipher.distributed import StopSignal, World, mark_requeue
 from open_miipher.errors import UserError
 from open_miipher.recipes import Pass
 from open_miipher.training.config import TrainerConfig
@@ -44,6 +44,7 @@ class Trainer:
         clips: gives the share that a rank of so many has of the fixed validation clips; None:
             there are none.
         world: the ranks.
+        stop: tells that a signal has come.
         output_dir: the run's.
         loggers: curves and samples; none but on rank 0.
         console: lines for people.
@@ -58,6 +59,7 @@ class Trainer:
         batches: Iterator[Batch],
         clips: Callable[[int, int], Iterator[Batch]] | None,
         world: World,
+        stop: StopSignal,
         output_dir: Path,
         loggers: list[Logger],
         console: Console,
@@ -65,18 +67,19 @@ class Trainer:
     ) -> None:
         self.config, self.optimizers = config, optimizers
         self.state, self.recipe = state, state.recipe
-        self.batches, self.clips, self.world = batches, clips, world
+        self.batches, self.clips, self.world, self.stop = batches, clips, world, stop
         self.output_dir, self.loggers, self.console = output_dir, loggers, console
         self.lock = lock
         self.saved_step = state.step if state.step else None
         self.networks = {n: self._wrap(network) for n, network in self.recipe.trained.items()}
-        self.stop = StopSignal()
         self.metrics = (
             MetricsLog(output_dir / "metrics.jsonl", state.step) if world.is_main else None
         )
 
     def run(self) -> None:
         """Train to `max_steps`, or until a signal; either way a checkpoint stands at the end.
+
+        A run that a signal ended early leaves the file that asks for its requeue.
 
         Raises:
             UserError: a loss is not finite, or a checkpoint cannot be written.
@@ -98,7 +101,10 @@ class Trainer:
             if self._is_time(config.save_every):
                 self.save()
         self.save()
-        self.console.finish(state.step, stopping)
+        unfinished = state.step < config.max_steps
+        if self.world.is_main and unfinished:
+            mark_requeue(self.output_dir, True)
+        self.console.finish(state.step, unfinished)
         for logger in self.loggers:
             logger.close()
 
