@@ -1,0 +1,11 @@
+# shellcheck shell=sh
+# What holds inside the image, whoever starts it (read by the definition files and by entry.sh).
+export PATH="/opt/venv/bin:$PATH"
+# Nothing of the host's Python: neither ~/.local nor what a module file has put on the path.
+export PYTHONNOUSERSITE=1
+unset PYTHONPATH PYTHONHOME
+export PYTHONUNBUFFERED=1
+export PYTHONDONTWRITEBYTECODE=1
+# Home may be read-only, slow or not bound at all.
+export TRITON_CACHE_DIR="${TRITON_CACHE_DIR:-${TMPDIR:-/tmp}/triton-$(id -u)}"
+export MPLCONFIGDIR="${MPLCONFIGDIR:-${TMPDIR:-/tmp}/matplotlib-$(id -u)}"
