@@ -1,10 +1,13 @@
-"""Run under torchrun: leave the averaged gradients of each recipe's first step in a file.
+"""Run under torchrun: leave the averaged gradients of each recipe in files.
 
-python gradients.py OUT_DIR SETTINGS.json, the settings being {name: [override, …]}.
+python gradients.py OUT_DIR SETTINGS.json, the settings being two {name: [override, …]}. Those
+of the first step in float32, as users train; and those of the second step in float64, where no
+rounding hides a mistake and the zeros that some weights start with are gone.
 """
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,26 +15,44 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
 from open_miipher.config import compose_run
-from open_miipher.distributed import start
-from open_miipher.training import prepare
+from open_miipher.distributed import World, start
+from open_miipher.training import Trainer, prepare
+
+
+def make_trainer(overrides: list[str], output_dir: Path, world: World) -> Trainer:
+    trainer = prepare(compose_run([*overrides, f"trainer.output_dir={output_dir}"]), world)
+    dtype = torch.get_default_dtype()
+    trainer.batches = (
+        replace(batch, clean=batch.clean.to(dtype), damaged=batch.damaged.to(dtype))
+        for batch in trainer.batches
+    )
+    return trainer
+
+
+def keep_gradients(trainer: Trainer, file: Path, world: World) -> None:
+    losses, _ = trainer.accumulate()
+    losses = world.mean(losses)
+    gradients = {
+        network: {key: p.grad for key, p in module.named_parameters() if p.requires_grad}
+        for network, module in trainer.recipe.trained.items()
+    }
+    if world.is_main:
+        torch.save((losses, gradients), file)
 
 
 def main() -> None:
-    out_dir, settings = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
+    out_dir, (single, double) = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
     world = start("cpu")
-    for name, overrides in settings.items():
-        output_dir = out_dir / f"run-{name}-{world.size}"
-        trainer = prepare(compose_run([*overrides, f"trainer.output_dir={output_dir}"]), world)
-        losses, _ = trainer.accumulate()
-        gradients = {
-            f"{network}.{key}": parameter.grad
-            for network, module in trainer.recipe.trained.items()
-            for key, parameter in module.named_parameters()
-            if parameter.requires_grad
-        }
-        losses = world.mean(losses)
-        if world.is_main:
-            torch.save((losses, gradients), out_dir / f"{name}-{world.size}.pt")
+    for name, overrides in single.items():
+        trainer = make_trainer(overrides, out_dir / f"single-{name}-{world.size}", world)
+        keep_gradients(trainer, out_dir / f"single-{name}-{world.size}.pt", world)
+
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double  # what asks for float32 gets float64 too
+    for name, overrides in double.items():
+        trainer = make_trainer(overrides, out_dir / f"double-{name}-{world.size}", world)
+        trainer.step()
+        keep_gradients(trainer, out_dir / f"double-{name}-{world.size}.pt", world)
     world.close()
 
 

@@ -8,29 +8,72 @@ import torch
 pytestmark = pytest.mark.dist
 
 
-def test_ranks_average_to_the_joined_batch(torchrun, tiny_stages, tmp_path):
-    settings = {
-        name: [*overrides, "trainer.batch_size=6"] for name, overrides in tiny_stages.items()
-    }
-    settings["accumulated"] = [*settings["finetune"], "trainer.grad_accumulation=2"]
-    settings["accumulated"].remove("trainer.batch_size=6")
-    settings["accumulated"].append("trainer.batch_size=12")
-    (tmp_path / "settings.json").write_text(json.dumps(settings))
+@pytest.fixture(scope="module")
+def tiny_hubert(tmp_path_factory):
+    from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
+
+    config = HubertConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=48,
+        conv_dim=[16] * 7,
+        num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4,
+    )
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("hubert")
+    HubertModel(config).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor().save_pretrained(folder)
+    return folder
+
+
+def test_ranks_average_to_the_joined_batch(torchrun, tiny_stages, tiny_hubert, tmp_path):
+    six = "trainer.batch_size=6"
+    settings = {name: [*overrides, six] for name, overrides in tiny_stages.items()}
+    twelve = ["trainer.batch_size=12", "trainer.grad_accumulation=2"]
+    settings["accumulated"] = [*tiny_stages["finetune"], *twelve]
+    double = dict(settings)  # the front ends of pretrained encoders compute in float32 alone
+    settings["adapters"] = [
+        "model=miipher2_feature_cleaner",
+        "encoder@model.encoder=hubert_base",
+        f"model.encoder.source={tiny_hubert}",
+        "model.encoder.layer=2",
+        "model.cleaner.bottleneck=8",
+        "model.cleaner.init=random",
+        "trainer.amp=no",
+        "trainer.logger.kind=none",
+        *(o for o in settings["cleaner"] if o.startswith(("data.", "trainer."))),
+    ]
+    (tmp_path / "settings.json").write_text(json.dumps([settings, double]))
     for ranks in (1, 2, 3):
         process = torchrun(
             "tests/dist/gradients.py", tmp_path, tmp_path / "settings.json", ranks=ranks
         )
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
-    for name in settings:
-        losses, expected = torch.load(tmp_path / f"{name}-1.pt", weights_only=True)
-        assert all(gradient is not None for gradient in expected.values()), name
-        largest = max(gradient.abs().max() for gradient in expected.values())
-        for ranks in (2, 3):
-            own_losses, gradients = torch.load(tmp_path / f"{name}-{ranks}.pt", weights_only=True)
-            assert gradients.keys() == expected.keys()
-            for key, gradient in gradients.items():
-                error = (gradient - expected[key]).abs().max() / largest
-                assert error <= 1e-5, f"{name}, {ranks} ranks, {key}: {error:.2e}"
-            for key, loss in own_losses.items():
-                assert loss == pytest.approx(losses[key], rel=1e-5, abs=1e-6), (name, key)
+    for ranks in (2, 3):
+        for name in settings:
+            # In float32 the hinge loss' gradients nearly cancel, so that what is left of them in
+            # the discriminators, some 1e-3, is exact to 1e-6 and not to the last bit.
+            check(tmp_path, f"single-{name}", ranks, relative=1e-5, absolute=5e-6)
+        for name in double:
+            check(tmp_path, f"double-{name}", ranks, relative=1e-10, absolute=0.0)
+
+
+def check(folder, name: str, ranks: int, relative: float, absolute: float) -> None:
+    """Compare with one rank: every gradient to a share of its network's largest, or absolutely."""
+    (expected_losses, expected), (losses, gradients) = (
+        torch.load(folder / f"{name}-{n}.pt", weights_only=True) for n in (1, ranks)
+    )
+    assert losses == pytest.approx(expected_losses, rel=1e-5, abs=1e-6), name
+    assert gradients.keys() == expected.keys()
+    for network, parameters in expected.items():
+        assert all(gradient is not None for gradient in parameters.values()), (name, network)
+        largest = max(gradient.abs().max().item() for gradient in parameters.values())
+        for key, gradient in gradients[network].items():
+            error = (gradient - parameters[key]).abs().max().item()
+            allowed = max(relative * largest, absolute)
+            assert error <= allowed, f"{name}, {ranks} ranks, {network} {key}: {error:.2e}"
+        if name not in ("single-cleaner", "single-pretrain"):  # those start with zero weights
+            assert all(g.abs().max() > 0 for g in parameters.values()), (name, network)

@@ -4,9 +4,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.parametrizations import weight_norm
 
-from open_miipher.discriminators.logits import ToLogits
+from open_miipher.discriminators.convolution import convolution
 
 NEGATIVE_SLOPE = 0.1
 
@@ -66,12 +65,11 @@ class PeriodDiscriminator(nn.Module):
         self.period = period
         widths = [1, *config.channels]
         strides = [config.stride] * (len(config.channels) - 1) + [1]
-        padding = config.kernel_size // 2
         self.convolutions = nn.ModuleList(
-            weight_norm(nn.Conv1d(width_in, width, config.kernel_size, stride, padding))
+            convolution(width_in, width, config.kernel_size, stride)
             for width_in, width, stride in zip(widths[:-1], widths[1:], strides, strict=True)
         )
-        self.to_logits = ToLogits(widths[-1])
+        self.to_logits = convolution(widths[-1], 1, kernel_size=3)
 
     def forward(self, waveform: Tensor) -> list[Tensor]:
         """(batch, samples) -> maps (batch, period, channels, places)."""
@@ -80,7 +78,7 @@ class PeriodDiscriminator(nn.Module):
         phases = padded.unflatten(1, (-1, self.period)).transpose(1, 2)
         x = phases.reshape(batch * self.period, 1, -1)
         maps = []
-        for convolution in self.convolutions:
-            x = functional.leaky_relu(convolution(x), NEGATIVE_SLOPE)
+        for layer in self.convolutions:
+            x = functional.leaky_relu(layer(x), NEGATIVE_SLOPE)
             maps.append(x)
         return [x.unflatten(0, (batch, self.period)) for x in [*maps, self.to_logits(x)]]

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils.parametrizations import weight_norm
 
-from open_miipher.discriminators.logits import ToLogits
+from open_miipher.discriminators.convolution import convolution
 from open_miipher.errors import UserError
 
 NEGATIVE_SLOPE = 0.2
@@ -75,26 +74,21 @@ class ScaleDiscriminator(nn.Module):
         super().__init__()
         width = config.base_channels
         kernel_size = 10 * config.stride + 1
-        self.convolutions = nn.ModuleList([weight_norm(nn.Conv1d(1, width, 15, padding=7))])
+        self.convolutions = nn.ModuleList([convolution(1, width, kernel_size=15)])
         for _ in range(config.num_layers):
             width_in, width = width, min(width * config.stride, config.max_channels)
-            strided = nn.Conv1d(
-                width_in,
-                width,
-                kernel_size,
-                config.stride,
-                padding=kernel_size // 2,
-                groups=width_in // GROUP_WIDTH,
+            groups = width_in // GROUP_WIDTH
+            self.convolutions.append(
+                convolution(width_in, width, kernel_size, config.stride, groups)
             )
-            self.convolutions.append(weight_norm(strided))
         width_in, width = width, min(2 * width, config.max_channels)
-        self.convolutions.append(weight_norm(nn.Conv1d(width_in, width, 5, padding=2)))
-        self.to_logits = ToLogits(width)
+        self.convolutions.append(convolution(width_in, width, kernel_size=5))
+        self.to_logits = convolution(width, 1, kernel_size=3)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(batch, 1, samples) -> maps (batch, channels, places)."""
         maps = []
-        for convolution in self.convolutions:
-            x = functional.leaky_relu(convolution(x), NEGATIVE_SLOPE)
+        for layer in self.convolutions:
+            x = functional.leaky_relu(layer(x), NEGATIVE_SLOPE)
             maps.append(x)
         return [*maps, self.to_logits(x)]
