@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Make the lock files from pyproject.toml; needs uv (pip install uv) and a network.
+#
+#   container/lock.sh cu130    the ordinary wheels, for the image and for .venv
+#   container/lock.sh cu126    the same packages, with torch's wheels from download.pytorch.org
+#
+# Pins that still fit are kept; remove a lock file to take everything anew.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+compile() {
+  (cd .. && uv pip compile --quiet --no-header --generate-hashes --universal \
+    --python-version 3.11 pyproject.toml "$@")
+}
+
+case ${1:-} in
+  cu130)
+    compile --output-file container/requirements.lock
+    compile --extra dev --constraint container/requirements.lock \
+      --output-file container/requirements-dev.lock
+    ;;
+  cu126)
+    others=$(mktemp)
+    trap 'rm -f "$others"' EXIT
+    # What torch brings along differs between the variants; the rest stays as in the other lock.
+    grep -E '^[a-z0-9._-]+==' requirements.lock | sed 's/ *\\$//' |
+      grep -vE '^(torch|torchaudio|triton|nvidia-|cuda-)' >"$others"
+    compile --torch-backend cu126 --constraint "$others" \
+      --output-file container/requirements-cu126.lock
+    sed -i '1i --extra-index-url https://download.pytorch.org/whl/cu126' requirements-cu126.lock
+    ;;
+  *)
+    echo "error: name the lock: container/lock.sh cu130, or container/lock.sh cu126" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# Build the image from nothing and do the whole job inside it: three training stages with two
+# processes, one of them killed and resumed, and a restoration; with the checkout bound read-only,
+# with the code of the image, without a network, and with a home that would break it.
+#
+#   container/test.sh [DEFINITION]      default: Open-Miipher-2.def
+#
+# From the environment: CONTAINER_RUN, a command to put before `singularity`; CUDA, the variant;
+# BUILD_OPTIONS, more for `singularity build`; IMAGE, an image to test instead of building one.
+# A pass of a built image is recorded in container/tested.txt.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+definition=${1:-Open-Miipher-2.def}
+cuda=${CUDA:-cu130}
+work=$PWD/output/container
+image=${IMAGE:-$work/Open-Miipher-2.sif}
+read -ra runner <<<"${CONTAINER_RUN:-}"
+read -ra build_options <<<"${BUILD_OPTIONS:-}"
+singularity=("${runner[@]}" singularity)
+fingerprint=$(container/fingerprint.sh)
+
+say() { printf '\n=== %s\n' "$*"; }
+fail() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+# Seconds that a command takes, in $seconds.
+timed() {
+  local start=$EPOCHREALTIME
+  "$@"
+  seconds=$(awk -v a="$start" -v b="$EPOCHREALTIME" 'BEGIN { printf "%.1f", b - a }')
+}
+
+build() {
+  local mirror
+  mirror=$("${runner[@]}" printenv DEBIAN_MIRROR || true) # a wrapper may know a nearer one
+  local arguments=(--build-arg "CUDA=$cuda")
+  if [ -n "$mirror" ] && grep -q '^Bootstrap: debootstrap' "$definition"; then
+    arguments+=(--build-arg "MIRROR=$mirror")
+  fi
+  "${singularity[@]}" build --force --fakeroot "${build_options[@]}" "${arguments[@]}" \
+    "$image" "$definition"
+}
+
+# A program of the image on this checkout, bound read-only; nothing of a network but loopback.
+inside() {
+  PYTHONPATH=$work/home/shadow "${singularity[@]}" exec --net --network none \
+    --home "$work/home" --bind "$PWD:/mnt/code:ro" --bind "$work" --pwd /mnt/code \
+    --env HF_HUB_OFFLINE=1,WANDB_MODE=offline,OMP_NUM_THREADS=1 "$image" "$@"
+}
+
+# A home and a PYTHONPATH whose packages break whatever imports them.
+make_traps() {
+  local version folder
+  version=$("${singularity[@]}" exec "$image" python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+  for folder in "$work/home/.local/lib/python$version/site-packages" "$work/home/shadow"; do
+    mkdir -p "$folder"
+    echo 'raise RuntimeError("a package of the host was imported")' |
+      tee "$folder/soundfile.py" "$folder/usercustomize.py" "$folder/yaml.py" >/dev/null
+  done
+}
+
+train() { # RUN STEPS OVERRIDE…
+  local run=$1 steps=$2
+  shift 2
+  inside torchrun --standalone --nproc_per_node 2 src/train.py \
+    'data.train.dir_list=[dataset/demo/speech/train]' \
+    'data.train.noise_dir_list=[dataset/demo/noise]' \
+    'data.test.dir_list=[dataset/demo/speech/test]' \
+    trainer.batch_size=4 trainer.log_every=1 "trainer.max_steps=$steps" \
+    "trainer.output_dir=$work/$run" "$@" >>"$work/$run.log" 2>&1
+}
+
+# All processes below one, and itself, killed at once as by a power failure.
+kill_tree() {
+  local pids=("$1") i
+  for ((i = 0; i < ${#pids[@]}; i++)); do
+    read -ra children < <(cat "/proc/${pids[i]}"/task/*/children 2>/dev/null | tr '\n' ' ') || true
+    pids+=("${children[@]}")
+  done
+  kill -KILL "${pids[@]}" 2>/dev/null || true
+}
+
+train_killed() { # as train, killed after its first checkpoint
+  train "$@" &
+  local pid=$! run=$1
+  until compgen -G "$work/$run/ckpt/step-*/state.json" >/dev/null; do
+    kill -0 "$pid" 2>/dev/null || fail "the training ended before it could be killed: $work/$run.log"
+    sleep 0.2
+  done
+  kill_tree "$pid"
+  wait "$pid" 2>/dev/null && fail "the killed training ended well"
+  echo "killed after its first checkpoint"
+}
+
+mkdir -p "$work"
+find "$work" -mindepth 1 -maxdepth 1 ! -name '*.sif' -exec rm -rf {} +
+
+if [ -z "${IMAGE:-}" ]; then
+  say "Build $definition, CUDA=$cuda"
+  timed build
+  build_seconds=$seconds
+fi
+bytes=$(stat -c %s "$image")
+"${singularity[@]}" inspect "$image"
+make_traps
+
+say "Start-up"
+timed inside true # the image's pages come from the disk the first time
+echo "singularity exec, first: $seconds s"
+timed inside true
+start_seconds=$seconds
+timed inside torchrun --standalone --nproc_per_node 2 --no-python true
+torchrun_seconds=$seconds
+echo "singularity exec: $start_seconds s; with torchrun and two processes: $torchrun_seconds s"
+
+say "Stage 1, unbroken, and again with a kill and a resume"
+train stage1 8 model=demo_feature_cleaner trainer.save_every=4
+inside python container/check_run.py steps "$work/stage1" 8
+train_killed stage1_again 8 model=demo_feature_cleaner trainer.save_every=4 trainer.ckpt_dir=auto
+train stage1_again 8 model=demo_feature_cleaner trainer.save_every=4 trainer.ckpt_dir=auto
+inside python container/check_run.py steps "$work/stage1_again" 8
+inside python container/check_run.py same "$work/stage1" "$work/stage1_again"
+
+say "Stage 2"
+train stage2 6 model=demo_wavefit_pretrain
+inside python container/check_run.py steps "$work/stage2" 6
+
+say "Stage 3"
+train stage3 4 model=demo_wavefit_finetune \
+  "model.cleaner_ckpt_dir=$work/stage1" "model.vocoder_ckpt_dir=$work/stage2"
+inside python container/check_run.py steps "$work/stage3" 4
+
+say "Restore, with the bound code"
+inside torchrun --standalone --nproc_per_node 2 src/inference.py --ckpt-dir "$work/stage3" \
+  --input-audio-dir dataset/demo/speech/test --output-dir "$work/restored"
+inside python container/check_run.py restored dataset/demo/speech/test "$work/restored"
+
+say "Restore and diagnose, with the image's own code"
+run_image() { (cd "$work" && NPROC=2 "${singularity[@]}" run "$image" "$@"); }
+cp -r dataset/demo/speech/test "$work/noisy"
+run_image restore --ckpt-dir /opt/open-miipher-2/pretrained/demo --input-audio-dir noisy \
+  --output-dir restored_by_image
+inside python container/check_run.py restored "$work/noisy" "$work/restored_by_image"
+run_image doctor
+status=0
+run_image nonsense || status=$?
+[ "$status" = 2 ] || fail "an unknown command ended with status $status, not 2"
+
+say "Passed: $definition, CUDA=$cuda"
+summary="image $((bytes / 1000000)) MB; singularity exec $start_seconds s; torchrun $torchrun_seconds s"
+echo "${build_seconds:+built in $build_seconds s; }$summary"
+if [ -z "${IMAGE:-}" ]; then
+  printf '%s\n' "fingerprint $fingerprint" "definition $definition" "cuda $cuda" \
+    "builder $("${singularity[@]}" --version)" "image_bytes $bytes" >container/tested.txt
+fi
