@@ -3,21 +3,25 @@
 # processes, one of them killed and resumed, and a restoration; with the checkout bound read-only,
 # with the code of the image, without a network, and with a home that would break it.
 #
-#   container/test.sh [DEFINITION]      default: Open-Miipher-2.def
+#   container/test.sh [DEFINITION]
 #
+# The definition is Open-Miipher-2.def, or, where DEBIAN_MIRROR is set (by CONTAINER_RUN perhaps),
+# container/Open-Miipher-2.debootstrap.def with that mirror, which needs no image registry.
 # From the environment: CONTAINER_RUN, a command to put before `singularity`; CUDA, the variant;
 # BUILD_OPTIONS, more for `singularity build`; IMAGE, an image to test instead of building one.
 # A pass of a built image is recorded in container/tested.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-definition=${1:-Open-Miipher-2.def}
 cuda=${CUDA:-cu130}
 work=$PWD/output/container
 image=${IMAGE:-$work/Open-Miipher-2.sif}
 read -ra runner <<<"${CONTAINER_RUN:-}"
 read -ra build_options <<<"${BUILD_OPTIONS:-}"
 singularity=("${runner[@]}" singularity)
+mirror=$("${runner[@]}" printenv DEBIAN_MIRROR || true)
+definition=${1:-${mirror:+container/Open-Miipher-2.debootstrap.def}}
+definition=${definition:-Open-Miipher-2.def}
 fingerprint=$(container/fingerprint.sh)
 
 say() { printf '\n=== %s\n' "$*"; }
@@ -34,8 +38,6 @@ timed() {
 }
 
 build() {
-  local mirror
-  mirror=$("${runner[@]}" printenv DEBIAN_MIRROR || true) # a wrapper may know a nearer one
   local arguments=(--build-arg "CUDA=$cuda")
   if [ -n "$mirror" ] && grep -q '^Bootstrap: debootstrap' "$definition"; then
     arguments+=(--build-arg "MIRROR=$mirror")
@@ -139,7 +141,7 @@ inside torchrun --standalone --nproc_per_node 2 src/inference.py --ckpt-dir "$wo
 inside python container/check_run.py restored dataset/demo/speech/test "$work/restored"
 
 say "Restore and diagnose, with the image's own code"
-run_image() { (cd "$work" && NPROC=2 "${singularity[@]}" run "$image" "$@"); }
+run_image() { NPROC=2 "${singularity[@]}" run --bind "$work" --pwd "$work" "$image" "$@"; }
 cp -r dataset/demo/speech/test "$work/noisy"
 run_image restore --ckpt-dir /opt/open-miipher-2/pretrained/demo --input-audio-dir noisy \
   --output-dir restored_by_image
