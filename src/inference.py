@@ -1,6 +1,7 @@
 """Restore a directory: `src/inference.py --ckpt-dir D --input-audio-dir I --output-dir O`."""
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from open_miipher.corpus import (
     SAMPLE_BYTES,
     FileFormat,
     RestoreDirectory,
+    Shard,
     check_directories,
     run,
 )
 from open_miipher.corpus.run import on_main
 from open_miipher.distributed import World, contact, says, start
-from open_miipher.errors import exit_on_user_error
+from open_miipher.errors import UserError, exit_on_user_error
 from open_miipher.restoration import RestoreOptions, Restorer
 from open_miipher.restoration.options import LEVELS
 
@@ -28,20 +30,23 @@ nothing is written beside them. The outputs have the same folders and names; two
 get one name (a/x.wav, a/x.flac) get two (a/x.wav, a/x.flac.wav). Every output is as long as its
 input: frames = round(input frames * output rate / input rate), at least 1.
 
-Started again, the command goes on with what is left, with another number of processes too.
-Inputs that changed since are restored again. OUTPUT_DIR/manifest.jsonl lists every input: output,
-durations, rates, clipped samples, model, error. OUTPUT_DIR/.ledger is the record that all this
-rests on: keep it.
+Started again, the command goes on with what is left, with another number of processes or shards
+too. Inputs that changed since are restored again; those that failed and did not change are not
+tried again (src/status.py --retry-failed). OUTPUT_DIR/manifest.jsonl lists every input: output,
+durations, rates, levels, clipped samples, model, error. OUTPUT_DIR/.ledger is the record that all
+this rests on: keep it.
 """
 
 EXAMPLES = """\
-exit status: 0 all is restored; 1 some files failed (see the manifest), or a signal ended the run
+exit status: 0 all is restored; 1 some files failed (see src/status.py), or a signal ended the run
 early; 2 wrong use, or nothing more can be written.
 
 examples:
   python src/inference.py --ckpt-dir output/demo/stage3 --input-audio-dir noisy --output-dir clean
   torchrun --standalone --nproc_per_node 8 src/inference.py --ckpt-dir CKPT \\
       --input-audio-dir /data/noisy --output-dir /data/restored --format flac --amp bf16
+  python src/inference.py --ckpt-dir CKPT --input-audio-dir /data/noisy \\
+      --output-dir /data/restored --num-shards 64 --shard-id $SLURM_ARRAY_TASK_ID
 """
 
 
@@ -173,6 +178,13 @@ def _ask_what_is_done(group: argparse._ArgumentGroup) -> None:
         help="restore everything again, also what another model or other options made",
     )
     add(
+        "--num-shards",
+        type=int,
+        metavar="N",
+        help="tasks of a job array that share the files out, each started with its --shard-id",
+    )
+    add("--shard-id", type=int, metavar="K", help="which of them this one is: 0 … N - 1")
+    add(
         "--dry-run",
         action="store_true",
         help="say how many files and hours there are, how many bytes will come, and which inputs "
@@ -185,9 +197,10 @@ def main() -> int:
     arguments = parse_arguments()
     with contact():
         world = start(arguments.device, timeout_minutes=7 * 24 * 60)  # ranks end hours apart
+        shard = world.agree(lambda: _shard(arguments))
         task = world.agree(lambda: _task(arguments, world))
         act = _preview if arguments.dry_run else _run
-        code = act(task, arguments, world)
+        code = act(task, shard, arguments, world)
         world.close()
     return code
 
@@ -216,24 +229,37 @@ def _task(arguments: argparse.Namespace, world: World) -> RestoreDirectory:
     return RestoreDirectory(restorer, arguments.input_audio_dir, arguments.output_dir, file_format)
 
 
-def _preview(task: RestoreDirectory, arguments: argparse.Namespace, world: World) -> int:
-    text, well = on_main(world, lambda: task.preview(arguments.overwrite))
+def _shard(arguments: argparse.Namespace) -> Shard | None:
+    count, index = arguments.num_shards, arguments.shard_id
+    if (count is None) != (index is None):
+        raise UserError("--num-shards and --shard-id belong together; give both or none")
+    return None if count is None else Shard(count, index)
+
+
+def _preview(
+    task: RestoreDirectory, shard: Shard | None, arguments: argparse.Namespace, world: World
+) -> int:
+    text, well = on_main(world, lambda: task.preview(arguments.overwrite, shard))
     if world.is_main:
         print(text)
     return 0 if well else 1
 
 
-def _run(task: RestoreDirectory, arguments: argparse.Namespace, world: World) -> int:
+def _run(
+    task: RestoreDirectory, shard: Shard | None, arguments: argparse.Namespace, world: World
+) -> int:
     try:
-        summary = run(task, arguments.output_dir, world, arguments.overwrite)
+        summary = run(task, arguments.output_dir, world, arguments.overwrite, shard)
     except KeyboardInterrupt:  # the second one: the first lets the files in work come to an end
         return 130
     if world.is_main:
         print(f"{summary.num_done} files restored, {summary.num_failed} failed")
         if summary.stopped:
             print(f"ended early by {summary.stopped}; the same command goes on with what is left")
-        elif summary.num_failed:
-            print(f"the reasons are in {arguments.output_dir / 'manifest.jsonl'}")
+        if summary.num_failed:
+            status = f"python src/status.py {shlex.quote(str(arguments.output_dir))}"
+            print(f"the reasons: {status}")
+            print(f"to try them again: {status} --retry-failed, and then this command")
     return summary.exit_code
 
 

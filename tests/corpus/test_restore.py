@@ -191,6 +191,46 @@ def test_mended_files_are_restored_by_the_next_run(
     assert manifest(out)["bad.wav"]["error"] is None
 
 
+def test_a_file_that_failed_and_did_not_change_is_counted_and_not_tried_again(
+    source, out, write_audio, make_task, alone, capsys
+) -> None:
+    write_audio(source / "good.wav")
+    (source / "bad.wav").write_text("no")
+    write_audio(source / "nan.wav", subtype="FLOAT")
+    waveform = np.full(1600, np.nan, dtype=np.float32)
+    soundfile.write(source / "nan.wav", waveform, 8000, subtype="FLOAT")
+    (source / "nowhere.wav").symlink_to(source / "gone.wav")
+    assert run(make_task(), out, alone).num_failed == 3
+    rows = (out / ".ledger/rank-00000.jsonl").read_bytes()
+    capsys.readouterr()
+    summary = run(make_task(), out, alone)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (0, 3, 1)
+    said = "0 to do, 1 done before, 0 changed since, 0 unreadable, 3 failed before"
+    assert said in capsys.readouterr().out
+    assert (out / ".ledger/rank-00000.jsonl").read_bytes() == rows
+    assert sum(row["error"] is not None for row in manifest(out).values()) == 3
+    os.utime(source / "bad.wav", ns=(1, 1))
+    write_audio(source / "nan.wav")
+    write_audio(source / "gone.wav")
+    summary = run(make_task(), out, alone)
+    assert (summary.num_done, summary.num_failed) == (3, 1)
+    assert "1 failed before" in make_task().preview(overwrite=False)[0]
+
+
+def test_levels_of_input_and_output_are_in_the_row(source, out, make_task, alone) -> None:
+    tone = 0.5 * np.sin(np.arange(16000) / 9)
+    soundfile.write(source / "tone.wav", np.stack([tone, 0.1 * tone], axis=1), 8000)
+    soundfile.write(source / "silent.wav", np.zeros(4000), 8000)
+    soundfile.write(source / "loud.wav", np.tile([2.0, -2.0], 4000), 8000, subtype="FLOAT")
+    run(make_task(channels="each"), out, alone)
+    rows = manifest(out)
+    levels = {n: (r["input_level_db"], r["output_level_db"]) for n, r in rows.items()}
+    both = 20 * np.log10(np.sqrt((0.125 + 0.00125) / 2))
+    assert levels["tone.wav"] == pytest.approx((both, both), abs=0.02)
+    assert levels["silent.wav"] == (None, None)
+    assert levels["loud.wav"] == pytest.approx((6.02, 0.0), abs=0.01)
+
+
 def test_only_what_is_missing_changed_or_new_is_done_again(
     source, out, write_audio, make_task, alone, capsys
 ) -> None:
@@ -318,7 +358,7 @@ def test_a_dry_run_counts_and_writes_nothing(source, out, write_audio, make_task
     task = make_task(sample_rate=500_000, channels="each")
     text, well = task.preview(overwrite=False)
     assert not well
-    assert "3 (0 done before, 2 to restore, 1 unreadable)" in text
+    assert "3 (0 done before, 2 to restore, 1 unreadable, 0 failed before)" in text
     assert "0.0010 to restore" in text
     assert "5.4 MB" in text
     assert "bad.mp3 cannot be opened as audio" in text

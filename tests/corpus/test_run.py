@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from open_miipher.corpus.ledger import Ledger, Row
+from open_miipher.corpus.ledger import Ledger
+from open_miipher.corpus.rows import Row
 from open_miipher.corpus.run import Item, Plan, run, split_by_duration
 from open_miipher.errors import UserError
 

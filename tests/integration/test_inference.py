@@ -180,7 +180,7 @@ def test_the_help_explains_every_option(capsys, monkeypatch) -> None:
     text = capsys.readouterr().out
     rows = inspect.getsource(inference)
     options = re.findall(r'add\(\s*"(--[a-z-]+)"', rows)
-    assert len(options) == 19
+    assert len(options) == 21
     for option in options:
         assert text.count(option) >= 2, option
 

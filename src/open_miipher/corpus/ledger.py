@@ -1,37 +1,54 @@
 """The record of an output directory: what is done, under which name, and made by what.
 
     OUTPUT_DIR/.ledger/
-        run.json            what makes the outputs (model, options) and how many runs there were
+        run.json            what makes the outputs (model, options), how many runs there were, and
+                            which runs' rows were forgotten by --overwrite
         names.jsonl         input → output name, given once and for ever
+        runs.jsonl          what each run found to do, and how it ended
         rank-00000.jsonl    a row for every item that this rank finished, well or badly
-        .lock               held by the run that is writing
+        .lock               held by the run that is writing; shared by the tasks of a job array
+        .turn               held for moments, by who decides something for all
+        REQUEUE             a signal ended the run early
+        shard-00001-of-00004/   .lock, runs.jsonl, rank files and REQUEUE of a task of an array
 
-Rows are only ever appended. A kill can tear the last line of a file; it is ignored and cut off.
+What is done is known from the rows of all folders together, so that an item counts whoever made it.
 """
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+import socket
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from open_miipher.distributed import hold
+from open_miipher.corpus.naming import assign_names
+from open_miipher.corpus.rows import Row, RowReader, RowWriter, read_rows, write_atomically
+from open_miipher.corpus.shard import Shard, place
+from open_miipher.corpus.tenancy import Tenancy, turn
+from open_miipher.distributed import mark_requeue
 from open_miipher.errors import UserError
 
-Row = dict[str, Any]
+FORGOTTEN = "forgotten"
+"""Key of a row that says: what was known of this item no longer counts; and, in run.json, of the
+first run that counts, by number of shards and shard."""
 
 
 class Ledger:
-    """The ledger of one output directory.
+    """The ledger of one output directory, as one of its tasks sees it.
 
     Args:
         directory: the output directory; nothing is written to it before `claim`.
+        shard: the task of a job array, or None for a run over all items.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory / ".ledger"
-        self._lock: TextIO | None = None
+    def __init__(self, directory: Path, shard: Shard | None = None) -> None:
+        self.root = directory / ".ledger"
+        self.shard = shard
+        self.directory = self.root if shard is None else self.root / shard.folder
+        self.number = 0
+        self._tenancy = Tenancy(self.root, shard)
 
     def check(self, identity: Mapping[str, Any]) -> None:
         """See that what was made here so far was made by the same model and options.
@@ -39,7 +56,7 @@ class Ledger:
         Raises:
             UserError: it was not; names the differences.
         """
-        recorded = self._run().get("identity", identity)
+        recorded = self.state().get("identity", identity)
         different = [
             key for key in {**recorded, **identity} if recorded.get(key) != identity.get(key)
         ]
@@ -48,119 +65,154 @@ class Ledger:
                 f"{key} was {recorded.get(key)} and is {identity.get(key)}" for key in different
             )
             raise UserError(
-                f"{self.directory.parent} holds outputs that were made otherwise ({changes}); "
+                f"{self.root.parent} holds outputs that were made otherwise ({changes}); "
                 "choose another output directory, or --overwrite to make all of them again"
             )
 
-    def claim(self, identity: Mapping[str, Any], overwrite: bool) -> int:
-        """Take the directory for this run; it is free again when this process ends.
+    def claim(self, identity: Mapping[str, Any], overwrite: bool = False) -> int:
+        """Take the place of this task; it is free again when this process ends.
 
         Args:
             identity: plain data that tells how outputs are made.
-            overwrite: forget what is done, and what it was made by. Names stay.
+            overwrite: forget what is done; by a task of an array, what it has itself to do, but
+                all of it if it was made otherwise. Names stay.
 
         Returns:
-            The run's number, 1 for the first in this directory.
+            The run's number, greater than that of every run before it in this directory.
 
         Raises:
-            UserError: another run has it, it cannot be written, or see `check`.
+            UserError: another one is at work there, it cannot be written, or see `check`.
         """
-        self._lock = hold(self.directory)
-        if overwrite:
-            for path in self._rank_files():
-                path.unlink()
-        else:
-            self.check(identity)
-        number = self._run().get("number", 0) + 1
-        write_atomically(
-            self.directory / "run.json",
-            [json.dumps({"number": number, "identity": dict(identity)}, indent=1)],
-        )
-        return number
+        with turn(self.root):
+            self._tenancy.begin()
+            if not overwrite:
+                self.check(identity)
+            state = self.state()
+            self.number = state.get("number", 0) + 1
+            forgotten = state.get(FORGOTTEN, {})
+            if overwrite and self.shard is not None and state.get("identity") == identity:
+                of_count = forgotten.setdefault(str(self.shard.count), {})
+                of_count[str(self.shard.index)] = self.number
+            elif overwrite:
+                forgotten = {"1": {"0": self.number}}  # shard 0 of 1: everything
+            state = {"number": self.number, "identity": dict(identity), FORGOTTEN: forgotten}
+            write_atomically(self.root / "run.json", [json.dumps(state, indent=1)])
+            mark_requeue(self.directory, False)
+        return self.number
 
-    def rows(self) -> dict[str, Row]:
-        """Return the newest row of every item, by its id."""
+    @contextmanager
+    def alone_at_the_end(self) -> Iterator[bool]:
+        """See `Tenancy.alone_at_the_end`."""
+        with self._tenancy.alone_at_the_end() as alone:
+            yield alone
+
+    def rows(
+        self, wanted: Collection[str] | None = None, fields: Collection[str] | None = None
+    ) -> dict[str, Row]:
+        """Return the newest row of every item, by its id, from all folders.
+
+        Args:
+            wanted: of these items only.
+            fields: keep no others (`run` and `id` always); rows of millions of items are many.
+        """
+        kept = None if fields is None else {"run", "id", FORGOTTEN, *fields}
         newest: dict[str, Row] = {}
-        for path in self._rank_files():
-            for row in read_rows(path):
-                if row["run"] >= newest.get(row["id"], row)["run"]:
-                    newest[row["id"]] = row
-        return newest
+        for row in self.all_rows():
+            item = row["id"]
+            if wanted is not None and item not in wanted:
+                continue
+            if item not in newest or row["run"] >= newest[item]["run"]:
+                newest[item] = row if kept is None else {k: row[k] for k in kept & row.keys()}
+        return {item: row for item, row in newest.items() if FORGOTTEN not in row}
+
+    def sorted_rows(self) -> Iterator[Row]:
+        """Yield the newest row of every item of all tasks, by id; until then they wait as text."""
+        newest: dict[str, tuple[int, bytes]] = {}
+        for row in Ledger(self.root.parent).all_rows():
+            item = row["id"]
+            if item not in newest or row["run"] >= newest[item][0]:
+                text = b"" if FORGOTTEN in row else json.dumps(row).encode()
+                newest[item] = row["run"], text
+        for item in sorted(newest):
+            text = newest.pop(item)[1]
+            if text:
+                yield json.loads(text)
+
+    def all_rows(self) -> Iterator[Row]:
+        """Yield every row that counts and that this task's items may have, in no order."""
+        forgotten = self.state().get(FORGOTTEN, {})
+        for folder in self.folders():
+            for path in sorted(folder.glob("rank-*.jsonl")):
+                for row in read_rows(path):
+                    if not forgotten or row["run"] >= _first_that_counts(forgotten, row["id"]):
+                        yield row
+
+    def folders(self) -> list[Path]:
+        """Return the folders with rows that this task's items may have."""
+        shards = {path: Shard.from_folder(path.name) for path in sorted(self.root.glob("shard-*"))}
+        own = self.shard
+        return [self.root] + [
+            path
+            for path, shard in shards.items()
+            if shard is not None and (own is None or own.may_share_with(shard))
+        ]
+
+    def forget(self, items: Iterable[str]) -> None:
+        """Record that nothing is known of these items; after `claim` alone."""
+        with self.writer(0) as writer:
+            writer.write({"run": self.number, "id": item, FORGOTTEN: True} for item in items)
 
     def names(self, extension: str) -> dict[str, str]:
         """Return the output names with this extension (without the dot) given so far, by id."""
-        rows = read_rows(self.directory / "names.jsonl")
-        return {row["id"]: row["output"] for row in rows if row["output"].endswith(f".{extension}")}
+        return dict(_names(RowReader(self.root / "names.jsonl"), extension))
 
-    def add_names(self, names: Mapping[str, str]) -> None:
-        """Record new output names by item id."""
-        with RowWriter(self.directory / "names.jsonl") as writer:
-            writer.write({"id": item, "output": output} for item, output in names.items())
+    def name_all(self, items: Collection[str], extension: str) -> dict[str, str]:
+        """Give every item an output name, for ever, and return all names by item id.
 
-    def writer(self, rank: int) -> "RowWriter":
+        Tasks that start at once wait for one of them to name, and read what it wrote.
+
+        Args:
+            items: all of the corpus, not only this task's.
+            extension: of the outputs.
+        """
+        path = self.root / "names.jsonl"
+        reader, given = RowReader(path), dict[str, str]()
+        while True:
+            given.update(_names(reader, extension))
+            if all(item in given for item in items):
+                return given
+            with turn(self.root):
+                if reader.has_more():
+                    continue  # another one was first: read it outside, so that nobody waits
+                new = assign_names(items, given, extension)
+                with RowWriter(path) as writer:
+                    writer.write({"id": item, "output": output} for item, output in new.items())
+            return {**given, **new}
+
+    def writer(self, rank: int) -> RowWriter:
         """Open this rank's file for rows, each with `run` and `id`."""
         return RowWriter(self.directory / f"rank-{rank:05d}.jsonl")
 
-    def _rank_files(self) -> list[Path]:
-        return sorted(self.directory.glob("rank-*.jsonl"))
+    def log(self, event: str, **fields: Any) -> None:
+        """Record what this run found to do, or how it ended."""
+        who = {"host": socket.gethostname(), "pid": os.getpid()}
+        with RowWriter(self.directory / "runs.jsonl") as writer:
+            writer.write(
+                [{"run": self.number, "event": event, "time": time.time(), **who, **fields}]
+            )
 
-    def _run(self) -> dict[str, Any]:
-        path = self.directory / "run.json"
+    def state(self) -> dict[str, Any]:
+        """Return the content of run.json; empty if there is none."""
+        path = self.root / "run.json"
         return json.loads(path.read_text()) if path.exists() else {}
 
 
-class RowWriter(AbstractContextManager["RowWriter"]):
-    """Appends rows to a file and has them on the disk before it goes on.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "a+b")  # noqa: SIM115 - open until __exit__
-        self._file.seek(0)
-        whole = self._file.read().rfind(b"\n") + 1
-        self._file.truncate(whole)  # a line torn by a kill
-
-    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows."""
-        self._file.write(b"".join(json.dumps(row).encode() + b"\n" for row in rows))
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+def _names(reader: RowReader, extension: str) -> Iterator[tuple[str, str]]:
+    suffix = f".{extension}"
+    for row in reader.read():
+        if row["output"].endswith(suffix):
+            yield row["id"], row["output"]
 
 
-def read_rows(path: Path) -> Iterator[Row]:
-    """Read the rows of a file; none if it is missing. A last line without its end is left out.
-
-    Raises:
-        UserError: another line is no row.
-    """
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise UserError(
-                    f"{path}, line {number} is damaged; remove that line, and what it recorded is "
-                    "made again"
-                ) from error
-
-
-def write_atomically(path: Path, lines: Iterable[str]) -> None:
-    """Write a text file under a temporary name, have it on the disk, and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _first_that_counts(forgotten: Mapping[str, Mapping[str, int]], item: str) -> int:
+    return max(shards.get(str(place(item, int(count))), 0) for count, shards in forgotten.items())

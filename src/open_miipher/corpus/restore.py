@@ -1,11 +1,9 @@
 """Restore a directory of recordings into another one."""
 
 import json
-import math
-import re
 import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +11,24 @@ from typing import Any
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, AudioInfo, printable, probe
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.corpus.file_format import FileFormat
-from open_miipher.corpus.ledger import Ledger, Row, write_atomically
+from open_miipher.corpus.ledger import Ledger
+from open_miipher.corpus.leftovers import remove_leftovers
+from open_miipher.corpus.levels import Level, MeasuredSink, measured
 from open_miipher.corpus.naming import assign_names
+from open_miipher.corpus.rows import Row, write_atomically
 from open_miipher.corpus.run import Item, Plan
+from open_miipher.corpus.shard import Shard
+from open_miipher.corpus.threads import map_in_threads
 from open_miipher.errors import UserError
 from open_miipher.index import find_audio
 from open_miipher.restoration import FileSink, Job, Restorer, Source
 
 MANIFEST_NAME = "manifest.jsonl"
-_PRIVATE = ("run", "id", "stamp", "output_bytes")  # the ledger's own business
+PRIVATE = ("run", "time", "id", "stamp", "output_bytes")
+"""Keys of a row that are the ledger's own business."""
+
 _PROBE_THREADS = 16
-_TEMPORARY = re.compile(r"\..+\.\d+(\.plain)?\.tmp")  # as AudioWriter names them
+_DONE, _FAILED = "done", "failed"  # before
 
 
 @dataclass(frozen=True)
@@ -74,17 +79,16 @@ class RestoreDirectory:
             UserError: there is nothing to restore, or the disk has no room for what will come.
         """
         found = self._find()
-        names, new = self._names(found, ledger)
-        ledger.add_names(new)
-        plan = self._look(found, names, ledger.rows())
+        names = ledger.name_all(found, self._format.format)
+        plan = self._look(found, names, ledger)
         left = [item.id for item in plan.items] + [row["id"] for row in plan.failed]
-        remove_leftovers({(self._output_dir / names[i]).parent for i in left})
+        remove_leftovers(self._output_dir / names[item] for item in left)
         problem = self._lack_of_room(plan)
         if problem is not None:
             raise UserError(problem)
         return plan
 
-    def preview(self, overwrite: bool) -> tuple[str, bool]:
+    def preview(self, overwrite: bool, shard: Shard | None = None) -> tuple[str, bool]:
         """Say what a run would do, and write nothing.
 
         Returns:
@@ -93,47 +97,47 @@ class RestoreDirectory:
         Raises:
             UserError: as `plan`, but for the lack of room, which the lines tell.
         """
-        ledger = Ledger(self._output_dir)
+        ledger = Ledger(self._output_dir, shard)
         if not overwrite:
             ledger.check(self.identity)
         found = self._find()
-        names, _ = self._names(found, ledger)
-        plan = self._look(found, names, {} if overwrite else ledger.rows())
-        hours = math.fsum(item.seconds for item in plan.items) / 3600
+        given = ledger.names(self._format.format)
+        names = {**given, **assign_names(found, given, self._format.format)}
+        plan = self._look(found, names, ledger, from_nothing=overwrite)
+        num_own = plan.num_done + plan.num_failed + len(plan.items) + len(plan.failed)
         lines = [
-            f"files:       {len(found)} ({plan.num_done} done before, {len(plan.items)} to "
-            f"restore, {len(plan.failed)} unreadable)",
-            f"hours:       {hours:.4f} to restore",
+            f"files:       {num_own} ({plan.num_done} done before, {len(plan.items)} to "
+            f"restore, {len(plan.failed)} unreadable, {plan.num_failed} failed before)",
+            f"hours:       {plan.seconds / 3600:.4f} to restore",
             f"output:      about {self._num_bytes(plan) / 1e6:.1f} MB to come in "
             f"{printable(self._output_dir)}",
         ]
         lines += [f"unreadable:  {row['error']}" for row in plan.failed]
         problem = self._lack_of_room(plan)
         lines += [] if problem is None else [f"error: {problem}"]
-        return "\n".join(lines), problem is None and not plan.failed
+        return "\n".join(lines), problem is None and not plan.failed and not plan.num_failed
 
     def process(self, items: Iterator[Item]) -> Iterator[Row]:
         """Restore the items of one rank (see `corpus.run.Task`)."""
-        waiting: dict[Job, tuple[Item, FileSink]] = {}
+        waiting: dict[Job, tuple[Item, Level, MeasuredSink]] = {}
 
         def jobs() -> Iterator[Job]:
             for item in items:
                 source = Source.from_file(self._input_dir / item.id, item.details.info)
                 path = self._output_dir / item.output
                 rate = self._shape(item.details.info)[0]
-                sink = FileSink(path, rate, self._format.format, self._format.subtype)
-                job = self._restorer.job(source, sink, self._output_dir)
-                waiting[job] = item, sink
+                sink = MeasuredSink(FileSink(path, rate, self._format.format, self._format.subtype))
+                level = Level()
+                job = self._restorer.job(measured(source, level), sink, self._output_dir)
+                waiting[job] = item, level, sink
                 yield job
 
         for job in self._restorer.restore_jobs(jobs()):
-            item, sink = waiting.pop(job)
-            yield self._row(item, job, sink.num_clipped)
+            yield self._row(job, *waiting.pop(job))
 
     def finish(self, rows: Iterable[Row]) -> None:
-        """Write the manifest: one line an input, sorted."""
-        public = [{k: v for k, v in row.items() if k not in _PRIVATE} for row in rows]
-        public.sort(key=lambda row: row["input"])
+        """Write the manifest: one line an input, sorted as the rows are."""
+        public = ({k: v for k, v in row.items() if k not in PRIVATE} for row in rows)
         write_atomically(self._output_dir / MANIFEST_NAME, map(json.dumps, public))
 
     def _find(self) -> list[str]:
@@ -144,19 +148,23 @@ class RestoreDirectory:
             )
         return found
 
-    def _names(self, found: list[str], ledger: Ledger) -> tuple[dict[str, str], dict[str, str]]:
-        """Return the outputs of all inputs, and those among them that are new."""
-        given = ledger.names(self._format.format)
-        new = assign_names(found, given, self._format.format)
-        return {**given, **new}, new
+    def _look(
+        self,
+        found: list[str],
+        names: Mapping[str, str],
+        ledger: Ledger,
+        from_nothing: bool = False,
+    ) -> Plan:
+        """Tell what is done, or cannot be, from what is left, and probe what is left."""
+        own = found if ledger.shard is None else ledger.shard.own(found)
+        known = ("error", "stamp", "output_bytes")
+        rows = {} if from_nothing else ledger.rows(set(own), known)
 
-    def _look(self, found: list[str], names: dict[str, str], rows: dict[str, Row]) -> Plan:
-        """Tell what is done from what is left, and probe what is left."""
-
-        def look(item: str) -> Item | Row | None:
+        def look(item: str) -> Item | Row | str:
             stamp = _stamp(self._input_dir / item)
-            if self._is_done(rows.get(item), stamp, names[item]):
-                return None
+            outcome = self._outcome(rows.get(item), stamp, names[item])
+            if outcome is not None:
+                return outcome
             try:
                 info = probe(self._input_dir / item)
             except AudioError as error:
@@ -168,28 +176,36 @@ class RestoreDirectory:
             seconds = info.num_frames / info.sample_rate
             return Item(item, names[item], seconds, Details(info, stamp))
 
-        with ThreadPoolExecutor(_PROBE_THREADS) as threads:
-            looked_at = list(threads.map(look, found))
+        looked_at = list(map_in_threads(look, own, _PROBE_THREADS))
         items = [item for item in looked_at if isinstance(item, Item)]
-        before = [(rows[item.id], item) for item in items if item.id in rows]
         return Plan(
             items,
             [row for row in looked_at if isinstance(row, dict)],
-            num_done=looked_at.count(None),
+            num_done=looked_at.count(_DONE),
+            num_failed=looked_at.count(_FAILED),
             num_changed=sum(
-                row["error"] is None and row["stamp"] != item.details.stamp for row, item in before
+                item.id in rows and rows[item.id]["stamp"] != item.details.stamp for item in items
             ),
+            num_inputs=len(found),
         )
 
-    def _is_done(self, row: Row | None, stamp: list[int] | None, name: str) -> bool:
-        if row is None or row["error"] is not None or row["stamp"] != stamp:
-            return False
-        output = self._output_dir / name
-        return output.is_file() and output.stat().st_size == row["output_bytes"]
+    def _outcome(self, row: Row | None, stamp: list[int] | None, name: str) -> str | None:
+        """Say whether an input is done or failed before; None if it is to be looked at."""
+        if row is None or row["stamp"] != stamp:
+            return None
+        if row["error"] is not None:
+            return _FAILED
+        try:
+            status = (self._output_dir / name).stat()
+        except OSError:
+            return None  # its output is gone
+        is_whole = stat.S_ISREG(status.st_mode) and status.st_size == row["output_bytes"]
+        return _DONE if is_whole else None
 
-    def _row(self, item: Item, job: Job, num_clipped: int) -> Row:
+    def _row(self, job: Job, item: Item, input_level: Level, sink: MeasuredSink) -> Row:
         if job.error is not None:
-            return self._failed_row(item.id, item.details.stamp, str(job.error))
+            failed = self._failed_row(item.id, item.details.stamp, str(job.error))
+            return {**failed, "seconds": round(item.seconds, 6)}
         info = item.details.info
         return {
             "id": item.id,
@@ -206,7 +222,9 @@ class RestoreDirectory:
             "input_sample_rate": info.sample_rate,
             "input_num_frames": info.num_frames,
             "input_num_channels": info.num_channels,
-            "clipped_samples": num_clipped,
+            "input_level_db": input_level.decibels,
+            "output_level_db": sink.level.decibels,
+            "clipped_samples": sink.num_clipped,
             "processing_seconds": round(sum(job.seconds.values()), 3),
             "model": self.identity["model"],
             "error": None,
@@ -231,7 +249,7 @@ class RestoreDirectory:
 
     def _num_bytes(self, plan: Plan) -> float:
         shapes = (self._shape(item.details.info) for item in plan.items)
-        return math.fsum(self._format.num_bytes(frames, channels) for _, frames, channels in shapes)
+        return sum(self._format.num_bytes(frames, channels) for _, frames, channels in shapes)
 
     def _lack_of_room(self, plan: Plan) -> str | None:
         existing = next(
@@ -260,15 +278,6 @@ def check_directories(input_dir: Path, output_dir: Path) -> None:
             f"the output directory {printable(output_dir)} and the input directory "
             f"{printable(input_dir)} lie inside each other; choose another output directory"
         )
-
-
-def remove_leftovers(directories: Iterable[Path]) -> None:
-    """Remove the temporary files of killed runs; only the owner of the directories may."""
-    for directory in directories:
-        if directory.is_dir():
-            for path in directory.iterdir():
-                if _TEMPORARY.fullmatch(path.name):
-                    path.unlink()
 
 
 def _stamp(path: Path) -> list[int] | None:

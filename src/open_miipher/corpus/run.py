@@ -1,19 +1,24 @@
 """The resumable map: the same work for every item of a corpus, on any number of ranks.
 
 Killed at any instant and started again, with other ranks too, it goes on with what is left: an item
-is done when its row is in the ledger and its output is there.
+is done when its row is in the ledger and its output is there. The tasks of a job array do the same
+with an item's shard each.
 """
 
 import heapq
 import itertools
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from open_miipher.corpus.ledger import Ledger, Row
+from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.progress import Progress
-from open_miipher.distributed import StopSignal, World
+from open_miipher.corpus.rows import Row
+from open_miipher.corpus.shard import Shard
+from open_miipher.distributed import StopSignal, World, mark_requeue
 from open_miipher.errors import UserError
 
 T = TypeVar("T")
@@ -44,13 +49,22 @@ class Plan:
         items: those left.
         failed: rows of the inputs that cannot even be started.
         num_done: items that were done before.
-        num_changed: items among those left that were done, and whose input is another one now.
+        num_failed: items that failed before and have not changed: they are not tried again.
+        num_changed: items among those left whose input is another one now.
+        num_inputs: items of the whole corpus, those of other tasks of an array included.
     """
 
     items: list[Item]
     failed: list[Row]
     num_done: int
+    num_failed: int = 0
     num_changed: int = 0
+    num_inputs: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Audio that the items hold."""
+        return math.fsum(item.seconds for item in self.items)
 
 
 class Task(Protocol):
@@ -63,7 +77,7 @@ class Task(Protocol):
     identity: Mapping[str, Any]
 
     def plan(self, ledger: Ledger) -> Plan:
-        """Find the work that is left; called on rank 0 alone, which owns the ledger."""
+        """Find the work that is left for the ledger's task; called on rank 0 alone."""
 
     def process(self, items: Iterator[Item]) -> Iterator[Row]:
         """Do the work of one rank.
@@ -77,7 +91,7 @@ class Task(Protocol):
         """
 
     def finish(self, rows: Iterable[Row]) -> None:
-        """Sum up, on rank 0, from the newest row of every item."""
+        """Sum up, on rank 0 of the last task at work, from the newest row of every item, by id."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +100,8 @@ class Summary:
 
     Attributes:
         num_done: items done in this run, all ranks.
-        num_failed: items with an error.
-        stopped: the signal that ended it early, if one did.
+        num_failed: items with an error, also from earlier runs.
+        stopped: the signal that ended it before all was done, if one did.
     """
 
     num_done: int
@@ -100,14 +114,21 @@ class Summary:
         return int(self.num_failed > 0 or self.stopped is not None)
 
 
-def run(task: Task, output_dir: Path, world: World, overwrite: bool = False) -> Summary:
+def run(
+    task: Task,
+    output_dir: Path,
+    world: World,
+    overwrite: bool = False,
+    shard: Shard | None = None,
+) -> Summary:
     """Map a task over what is left of its items.
 
     Args:
         task: what to do.
-        output_dir: owned by this run until it ends.
+        output_dir: owned by this run until it ends, or by all shards of one array together.
         world: the ranks, which share the items out by duration.
         overwrite: do everything again, whatever it was made by.
+        shard: do the items of this shard only.
 
     Returns:
         The same summary on every rank, once all have finished.
@@ -116,26 +137,21 @@ def run(task: Task, output_dir: Path, world: World, overwrite: bool = False) -> 
         UserError: on every rank, if one of them could not go on; also from `Task.plan`, or if the
             directory is in use or holds outputs that were made otherwise.
     """
-    ledger = Ledger(output_dir)
+    ledger = Ledger(output_dir, shard)
+    stop = StopSignal()
 
     def prepare() -> tuple[int, Plan, list[list[Item]]]:
         number = ledger.claim(task.identity, overwrite)
         plan = task.plan(ledger)
+        _log_plan(ledger, plan)
         return number, plan, split_by_duration(plan.items, world.size)
 
     number, plan, shares = on_main(world, prepare)
-    if world.is_main:
-        print(
-            f"{len(plan.items)} to do, {plan.num_done} done before, {plan.num_changed} changed "
-            f"since, {len(plan.failed)} unreadable",
-            flush=True,
-        )
-    stop = StopSignal()
     problem, num_done, num_failed = None, 0, 0
     try:
         with ledger.writer(world.rank) as writer:
             for row in _rows(task, plan, shares[world.rank], world, stop):
-                writer.write([{"run": number, **row}])
+                writer.write([{"run": number, "time": round(time.time(), 3), **row}])
                 num_done += row["error"] is None
                 num_failed += row["error"] is not None
     except UserError as error:
@@ -145,13 +161,45 @@ def run(task: Task, output_dir: Path, world: World, overwrite: bool = False) -> 
     # A rank that was stopped waits here as well: the others come once their own work is done.
     results = _all_ranks(world, (problem, num_done, num_failed, stop.received))
     problems, done, failed, signals = zip(*results, strict=True)
-    on_main(world, lambda: task.finish(ledger.rows().values()))
     first = next((p for p in problems if p is not None), None)
+    is_left = sum(done) + sum(failed) < len(plan.items) + len(plan.failed)
+    signal = next((s for s in signals if s is not None), None) if is_left else None
+    try:
+        on_main(world, lambda: _end(task, ledger, first, signal))
+    except UserError:
+        if first is None:  # else the disk is full, say, and the first sentence tells it
+            raise
     if first is not None:
         raise UserError(
             f"{first.rstrip('.')}; what is done is kept, the same command goes on", shared=True
         )
-    return Summary(sum(done), sum(failed), next((s for s in signals if s is not None), None))
+    return Summary(sum(done), plan.num_failed + sum(failed), signal)
+
+
+def _log_plan(ledger: Ledger, plan: Plan) -> None:
+    ledger.log(
+        "planned",
+        num_inputs=plan.num_inputs,
+        num_items=len(plan.items) + len(plan.failed),
+        seconds=round(plan.seconds, 3),
+        num_done=plan.num_done,
+        num_failed=plan.num_failed,
+    )
+    print(
+        f"{len(plan.items)} to do, {plan.num_done} done before, {plan.num_changed} changed since, "
+        f"{len(plan.failed)} unreadable, {plan.num_failed} failed before",
+        flush=True,
+    )
+
+
+def _end(task: Task, ledger: Ledger, problem: str | None, signal: str | None) -> None:
+    """Say how the run ended; the last task at work sums up."""
+    ledger.log("ended", how=problem or signal or "finished")
+    if problem is None and signal is not None:
+        mark_requeue(ledger.directory, True)
+    with ledger.alone_at_the_end() as alone:
+        if alone:
+            task.finish(ledger.sorted_rows())
 
 
 def on_main(world: World, action: Callable[[], T]) -> T:
