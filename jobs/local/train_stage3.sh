@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Stage 3: the vocoder of STAGE2_DIR on what the cleaner of STAGE1_DIR gives.
+# Variables: jobs/common.sh. From the repository's root: jobs/local/train_stage3.sh
+cd "$(dirname "$0")/../.." || exit
+OUTPUT_DIR="${OUTPUT_DIR:-output/stage3}"
+# shellcheck source=jobs/common.sh
+source jobs/common.sh
+train miipher2_wavefit_finetune "model.cleaner_ckpt_dir=$STAGE1_DIR" "model.vocoder_ckpt_dir=$STAGE2_DIR"
+on_this_machine
