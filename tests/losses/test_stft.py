@@ -85,6 +85,18 @@ def test_silence_is_safe(loss):
     assert losses["stft_convergence"] < 1.01  # (0 + 0 + 1 + 1) / 4: no silent target explodes
 
 
+def test_the_floor_is_that_of_a_sine(loss):
+    """A sine at the floor raises the magnitude in its bin by 3 dB; far below, nothing counts."""
+    config = MultiResolutionSTFTConfig([1024], [1024], [256], floor_db=-60.0)
+    measure = MultiResolutionSTFTLoss(config)
+    sine = 1e-3 * torch.sin(2 * math.pi * 64 / 1024 * torch.arange(8192.0))[None]
+    magnitude = measure._magnitude(sine, 1024, 1024, 256, measure._floor(1024))
+    assert magnitude[0, 64, 16] == pytest.approx(2**0.5 * 1e-3 * 256, rel=1e-3)
+    quiet = 1e-7 * waveforms()
+    assert loss(quiet, 3 * quiet)["stft_magnitude"] < 1e-4
+    assert loss(quiet, 3 * quiet)["stft_convergence"] == 0
+
+
 @pytest.mark.parametrize("num_samples", [1, 100, 513])
 def test_short_waveforms_are_measured(loss, num_samples):
     losses = loss(waveforms()[:, :num_samples], 2 * waveforms()[:, :num_samples])

@@ -7,21 +7,20 @@ from torch import Tensor, nn
 
 from open_miipher.errors import UserError
 
-SILENCE = 1e-3  # root mean square magnitude; white noise at -82…-86 dBFS, by the window
-
 
 @dataclass
 class MultiResolutionSTFTConfig:
     """Resolutions in samples, one entry each; the defaults are WaveFit's.
 
-    Koizumi et al., "WaveFit" (SLT 2022, arXiv 2210.01029). `floor` is the smallest magnitude that
-    the logarithm sees: 16-bit quantisation noise lies a little above the default.
+    Koizumi et al., "WaveFit" (SLT 2022, arXiv 2210.01029). Below `floor_db` (of a full-scale sine)
+    nothing counts in the logarithm; the default is that of the distance which validation measures.
+    Far lower, float32 decides: a transform's rounding is some -140 dB of its loudest bin.
     """
 
     fft_sizes: list[int] = field(default_factory=lambda: [512, 1024, 2048])
     win_lengths: list[int] = field(default_factory=lambda: [360, 900, 1800])
     hop_lengths: list[int] = field(default_factory=lambda: [80, 150, 300])
-    floor: float = 1e-4
+    floor_db: float = -100.0
 
 
 class MultiResolutionSTFTLoss(nn.Module):
@@ -50,8 +49,8 @@ class MultiResolutionSTFTLoss(nn.Module):
         """Compare waveforms, with zeros outside them.
 
         Convergence is ‖|S| - |Ŝ|‖ / ‖|S|‖ (Frobenius), magnitude the mean of |log|S| - log|Ŝ||;
-        both are taken for each sample and resolution, then averaged. A target of digital silence
-        (`SILENCE`) has no convergence and counts as 0 there.
+        both are taken for each sample and resolution, then averaged. A target that lies below twice
+        the floor on the mean is silence: it has no convergence and counts as 0 there.
 
         Args:
             target: (batch, samples).
@@ -68,20 +67,30 @@ class MultiResolutionSTFTLoss(nn.Module):
                 self.config.hop_lengths,
                 strict=True,
             ):
-                reference = self._magnitude(target, *resolution)
-                magnitude = self._magnitude(estimate, *resolution)
+                floor = self._floor(resolution[1])
+                reference = self._magnitude(target, *resolution, floor)
+                magnitude = self._magnitude(estimate, *resolution, floor)
                 norm = reference.square().mean(dim=(-2, -1)).sqrt()
-                error = _norm(reference - magnitude)
-                ratio = error / norm.clamp_min(SILENCE)
-                convergences.append(torch.where(norm < SILENCE, 0.0, ratio).mean())
+                ratio = _norm(reference - magnitude) / norm
+                convergences.append(torch.where(norm < 2 * floor, 0.0, ratio).mean())
                 distances.append((reference.log() - magnitude.log()).abs().mean())
         return {
             "stft_convergence": torch.stack(convergences).mean(),
             "stft_magnitude": torch.stack(distances).mean(),
         }
 
-    def _magnitude(self, waveform: Tensor, fft_size: int, win_length: int, hop: int) -> Tensor:
-        """(…, samples) -> (…, bins, frames) float32, at least the floor."""
+    def _floor(self, win_length: int) -> float:
+        """Return the magnitude that a sine at `floor_db` has in the centre of a bin."""
+        return 10 ** (self.config.floor_db / 20) * win_length / 4  # half the Hann window's sum
+
+    def _magnitude(
+        self, waveform: Tensor, fft_size: int, win_length: int, hop: int, floor: float
+    ) -> Tensor:
+        """(…, samples) -> (…, bins, frames) float32: √(|S|² + floor²).
+
+        Smooth, unlike a clamp: there the logarithm's gradient jumps from nothing to 1 / floor, and
+        that of |S| turns with the phase of what is next to nothing.
+        """
         spectrum = torch.stft(
             waveform.float().flatten(0, -2),
             fft_size,
@@ -91,7 +100,8 @@ class MultiResolutionSTFTLoss(nn.Module):
             pad_mode="constant",
             return_complex=True,
         )
-        return spectrum.abs().clamp_min(self.config.floor).unflatten(0, waveform.shape[:-1])
+        power = torch.view_as_real(spectrum).square().sum(-1)
+        return (power + floor**2).sqrt().unflatten(0, waveform.shape[:-1])
 
 
 def _norm(x: Tensor) -> Tensor:
