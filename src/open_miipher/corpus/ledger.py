@@ -18,7 +18,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,6 @@ from open_miipher.corpus.naming import assign_names
 from open_miipher.corpus.rows import Row, RowReader, RowWriter, read_rows, write_atomically
 from open_miipher.corpus.shard import Shard, place
 from open_miipher.corpus.tenancy import Tenancy, turn
-from open_miipher.distributed import mark_requeue
 from open_miipher.errors import UserError
 
 FORGOTTEN = "forgotten"
@@ -97,7 +96,6 @@ class Ledger:
                 forgotten = {"1": {"0": self.number}}  # shard 0 of 1: everything
             state = {"number": self.number, "identity": dict(identity), FORGOTTEN: forgotten}
             write_atomically(self.root / "run.json", [json.dumps(state, indent=1)])
-            mark_requeue(self.directory, False)
         return self.number
 
     @contextmanager
@@ -157,10 +155,19 @@ class Ledger:
             if shard is not None and (own is None or own.may_share_with(shard))
         ]
 
-    def forget(self, items: Iterable[str]) -> None:
-        """Record that nothing is known of these items; after `claim` alone."""
+    def forget(self, items: Mapping[str, float]) -> None:
+        """Record that nothing is known of these items, given with their seconds; after `claim`."""
         with self.writer(0) as writer:
-            writer.write({"run": self.number, "id": item, FORGOTTEN: True} for item in items)
+            writer.write(
+                {"run": self.number, "id": item, "seconds": seconds, FORGOTTEN: True}
+                for item, seconds in items.items()
+            )
+
+    def first_that_counts(self, shard: Shard | None) -> int:
+        """Return the number of the first run whose plan for a task was not forgotten."""
+        forgotten = self.state().get(FORGOTTEN, {})
+        own = (str(shard.count), str(shard.index)) if shard is not None else ("1", "0")
+        return max(forgotten.get(count, {}).get(index, 0) for count, index in (("1", "0"), own))
 
     def names(self, extension: str) -> dict[str, str]:
         """Return the output names with this extension (without the dot) given so far, by id."""
@@ -198,7 +205,15 @@ class Ledger:
         who = {"host": socket.gethostname(), "pid": os.getpid()}
         with RowWriter(self.directory / "runs.jsonl") as writer:
             writer.write(
-                [{"run": self.number, "event": event, "time": time.time(), **who, **fields}]
+                [
+                    {
+                        "run": self.number,
+                        "event": event,
+                        "time": round(time.time(), 3),
+                        **who,
+                        **fields,
+                    }
+                ]
             )
 
     def state(self) -> dict[str, Any]:

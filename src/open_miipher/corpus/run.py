@@ -142,6 +142,7 @@ def run(
 
     def prepare() -> tuple[int, Plan, list[list[Item]]]:
         number = ledger.claim(task.identity, overwrite)
+        mark_requeue(ledger.directory, False)
         plan = task.plan(ledger)
         _log_plan(ledger, plan)
         return number, plan, split_by_duration(plan.items, world.size)
@@ -179,6 +180,7 @@ def run(
 def _log_plan(ledger: Ledger, plan: Plan) -> None:
     ledger.log(
         "planned",
+        num_shards=None if ledger.shard is None else ledger.shard.count,
         num_inputs=plan.num_inputs,
         num_items=len(plan.items) + len(plan.failed),
         seconds=round(plan.seconds, 3),

@@ -1,0 +1,179 @@
+"""Decode every output of a restoration and measure it against what was recorded of it."""
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from open_miipher.audio.io import AudioError, AudioReader, printable
+from open_miipher.corpus.ledger import Ledger
+from open_miipher.corpus.leftovers import is_temporary
+from open_miipher.corpus.levels import Level
+from open_miipher.corpus.progress import Progress
+from open_miipher.corpus.restore import MANIFEST_NAME, PRIVATE
+from open_miipher.corpus.rows import Row, read_rows
+from open_miipher.corpus.threads import map_in_threads
+
+SILENT_BELOW = -80.0
+"""dB of full scale: nothing is heard in an output below this …"""
+
+SPEECH_ABOVE = -60.0
+"""… and something in an input above this."""
+
+_FIELDS = (
+    *("error", "output", "output_bytes", "duration", "num_frames", "sample_rate"),
+    *("num_channels", "input_level_db", "output_level_db"),
+)
+_BLOCK_FRAMES = 1 << 16
+_LEVEL_TOLERANCE = 0.05  # of the level, beside a step of the samples' kind
+_COARSE = ("PCM_U8", "PCM_S8", "ALAW", "ULAW")
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Something that is not as recorded.
+
+    Attributes:
+        problem: a sentence that names the file.
+        item: the input that it belongs to; None for a file that is nobody's output.
+    """
+
+    problem: str
+    item: str | None = None
+
+
+def verify(ledger: Ledger, num_threads: int, is_running: bool, shown: bool) -> list[Wrong]:
+    """Check the outputs of all items, look for files that are none, and compare the manifest.
+
+    Args:
+        ledger: of the output directory; nothing is written.
+        num_threads: files decoded at once.
+        is_running: tasks are at work: what they may be changing now is left out.
+        shown: whether to say how far it is.
+
+    Returns:
+        What is wrong, in the order of the inputs.
+    """
+    output_dir = ledger.root.parent
+    rows = ledger.rows(fields=_FIELDS)
+    done = [row for _, row in sorted(rows.items()) if row["error"] is None]
+
+    def check(row: Row) -> tuple[Row, str | None]:
+        return row, problem_of(output_dir, row)
+
+    wrong = []
+    seconds = math.fsum(row["duration"] for row in done)
+    with Progress(len(done), seconds, shown) as progress:
+        for row, problem in map_in_threads(check, done, num_threads):
+            progress.advance(row["duration"])
+            if problem is not None:
+                wrong.append(Wrong(problem, row["id"]))
+    if is_running:
+        return [*_still_wrong(ledger, wrong), *extra_files(ledger, rows, is_running)]
+    return [*wrong, *extra_files(ledger, rows, is_running), *_manifest_problem(ledger, rows)]
+
+
+def _still_wrong(ledger: Ledger, wrong: list[Wrong]) -> Iterator[Wrong]:
+    """Look once more: a task may have made a file again while it was being checked."""
+    rows = ledger.rows({entry.item for entry in wrong if entry.item is not None}, _FIELDS)
+    for item, row in sorted(rows.items()):
+        problem = problem_of(ledger.root.parent, row) if row["error"] is None else None
+        if problem is not None:
+            yield Wrong(problem, item)
+
+
+def problem_of(output_dir: Path, row: Row) -> str | None:
+    """Say in which way an output differs from its row, or None."""
+    path = output_dir / row["output"]
+    if not path.is_file():
+        return f"{printable(path)} is missing"
+    level = Level()
+    try:
+        with AudioReader(path) as reader:
+            info = reader.info
+            for block in reader.blocks(_BLOCK_FRAMES):
+                level.add(block)
+    except AudioError as error:
+        return str(error)
+    differences = [
+        f"{name} is {getattr(info, name)} and was {row[name]}"
+        for name in ("num_frames", "sample_rate", "num_channels")
+        if getattr(info, name) != row[name]
+    ]
+    size = path.stat().st_size
+    if not differences and size != row["output_bytes"]:
+        differences.append(f"it has {size} bytes and had {row['output_bytes']}")
+    if not differences and "output_level_db" in row:
+        differences = _level_problems(level, info.subtype, row)
+    return f"{printable(path)}: {', '.join(differences)}" if differences else None
+
+
+def _level_problems(level: Level, subtype: str, row: Row) -> list[str]:
+    written, heard = row["output_level_db"], row["input_level_db"]
+    recorded = 0.0 if written is None else 10 ** (written / 20)
+    step = 2**-6 if subtype in _COARSE else 2**-15
+    if abs(level.rms - recorded) > _LEVEL_TOLERANCE * recorded + step:
+        return [f"its level is {_decibels(level.decibels)} and was {_decibels(written)}"]
+    is_silent = written is None or written < SILENT_BELOW
+    if is_silent and heard is not None and heard > SPEECH_ABOVE:
+        return [f"it is silent, and its input, at {_decibels(heard)}, is not"]
+    return []
+
+
+def _decibels(level: float | None) -> str:
+    return "digital silence" if level is None else f"{level:.1f} dB"
+
+
+def extra_files(ledger: Ledger, rows: Mapping[str, Row], is_running: bool) -> Iterator[Wrong]:
+    """Find files in the output directory that are no output of what is done.
+
+    Args:
+        ledger: of the output directory.
+        rows: the newest one of every item.
+        is_running: leave out what tasks may be making now.
+
+    Yields:
+        One for each such file.
+    """
+    output_dir = ledger.root.parent
+    outputs = {row["output"] for row in rows.values() if row["error"] is None}
+    failed = {item for item, row in rows.items() if row["error"] is not None}
+    # An output that has a name and no row: a run was killed in between, or is just doing it.
+    named = {output: i for i, output in ledger.names(ledger.state()["identity"]["format"]).items()}
+    for path in _files(output_dir):
+        name = path.relative_to(output_dir).as_posix()
+        if name in outputs or name == MANIFEST_NAME:
+            continue
+        if is_temporary(path.name):
+            if not is_running:
+                yield Wrong(f"{printable(path)} was left by a run that was killed")
+        elif name not in named:
+            yield Wrong(f"{printable(path)} is no output of this restoration")
+        elif named[name] in failed and not is_running:
+            yield Wrong(f"{printable(path)} is older than its input, which failed since")
+
+
+def _files(output_dir: Path) -> Iterator[Path]:
+    for folder, folders, files in os.walk(output_dir):
+        if Path(folder) == output_dir and ".ledger" in folders:
+            folders.remove(".ledger")
+        folders.sort()
+        yield from (Path(folder, name) for name in sorted(files))
+
+
+def _manifest_problem(ledger: Ledger, rows: Mapping[str, Row]) -> Iterator[Wrong]:
+    """Compare what the manifest, if there is one already, says of what is done."""
+    path = ledger.root.parent / MANIFEST_NAME
+    if not path.exists():
+        return
+    unlisted = {item: row for item, row in rows.items() if row["error"] is None}
+    for listed in read_rows(path):
+        row = unlisted.get(listed["input"], {})
+        if all(listed.get(k) == v for k, v in row.items() if k not in PRIVATE):
+            unlisted.pop(listed["input"], None)
+    if unlisted:
+        yield Wrong(
+            f"{printable(path)} lacks {len(unlisted)} outputs, or says other things of them "
+            f"({printable(min(unlisted))}, for one); the restore command writes it anew"
+        )

@@ -1,0 +1,179 @@
+"""Say how far a restoration is, check its outputs, or have its failures tried again."""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from open_miipher.audio.io import printable
+from open_miipher.corpus.ledger import Ledger
+from open_miipher.corpus.speed import Speed
+from open_miipher.corpus.survey import RECENT_SECONDS, Survey, TaskState, open_ledger, survey
+from open_miipher.corpus.tally import Tally
+from open_miipher.corpus.verify import Wrong, verify
+from open_miipher.errors import exit_on_user_error
+
+DESCRIPTION = """\
+Say how far a restoration is, over all its processes and array tasks: done, left, failed, speed,
+time to go, which tasks are at work, and why files failed. Works while tasks run, locks and writes
+nothing (but with --retry-failed).
+
+exit status: 0; 1 if --verify finds something wrong; 2 wrong use.
+"""
+
+_SHOWN = 20  # tasks, failures and wrong files that are listed in full
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("output_dir", type=Path, metavar="OUT", help="the --output-dir of src/inference.py")
+    add("--json", action="store_true", help="print one JSON object with everything")
+    add(
+        "--verify",
+        action="store_true",
+        help="decode every output and compare its frames, rate, channels and level with what was "
+        "recorded; find missing, damaged, silent and extra files",
+    )
+    add(
+        "--num-workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="files that --verify decodes at once (default: the cores, %(default)s)",
+    )
+    add(
+        "--retry-failed",
+        action="store_true",
+        help="forget the failures, and what --verify found wrong, so that the same restore command "
+        "makes these files again; not while tasks run",
+    )
+    arguments = parser.parse_args()
+    if arguments.num_workers < 1:
+        parser.error("--num-workers must be at least 1")
+    return arguments
+
+
+def main() -> int:
+    """Look, check, forget, say."""
+    arguments = parse_arguments()
+    ledger = open_ledger(arguments.output_dir)
+    seen = survey(ledger)
+    if arguments.retry_failed:  # nobody may start while it is decided what to make again
+        ledger.claim(ledger.state()["identity"])
+    wrong = None
+    if arguments.verify:
+        is_running = any(task.state == "running" for task in seen.tasks)
+        shown = not arguments.json
+        wrong = verify(ledger, arguments.num_workers, is_running, shown)
+    num_forgotten = _forget(ledger, wrong or []) if arguments.retry_failed else None
+    if arguments.json:
+        print(json.dumps(_plain(seen, wrong, num_forgotten), indent=1))
+    else:
+        print("\n".join(_lines(arguments.output_dir, seen, wrong, num_forgotten)))
+    return 1 if wrong else 0
+
+
+def _forget(ledger: Ledger, wrong: list[Wrong]) -> int:
+    items = Tally(ledger, 0.0).failed()
+    damaged = {entry.item for entry in wrong if entry.item is not None}
+    items |= {item: row["seconds"] for item, row in ledger.rows(damaged, ("seconds",)).items()}
+    ledger.forget(items)
+    return len(items)
+
+
+def _plain(seen: Survey, wrong: list[Wrong] | None, num_forgotten: int | None) -> dict[str, object]:
+    plain = asdict(seen)
+    if wrong is not None:
+        plain["wrong"] = [asdict(entry) for entry in wrong]
+    if num_forgotten is not None:
+        plain["num_forgotten"] = num_forgotten
+    return plain
+
+
+def _lines(
+    output_dir: Path, seen: Survey, wrong: list[Wrong] | None, num_forgotten: int | None
+) -> Iterator[str]:
+    about = "about " if seen.is_estimate else ""
+    yield (
+        f"files:       {seen.num_done:,} of {seen.num_inputs:,} done, {seen.num_left:,} left, "
+        f"{seen.num_failed:,} failed"
+    )
+    yield (
+        f"audio:       {_hours(seen.seconds_done)} done, {about}{_hours(seen.seconds_left)} left"
+    )
+    if seen.recent is not None:
+        minutes = min(RECENT_SECONDS, seen.recent.seconds) / 60
+        yield f"speed:       {_speed(seen.recent)} in the last {minutes:.0f} min"
+    if seen.overall is not None:
+        label = "speed:      " if seen.recent is None else "            "
+        yield f"{label} {_speed(seen.overall)} in all, over {_hours(seen.overall.seconds)}"
+    if seen.seconds_to_go is not None:
+        yield f"time to go:  {_duration(seen.seconds_to_go)} for what is running, at this speed"
+    yield from _task_lines(seen.tasks)
+    yield from _failure_lines(output_dir, seen, num_forgotten)
+    if wrong is not None:
+        yield f"verified:    {len(wrong):,} wrong" if wrong else "verified:    all is as recorded"
+        yield from (f"  {entry.problem}" for entry in wrong[:_SHOWN])
+        if len(wrong) > _SHOWN:
+            yield f"  … and {len(wrong) - _SHOWN:,} more (--json lists all)"
+    if num_forgotten is not None:
+        yield f"forgotten:   {num_forgotten:,}; the same restore command makes them again"
+
+
+def _task_lines(tasks: list[TaskState]) -> Iterator[str]:
+    states = Counter(task.state for task in tasks)
+    yield f"tasks:       {', '.join(f'{count} {state}' for state, count in states.items())}"
+    for state in ("running", "stopped"):
+        chosen = [task for task in tasks if task.state == state]
+        for task in chosen[:_SHOWN]:
+            left = "" if task.num_left is None else f", {task.num_left:,} files left"
+            hours = "" if not task.num_left else f" ({_hours(task.seconds_left)})"
+            yield f"  {task.name}: {state}, {task.who or task.how}{left}{hours}"
+        if len(chosen) > _SHOWN:
+            yield f"  … and {len(chosen) - _SHOWN} more {state}"
+
+
+def _failure_lines(output_dir: Path, seen: Survey, num_forgotten: int | None) -> Iterator[str]:
+    if not seen.failures:
+        return
+    yield "failed:"
+    for failure in seen.failures[:_SHOWN]:
+        yield f"  {failure.count:,} × {failure.reason}"
+        yield f"      e.g. {failure.example}"
+    if len(seen.failures) > _SHOWN:
+        yield f"  … and {len(seen.failures) - _SHOWN} more reasons"
+    if num_forgotten is None:
+        yield (
+            f"  to try them again: python src/status.py {printable(output_dir)} --retry-failed, "
+            "and then the restore command"
+        )
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:,.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
+
+
+def _speed(speed: Speed) -> str:
+    return f"{speed.real_time:,.1f} times as fast as real time, {speed.files:,.2f} files/s"
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    days, hours = minutes // 1440, minutes % 1440 // 60
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes % 60} min" if hours else f"{max(1, minutes)} min"
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_user_error(main)())
