@@ -8,7 +8,8 @@
 # The definition is Open-Miipher-2.def, or, where DEBIAN_MIRROR is set (by CONTAINER_RUN perhaps),
 # container/Open-Miipher-2.debootstrap.def with that mirror, which needs no image registry.
 # From the environment: CONTAINER_RUN, a command to put before `singularity`; CUDA, the variant;
-# BUILD_OPTIONS, more for `singularity build`; IMAGE, an image to test instead of building one.
+# COMPRESSION, for mksquashfs ("-comp zstd -Xcompression-level 1" is faster); IMAGE,
+# an image to test instead of building one.
 # A pass of a built image is recorded in container/tested.txt.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -17,7 +18,6 @@ cuda=${CUDA:-cu130}
 work=$PWD/output/container
 image=${IMAGE:-$work/Open-Miipher-2.sif}
 read -ra runner <<<"${CONTAINER_RUN:-}"
-read -ra build_options <<<"${BUILD_OPTIONS:-}"
 singularity=("${runner[@]}" singularity)
 mirror=$("${runner[@]}" printenv DEBIAN_MIRROR || true)
 definition=${1:-${mirror:+container/Open-Miipher-2.debootstrap.def}}
@@ -42,8 +42,8 @@ build() {
   if [ -n "$mirror" ] && grep -q '^Bootstrap: debootstrap' "$definition"; then
     arguments+=(--build-arg "MIRROR=$mirror")
   fi
-  "${singularity[@]}" build --force --fakeroot "${build_options[@]}" "${arguments[@]}" \
-    "$image" "$definition"
+  [ -z "${COMPRESSION:-}" ] || arguments+=(--mksquashfs-args "$COMPRESSION")
+  "${singularity[@]}" build --force --fakeroot "${arguments[@]}" "$image" "$definition"
 }
 
 # A program of the image on this checkout, bound read-only; nothing of a network but loopback.
