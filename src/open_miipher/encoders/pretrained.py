@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from open_miipher.encoders.fetching import WEIGHTS, tower_folder
 from open_miipher.errors import UserError, report
 
 
@@ -14,7 +15,8 @@ def find_file(source: str, *names: str) -> Path:
     """Find a file of a pretrained model; the hub is asked only if there is no such folder.
 
     Args:
-        source: a local folder, or a hub id such as `microsoft/wavlm-large`.
+        source: a local folder, or a hub id such as `microsoft/wavlm-large`; of a multimodal one,
+            its tower alone may have been fetched (see `fetching`).
         *names: file names, the most wanted first.
 
     Returns:
@@ -32,6 +34,10 @@ def find_file(source: str, *names: str) -> Path:
             if (folder / name).is_file():
                 return folder / name
         raise UserError(f"encoder source {source} holds no {' or '.join(names)}")
+    tower = tower_folder(source)
+    for name in names:
+        if (tower / WEIGHTS).is_file() and (tower / name).is_file():
+            return tower / name
     reason = ""
     for name in names:
         try:
@@ -47,9 +53,9 @@ def find_file(source: str, *names: str) -> Path:
 def how_to_fetch(source: str) -> str:
     """Say how to get a hub model to a machine without a network."""
     return (
-        f"run `hf download {source}` where there is a network, with HF_HOME on a disk that this "
-        "machine sees, or give a local folder; a gated model needs its licence accepted and "
-        "HF_TOKEN"
+        f"run `python src/fetch_models.py {source}` (or `hf download {source}`) where there is a "
+        "network, with HF_HOME on a disk that this machine sees, or give a local folder; a gated "
+        "model needs its licence accepted and HF_TOKEN"
     )
 
 
@@ -120,7 +126,7 @@ def _files_of_tensors(source: str) -> dict[str, str]:
     """Map each tensor of a checkpoint to the name of the file that holds it."""
     from safetensors import safe_open
 
-    index, single = "model.safetensors.index.json", "model.safetensors"
+    index, single = "model.safetensors.index.json", WEIGHTS
     found = find_file(source, index, single)
     if found.name == index:
         return read_json(source, index)["weight_map"]

@@ -1,0 +1,207 @@
+"""Fetch the audio tower of a multimodal checkpoint from the hub, and nothing else of it.
+
+The tower's tensors are asked for by their places in the checkpoint's safetensors files, and written
+into one such file of their own, in a folder below HF_HOME, where `pretrained.find_file` looks
+first. What an interrupted fetch has written is gone on with.
+"""
+
+import json
+import os
+import shutil
+import struct
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from open_miipher.distributed import hold
+from open_miipher.errors import UserError
+
+TOWER = "audio_tower."
+"""What stands in the names of the tower's tensors, and of no others."""
+
+WEIGHTS = "model.safetensors"
+_LONGEST_HEADER = 100_000_000  # bytes, as the format allows
+_TIMEOUT, _TRIES, _BETWEEN_TRIES = 60.0, 4, 1.0  # s
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """Where one of the wanted tensors lies.
+
+    Attributes:
+        name: in the checkpoint.
+        dtype: safetensors' name.
+        shape: its dimensions.
+        file: of the checkpoint.
+        start: its first byte in that file; `end` is one past its last.
+    """
+
+    name: str
+    dtype: str
+    shape: list[int]
+    file: str
+    start: int
+    end: int
+
+
+class NoRanges(UserError):
+    """The server sends whole files only."""
+
+
+def tower_folder(source: str) -> Path:
+    """Return where the tower of a hub model is kept, whether it is there or not."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "open-miipher-2" / source.replace("/", "--")
+
+
+def fetch_tower(
+    source: str, revision: str, files: list[str], say: Callable[[str], None]
+) -> Path | None:
+    """Fetch a tower.
+
+    Args:
+        source: hub id of a checkpoint with safetensors files.
+        revision: the commit to take it from.
+        files: of the checkpoint, those that may hold tensors of the tower.
+        say: is told how far it is.
+
+    Returns:
+        Its folder; None if the checkpoint is a tower alone, all of which is wanted.
+
+    Raises:
+        NoRanges: parts of files cannot be had.
+        UserError: the disk has no room, or another process is fetching it.
+        HTTPError: of `huggingface_hub.errors`, the hub refuses or cannot be reached.
+        OSError: the disk refuses.
+    """
+    from huggingface_hub import hf_hub_download, hf_hub_url
+
+    urls = {file: hf_hub_url(source, file, revision=revision) for file in files}
+    tensors = [t for file in files for t in _tensors(urls[file], file) if TOWER in t.name]
+    if not tensors:
+        return None
+    tensors.sort(key=lambda tensor: (tensor.file, tensor.start))
+    folder = tower_folder(source)
+    lock = hold(folder)
+    try:
+        config = hf_hub_download(source, "config.json", revision=revision)
+        shutil.copyfile(config, folder / "config.json")
+        header = _header(tensors, {"format": "pt", "source": source, "revision": revision})
+        ranges = [(urls[file], start, end) for file, start, end in _joined(tensors)]
+        _complete(folder / WEIGHTS, header, ranges, say)
+    finally:
+        lock.close()
+    return folder
+
+
+def _tensors(url: str, file: str) -> Iterator[Tensor]:
+    """Read a safetensors file's header: 8 bytes of length, then JSON."""
+    length = struct.unpack("<Q", b"".join(_read(url, 0, 8)))[0]
+    if length > _LONGEST_HEADER:
+        raise UserError(f"{url} is no safetensors file")
+    header = json.loads(b"".join(_read(url, 8, 8 + length)))
+    for name, entry in header.items():
+        if name != "__metadata__":
+            start, end = (8 + length + offset for offset in entry["data_offsets"])
+            yield Tensor(name, entry["dtype"], entry["shape"], file, start, end)
+
+
+def _header(tensors: list[Tensor], metadata: dict[str, str]) -> bytes:
+    entries: dict[str, Any] = {"__metadata__": metadata}
+    place = 0
+    for tensor in tensors:
+        size = tensor.end - tensor.start
+        entries[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": tensor.shape,
+            "data_offsets": [place, place + size],
+        }
+        place += size
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _joined(tensors: list[Tensor]) -> list[tuple[str, int, int]]:
+    """Return (file, start, end) of the sorted tensors, neighbours together."""
+    joined: list[tuple[str, int, int]] = []
+    for tensor in tensors:
+        if joined and joined[-1][0] == tensor.file and joined[-1][2] == tensor.start:
+            joined[-1] = (tensor.file, joined[-1][1], tensor.end)
+        else:
+            joined.append((tensor.file, tensor.start, tensor.end))
+    return joined
+
+
+def _complete(
+    path: Path, header: bytes, ranges: list[tuple[str, int, int]], say: Callable[[str], None]
+) -> None:
+    """Write a file, going on with what is there of it; it takes its name once it is whole."""
+    if path.exists() and _begins_with(path, header):
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    if not _begins_with(partial, header):  # of another commit, or none
+        partial.write_bytes(header)
+    total = len(header) + sum(end - start for _, start, end in ranges)
+    free = shutil.disk_usage(partial).free
+    if total - partial.stat().st_size > free:
+        raise UserError(
+            f"{path.parent} has {free / 1e6:,.0f} MB free and {total / 1e6:,.0f} MB are to come; "
+            "make room, or name another folder by --dir"
+        )
+    failures = 0
+    while (size := partial.stat().st_size) < total:
+        say(f"{size / 1e6:,.0f} of {total / 1e6:,.0f} MB")
+        problem = _append(partial, ranges, size - len(header))
+        if partial.stat().st_size == total:
+            break
+        failures = failures + 1 if partial.stat().st_size == size else 1
+        if failures >= _TRIES:
+            raise problem or UserError(f"{ranges[0][0]} ends before its last tensor does")
+        time.sleep(_BETWEEN_TRIES)
+    os.replace(partial, path)
+
+
+def _append(partial: Path, ranges: list[tuple[str, int, int]], done: int) -> Exception | None:
+    """Append what is missing after `done` bytes; return what broke the connection, if it broke."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    with partial.open("ab") as file:
+        for url, start, end in ranges:
+            skipped = min(done, end - start)
+            done -= skipped
+            try:
+                for block in _read(url, start + skipped, end):
+                    file.write(block)
+            except HfHubHTTPError:
+                raise
+            except HTTPError as error:
+                return error
+        file.flush()
+        os.fsync(file.fileno())
+    return None
+
+
+def _read(url: str, start: int, end: int) -> Iterator[bytes]:
+    """Yield the bytes start … end - 1 of a file of the hub."""
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    if start >= end:
+        return
+    headers = {**build_hf_headers(), "Range": f"bytes={start}-{end - 1}"}
+    headers["Accept-Encoding"] = "identity"
+    with get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT) as response:
+        hf_raise_for_status(response)
+        if response.status_code != 206:
+            raise NoRanges(f"{url} is sent as a whole only")
+        yield from response.iter_bytes()
+
+
+def _begins_with(path: Path, header: bytes) -> bool:
+    if not path.exists():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(header)) == header
