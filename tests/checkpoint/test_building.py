@@ -4,6 +4,8 @@ from typing import Literal
 import pytest
 
 from open_miipher.checkpoint import build, from_mapping
+from open_miipher.cleaners import CLEANERS
+from open_miipher.encoders import ENCODERS
 from open_miipher.errors import UserError
 
 
@@ -76,3 +78,10 @@ def test_lists_all_problems_at_once():
     with pytest.raises(UserError, match="3 problems") as caught:
         from_mapping(Settings, {"kind": "c", "flag": 3}, "x")
     assert all(key in str(caught.value) for key in ("x.kind", "x.flag", "x.rate"))
+
+
+def test_a_number_out_of_its_range_names_the_part():
+    spec = {"name": "conformer", "dropout": 2.0}
+    encoder = build(ENCODERS, {"name": "log_mel"})
+    with pytest.raises(UserError, match=r"model\.cleaner cannot be built: dropout probability"):
+        build(CLEANERS, spec, encoder, key="model.cleaner")

@@ -88,3 +88,9 @@ def test_paper_sizes(name, size):
 def test_widths_that_cannot_be_grouped_are_refused():
     with pytest.raises(UserError, match="multiples of 4"):
         build(DISCRIMINATORS, {"name": "multi_scale", "base_channels": 6})
+
+
+@pytest.mark.parametrize("wrong", [{"periods": [2, 0]}, {"periods": []}, {"kernel_size": 4}])
+def test_periods_and_kernels_without_meaning_are_refused(wrong):
+    with pytest.raises(UserError, match="at least 1, and its kernel_size"):
+        build(DISCRIMINATORS, {"name": "multi_period", **wrong})

@@ -15,7 +15,10 @@ SIZES: dict[str, Any] = {
     "up_factors": [5, 3, 2],
     "dilations": [[1, 2, 1, 2]] * 3,
 }
-MEL = MelConfig(sample_rate=8000, n_fft=256, win_length=200, hop_length=60, n_mels=24, f_max=4000.0)
+WIDTH = 24  # of the features
+MEL = MelConfig(
+    sample_rate=8000, n_fft=256, win_length=200, hop_length=60, n_mels=WIDTH, f_max=4000.0
+)
 
 
 @pytest.fixture
@@ -42,7 +45,7 @@ def make_wavefit():
             pre_net=pre_net or PreNetConfig(num_heads=2),
             **keys,
         )
-        return WaveFit(24, 8000 / (60 if gain == "power" else 120), config)
+        return WaveFit(WIDTH, 8000 / (60 if gain == "power" else 120), config)
 
     return make
 
@@ -53,7 +56,7 @@ def make_inputs():
 
     def make(model: WaveFit, batch: int, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
         generator = torch.Generator().manual_seed(frames)
-        features = torch.randn(batch, frames, model.feature_width, generator=generator) - 2
+        features = torch.randn(batch, frames, WIDTH, generator=generator) - 2
         noise = torch.randn(batch, frames * model.hop_length, generator=generator)
         return features, noise
 

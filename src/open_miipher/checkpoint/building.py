@@ -27,7 +27,10 @@ def build(registry: Mapping[str, type[T]], spec: Mapping[str, Any], *args: Any, 
         UserError: the name is unknown or missing, or the fields do not fit.
     """
     cls, config = part_config(registry, spec, key=key)
-    return cls(*args, config)  # type: ignore[call-arg]
+    try:
+        return cls(*args, config)  # type: ignore[call-arg]
+    except ValueError as error:  # torch's word on a number out of its range
+        raise UserError(f"{key or spec['name']} cannot be built: {error}") from error
 
 
 def part_config(

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from open_miipher.discriminators.convolution import convolution
+from open_miipher.errors import UserError
 
 NEGATIVE_SLOPE = 0.1
 
@@ -38,6 +39,11 @@ class MultiPeriodDiscriminator(nn.Module):
 
     def __init__(self, config: MultiPeriodConfig) -> None:
         super().__init__()
+        if min(config.periods, default=0) < 1 or config.kernel_size % 2 == 0:
+            raise UserError(
+                f"the multi_period discriminator's periods={config.periods} must each be at least "
+                f"1, and its kernel_size={config.kernel_size} odd"
+            )
         self.periods = nn.ModuleList(
             PeriodDiscriminator(period, config) for period in config.periods
         )

@@ -12,7 +12,6 @@ class Vocoder(nn.Module, ABC):
     Attributes:
         sample_rate: of the waveform, in Hz.
         hop_length: samples per feature frame.
-        feature_width: values per feature frame.
         needs_noise: whether the noise given is used.
         restores_level: True if the output has the level of the speech that the features describe;
             False if it comes at a fixed peak and levels must be put back.
@@ -20,7 +19,6 @@ class Vocoder(nn.Module, ABC):
 
     sample_rate: int
     hop_length: int
-    feature_width: int
     needs_noise: bool
     restores_level: bool
 

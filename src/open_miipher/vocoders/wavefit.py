@@ -92,7 +92,6 @@ class WaveFit(Vocoder):
         super().__init__()
         self.sample_rate = config.sample_rate
         self.hop_length = config.upsample_factor * config.generator.hop_length
-        self.feature_width = feature_width
         _check(config, feature_width, frame_rate, self.hop_length)
         self.config = config
         self.gain = (
