@@ -9,3 +9,7 @@ export PYTHONDONTWRITEBYTECODE=1
 # Home may be read-only, slow or not bound at all.
 export TRITON_CACHE_DIR="${TRITON_CACHE_DIR:-${TMPDIR:-/tmp}/triton-$(id -u)}"
 export MPLCONFIGDIR="${MPLCONFIGDIR:-${TMPDIR:-/tmp}/matplotlib-$(id -u)}"
+# torchrun calls this machine by its name; where the name leads nowhere, it would wait for minutes.
+if [ -z "${PET_LOCAL_ADDR:-}" ] && ! getent hosts "$(cat /proc/sys/kernel/hostname)" >/dev/null; then
+  export PET_LOCAL_ADDR=127.0.0.1 # as torchrun --local-addr, which wins
+fi
