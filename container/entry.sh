@@ -2,8 +2,10 @@
 # What `singularity run Open-Miipher-2.sif COMMAND ARGUMENTS` does.
 set -euo pipefail
 code=$(cd "$(dirname "$0")/.." && pwd)
-# shellcheck source=container/environment.sh
-. "$code/container/environment.sh"
+if [ -z "${SINGULARITY_CONTAINER:-}" ]; then # Docker: nobody has read it yet
+  # shellcheck source=container/environment.sh
+  . "$code/container/environment.sh"
+fi
 
 usage() {
   cat <<'END'
