@@ -159,6 +159,7 @@ def test_one_run_then_4_shards_then_7_never_redo_and_never_lose(
     check_complete(source, out, most_redone=1)
 
 
+@pytest.mark.dist
 def test_tasks_that_start_at_once_cover_every_file_once(source, out, start) -> None:
     tasks = [start(shard, 0.02) for shard in shards(5)]
     for task in tasks:
@@ -167,6 +168,7 @@ def test_tasks_that_start_at_once_cover_every_file_once(source, out, start) -> N
     check_complete(source, out)
 
 
+@pytest.mark.dist
 @pytest.mark.parametrize("count", [2, 3, 7])
 def test_killed_tasks_are_completed_by_running_them_again(source, out, start, count) -> None:
     tasks = [start(shard, 0.05) for shard in shards(count)]
@@ -186,6 +188,7 @@ def test_killed_tasks_are_completed_by_running_them_again(source, out, start, co
     assert [name for name in outputs(out) if ".tmp" in name] == []
 
 
+@pytest.mark.dist
 def test_a_killed_array_is_completed_by_another_number_of_shards(source, out, start) -> None:
     tasks = [start(shard, 0.05) for shard in shards(4)]
     wait_for(lambda: len(outputs(out)) >= 3)
@@ -198,6 +201,7 @@ def test_a_killed_array_is_completed_by_another_number_of_shards(source, out, st
     check_complete(source, out, most_redone=8)
 
 
+@pytest.mark.dist
 def test_names_given_at_the_same_moment_are_never_given_twice(
     tmp_path, out, start, write_audio
 ) -> None:
@@ -215,6 +219,7 @@ def test_names_given_at_the_same_moment_are_never_given_twice(
     assert sorted(outputs(out)) == sorted(row["output"] for row in named)
 
 
+@pytest.mark.dist
 def test_whoever_may_not_work_there_now_is_told_who_does(
     source, out, start, make_task, alone
 ) -> None:
@@ -237,6 +242,7 @@ def test_whoever_may_not_work_there_now_is_told_who_does(
         run(make_task(), out, alone, shard=Shard(4, 1))
 
 
+@pytest.mark.dist
 def test_the_last_task_writes_the_manifest_over_all(source, out, start) -> None:
     slow, fast = start(Shard(2, 0), 0.1), start(Shard(2, 1))
     fast.join(30)
@@ -257,6 +263,7 @@ def test_temporary_files_of_another_task_survive(source, out, make_task, alone) 
     assert {name for name in own if temporary[name].exists()} == {n for n, k in own.items() if k}
 
 
+@pytest.mark.dist
 def test_a_signal_leaves_a_file_that_asks_for_the_requeue(source, out, start) -> None:
     folder = out / ".ledger" / Shard(1, 0).folder
     task = start(Shard(1, 0), 0.1)
