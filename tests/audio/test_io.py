@@ -62,6 +62,13 @@ def test_what_is_written_is_read(
     assert os.listdir(tmp_path) == [path.name]
 
 
+@pytest.mark.parametrize("subtype", ["ALAW", "ULAW"])
+def test_companded_samples_clip(tmp_path: Path, subtype: str) -> None:
+    loud = np.array([[1.2, -1.5, 0.5]], np.float32)
+    found, _ = read(write(tmp_path / "x.wav", loud, subtype=subtype))
+    np.testing.assert_allclose(found, [[1, -1, 0.5]], atol=0.03)
+
+
 def test_integer_samples_clip_and_float_samples_do_not(tmp_path: Path) -> None:
     loud = np.array([[3.0, -3.0, 0.5]], dtype=np.float32)
     clipped, _ = read(write(tmp_path / "x.wav", loud))

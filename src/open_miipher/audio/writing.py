@@ -29,8 +29,8 @@ class AudioWriter(AbstractContextManager["AudioWriter"]):
         sample_rate: Hz.
         num_channels: rows of every block.
         format: "wav" or "flac".
-        subtype: soundfile's name ("PCM_16", "PCM_24", "FLOAT", …); PCM_16 if None. Integer
-            subtypes clip at ±1.
+        subtype: soundfile's name ("PCM_16", "PCM_24", "FLOAT", …); PCM_16 if None. All but
+            FLOAT and DOUBLE clip at ±1.
 
     Raises:
         AudioError: the format cannot be written so, or the disk refuses.
@@ -72,6 +72,8 @@ class AudioWriter(AbstractContextManager["AudioWriter"]):
                 f"{self._num_channels} channels"
             )
         check_finite(self._path, block, self._num_frames)
+        if self._subtype not in ("FLOAT", "DOUBLE"):
+            block = np.clip(block, -1.0, 1.0)  # libsndfile clips PCM, and wraps A-law and µ-law
         try:
             most = self._temporary.stat().st_size + 8 * block.size  # no subtype takes more bytes
             if self._format == "WAV" and most > WAV_BYTE_LIMIT:
