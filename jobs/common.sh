@@ -145,6 +145,8 @@ launch_on() { # JOB_ID HOST…: put torchrun before COMMAND, one on each host
   if (($# > 1)) || [[ -n ${MASTER_ADDR:-}${MASTER_PORT:-} ]]; then # torchrun itself reads neither
     meet=(--nnodes "$#" --rdzv_id "$id" --rdzv_backend c10d
       --rdzv_endpoint "${MASTER_ADDR:-$1}:$(job_port "$id")")
+    # Shared, the store of the first round would be kept, and a node that joins later not find it.
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
   fi
   mkdir -p "$OUTPUT_DIR"
   # SIGUSR2 is for the workers: torchrun would die of it, and of SIGTERM it gives them 30 s to save.
@@ -181,7 +183,8 @@ on_slurm() { # one launcher a node; requeued if the time limit's warning ended t
   mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
   launch_on "$SLURM_JOB_ID" "${hosts[@]}"
   rm -f "$REQUEUE"
-  srun --nodes "${#hosts[@]}" --ntasks "${#hosts[@]}" --ntasks-per-node 1 "${COMMAND[@]}" &
+  srun --nodes "${#hosts[@]}" --ntasks "${#hosts[@]}" --ntasks-per-node 1 \
+    --kill-on-bad-exit=1 "${COMMAND[@]}" &
   supervise $! scancel --signal=USR2 "$SLURM_JOB_ID" || status=$?
   # RUNNING: not what its user cancelled.
   if [[ -e $REQUEUE && $(squeue --noheader --job "$SLURM_JOB_ID" --format %T) == RUNNING ]]; then

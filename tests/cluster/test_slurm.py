@@ -85,7 +85,7 @@ def test_two_tasks_are_warned_save_requeue_and_finish(slurm, tmp_path, wait_unti
 
 
 def test_a_job_that_failed_or_was_cancelled_is_not_queued_again(slurm, tmp_path, wait_until):
-    failed = slurm.submit(output_dir=tmp_path / "failed", *["--export=ALL,BATCH_SIZE=3"])
+    failed = slurm.submit("--export=ALL,BATCH_SIZE=3", output_dir=tmp_path / "failed")
     wait_until(lambda: slurm.job(failed)["JobState"] == "FAILED", lambda: slurm.log(failed))
     assert "error: trainer.batch_size=3 does not divide by 2 ranks" in slurm.log(failed)
     run = tmp_path / "cancelled"

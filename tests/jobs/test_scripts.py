@@ -1,0 +1,147 @@
+"""What the job scripts would run: with stand-ins for torchrun, singularity and the schedulers."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from open_miipher.config import compose_plain
+
+ROOT = Path(__file__).resolve().parents[2]
+JOBS = ROOT / "jobs"
+KINDS = ("local", "slurm", "pbs")
+NAMES = sorted(path.name for path in (JOBS / "local").glob("*.sh"))
+TRAININGS = ("train_stage1.sh", "train_stage2.sh", "train_stage3.sh", "finetune.sh", "resume.sh")
+SHELLCHECK = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which(
+    "shellcheck"
+)
+
+
+def scripts() -> list[Path]:
+    """Every shell script of the repository's own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    files = [ROOT / name for name in listed.stdout.split()] or list(JOBS.rglob("*.sh"))
+    return [path for path in files if path.suffix == ".sh" and path.exists()]
+
+
+@pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is not here")
+def test_shellcheck_finds_nothing():
+    command = [str(SHELLCHECK), "--external-sources", *map(str, scripts())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_same_names_everywhere():
+    assert len(NAMES) == 8
+    for kind in KINDS:
+        assert sorted(path.name for path in (JOBS / kind).iterdir()) == NAMES
+        for name in NAMES:
+            text = (JOBS / kind / name).read_text()
+            assert "source jobs/common.sh" in text
+            assert len(text.splitlines()) < 30
+            assert (JOBS / kind / name).stat().st_mode & 0o100
+
+
+def test_every_variable_is_passed_on_by_a_pbs_chain():
+    text = (JOBS / "common.sh").read_text()
+    block = text.partition("--- Variables")[2].partition("NAMES=(")
+    declared = re.findall(r"^([A-Z0-9_]+)=", block[0], re.M)
+    named = block[2].partition(")")[0].split()
+    assert declared == named
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_the_overrides_compose(bench, name):
+    given = {"INIT_FROM": "output/old", "EXTRA": "trainer.max_steps=7 trainer.amp=no"}
+    words = bench.run(f"local/{name}", **given)
+    script = words.index("src/train.py")
+    assert words[:script] == ["torchrun", "--standalone", "--nproc_per_node", "gpu",
+                              "--max-restarts", "3"]  # fmt: skip
+    overrides = words[script + 1 :]
+    if name == "resume.sh":
+        assert overrides[0] == f"trainer.ckpt_dir={bench.folder}/out"
+        overrides[0] = "model=demo_feature_cleaner"
+    plain = compose_plain(overrides)
+    assert plain["trainer"]["max_steps"] == 7
+    if name != "resume.sh":
+        assert plain["trainer"]["ckpt_dir"] == "auto"
+        assert plain["trainer"]["output_dir"] == str(bench.folder / "out")
+        assert plain["data"]["train"]["dir_list"] == ["dataset/demo/speech/train", "/data/more"]
+        assert plain["data"]["test"]["dir_list"] == []
+
+
+def test_stage_3_takes_the_stages_before(bench):
+    words = bench.run("local/train_stage3.sh", STAGE1_DIR="one", BATCH_SIZE="12")
+    assert {"model.cleaner_ckpt_dir=one", "model.vocoder_ckpt_dir=output/stage2"} <= set(words)
+    assert "trainer.batch_size=12" in words
+
+
+def test_what_is_missing_is_named(bench):
+    bench.run("local/train_stage1.sh", status=2, SPEECH_DIRS="")
+    assert "error: set SPEECH_DIRS" in bench.output
+    bench.run("local/finetune.sh", status=2)
+    assert "error: set INIT_FROM" in bench.output
+    bench.run("local/train_stage1.sh", status=2, WANDB_API_KEY_FILE="/nowhere")
+    assert "error: WANDB_API_KEY_FILE=/nowhere cannot be read" in bench.output
+
+
+def test_master_port_is_honoured(bench, after):
+    words = bench.run("local/train_stage1.sh", MASTER_PORT="23456")
+    assert "--standalone" not in words
+    assert after(words, "--rdzv_endpoint") == "localhost:23456"
+    assert after(words, "--nnodes") == "1"
+
+
+def test_ports_come_from_the_job(bench):
+    ids = ["1234", "1235", "1236.server2", "1237[4].server", "98765432109"]
+    ports = [int(bench.source(f"job_port '{job}'")) for job in ids]
+    assert len(set(ports)) == len(ports)
+    assert all(1024 < port < 32768 for port in ports)  # not among those that systems hand out
+    assert ports[1] - ports[0] == ports[2] - ports[1] == 1
+    assert bench.source("job_port 1234", MASTER_PORT="999") == "999"
+
+
+def test_the_image_sees_every_folder(bench, after, tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    more = {"IMAGE": "my.sif", "SPEECH_DIRS": str(data), "NOISE_DIRS": "dataset/demo/noise"}
+    words = bench.run("local/train_stage1.sh", **more)
+    assert words[:3] == ["singularity", "exec", "--nv"]
+    binds = {words[i + 1] for i, word in enumerate(words) if word == "--bind"}
+    assert {str(ROOT), str(data), str(ROOT / "dataset/demo/noise"), str(tmp_path / "out")} <= binds
+    assert after(words, "--pwd") == str(ROOT)
+    assert words.index("my.sif") < words.index("torchrun") < words.index("src/train.py")
+
+
+def test_secrets_come_from_files_and_stay_off_the_command_line(bench, tmp_path):
+    for name in ("wandb", "hub"):
+        (tmp_path / name).write_text(f"{name}-private\n")
+    files = {"WANDB_API_KEY_FILE": str(tmp_path / "wandb"), "HF_TOKEN_FILE": str(tmp_path / "hub")}
+    words = bench.run("local/train_stage1.sh", IMAGE="my.sif", **files)
+    assert bench.secrets.read_text() == "key wandb-private token hub-private\n"
+    assert "private" not in " ".join(words) + bench.output
+
+
+def test_every_folder_is_indexed(bench):
+    words = bench.run("local/make_index.sh", NOISE_DIRS="/data/noise")
+    roots = [words[i + 1] for i, word in enumerate(words) if word == "--root-dir"]
+    assert roots == ["dataset/demo/speech/train", "/data/more", "/data/noise"]
+
+
+def test_an_array_restores_every_shard_and_fails_if_one_does(bench):
+    variables = {"INPUT_DIR": "noisy", "CKPT_DIR": "chain", "NUM_SHARDS": "3"}
+    words = bench.run("local/restore_array.sh", **variables)
+    assert [words[i + 1] for i, w in enumerate(words) if w == "--shard-id"] == ["0", "1", "2"]
+    assert words.count("--num-shards") == 3
+    assert words[words.index("--max-restarts") + 1] == "0"
+    bench.program("torchrun", '#!/bin/sh\necho "$*" >>"$CALLS"; case "$*" in *"--shard-id 1"*) exit 1;; esac')
+    assert len(bench.run("local/restore_array.sh", status=1, **variables)) == 3
+    assert len(bench.run("local/restore_array.sh", status=1, SHARDS="1 2", **variables)) == 2
+    words = bench.run("local/restore.sh", **variables)
+    assert "--shard-id" not in " ".join(words)
