@@ -3,7 +3,7 @@
 export PATH="/opt/venv/bin:$PATH"
 # Nothing of the host's Python: neither ~/.local nor what a module file has put on the path.
 export PYTHONNOUSERSITE=1
-export PYTHONPATH= PYTHONHOME= # Apptainer takes no notice of `unset`
+export PYTHONPATH='' PYTHONHOME='' # Apptainer takes no notice of `unset`
 export PYTHONUNBUFFERED=1
 export PYTHONDONTWRITEBYTECODE=1
 # Home may be read-only, slow or not bound at all.
