@@ -50,6 +50,9 @@ class Slurm:
 @pytest.fixture(scope="module")
 def slurm(tmp_path_factory, settings, needs) -> Iterator[Slurm]:
     needs("slurmctld", "slurmd", "munged", "runuser")
+    # Slow enough not to end before the warning, which comes 5 s after the start.
+    extra = settings["EXTRA"].replace("crop_seconds=0.5", "crop_seconds=1.0")
+    settings = {**settings, "BATCH_SIZE": "8", "EXTRA": extra.replace("=200", "=300")}
     folder = tmp_path_factory.mktemp("slurm")
     for parent in folder.parents[:2]:
         parent.chmod(0o755)  # munge, who is not root, has to get there
@@ -62,7 +65,7 @@ def slurm(tmp_path_factory, settings, needs) -> Iterator[Slurm]:
 
 def test_two_tasks_are_warned_save_requeue_and_finish(slurm, tmp_path, wait_until, end_of):
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
-    job = slurm.submit("--signal=B:TERM@230", output_dir=broken)  # as soon as it trains
+    job = slurm.submit("--signal=B:TERM@235", output_dir=broken)  # as soon as it trains
 
     def said() -> str:
         return slurm.log(job) + str(slurm.job(job))
@@ -81,7 +84,7 @@ def test_two_tasks_are_warned_save_requeue_and_finish(slurm, tmp_path, wait_unti
     local.pop("MASTER_ADDR")
     subprocess.run([ROOT / "jobs/local/train_stage1.sh"], env=local, check=True, timeout=300)
     assert end_of(broken) == end_of(unbroken)
-    assert end_of(unbroken)[0][-1]["step"] == 200
+    assert end_of(unbroken)[0][-1]["step"] == 300
 
 
 def test_a_job_that_failed_or_was_cancelled_is_not_queued_again(slurm, tmp_path, wait_until):
@@ -89,7 +92,7 @@ def test_a_job_that_failed_or_was_cancelled_is_not_queued_again(slurm, tmp_path,
     wait_until(lambda: slurm.job(failed)["JobState"] == "FAILED", lambda: slurm.log(failed))
     assert "error: trainer.batch_size=3 does not divide by 2 ranks" in slurm.log(failed)
     run = tmp_path / "cancelled"
-    endless = slurm.environment["EXTRA"].replace("max_steps=200", "max_steps=1000000")
+    endless = slurm.environment["EXTRA"].replace("max_steps=300", "max_steps=1000000")
     cancelled = slurm.submit(f"--export=ALL,EXTRA={endless}", output_dir=run)
     wait_until(lambda: (run / "metrics.jsonl").exists(), lambda: slurm.log(cancelled))
     slurm.run("scancel", cancelled)

@@ -140,7 +140,9 @@ def test_an_array_restores_every_shard_and_fails_if_one_does(bench):
     assert [words[i + 1] for i, w in enumerate(words) if w == "--shard-id"] == ["0", "1", "2"]
     assert words.count("--num-shards") == 3
     assert words[words.index("--max-restarts") + 1] == "0"
-    bench.program("torchrun", '#!/bin/sh\necho "$*" >>"$CALLS"; case "$*" in *"--shard-id 1"*) exit 1;; esac')
+    bench.program(
+        "torchrun", '#!/bin/sh\necho "$*" >>"$CALLS"; case "$*" in *"--shard-id 1"*) exit 1;; esac'
+    )
     assert len(bench.run("local/restore_array.sh", status=1, **variables)) == 3
     assert len(bench.run("local/restore_array.sh", status=1, SHARDS="1 2", **variables)) == 2
     words = bench.run("local/restore.sh", **variables)
