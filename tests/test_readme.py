@@ -19,8 +19,12 @@ from open_miipher.config import CONFIG_DIR, compose_plain, merge_overrides
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = [README, *(path.read_text() for path in sorted((ROOT / "docs").rglob("*.md")))]
-# Commands of others, which take no option of ours.
-FOREIGN = ("source", "export", "wandb")
+# Commands of others, which take no option of ours; a word of them may name a file of ours.
+FOREIGN = (
+    *("cd", "docker", "export", "mkdir", "qsub", "qstat", "sbatch", "scancel", "singularity"),
+    *("source", "squeue", "ssh", "tail", "wandb"),
+)
+FOLDERS = "benchmarks|config|container|dataset|docs|jobs|src|tests"
 # What a resumed or fine-tuned run would have been started with.
 STARTED = ["model=miipher2_feature_cleaner", "data.train.dir_list=[x]"]
 
@@ -39,7 +43,9 @@ def split_command(command: str) -> tuple[str, list[str]]:
     words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
     if words[0] == "torchrun":
         place = next(i for i, word in enumerate(words) if word.endswith(".py"))
-        assert set(words[1:place]) <= {"--standalone", "--nproc_per_node", "1", "2", "4", "8"}
+        assert set(words[1:place]) <= {
+            *("--standalone", "--nproc_per_node", "--max-restarts", "1", "2", "3", "4", "8"),
+        }
         return words[place], words[place + 1 :]
     if words[0] == "python":
         return words[1], words[2:]
@@ -141,8 +147,10 @@ def test_every_key_that_is_named_exists(known_keys: set[str]) -> None:
 
 
 def test_every_file_that_is_named_exists() -> None:
-    folders = "config|dataset|src|benchmarks|container|tests"
-    named = set(re.findall(rf"(?<![\w/])((?:{folders})/[\w./-]*)[` )]", README))
+    named = set(re.findall(rf"(?<![\w/])((?:{FOLDERS})/[\w./-]*)[` )]", README))
+    named |= {
+        word for c in commands() for word in c.split() if re.match(rf"({FOLDERS})/[\w./-]+$", word)
+    }
     assert len(named) > 10
     assert {name for name in named if not (ROOT / name).exists()} == set()
 
