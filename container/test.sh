@@ -110,8 +110,6 @@ bytes=$(stat -c %s "$image")
 make_traps
 
 say "Start-up"
-timed inside true # the image's pages come from the disk the first time
-echo "singularity exec, first: $seconds s"
 timed inside true
 start_seconds=$seconds
 timed inside torchrun --standalone --nproc_per_node 2 --no-python true
@@ -123,6 +121,7 @@ train stage1 8 model=demo_feature_cleaner trainer.save_every=4
 inside python container/check_run.py steps "$work/stage1" 8
 train_killed stage1_again 8 model=demo_feature_cleaner trainer.save_every=4 trainer.ckpt_dir=auto
 train stage1_again 8 model=demo_feature_cleaner trainer.save_every=4 trainer.ckpt_dir=auto
+grep -q '^resumed from .*/step-00000004 ' "$work/stage1_again.log" || fail "step 4 was not resumed"
 inside python container/check_run.py steps "$work/stage1_again" 8
 inside python container/check_run.py same "$work/stage1" "$work/stage1_again"
 
