@@ -149,25 +149,38 @@ launch_on() { # JOB_ID HOST…: put torchrun before COMMAND, one on each host
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
   fi
   mkdir -p "$OUTPUT_DIR"
-  # SIGUSR2 is for the workers: torchrun would die of it, and of SIGTERM it gives them 30 s to save.
+  export JOB_MARK=$id
+  # Ignored, and so inherited, SIGUSR2 does nothing to a worker that is not yet ready for it.
   # shellcheck disable=SC2016  # "$@" is for the inner bash
   COMMAND=(bash -c 'trap "" USR2; exec "$@"' launch torchrun "${meet[@]}"
     --nproc_per_node "$NPROC" --max-restarts "$MAX_RESTARTS" "${COMMAND[@]}")
   into_image
 }
 
-supervise() { # PID COMMAND…: wait for a process; when it shall stop, run the command until it does
-  local pid=$1
-  shift
+signal_workers() { # SIGUSR2 to this job's workers on this host: one of them is enough in training
+  # To nothing else: torchrun would give its workers 30 s to save, and the image is a file system
+  # whose server (squashfuse) a signal to all of the job's processes would end.
+  local folder
+  for folder in /proc/[0-9]*; do
+    if grep -qzxF "JOB_MARK=$JOB_MARK" "$folder/environ" &&
+      grep -qz '^TORCHELASTIC_RUN_ID=' "$folder/environ" &&
+      grep -qzE '^src/(train|inference)\.py$' "$folder/cmdline"; then
+      kill -USR2 "${folder#/proc/}" || true
+    fi
+  done 2>/dev/null
+}
+
+supervise() { # PID: wait for the launcher; when the job shall stop, tell its workers
   stopping=${stopping:-}
   trap 'stopping=signal' TERM
-  while kill -0 "$pid" 2>/dev/null; do
+  while kill -0 "$1" 2>/dev/null; do
     ((SECONDS < ${STOP_AFTER:-SECONDS + 1})) || stopping=walltime
-    [[ -z $stopping ]] || "$@" || true # again and again: the run may only just be starting
+    # Again and again, for the run may only just be starting; but not while it ends, all saved.
+    [[ -z $stopping || -e $REQUEUE ]] || signal_workers
     sleep 5 &
     wait $! || true # a trap ends the wait
   done
-  wait "$pid"
+  wait "$1"
 }
 
 on_this_machine() {
@@ -185,21 +198,12 @@ on_slurm() { # one launcher a node; requeued if the time limit's warning ended t
   rm -f "$REQUEUE"
   srun --nodes "${#hosts[@]}" --ntasks "${#hosts[@]}" --ntasks-per-node 1 \
     --kill-on-bad-exit=1 "${COMMAND[@]}" &
-  supervise $! scancel --signal=USR2 "$SLURM_JOB_ID" || status=$?
+  supervise $! || status=$?
   # RUNNING: not what its user cancelled.
   if [[ -e $REQUEUE && $(squeue --noheader --job "$SLURM_JOB_ID" --format %T) == RUNNING ]]; then
     scontrol requeue "$SLURM_JOB_ID"
   fi
   exit "$status"
-}
-
-signal_tree() { # PID: SIGUSR2 to a process and all below it
-  local child children=()
-  read -rd '' -a children < <(cat "/proc/$1"/task/*/children 2>/dev/null) || true
-  for child in "${children[@]}"; do
-    signal_tree "$child"
-  done
-  kill -USR2 "$1" 2>/dev/null || true
 }
 
 seconds_of_job() { # how long a PBS job may run, less 5 minutes for saving
@@ -227,7 +231,7 @@ on_pbs() { # SCRIPT: one launcher a node; submits SCRIPT again if the walltime e
     on_host "$host" &
   done
   "${COMMAND[@]}" &
-  supervise $! signal_tree $! || status=$?
+  supervise $! || status=$?
   if [[ -e $REQUEUE && $stopping == walltime ]]; then # not what its user deleted
     for name in "${NAMES[@]}"; do
       [[ -z ${!name} ]] || { export "${name?}" && names+=("$name"); }

@@ -24,10 +24,24 @@ echo "Job Id: $2"
 echo "    Resource_List.select = 2"
 echo "    Resource_List.walltime = 01:00:00"
 """
+# As Apptainer without setuid: a process of its own serves the image, and must outlive the workers.
+SINGULARITY = """#!/bin/bash
+while [[ $1 != my.sif ]]; do shift; done
+shift
+sleep 600 &
+server=$!
+"$@"
+status=$?
+kill $server 2>/dev/null || echo "the image's server died"
+exit $status
+"""
 SSH = """#!/bin/sh
 shift
 exec "$@"
 """
+
+
+PROGRAMS = {"qsub": QSUB, "qstat": QSTAT, "ssh": SSH, "singularity": SINGULARITY}
 
 
 class Pbs:
@@ -37,7 +51,7 @@ class Pbs:
         self.folder, self.queue = folder, folder / "queue"
         for name in ("queue", "home", "bin"):
             (folder / name).mkdir()
-        for name, text in (("qsub", QSUB), ("qstat", QSTAT), ("ssh", SSH)):
+        for name, text in PROGRAMS.items():
             (folder / "bin" / name).write_text(text)
             (folder / "bin" / name).chmod(0o755)
         nodes = folder / "nodes"
@@ -112,9 +126,11 @@ def test_a_pbs_job_on_two_hosts_submits_its_successor_and_finishes(tmp_path, var
     secret = tmp_path / "key"
     secret.write_text("0123456789abcdef0123456789abcdef01234567")
     given = {"NPROC": "1", "OUTPUT_DIR": str(run), "WANDB_API_KEY_FILE": str(secret)}
+    given["IMAGE"] = "my.sif"
     first = pbs.run("jobs/pbs/train_stage1.sh", "4711.server", STOP_AFTER="1", **variables, **given)
     assert first.returncode == 0, first.stdout + first.stderr
     assert "stopped by a signal" in first.stdout
+    assert "server died" not in first.stdout
     assert (run / "REQUEUE").exists()
     submitted, kept = pbs.next()
     assert submitted == ["jobs/pbs/train_stage1.sh"]
