@@ -74,8 +74,10 @@ def test_two_tasks_are_warned_save_requeue_and_finish(slurm, tmp_path, wait_unti
     wait_until(lambda: slurm.job(job)["JobState"] == "PENDING", said)
     assert (broken / "REQUEUE").exists()
     assert slurm.log(job).count("stopped by a signal") == 1, said()
+    time.sleep(10)  # SLURM waits two minutes, for the end of the first script to be told to it
     slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=20", "StartTime=now")
-    wait_until(lambda: slurm.job(job)["JobState"] == "COMPLETED", said)
+    wait_until(lambda: slurm.job(job)["JobState"] in ("COMPLETED", "FAILED"), said)
+    assert slurm.job(job)["JobState"] == "COMPLETED", said()
     time.sleep(2)  # a job that finished stays finished
     assert slurm.job(job)["Restarts"] == "1"
     assert not (broken / "REQUEUE").exists()
