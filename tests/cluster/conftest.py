@@ -1,6 +1,5 @@
 """A small training that the cluster tests start in many ways, and its end."""
 
-import json
 import os
 import shutil
 import sys
@@ -9,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from open_miipher.checkpoint import Checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,20 +42,6 @@ def settings() -> dict[str, str]:
         "NPROC": "1",
         "EXTRA": " ".join(f"{key}={value}" for key, value in overrides.items()),
     }
-
-
-@pytest.fixture(scope="session")
-def end_of() -> Callable[[Path], tuple[list[dict], dict[str, str]]]:
-    """Return a function that gives a run's losses and the hashes of its final weights."""
-
-    def end(output_dir: Path) -> tuple[list[dict], dict[str, str]]:
-        lines = (output_dir / "metrics.jsonl").read_text().splitlines()
-        rows = [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
-        files = json.loads((Checkpoint.open(output_dir).path / "files.json").read_text())
-        weights = {name: entry["sha256"] for name, entry in files.items() if "safetensors" in name}
-        return rows, weights
-
-    return end
 
 
 @pytest.fixture(scope="session")

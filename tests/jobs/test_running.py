@@ -1,14 +1,11 @@
 """Job scripts that really train and restore, at a tiny size, with a stand-in for PBS."""
 
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-
-from open_miipher.checkpoint import Checkpoint
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 
@@ -113,14 +110,9 @@ def path() -> str:
     return f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 
-def end_of(output_dir: Path) -> tuple[list[dict], dict[str, str]]:
-    lines = (output_dir / "metrics.jsonl").read_text().splitlines()
-    rows = [{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in lines]
-    files = json.loads((Checkpoint.open(output_dir).path / "files.json").read_text())
-    return rows, {n: entry["sha256"] for n, entry in files.items() if "safetensors" in n}
-
-
-def test_a_pbs_job_on_two_hosts_submits_its_successor_and_finishes(tmp_path, variables, path):
+def test_a_pbs_job_on_two_hosts_submits_its_successor_and_finishes(
+    tmp_path, variables, path, end_of
+):
     pbs = Pbs(tmp_path, path)
     run, whole = tmp_path / "run", tmp_path / "whole"
     secret = tmp_path / "key"

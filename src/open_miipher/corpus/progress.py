@@ -16,10 +16,12 @@ class Progress(AbstractContextManager["Progress"]):
         num_items: to do.
         seconds: of audio that they hold.
         shown: whether to say anything.
+        whose: what the counts are of, if not of the whole run.
     """
 
-    def __init__(self, num_items: int, seconds: float, shown: bool) -> None:
+    def __init__(self, num_items: int, seconds: float, shown: bool, whose: str = "") -> None:
         self._num_items, self._seconds, self._shown = num_items, seconds, shown
+        self._whose = f"{whose}: " if whose else ""
         self._items_done, self._items_said, self._seconds_done = 0, 0, 0.0
         self._began = self._last_line = time.monotonic()
         self._bar = (
@@ -34,7 +36,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._seconds_done += seconds
         if self._bar is not None:
             self._bar.update(seconds / 3600)
-            self._bar.set_postfix_str(f"{self._items_done}/{self._num_items} files")
+            self._bar.set_postfix_str(f"{self._whose}{self._items_done}/{self._num_items} files")
         elif self._shown and time.monotonic() - self._last_line >= LINE_EVERY:
             self._line()
 
@@ -56,7 +58,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._items_said = self._items_done
         speed = self._seconds_done / max(1e-9, self._last_line - self._began)
         print(
-            f"{self._items_done} of {self._num_items} files, "
+            f"{self._whose}{self._items_done} of {self._num_items} files, "
             f"{self._seconds_done / 3600:.2f} of {self._seconds / 3600:.2f} h, "
             f"{speed:.1f} times as fast as real time",
             flush=True,

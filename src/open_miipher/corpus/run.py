@@ -247,7 +247,8 @@ def _rows(
 
     failed = plan.failed if world.is_main else []
     num_items = len(failed) + len(share)
-    with Progress(num_items, sum(seconds.values()), shown=world.is_main) as progress:
+    whose = f"process 1 of {world.size}" if world.size > 1 else ""
+    with Progress(num_items, sum(seconds.values()), world.is_main, whose) as progress:
         for row in itertools.chain(failed, task.process(until_stopped())):
             if row["error"] is not None:
                 progress.say(f"failed: {row['error']}")
