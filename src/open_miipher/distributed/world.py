@@ -123,6 +123,7 @@ def start(device: str | None = None, timeout_minutes: float = 30.0) -> World:
     on_gpu = chosen.type == "cuda"
     dist.init_process_group(
         "nccl" if on_gpu else "gloo",
+        store=_store(rank, size, timeout),
         rank=rank,
         world_size=size,
         timeout=timeout,
@@ -130,6 +131,22 @@ def start(device: str | None = None, timeout_minutes: float = 30.0) -> World:
     )
     cpu_group = dist.new_group(backend="gloo", timeout=timeout) if on_gpu else None
     return World(rank, size, local_rank, chosen, cpu_group)
+
+
+def _store(rank: int, size: int, timeout: datetime.timedelta) -> dist.Store:
+    """Return what the ranks meet through.
+
+    torchrun keeps one store over its restarts, in which workers would find the addresses of the
+    dead. The launcher of a single node numbers the restarts; those of several nodes do not agree on
+    a number, so there torchrun has to make a new store each time
+    (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, as the job scripts do).
+    """
+    store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+    env = os.environ
+    attempt = (
+        env.get("TORCHELASTIC_RESTART_COUNT", "0") if env.get("GROUP_WORLD_SIZE") == "1" else 0
+    )
+    return dist.PrefixStore(f"attempt-{attempt}", store)
 
 
 def _place() -> tuple[int, int, int]:
