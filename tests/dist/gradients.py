@@ -1,8 +1,8 @@
 """Run under torchrun: leave the averaged gradients of each recipe in files.
 
-python gradients.py OUT_DIR SETTINGS.json, the settings being two {name: [override, …]}. Those
-of the first step in float32, as users train; and those of the second step in float64, where no
-rounding hides a mistake and the zeros that some weights start with are gone.
+python gradients.py OUT_DIR SETTINGS.json single|double, the settings being {name: [override, …]}.
+single: of the first step, in float32, as users train. double: of the second step, in float64, where
+no rounding hides a mistake and the zeros that some weights start with are gone.
 """
 
 import json
@@ -41,18 +41,17 @@ def keep_gradients(trainer: Trainer, file: Path, world: World) -> None:
 
 
 def main() -> None:
-    out_dir, (single, double) = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
+    out_dir, settings = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
+    double = sys.argv[3] == "double"
+    if double:
+        torch.set_default_dtype(torch.float64)
+        torch.Tensor.float = torch.Tensor.double  # what asks for float32 gets float64 too
     world = start("cpu")
-    for name, overrides in single.items():
-        trainer = make_trainer(overrides, out_dir / f"single-{name}-{world.size}", world)
-        keep_gradients(trainer, out_dir / f"single-{name}-{world.size}.pt", world)
-
-    torch.set_default_dtype(torch.float64)
-    torch.Tensor.float = torch.Tensor.double  # what asks for float32 gets float64 too
-    for name, overrides in double.items():
-        trainer = make_trainer(overrides, out_dir / f"double-{name}-{world.size}", world)
-        trainer.step()
-        keep_gradients(trainer, out_dir / f"double-{name}-{world.size}.pt", world)
+    for name, overrides in settings.items():
+        trainer = make_trainer(overrides, out_dir / f"run-{name}-{world.size}", world)
+        if double:
+            trainer.step()
+        keep_gradients(trainer, out_dir / f"{name}-{world.size}.pt", world)
     world.close()
 
 

@@ -60,6 +60,7 @@ def num_rows(directory: Path) -> int:
     return len(file.read_text().splitlines()) if file.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_killed_worker_restarts_from_the_newest_checkpoint(
     tiny_stages, tmp_path, wait_until, end_of
 ):
@@ -120,6 +121,7 @@ def test_a_rank_that_is_gone_or_silent_ends_the_others_in_time(
     assert "Traceback" not in output
 
 
+@pytest.mark.slow
 def test_a_number_of_ranks_that_does_not_divide_the_batch_is_one_sentence(tiny_stages, tmp_path):
     process = launch(settings(tiny_stages, tmp_path / "run"), 3)
     output, _ = process.communicate(timeout=120)
