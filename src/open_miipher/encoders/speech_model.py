@@ -12,6 +12,7 @@ from open_miipher.encoders.base import Encoder, frame_mask
 from open_miipher.encoders.convolutional import ConvolutionalFrontEnd
 from open_miipher.encoders.front_ends import SAMPLE_RATE, KaldiMel
 from open_miipher.encoders.pretrained import find_file, how_to_fetch, read_json
+from open_miipher.encoders.relative_key import RelativeKeyAttention
 from open_miipher.errors import UserError
 
 MEL_FAMILY = "wav2vec2-bert"
@@ -66,6 +67,9 @@ class SpeechModel(Encoder):
             settings = f"do_normalize={do_normalise}"
         self.projection = model.feature_projection
         self.transformer = model.encoder
+        if getattr(model.config, "position_embeddings_type", None) == "relative_key":
+            for layer in self.layers:
+                layer.self_attn = RelativeKeyAttention(layer.self_attn)
         if getattr(model.config, "do_stable_layer_norm", False):
             self.transformer.layer_norm = nn.Identity()
         if getattr(model.config, "conv_pos_batch_norm", False):
@@ -150,6 +154,7 @@ def _cut(model_config: Any, config: SpeechModelConfig) -> None:
     model_config.add_adapter = False
     if model_config.model_type == MEL_FAMILY:
         model_config.use_intermediate_ffn_before_adapter = False
+        model_config._attn_implementation = "sdpa"  # masks of bools, as RelativeKeyAttention takes
 
 
 @contextmanager
