@@ -31,6 +31,22 @@ def test_constant_schedule_stays():
     assert [learning_rate(config, s) for s in (0, 1, 99)] == [0.25, 0.5, 0.5]
 
 
+def test_exponential_decay_has_the_same_factor_each_step():
+    """Sidon's: 0.999996 a step, as its configuration writes it."""
+    config = OptimizerConfig(
+        lr=1e-4,
+        schedule_steps=1_000_000,
+        warmup_steps=0,
+        schedule="exponential",
+        final_lr=1.8316e-6,
+    )
+    for step in (0, 1, 1000, 999_999):
+        assert learning_rate(config, step) == pytest.approx(1e-4 * 0.999996**step, rel=1e-4)
+    assert learning_rate(config, 2_000_000) == pytest.approx(1.8316e-6)
+    with pytest.raises(UserError, match="final_lr=0"):
+        OptimizerConfig(lr=1.0, schedule_steps=1, schedule="exponential", final_lr=0.0)
+
+
 def test_only_matrices_decay_and_configured_values_win():
     network = torch.nn.Linear(3, 2)
     old = OptimizerConfig(lr=1.0, schedule_steps=1, weight_decay=0.1)

@@ -20,10 +20,11 @@ class OptimizerConfig:
         eps: AdamW's.
         weight_decay: of matrices and kernels; biases, norms and other vectors have none.
         warmup_steps: linear rise from 0.
-        schedule: `cosine` from `lr` to `final_lr`, or `constant`.
-        schedule_steps: where the cosine ends; a key of its own, so that training N and then M
+        schedule: `cosine` or `exponential` from `lr` to `final_lr`, or `constant`.
+        schedule_steps: where the first two end; a key of its own, so that training N and then M
             steps equals training N + M.
-        final_lr: at the cosine's end and after it.
+        final_lr: at their end and after it; an exponential decay by a factor g a step ends at
+            lr · g^schedule_steps.
     """
 
     lr: float
@@ -32,7 +33,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 1e-3
     warmup_steps: int = 2000
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Literal["cosine", "exponential", "constant"] = "cosine"
     final_lr: float = 1e-5
 
     def __post_init__(self) -> None:
@@ -45,6 +46,9 @@ class OptimizerConfig:
             f"betas={list(self.betas)} must lie in [0, 1)": all(0 <= b < 1 for b in self.betas),
             f"warmup_steps={self.warmup_steps} must not be negative": self.warmup_steps >= 0,
             f"schedule_steps={self.schedule_steps} must be above 0": self.schedule_steps > 0,
+            "final_lr=0 is reached by no exponential decay; give a number above 0": (
+                self.schedule != "exponential" or self.final_lr > 0
+            ),
         }
         report([f"an optimizer's {rule}" for rule, kept in rules.items() if not kept])
 
@@ -56,6 +60,8 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
         return config.lr * warmup
     span = max(1, config.schedule_steps - config.warmup_steps)
     progress = min(1.0, max(0.0, (step - config.warmup_steps) / span))
+    if config.schedule == "exponential":
+        return config.lr * (config.final_lr / config.lr) ** progress * warmup
     share = 0.5 * (1.0 + math.cos(math.pi * progress))
     return (config.final_lr + (config.lr - config.final_lr) * share) * warmup
 
