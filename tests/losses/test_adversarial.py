@@ -4,10 +4,12 @@ from torch import Tensor, nn
 
 from open_miipher.losses import (
     discriminator_loss,
-    feature_matching,
+    feature_distances,
     generator_losses,
     hinge_discriminator,
     hinge_generator,
+    least_squares_discriminator,
+    least_squares_generator,
 )
 
 
@@ -41,26 +43,53 @@ def test_hinge_has_the_known_answers():
     assert hinge_generator(fake) == pytest.approx((2.5 / 4 - 2 / 2) / 2)
 
 
-def test_feature_matching_has_the_known_answer_and_leaves_logits_out():
-    real = [[torch.zeros(1, 2), torch.zeros(1, 3), torch.zeros(1, 1)]]
-    fake = [[torch.ones(1, 2), -3 * torch.ones(1, 3), 100 * torch.ones(1, 1)]]
-    assert feature_matching(real, fake) == 2
+def test_least_squares_have_the_known_answers():
+    real = [torch.tensor([[2.0, 0.5], [1.0, -1.0]]), torch.tensor([[1.0], [0.0]])]
+    fake = [torch.tensor([[-2.0, -0.5], [-1.0, 1.0]]), torch.tensor([[-1.0], [3.0]])]
+    assert least_squares_discriminator(real, fake) == pytest.approx(
+        (1 + 0.25 + 0 + 4) / 4 + (0 + 1) / 2 + (4 + 0.25 + 1 + 1) / 4 + (1 + 9) / 2
+    )
+    assert least_squares_generator(fake) == pytest.approx((9 + 2.25 + 4 + 0) / 4 + (4 + 4) / 2)
 
 
-def test_every_iteration_counts_alike():
+def test_least_squares_sum_over_maps_and_sub_discriminators():
+    target, output = waveforms(2)
     judge = Judge()
-    target, *outputs = waveforms(4)
-    together = generator_losses(judge, target, outputs)
-    alone = [generator_losses(judge, target, [output]) for output in outputs]
-    for name, value in together.items():
-        torch.testing.assert_close(value, sum(losses[name] for losses in alone) / 3)
-    torch.testing.assert_close(
-        discriminator_loss(judge, target, outputs),
-        sum(discriminator_loss(judge, target, [output]) for output in outputs) / 3,
+    judge.requires_grad_(False)
+    losses = generator_losses(judge, target, [output], "least_squares")
+    with torch.no_grad():
+        real, fake = judge(target), judge(output)
+    assert losses["feature_matching"] == pytest.approx(feature_distances(real, fake).sum().item())
+    assert losses["adversarial"] == pytest.approx(
+        sum((1 - sub[-1]).square().mean().item() for sub in fake)
+    )
+    assert discriminator_loss(judge, target, [output], "least_squares") == pytest.approx(
+        least_squares_discriminator([s[-1] for s in real], [s[-1] for s in fake]).item()
     )
 
 
-def test_mean_over_halves_is_the_whole_in_value_and_gradient():
+def test_feature_matching_has_the_known_answer_and_leaves_logits_out():
+    real = [[torch.zeros(1, 2), torch.zeros(1, 3), torch.zeros(1, 1)]]
+    fake = [[torch.ones(1, 2), -3 * torch.ones(1, 3), 100 * torch.ones(1, 1)]]
+    assert feature_distances(real, fake).tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("kind", ["hinge", "least_squares"])
+def test_every_iteration_counts_alike(kind):
+    judge = Judge()
+    target, *outputs = waveforms(4)
+    together = generator_losses(judge, target, outputs, kind)
+    alone = [generator_losses(judge, target, [output], kind) for output in outputs]
+    for name, value in together.items():
+        torch.testing.assert_close(value, sum(losses[name] for losses in alone) / 3)
+    torch.testing.assert_close(
+        discriminator_loss(judge, target, outputs, kind),
+        sum(discriminator_loss(judge, target, [output], kind) for output in outputs) / 3,
+    )
+
+
+@pytest.mark.parametrize("kind", ["hinge", "least_squares"])
+def test_mean_over_halves_is_the_whole_in_value_and_gradient(kind):
     target, *outputs = waveforms(3)
     rows = (slice(0, 4), slice(0, 2), slice(2, 4))
 
@@ -70,8 +99,8 @@ def test_mean_over_halves_is_the_whole_in_value_and_gradient():
         values = []
         for part in parts:
             fakes = [leaf[part] for leaf in leaves]
-            losses = generator_losses(judge, target[part], fakes)
-            losses["discriminator"] = discriminator_loss(judge, target[part], fakes)
+            losses = generator_losses(judge, target[part], fakes, kind)
+            losses["discriminator"] = discriminator_loss(judge, target[part], fakes, kind)
             values.append(sum(losses.values()) / len(parts))
         sum(values).backward()
         return [sum(values), *(x.grad for x in [*leaves, *judge.parameters()])]
@@ -82,16 +111,17 @@ def test_mean_over_halves_is_the_whole_in_value_and_gradient():
         torch.testing.assert_close(halves, whole)
 
 
-def test_each_loss_moves_only_its_own_side():
+@pytest.mark.parametrize("kind", ["hinge", "least_squares"])
+def test_each_loss_moves_only_its_own_side(kind):
     judge = Judge()
     target, output = waveforms(2)
     target.requires_grad_()
     output.requires_grad_()
-    discriminator_loss(judge, target.detach(), [output]).backward()
+    discriminator_loss(judge, target.detach(), [output], kind).backward()
     assert output.grad is None
     judge.zero_grad()
     judge.requires_grad_(False)
-    sum(generator_losses(judge, target, [output]).values()).backward()
+    sum(generator_losses(judge, target, [output], kind).values()).backward()
     assert output.grad.any()
     assert target.grad is None
     assert all(p.grad is None for p in judge.parameters())

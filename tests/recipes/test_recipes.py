@@ -7,6 +7,7 @@ import torch
 
 from open_miipher.config import compose_run
 from open_miipher.data import Batch
+from open_miipher.errors import UserError
 from open_miipher.recipes import RECIPES, fill_parts
 from open_miipher.training.setup import build_recipe
 
@@ -20,11 +21,21 @@ def batch(size: int = 2, samples: int = 9600) -> Batch:
     return Batch(clean, damaged, lengths, torch.arange(size), ["a", "b"][:size], [])
 
 
-@pytest.fixture(params=["cleaner", "pretrain", "finetune"])
+LEAST_SQUARES = [
+    "+model.adversarial=least_squares",
+    "model.stft=null",
+    "+model.mel={n_mels: [10, 40], win_lengths: [128, 512]}",
+    "~model.loss_weights",
+    "+model.loss_weights={adversarial: 2.0, feature_matching: 1.0, mel: 15.0}",
+]
+
+
+@pytest.fixture(params=["cleaner", "pretrain", "least_squares", "finetune"])
 def recipe(request, tiny_stages):
     from open_miipher.checkpoint import Checkpoint
 
-    run = compose_run(tiny_stages[request.param])
+    stages = {**tiny_stages, "least_squares": [*tiny_stages["pretrain"], *LEAST_SQUARES]}
+    run = compose_run(stages[request.param])
     keys = ("cleaner_ckpt_dir", "vocoder_ckpt_dir")
     sources = [Checkpoint.open(run.model[key]) for key in keys if run.model.get(key)]
     return build_recipe(fill_parts(run.model, sources), 24000, 0)
@@ -91,3 +102,18 @@ def test_everything_moves_to_the_device(recipe):
     for module in modules:
         tensors = [*module.parameters(), *module.buffers()]
         assert {tensor.device.type for tensor in tensors} <= {"meta"}, type(module).__name__
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.stft=null"], "model.stft and model.mel are both empty"),
+        (["+model.mel={}"], "model.loss_weights.mel is missing"),
+        ([*LEAST_SQUARES, "+model.loss_weights.stft_convergence=1.0"], "weighs no loss"),
+        (["+model.adversarial=wasserstein"], "must be one of hinge, least_squares"),
+    ],
+)
+def test_losses_that_do_not_fit_are_refused(overrides, words, tiny_stages):
+    run = compose_run([*tiny_stages["pretrain"], *overrides])
+    with pytest.raises(UserError, match=words):
+        build_recipe(run.model, 24000, 0)

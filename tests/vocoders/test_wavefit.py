@@ -92,9 +92,9 @@ def test_peak_outputs_have_the_peak_and_the_target_too(make_wavefit, make_inputs
     for output in model(features, noise):
         torch.testing.assert_close(output.abs().amax(1), torch.full((3,), 0.9))
     clean = torch.randn(2, 500) * torch.tensor([[0.01], [3.0]])
-    torch.testing.assert_close(model.target(clean).abs().amax(1), torch.full((2,), 0.9))
+    torch.testing.assert_close(model.target(clean, 9 * clean).abs().amax(1), torch.full((2,), 0.9))
     assert not model.restores_level
-    assert not model.target(torch.zeros(1, 500)).any()
+    assert not model.target(torch.zeros(1, 500), torch.zeros(1, 500)).any()
 
 
 def test_power_outputs_have_the_level_of_the_features(make_wavefit):
@@ -105,7 +105,7 @@ def test_power_outputs_have_the_level_of_the_features(make_wavefit):
         ratio = 10 * torch.log10(output.square().mean(1) / clean.square().mean(1))
         assert ratio.abs().max() < 1.5
     assert model.restores_level
-    assert model.target(clean) is clean
+    assert model.target(clean, clean) is clean
     assert model.generate(LogMel(model.config.mel)(clean * 0), clean).abs().max() < 1e-4
 
 

@@ -1,22 +1,31 @@
 """Losses: each is the mean over samples of a per-sample value, so means over ranks are exact."""
 
 from open_miipher.losses.adversarial import (
+    Kind,
     discriminator_loss,
-    feature_matching,
+    feature_distances,
     generator_losses,
     hinge_discriminator,
     hinge_generator,
+    least_squares_discriminator,
+    least_squares_generator,
 )
 from open_miipher.losses.features import feature_losses
+from open_miipher.losses.mel import MultiScaleMelConfig, MultiScaleMelLoss
 from open_miipher.losses.stft import MultiResolutionSTFTConfig, MultiResolutionSTFTLoss
 
 __all__ = [
+    "Kind",
     "MultiResolutionSTFTConfig",
     "MultiResolutionSTFTLoss",
+    "MultiScaleMelConfig",
+    "MultiScaleMelLoss",
     "discriminator_loss",
+    "feature_distances",
     "feature_losses",
-    "feature_matching",
     "generator_losses",
     "hinge_discriminator",
     "hinge_generator",
+    "least_squares_discriminator",
+    "least_squares_generator",
 ]

@@ -1,14 +1,21 @@
-"""Hinge losses and feature matching between a vocoder and its discriminators.
+"""Losses between a vocoder and its discriminators: adversarial, and feature matching.
 
-Koizumi et al., "WaveFit" (SLT 2022, arXiv 2210.01029), eq. 19-21: every intermediate output of the
-vocoder is judged, and all count alike. Values are means over the places of a map, then over the
-maps and sub-discriminators, then over samples.
+Two kinds, each with the sums or means that its published weights go with:
+
+- `hinge`: Koizumi et al., "WaveFit" (SLT 2022, arXiv 2210.01029), eq. 19-21; means over the
+  sub-discriminators and over the feature maps.
+- `least_squares`: Mao et al., "LSGAN" (arXiv 1611.04076), as HiFi-GAN (arXiv 2010.05646, eq. 1-6)
+  and DAC (arXiv 2306.06546) take it; sums over the sub-discriminators and over the feature maps.
+
+Every output of the vocoder is judged, and all count alike. Values are means over the places of a
+map, then means or sums as said, then means over samples.
 
 A discriminator maps waveforms (batch, samples) to one list of feature maps (batch, …) for each of
 its sub-discriminators, the logits last.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,12 +23,13 @@ from torch.nn import functional
 
 Maps = list[list[Tensor]]
 Discriminator = Callable[[Tensor], Maps]
+Kind = Literal["hinge", "least_squares"]
 
 
 def discriminator_loss(
-    discriminator: Discriminator, target: Tensor, outputs: Sequence[Tensor]
+    discriminator: Discriminator, target: Tensor, outputs: Sequence[Tensor], kind: Kind = "hinge"
 ) -> Tensor:
-    """Hinge loss of a discriminator over the target and every iteration's output.
+    """Loss of a discriminator over the target and every iteration's output.
 
     Real and generated waveforms go through it as one batch; the outputs are detached.
 
@@ -29,6 +37,7 @@ def discriminator_loss(
         discriminator: the module, or its wrapper for several ranks.
         target: (batch, samples) real.
         outputs: T waveforms (batch, samples), generated.
+        kind: of the loss.
 
     Returns:
         Scalar.
@@ -36,18 +45,20 @@ def discriminator_loss(
     maps = discriminator(torch.cat([target, *(output.detach() for output in outputs)]))
     logits = [sub[-1] for sub in maps]
     size = len(target)
-    return hinge_discriminator([x[:size] for x in logits], [x[size:] for x in logits])
+    judge = hinge_discriminator if kind == "hinge" else least_squares_discriminator
+    return judge([x[:size] for x in logits], [x[size:] for x in logits])
 
 
 def generator_losses(
-    discriminator: Discriminator, target: Tensor, outputs: Sequence[Tensor]
+    discriminator: Discriminator, target: Tensor, outputs: Sequence[Tensor], kind: Kind = "hinge"
 ) -> dict[str, Tensor]:
-    """What the generator is to lower: its hinge loss and the feature matching loss.
+    """What the generator is to lower: its adversarial loss and the feature matching loss.
 
     Args:
         discriminator: bare, with its parameters frozen.
         target: (batch, samples) real.
         outputs: T waveforms (batch, samples), generated.
+        kind: of the losses.
 
     Returns:
         `adversarial` and `feature_matching`, scalars.
@@ -56,41 +67,55 @@ def generator_losses(
     with torch.no_grad():
         real_maps = discriminator(target)
     fake_maps = discriminator(torch.cat(list(outputs)))
-    return {
-        "adversarial": hinge_generator([sub[-1] for sub in fake_maps]),
-        "feature_matching": feature_matching(real_maps, fake_maps),
-    }
+    logits = [sub[-1] for sub in fake_maps]
+    distances = feature_distances(real_maps, fake_maps)
+    if kind == "hinge":
+        return {"adversarial": hinge_generator(logits), "feature_matching": distances.mean()}
+    return {"adversarial": least_squares_generator(logits), "feature_matching": distances.sum()}
 
 
 def hinge_discriminator(real_logits: list[Tensor], fake_logits: list[Tensor]) -> Tensor:
     """max(0, 1 - D(real)) + max(0, 1 + D(fake)), one tensor (batch, …) a sub-discriminator."""
-    real = _mean([functional.relu(1 - logits.float()).mean() for logits in real_logits])
-    fake = _mean([functional.relu(1 + logits.float()).mean() for logits in fake_logits])
-    return real + fake
+    real = _means([functional.relu(1 - logits.float()) for logits in real_logits])
+    fake = _means([functional.relu(1 + logits.float()) for logits in fake_logits])
+    return real.mean() + fake.mean()
 
 
 def hinge_generator(fake_logits: list[Tensor]) -> Tensor:
     """-D(fake), one tensor (batch, …) a sub-discriminator."""
-    return _mean([-logits.float().mean() for logits in fake_logits])
+    return _means([-logits.float() for logits in fake_logits]).mean()
 
 
-def feature_matching(real_maps: Maps, fake_maps: Maps) -> Tensor:
-    """Mean absolute difference of the feature maps, logits left out; not divided by their size.
+def least_squares_discriminator(real_logits: list[Tensor], fake_logits: list[Tensor]) -> Tensor:
+    """(1 - D(real))² + D(fake)², one tensor (batch, …) a sub-discriminator."""
+    real = _means([(1 - logits.float()).square() for logits in real_logits])
+    fake = _means([logits.float().square() for logits in fake_logits])
+    return real.sum() + fake.sum()
+
+
+def least_squares_generator(fake_logits: list[Tensor]) -> Tensor:
+    """(1 - D(fake))², one tensor (batch, …) a sub-discriminator."""
+    return _means([(1 - logits.float()).square() for logits in fake_logits]).sum()
+
+
+def feature_distances(real_maps: Maps, fake_maps: Maps) -> Tensor:
+    """Mean absolute difference of each feature map, logits left out; not divided by their size.
 
     Args:
         real_maps: maps (batch, …) of each sub-discriminator; taken as constants.
         fake_maps: maps (k * batch, …), k generated waveforms after each other for each real one.
 
     Returns:
-        Scalar.
+        (maps of all sub-discriminators,).
     """
-    distances = [
-        (fake.float().unflatten(0, (-1, len(real))) - real.detach().float()).abs().mean()
-        for real_sub, fake_sub in zip(real_maps, fake_maps, strict=True)
-        for real, fake in zip(real_sub[:-1], fake_sub[:-1], strict=True)
-    ]
-    return _mean(distances)
+    return _means(
+        [
+            (fake.float().unflatten(0, (-1, len(real))) - real.detach().float()).abs()
+            for real_sub, fake_sub in zip(real_maps, fake_maps, strict=True)
+            for real, fake in zip(real_sub[:-1], fake_sub[:-1], strict=True)
+        ]
+    )
 
 
-def _mean(values: list[Tensor]) -> Tensor:
-    return torch.stack(values).mean()
+def _means(values: list[Tensor]) -> Tensor:
+    return torch.stack([value.mean() for value in values])

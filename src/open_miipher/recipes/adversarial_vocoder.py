@@ -1,7 +1,7 @@
 """Stages 2 and 3: a vocoder learns to speak features, judged by spectra and discriminators."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -13,8 +13,11 @@ from open_miipher.cleaners import Cleaner
 from open_miipher.discriminators import DISCRIMINATORS
 from open_miipher.errors import UserError
 from open_miipher.losses import (
+    Kind,
     MultiResolutionSTFTConfig,
     MultiResolutionSTFTLoss,
+    MultiScaleMelConfig,
+    MultiScaleMelLoss,
     discriminator_loss,
     generator_losses,
 )
@@ -30,7 +33,8 @@ from open_miipher.recipes.recipe import (
     weighted_sum,
 )
 
-LOSSES = ("adversarial", "feature_matching", "stft_convergence", "stft_magnitude")
+ADVERSARIAL_LOSSES = ("adversarial", "feature_matching")
+SPECTRAL_LOSSES = {"stft": ("stft_convergence", "stft_magnitude"), "mel": ("mel",)}
 _VALIDATION_NOISE_SEED = 0
 
 
@@ -44,9 +48,12 @@ class AdversarialVocoderConfig:
         encoder: the frozen speech encoder (name and fields).
         vocoder: the vocoder that trains.
         discriminators: name to the discriminator of that name and its fields.
-        stft: resolutions of the spectral losses.
+        loss_weights: of adversarial and feature_matching, of stft_convergence and stft_magnitude
+            where there is `stft`, and of mel where there is `mel`.
+        adversarial: the kind of loss between vocoder and discriminators.
+        stft: resolutions of the distance between magnitudes; None: it is no loss.
+        mel: scales of the distance between log-mel spectra; None: it is no loss.
         cleaner: the cleaner of stage 1; needed for `cleaned`.
-        loss_weights: of adversarial, feature_matching, stft_convergence and stft_magnitude.
         segment_seconds: the vocoder learns on one piece this long of each crop, chosen more often
             where the crop is loud, so that the encoder sees more context than the vocoder has to
             speak; None: on the whole crop.
@@ -56,18 +63,20 @@ class AdversarialVocoderConfig:
     encoder: dict[str, Any]
     vocoder: dict[str, Any]
     discriminators: dict[str, dict[str, Any]]
-    stft: MultiResolutionSTFTConfig
+    loss_weights: dict[str, float]
+    adversarial: Kind = "hinge"
+    stft: MultiResolutionSTFTConfig | None = None
+    mel: MultiScaleMelConfig | None = None
     cleaner: dict[str, Any] | None = None
-    loss_weights: dict[str, float] = field(
-        default_factory=lambda: dict(zip(LOSSES, (1.0, 10.0, 2.5, 2.5), strict=True))
-    )
     segment_seconds: float | None = None
 
 
 class AdversarialVocoder(Recipe):
-    """WaveFit's training (Koizumi et al. 2022, section 3.3), on clean or on cleaned features.
+    """Training of a vocoder against discriminators, on clean or on cleaned features.
 
-    Each iteration's output is judged; the losses are means over the iterations.
+    WaveFit's (Koizumi et al. 2022, section 3.3) with a hinge loss and magnitudes, DAC's and Sidon's
+    (arXiv 2509.17052) with least squares and mel spectra. Every output of the vocoder is judged;
+    the losses are means over them.
 
     Args:
         sample_rate: of the data's audio and the vocoder's.
@@ -79,7 +88,11 @@ class AdversarialVocoder(Recipe):
     score = "log_spectral_distance"
 
     def __init__(self, sample_rate: int, seed: int, config: AdversarialVocoderConfig) -> None:
-        check_weights(config.loss_weights, LOSSES, "model.loss_weights")
+        self.spectral = _spectral_losses(sample_rate, config)
+        spectral_names = (name for key in self.spectral for name in SPECTRAL_LOSSES[key])
+        names = (*ADVERSARIAL_LOSSES, *spectral_names)
+        check_weights(config.loss_weights, names, "model.loss_weights")
+        self.adversarial = config.adversarial
         self.sample_rate = sample_rate
         self.seed = seed
         self.weights = config.loss_weights
@@ -98,7 +111,6 @@ class AdversarialVocoder(Recipe):
             self.cleaner = build_cleaner(config.cleaner, self.encoder)
             self.cleaner.requires_grad_(False).eval()
             self.frozen["cleaner"] = self.cleaner
-        self.stft = MultiResolutionSTFTLoss(config.stft)
         self.segment_frames = (
             None
             if config.segment_seconds is None
@@ -108,7 +120,7 @@ class AdversarialVocoder(Recipe):
     def to(self, device: torch.device) -> None:
         """Move every network, and the losses' windows, to a device."""
         super().to(device)
-        self.stft.to(device)
+        self.spectral.to(device)
 
     def passes(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
         """Yield the generator's pass, then the discriminators' on the same, detached, outputs."""
@@ -116,11 +128,14 @@ class AdversarialVocoder(Recipe):
         noise = sample_noise(self.seed, batch.positions, target.shape[1])
         outputs = [output * mask for output in networks["generator"](features, noise)]
         with frozen(self.discriminators):
-            losses = generator_losses(self.discriminators, target, outputs)
-        losses |= self.stft(target, torch.stack(outputs))
+            losses = generator_losses(self.discriminators, target, outputs, self.adversarial)
+        stacked = torch.stack(outputs)
+        for loss in self.spectral.values():
+            losses |= loss(target, stacked)
         yield Pass("generator", weighted_sum(losses, self.weights), losses)
 
-        loss = discriminator_loss(networks["discriminator"], target, outputs)
+        judge = networks["discriminator"]
+        loss = discriminator_loss(judge, target, outputs, self.adversarial)
         yield Pass("discriminator", loss, {"discriminator": loss})
 
     @torch.no_grad()
@@ -129,7 +144,8 @@ class AdversarialVocoder(Recipe):
         target, restored = self._restore(clip)
         scores = {"log_spectral_distance": self._distance(target, restored)}
         if self.cleaner is not None:
-            damaged = self.vocoder.target(clip.damaged[:, : int(clip.lengths[0])])
+            damaged = clip.damaged[:, : int(clip.lengths[0])]
+            damaged = self.vocoder.target(damaged, damaged)
             scores["log_spectral_distance_damaged"] = self._distance(target, damaged)
         return scores
 
@@ -162,7 +178,7 @@ class AdversarialVocoder(Recipe):
         frame_places = starts[:, None] + torch.arange(count, device=starts.device)
         places = starts[:, None] * hop + torch.arange(count * hop, device=starts.device)
         mask = (places < batch.lengths[:, None]).to(clean.dtype)
-        target = self.vocoder.target(clean[rows, places] * mask)
+        target = self.vocoder.target(clean[rows, places] * mask, clean)
         return features[rows, frame_places], target, mask
 
     def _restore(self, clip: Batch) -> tuple[Tensor, Tensor]:
@@ -171,10 +187,22 @@ class AdversarialVocoder(Recipe):
         num_samples = features.shape[1] * self.vocoder.hop_length
         noise = sample_noise(_VALIDATION_NOISE_SEED, clip.positions, num_samples)
         restored = self.vocoder.generate(features, noise)[:, :length]
-        return self.vocoder.target(clip.clean[:, :length]), restored
+        clean = clip.clean[:, :length]
+        return self.vocoder.target(clean, clean), restored
 
     def _distance(self, target: Tensor, estimate: Tensor) -> float:
         return float(log_spectral_distance(target, estimate, self.sample_rate)[0])
+
+
+def _spectral_losses(sample_rate: int, config: AdversarialVocoderConfig) -> nn.ModuleDict:
+    losses = nn.ModuleDict()
+    if config.stft is not None:
+        losses["stft"] = MultiResolutionSTFTLoss(config.stft)
+    if config.mel is not None:
+        losses["mel"] = MultiScaleMelLoss(sample_rate, config.mel)
+    if not losses:
+        raise UserError("model.stft and model.mel are both empty; give one or both")
+    return losses
 
 
 class Discriminators(nn.Module):

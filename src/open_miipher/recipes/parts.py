@@ -111,8 +111,8 @@ def build_vocoder(spec: Mapping[str, Any], encoder: Encoder, sample_rate: int) -
         )
     if encoder.carries_level != vocoder.restores_level:
         raise UserError(
-            "model.vocoder.gain does not fit model.encoder: use `power` for log-mel features, "
-            "which carry the level, and `peak` for others"
+            "model.vocoder does not fit model.encoder: log-mel features carry the level and need a "
+            "wavefit with gain=power; others need gain=peak, or the dac vocoder"
         )
     return vocoder
 

@@ -35,8 +35,16 @@ class Vocoder(nn.Module, ABC):
         """
 
     @abstractmethod
-    def target(self, clean: Tensor) -> Tensor:
-        """Scale clean speech (batch, samples) to what the outputs are compared with."""
+    def target(self, clean: Tensor, whole: Tensor) -> Tensor:
+        """Scale clean speech to what the outputs are compared with.
+
+        Args:
+            clean: (batch, samples), the piece that the vocoder speaks.
+            whole: (batch, samples), all that the encoder has seen, the piece among it.
+
+        Returns:
+            (batch, samples) of the piece.
+        """
 
     @torch.no_grad()
     def generate(self, features: Tensor, noise: Tensor) -> Tensor:

@@ -144,8 +144,8 @@ class WaveFit(Vocoder):
             outputs.append(waveform)
         return outputs
 
-    def target(self, clean: Tensor) -> Tensor:
-        """Clean speech (batch, samples) at the level that the outputs come at."""
+    def target(self, clean: Tensor, whole: Tensor) -> Tensor:
+        """The piece alone decides: each output has its own peak, or the power of its features."""
         return self.gain.target(clean)
 
     def _condition(self, features: Tensor) -> Tensor:
