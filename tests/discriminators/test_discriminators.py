@@ -10,6 +10,7 @@ from open_miipher.errors import UserError
 SMALL = {
     "multi_scale": {"num_scales": 2, "base_channels": 4, "max_channels": 16, "num_layers": 2},
     "multi_period": {"periods": [2, 3], "channels": [4, 8, 8]},
+    "multi_band_stft": {"win_lengths": [64, 32], "band_edges": [0.0, 0.3, 1.0], "channels": 4},
 }
 
 
@@ -78,7 +79,10 @@ def test_periods_are_the_two_dimensional_convolutions_of_the_paper():
         torch.testing.assert_close(maps[number], x.permute(0, 3, 1, 2))
 
 
-@pytest.mark.parametrize(("name", "size"), [("multi_scale", 16.9e6), ("multi_period", 65.8e6)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [("multi_scale", 16.9e6), ("multi_period", 65.8e6), ("multi_band_stft", 1.414e6)],
+)
 def test_paper_sizes(name, size):
     with torch.device("meta"):
         model = build(DISCRIMINATORS, {"name": name})
@@ -94,3 +98,38 @@ def test_widths_that_cannot_be_grouped_are_refused():
 def test_periods_and_kernels_without_meaning_are_refused(wrong):
     with pytest.raises(UserError, match="at least 1, and its kernel_size"):
         build(DISCRIMINATORS, {"name": "multi_period", **wrong})
+
+
+def test_bands_are_convolved_apart_and_judged_together():
+    torch.manual_seed(0)
+    model = build(DISCRIMINATORS, {"name": "multi_band_stft", **SMALL["multi_band_stft"]})
+    waveform = torch.randn(2, 333)
+    maps = model(waveform)[1]  # window 32: 17 bins, of which 5 are the lower band
+    spectrum = torch.stft(
+        waveform, 32, 8, window=torch.hann_window(32), pad_mode="constant", return_complex=True
+    )
+    x = torch.stack([spectrum.real, spectrum.imag], 1).transpose(2, 3)[..., :5]
+    for number, layer in enumerate(model.resolutions[1].bands[0]):
+        stride = 2 if number in (1, 2, 3) else 1
+        padding = (1, 4 if number < 4 else 1)
+        x = functional.conv2d(x, layer.weight, layer.bias, (1, stride), padding)
+        x = functional.leaky_relu(x, 0.1)
+        torch.testing.assert_close(maps[number], x, atol=1e-5, rtol=1e-4)
+    assert len(maps) == 2 * 5 + 1
+    assert maps[-1].shape[-1] == maps[4].shape[-1] + maps[9].shape[-1]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"band_edges": [0.5, 0.1]},
+        {"band_edges": [0.0, 1.2]},
+        {"band_edges": [0.0]},
+        {"band_edges": [0.0, 0.01, 1.0], "win_lengths": [64]},
+        {"win_lengths": []},
+        {"channels": 0},
+    ],
+)
+def test_bands_and_windows_without_meaning_are_refused(wrong):
+    with pytest.raises(UserError, match="the multi_band_stft discriminator's"):
+        build(DISCRIMINATORS, {"name": "multi_band_stft", **wrong})

@@ -1,9 +1,13 @@
 """Discriminators: waveform -> feature maps and logits. Chosen by name in `DISCRIMINATORS`."""
 
+from torch import nn
+
+from open_miipher.discriminators.multi_band_stft import MultiBandStftDiscriminator
 from open_miipher.discriminators.multi_period import MultiPeriodDiscriminator
 from open_miipher.discriminators.multi_scale import MultiScaleDiscriminator
 
-DISCRIMINATORS: dict[str, type[MultiScaleDiscriminator] | type[MultiPeriodDiscriminator]] = {
+DISCRIMINATORS: dict[str, type[nn.Module]] = {
+    "multi_band_stft": MultiBandStftDiscriminator,
     "multi_scale": MultiScaleDiscriminator,
     "multi_period": MultiPeriodDiscriminator,
 }

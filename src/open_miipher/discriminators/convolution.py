@@ -1,4 +1,4 @@
-"""The convolution that the discriminators are made of."""
+"""The convolutions that the discriminators are made of."""
 
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
@@ -18,10 +18,29 @@ class Conv1d(nn.Conv1d):
         return self._conv_forward(input, self.weight, None) + self.bias[:, None]
 
 
+class Conv2d(nn.Conv2d):
+    """The same over two dimensions."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(rows, channels in, frames, bins) -> (rows, channels out, frames, bins)."""
+        assert self.bias is not None
+        return self._conv_forward(input, self.weight, None) + self.bias[:, None, None]
+
+
 def convolution(
     width_in: int, width_out: int, kernel_size: int, stride: int = 1, groups: int = 1
 ) -> Conv1d:
     """Return a weight-normalised convolution; the places are padded by half a kernel of zeros."""
     return weight_norm(
         Conv1d(width_in, width_out, kernel_size, stride, kernel_size // 2, groups=groups)
+    )
+
+
+def convolution_2d(
+    width_in: int, width_out: int, kernel_size: tuple[int, int], stride: int = 1
+) -> Conv2d:
+    """Return one over frames and bins, the stride in the bins; padded in the same way."""
+    frames, bins = kernel_size
+    return weight_norm(
+        Conv2d(width_in, width_out, kernel_size, (1, stride), (frames // 2, bins // 2))
     )
