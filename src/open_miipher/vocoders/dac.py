@@ -1,0 +1,122 @@
+"""DAC's decoder as a vocoder: Sidon's way from features to 48 kHz."""
+
+import math
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils.parametrizations import weight_norm
+
+from open_miipher.errors import report
+from open_miipher.vocoders.base import Vocoder
+from open_miipher.vocoders.gain import PEAK, SMALLEST_PEAK
+
+
+@dataclass
+class DacConfig:
+    """Sizes; the defaults are Sidon's, for features at 50 Hz (arXiv 2509.17052, section 2.2).
+
+    Attributes:
+        sample_rate: of the waveform, in Hz.
+        channels: after the first convolution; each upsampling halves them.
+        upsampling_rates: their product is the number of samples per feature frame.
+        weight_norm: of every convolution, as DAC trains.
+    """
+
+    sample_rate: int = 48000
+    channels: int = 1536
+    upsampling_rates: list[int] = field(default_factory=lambda: [8, 5, 4, 3, 2])
+    weight_norm: bool = True
+
+
+class Dac(Vocoder):
+    """Transposed convolutions and dilated residual units with snake activations.
+
+    Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN" (NeurIPS 2023, arXiv
+    2306.06546), section 3.1; the network is transformers' `DacDecoder`. One output and no noise.
+    Targets are scaled so that all the encoder has seen has peak 0.9, a quiet piece of it being
+    quiet; at what level a chunk comes out is for the features to tell, which know no absolute one.
+
+    An upsampling by an odd rate returns one sample less than its share, half at each end, so that
+    the network's output falls short of `frames * hop_length` by `2 * margin` (26 samples at Sidon's
+    rates) and yet stands in the middle of it: zeros fill the ends.
+    """
+
+    Config = DacConfig
+    needs_noise = False
+    restores_level = False
+
+    def __init__(self, feature_width: int, frame_rate: float, config: DacConfig) -> None:
+        """Make a vocoder for features of a given kind.
+
+        Args:
+            feature_width: values per feature frame.
+            frame_rate: feature frames per second.
+            config: sizes.
+
+        Raises:
+            UserError: the features do not fit the configuration.
+        """
+        # Imported late: this package is also imported where no pretrained model is used.
+        from transformers import DacConfig as DecoderConfig
+        from transformers.models.dac.modeling_dac import DacDecoder
+
+        super().__init__()
+        self.sample_rate = config.sample_rate
+        self.hop_length = math.prod(config.upsampling_rates)
+        _check(config, frame_rate, self.hop_length)
+        sizes = DecoderConfig(
+            hidden_size=feature_width,
+            decoder_hidden_size=config.channels,
+            upsampling_ratios=config.upsampling_rates,
+        )
+        self.decoder = DacDecoder(sizes)
+        if config.weight_norm:
+            for module in list(self.decoder.modules()):
+                if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
+                    weight_norm(module)
+        self.margin = missing_samples(config.upsampling_rates) // 2
+
+    def forward(self, features: Tensor, noise: Tensor) -> list[Tensor]:
+        """Vocode; see `Vocoder.forward`. The one output is float32.
+
+        Args:
+            features: (batch, frames, feature_width).
+            noise: not used.
+        """
+        waveform = self.decoder(features.transpose(1, 2))[:, 0].float()
+        missing = features.shape[1] * self.hop_length - waveform.shape[1]
+        return [functional.pad(waveform, (self.margin, missing - self.margin))]
+
+    def target(self, clean: Tensor, whole: Tensor) -> Tensor:
+        """(batch, samples) -> the same, by the gain that brings `whole` to peak 0.9."""
+        return clean * (PEAK / whole.abs().amax(dim=-1).clamp_min(SMALLEST_PEAK))[:, None]
+
+
+def missing_samples(upsampling_rates: list[int]) -> int:
+    """How many samples the network returns less than frames x the product of its rates."""
+    missing = 0
+    for rate in upsampling_rates:
+        missing = missing * rate + rate % 2
+    return missing
+
+
+def _check(config: DacConfig, frame_rate: float, hop_length: int) -> None:
+    problems = []
+    if not config.upsampling_rates or min(config.upsampling_rates) < 2:
+        problems.append(
+            f"the vocoder's upsampling_rates={config.upsampling_rates} must each be at least 2"
+        )
+    elif abs(config.sample_rate / frame_rate - hop_length) > 1e-6 * hop_length:
+        problems.append(
+            f"the vocoder makes {hop_length} samples per feature frame (the product of "
+            f"upsampling_rates={config.upsampling_rates}), but {frame_rate:g} frames/s at "
+            f"sample_rate {config.sample_rate} need {config.sample_rate / frame_rate:g}"
+        )
+    smallest = 2 ** len(config.upsampling_rates)
+    if config.channels < smallest or config.channels % smallest:
+        problems.append(
+            f"the vocoder's channels={config.channels} must be a multiple of {smallest}: each of "
+            f"its {len(config.upsampling_rates)} upsampling_rates halves them"
+        )
+    report(problems)
