@@ -1,6 +1,7 @@
 """DAC's discriminator: complex spectra at several resolutions, each band judged by itself."""
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class MultiBandStftDiscriminator(nn.Module):
     def __init__(self, config: MultiBandStftConfig) -> None:
         super().__init__()
         edges = config.band_edges
-        rising = all(low < high for low, high in zip(edges[:-1], edges[1:], strict=True))
+        rising = all(low < high for low, high in pairwise(edges))
         if not config.win_lengths or min(config.win_lengths) < 4 or config.channels < 1:
             raise UserError(
                 f"the multi_band_stft discriminator's win_lengths={config.win_lengths} must each "
@@ -79,7 +80,7 @@ class StftDiscriminator(nn.Module):
         self.register_buffer("window", torch.hann_window(win_length), persistent=False)
         num_bins = win_length // 2 + 1
         places = [int(edge * num_bins) for edge in config.band_edges]
-        self.bounds = list(zip(places[:-1], places[1:], strict=True))
+        self.bounds = list(pairwise(places))
         if any(low == high for low, high in self.bounds):
             raise UserError(
                 f"the multi_band_stft discriminator's band_edges={config.band_edges} leave a band "
