@@ -42,6 +42,12 @@ class Cleaner(nn.Module, ABC):
         """Encode without cleaning: the base model, bit for bit, without gradients."""
         return self.encoder(waveform, lengths)
 
+    def merge(self) -> None:
+        """Become as fast as can be, for inference alone: no training and no teacher after it.
+
+        Most cleaners have nothing to merge. The trained weights stay what they are.
+        """
+
     def trained_state_dict(self) -> dict[str, Tensor]:
         """Return the weights that train: all but the encoder's."""
         state = self.state_dict()

@@ -115,6 +115,7 @@ class Chain:
         )
         read = checkpoint.averaged_weights if ema else checkpoint.weights
         cleaner.load_trained_state_dict(read("cleaner"))
+        cleaner.merge()
         load_strictly(vocoder, read("generator"), checkpoint.path)
         return cls(cleaner, vocoder, device, amp, specs)
 
@@ -133,18 +134,18 @@ def _part_specs(checkpoint: Checkpoint) -> Mapping[str, Any]:
     if missing == ["generator"]:
         raise UserError(
             f"{checkpoint.path} holds a feature cleaner alone, which makes no audio; "
-            "pass a checkpoint of stage 3 (…_wavefit_finetune)"
+            "pass a checkpoint of stage 3 (model=…_finetune)"
         )
     if missing == ["cleaner"]:
         raise UserError(
             f"{checkpoint.path} holds a vocoder alone, which cleans nothing; "
-            "pass a checkpoint of stage 3 (…_wavefit_finetune)"
+            "pass a checkpoint of stage 3 (model=…_finetune)"
         )
     absent = missing + [part for part in ("encoder", "cleaner", "vocoder") if not model.get(part)]
     if absent:
         raise UserError(
             f"{checkpoint.path} is no restoration chain ({', '.join(absent)} missing); "
-            "pass a checkpoint of stage 3 (…_wavefit_finetune)"
+            "pass a checkpoint of stage 3 (model=…_finetune)"
         )
     return {part: model[part] for part in ("encoder", "cleaner", "vocoder")}
 
