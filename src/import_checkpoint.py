@@ -1,0 +1,131 @@
+"""Import published weights: `src/import_checkpoint.py --kind sidon --path D --output-dir O`."""
+
+import argparse
+import pickle
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import torch
+from torch import Tensor
+
+from open_miipher.checkpoint import complete_checkpoints, write_checkpoint
+from open_miipher.cleaners.peft_folder import WEIGHTS, read_settings, read_weights
+from open_miipher.config import compose_plain, compose_run
+from open_miipher.errors import UserError, exit_on_user_error
+from open_miipher.recipes import Recipe
+from open_miipher.training import Run
+from open_miipher.training.setup import build_recipe
+from open_miipher.training.state import Position, TrainingState
+from open_miipher.vocoders.descript import from_descript
+
+DESCRIPTION = """\
+Turn published weights into a checkpoint of this project, every key accounted for.
+
+--kind sidon: a folder with adapter_config.json and adapter_model.safetensors, as peft writes them,
+and decoder_state_dict.pt, the weights of descript's decoder. The result restores with
+src/inference.py, and training goes on from it:
+  src/train.py model=sidon_feature_predictor trainer.init_from=OUTPUT_DIR …
+  src/train.py model=sidon_vocoder_finetune model.cleaner_ckpt_dir=OUTPUT_DIR \\
+      model.vocoder_ckpt_dir=OUTPUT_DIR …
+The published folder has no discriminators: those in the result are fresh.
+"""
+MODEL = "sidon_vocoder_finetune"
+DECODER = "decoder_state_dict.pt"
+_LAYER = re.compile(r"\.encoder\.layers\.(\d+)\.")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--kind", choices=["sidon"], required=True, help="whose weights they are")
+    add("--path", type=Path, required=True, metavar="DIR", help="the published folder")
+    add("--output-dir", type=Path, required=True, metavar="DIR", help="gets ckpt/step-00000000")
+    add(
+        "--encoder-source",
+        metavar="ID|DIR",
+        help="the base encoder, if not the one that config/encoder/w2v_bert_2.yaml names",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Read, build, load, write."""
+    arguments = parse_arguments()
+    if not arguments.path.is_dir():
+        raise UserError(f"{arguments.path} is no folder")
+    root = arguments.output_dir / "ckpt"
+    if complete_checkpoints(root):
+        raise UserError(f"{root} holds checkpoints already; choose another --output-dir")
+    cleaner = read_settings(arguments.path)
+    decoder, generator = from_descript(
+        _read_tensors(arguments.path / DECODER), str(arguments.path / DECODER)
+    )
+    run = _run(arguments, cleaner, {"name": "dac", **decoder})
+    recipe = build_recipe(run.model, run.data.sample_rate, run.trainer.seed)
+    own = recipe.state_dict_of("cleaner")
+    recipe.load("cleaner", read_weights(arguments.path, own), arguments.path)
+    recipe.load("generator", generator, arguments.path / DECODER)
+    written = write_checkpoint(root, _state(run, recipe).content())
+    print(f"{written}: restore with python src/inference.py --ckpt-dir {arguments.output_dir} …")
+    return 0
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a file of `torch.save`, nothing but tensors by name; no code of it runs."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(f"{path} cannot be read as a file of tensors: {reason}") from error
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise UserError(f"{path} must hold tensors by name, and nothing else")
+    return state
+
+
+def _run(arguments: argparse.Namespace, cleaner: dict[str, Any], vocoder: dict[str, Any]) -> Run:
+    """Compose the last stage with its parts filled, as it is after the stages before it."""
+    run = compose_run([f"model={MODEL}", f"trainer.output_dir={arguments.output_dir}"])
+    first = compose_plain(["model=sidon_vocoder_pretrain"])["model"]
+    encoder = {**first["encoder"], "layer": _num_layers(arguments.path / WEIGHTS)}
+    if arguments.encoder_source is not None:
+        encoder["source"] = arguments.encoder_source
+    run.model.update(
+        encoder=encoder,
+        cleaner=cleaner,
+        vocoder={**first["vocoder"], **vocoder},
+        discriminators=first["discriminators"],
+    )
+    return run
+
+
+def _num_layers(path: Path) -> int:
+    """How many layers of the encoder the adapters are for."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            numbers = [int(match[1]) for name in file.keys() if (match := _LAYER.search(name))]  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not numbers:
+        raise UserError(f"{path} holds no adapters of an encoder's layers")
+    return max(numbers) + 1
+
+
+def _state(run: Run, recipe: Recipe) -> TrainingState:
+    """Return the state of a run of that stage that has not taken a step yet."""
+    position = Position(1, "imported")
+    return TrainingState.fresh(
+        recipe, run.optimizers, position, run.plain, run.overrides, run.trainer.amp, None
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_user_error(main)())
