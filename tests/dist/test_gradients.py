@@ -8,6 +8,14 @@ import torch
 pytestmark = pytest.mark.dist
 
 SIX = "trainer.batch_size=6"
+# The parts of Sidon's vocoder stage, tiny and at 24 kHz.
+TINY_DAC = [
+    "model.segment_seconds=0.2",
+    "model.vocoder={name: dac, sample_rate: 24000, channels: 32, upsampling_rates: [8, 5, 4, 3]}",
+    "model.discriminators.multi_period={periods: [3], channels: [4, 8]}",
+    "model.discriminators.multi_band_stft={win_lengths: [128], channels: 4}",
+    "model.mel={n_mels: [10, 40], win_lengths: [128, 512], floor: 1.0e-5}",
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,21 +47,24 @@ def test_ranks_average_to_the_joined_batch(torchrun, tiny_stages, tiny_hubert, t
     settings = {name: [*overrides, SIX] for name, overrides in tiny_stages.items()}
     twelve = ["trainer.batch_size=12", "trainer.grad_accumulation=2"]
     settings["accumulated"] = [*tiny_stages["finetune"], *twelve]
-    settings["adapters"] = [
-        "model=miipher2_feature_cleaner",
+    pretrained = [
         "encoder@model.encoder=hubert_base",
         f"model.encoder.source={tiny_hubert}",
         "model.encoder.layer=2",
-        "model.cleaner.bottleneck=8",
-        "model.cleaner.init=random",
+        "data.sample_rate=24000",
         "trainer.amp=no",
         "trainer.logger.kind=none",
         *(o for o in settings["cleaner"] if o.startswith(("data.", "trainer."))),
     ]
+    adapters = ["model.cleaner.bottleneck=8", "model.cleaner.init=random"]
+    settings["adapters"] = ["model=miipher2_feature_cleaner", *adapters, *pretrained]
+    # Dropout differs from rank to rank.
+    settings["lora"] = ["model=sidon_feature_predictor", "model.cleaner.dropout=0.0", *pretrained]
+    settings["dac"] = ["model=sidon_vocoder_pretrain", *TINY_DAC, *pretrained]
     run(torchrun, tmp_path, settings, "single")
     for name in settings:
         for ranks in (2, 3):
-            zeros = name in ("cleaner", "pretrain")  # their first weights keep some gradients at 0
+            zeros = name in ("cleaner", "lora", "pretrain")  # zero weights keep some gradients at 0
             check(tmp_path, name, ranks, relative=1e-5, absolute=5e-6, zeros=zeros)
 
 
