@@ -26,6 +26,9 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from families import first_stages
 
 from open_miipher.audio.io import AudioWriter, probe
 from open_miipher.checkpoint import build
@@ -33,12 +36,11 @@ from open_miipher.cleaners import CLEANERS
 from open_miipher.config import compose_plain
 from open_miipher.distributed import World, says, start
 from open_miipher.encoders import ENCODERS
-from open_miipher.errors import UserError, exit_on_user_error
+from open_miipher.errors import exit_on_user_error
 from open_miipher.restoration import Chain, FileSink, Job, RestoreOptions, Restorer, Source
 from open_miipher.vocoders import VOCODERS
 
 _INPUT_RATE = 48000
-_STAGE_NAMES = ("_feature_cleaner", "_wavefit_pretrain", "_wavefit_finetune")
 
 
 def main() -> int:
@@ -94,13 +96,9 @@ def parse_arguments() -> argparse.Namespace:
 
 def random_chain(model: str, overrides: list[str], world: World, amp: Any) -> Chain:
     """Build the chain that the three stages of a model's family make together, untrained."""
-    family = model
-    for name in _STAGE_NAMES:
-        family = family.removesuffix(name)
-    if family == model:
-        raise UserError(f"--model {model}: choose a name that ends in {', '.join(_STAGE_NAMES)}")
-    cleaner_config = compose_plain([f"model={family}_feature_cleaner", *overrides])["model"]
-    vocoder_config = compose_plain([f"model={family}_wavefit_pretrain", *overrides])["model"]
+    cleaner_model, vocoder_model = first_stages(model)
+    cleaner_config = compose_plain([f"model={cleaner_model}", *overrides])["model"]
+    vocoder_config = compose_plain([f"model={vocoder_model}", *overrides])["model"]
     torch.manual_seed(0)
     encoder = build(ENCODERS, cleaner_config["encoder"], key="model.encoder")
     cleaner = build(CLEANERS, cleaner_config["cleaner"], encoder, key="model.cleaner")

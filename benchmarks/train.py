@@ -24,6 +24,9 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from families import first_stages
 
 from open_miipher.audio.io import AudioWriter
 from open_miipher.config import compose_run
@@ -89,12 +92,11 @@ def make_speech(directory: Path, num_files: int = 16, seconds: float = 12.0) -> 
 
 def earlier_stages(model: str, common: list[str], folder: Path, world: World) -> list[str]:
     """Make fresh stages 1 and 2 for a fine-tuning model; return the overrides that name them."""
-    if not model.endswith("_wavefit_finetune"):
+    if not model.endswith("_finetune"):
         return []
-    family = model.removesuffix("_wavefit_finetune")
     found = []
-    for key, stage in (("cleaner", "feature_cleaner"), ("vocoder", "wavefit_pretrain")):
-        own = [f"model={family}_{stage}", f"trainer.output_dir={folder / stage}"]
+    for key, stage in zip(("cleaner", "vocoder"), first_stages(model), strict=True):
+        own = [f"model={stage}", f"trainer.output_dir={folder / stage}"]
         prepare(compose_run([*own, *common]), world).save()
         found.append(f"model.{key}_ckpt_dir={folder / stage}")
     return found

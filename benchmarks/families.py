@@ -1,0 +1,20 @@
+"""The three stages that belong together, by the names of their configurations."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from open_miipher.config import CONFIG_DIR
+from open_miipher.errors import UserError
+
+
+def first_stages(model: str) -> tuple[str, str]:
+    """Return the models of stages 1 and 2 of the family (demo, miipher2, sidon) of a model."""
+    family = model.partition("_")[0]
+    names = {path.stem for path in (CONFIG_DIR / "model").glob(f"{family}_*.yaml")}
+    if model not in names:
+        known = sorted(path.stem for path in (CONFIG_DIR / "model").glob("*.yaml"))
+        raise UserError(f"--model {model}: choose one of {', '.join(known)}")
+    cleaner = next(name for name in names if name.startswith(f"{family}_feature_"))
+    return cleaner, next(name for name in names if name.endswith("_pretrain"))
