@@ -125,7 +125,7 @@ class AdversarialVocoder(Recipe):
     def passes(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
         """Yield the generator's pass, then the discriminators' on the same, detached, outputs."""
         features, target, mask = self._conditions(batch)
-        noise = sample_noise(self.seed, batch.positions, target.shape[1])
+        noise = self._noise(self.seed, batch.positions, target.shape[1])
         outputs = [output * mask for output in networks["generator"](features, noise)]
         with frozen(self.discriminators):
             losses = generator_losses(self.discriminators, target, outputs, self.adversarial)
@@ -181,11 +181,16 @@ class AdversarialVocoder(Recipe):
         target = self.vocoder.target(clean[rows, places] * mask, clean)
         return features[rows, frame_places], target, mask
 
+    def _noise(self, seed: int, positions: Tensor, num_samples: int) -> Tensor:
+        if self.vocoder.needs_noise:
+            return sample_noise(seed, positions, num_samples)
+        return torch.zeros((), device=positions.device).expand(len(positions), num_samples)
+
     def _restore(self, clip: Batch) -> tuple[Tensor, Tensor]:
         length = int(clip.lengths[0])
         features = self._features(clip)
         num_samples = features.shape[1] * self.vocoder.hop_length
-        noise = sample_noise(_VALIDATION_NOISE_SEED, clip.positions, num_samples)
+        noise = self._noise(_VALIDATION_NOISE_SEED, clip.positions, num_samples)
         restored = self.vocoder.generate(features, noise)[:, :length]
         clean = clip.clean[:, :length]
         return self.vocoder.target(clean, clean), restored

@@ -28,7 +28,7 @@ class Vocoder(nn.Module, ABC):
 
         Args:
             features: (batch, frames, feature_width).
-            noise: (batch, frames * hop_length), standard normal.
+            noise: (batch, frames * hop_length), standard normal; anything if it needs none.
 
         Returns:
             The output of every iteration, (batch, frames * hop_length) each, the final one last.
