@@ -39,11 +39,6 @@ def tiny_hubert(tmp_path_factory):
 
 
 def test_ranks_average_to_the_joined_batch(torchrun, tiny_stages, tiny_hubert, tmp_path):
-    """In float32 the hinge loss' gradients nearly cancel.
-
-    So what is left of them in the discriminators, some 1e-3, is exact to 1e-6 and not to the last
-    bit.
-    """
     settings = {name: [*overrides, SIX] for name, overrides in tiny_stages.items()}
     twelve = ["trainer.batch_size=12", "trainer.grad_accumulation=2"]
     settings["accumulated"] = [*tiny_stages["finetune"], *twelve]
@@ -65,7 +60,7 @@ def test_ranks_average_to_the_joined_batch(torchrun, tiny_stages, tiny_hubert, t
     for name in settings:
         for ranks in (2, 3):
             zeros = name in ("cleaner", "lora", "pretrain")  # zero weights keep some gradients at 0
-            check(tmp_path, name, ranks, relative=1e-5, absolute=5e-6, zeros=zeros)
+            check(tmp_path, name, ranks, relative=1e-5, zeros=zeros)
 
 
 @pytest.mark.slow
@@ -74,7 +69,7 @@ def test_ranks_average_to_the_joined_batch_without_rounding(torchrun, tiny_stage
     run(torchrun, tmp_path, settings, "double")
     for name in settings:
         for ranks in (2, 3):
-            check(tmp_path, name, ranks, relative=1e-10, absolute=0.0, zeros=False)
+            check(tmp_path, name, ranks, relative=1e-10, zeros=False)
 
 
 def run(torchrun, folder, settings, precision: str) -> None:
@@ -87,8 +82,8 @@ def run(torchrun, folder, settings, precision: str) -> None:
         assert process.returncode == 0, output
 
 
-def check(folder, name: str, ranks: int, relative: float, absolute: float, zeros: bool) -> None:
-    """Compare with one rank: every gradient to a share of its network's largest, or absolutely."""
+def check(folder, name: str, ranks: int, relative: float, zeros: bool) -> None:
+    """Compare with one rank: every gradient to a share of its network's largest."""
     (expected_losses, expected), (losses, gradients) = (
         torch.load(folder / f"{name}-{n}.pt", weights_only=True) for n in (1, ranks)
     )
@@ -99,6 +94,9 @@ def check(folder, name: str, ranks: int, relative: float, absolute: float, zeros
         largest = max(gradient.abs().max().item() for gradient in parameters.values())
         for key, gradient in gradients[network].items():
             error = (gradient - parameters[key]).abs().max().item()
-            allowed = max(relative * largest, absolute)
-            assert error <= allowed, f"{name}, {ranks} ranks, {network} {key}: {error:.2e}"
-        assert zeros or all(g.abs().max() > 0 for g in parameters.values()), (name, network)
+            assert error <= relative * largest, (
+                f"{name}, {ranks} ranks, {network} {key}: {error:.2e}"
+            )
+        # As long as no logit is beyond ±1, a hinge loss leaves its bias alone.
+        moved = [g for key, g in parameters.items() if not key.endswith("to_logits.bias")]
+        assert zeros or all(gradient.abs().max() > 0 for gradient in moved), (name, network)
