@@ -119,6 +119,7 @@ TINY += ["trainer.batch_size=2", "trainer.num_workers=0", "trainer.device=cpu", 
 TINY += ["trainer.max_steps=1", "trainer.sample_every=0", "trainer.logger.kind=none"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["predictor", "pretrain", "finetune"])
 def test_training_goes_on_as_every_stage(imported, base, stage, speech_dir, tmp_path):
     from open_miipher.checkpoint import Checkpoint
