@@ -91,10 +91,10 @@ def test_a_cut_link_stops_both_sides_and_the_run_goes_on_from_its_checkpoint(
     wait_until(lambda: has_trained(run, 25), said)
     hosts.do("cut")
     cut = time.monotonic()
-    for rank, (process, log) in enumerate(started):
+    for host, (process, log) in zip("AB", started, strict=True):
         assert process.wait(timeout=120) != 0, said()
-        assert f"error: rank {rank} {LOST}" in log.read_text()
-        print(f"rank {rank}'s torchrun ended {time.monotonic() - cut:.0f} s after the cut")
+        assert LOST in log.read_text()  # which host gets which rank is the rendezvous' choice
+        print(f"{host}'s torchrun ended {time.monotonic() - cut:.0f} s after the cut")
     assert hosts.processes("A") == hosts.processes("B") == []
     hosts.do("join")
     started = [hosts.train(host, run) for host in "AB"]
