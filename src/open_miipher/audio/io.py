@@ -3,8 +3,10 @@
 from open_miipher.audio.reading import (
     AUDIO_EXTENSIONS,
     AudioError,
+    AudioFile,
     AudioInfo,
     AudioReader,
+    Encoded,
     printable,
     probe,
     read,
@@ -15,9 +17,11 @@ from open_miipher.audio.writing import AudioWriter
 __all__ = [
     "AUDIO_EXTENSIONS",
     "AudioError",
+    "AudioFile",
     "AudioInfo",
     "AudioReader",
     "AudioWriter",
+    "Encoded",
     "printable",
     "probe",
     "read",

@@ -3,11 +3,13 @@
 A handle belongs to the thread that opened it: libsndfile handles must not be shared.
 """
 
+import io
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -38,12 +40,25 @@ class AudioInfo:
     subtype: str
 
 
-def printable(path: str | Path) -> str:
+@dataclass(frozen=True)
+class Encoded:
+    """An audio file in memory, with a name for messages."""
+
+    name: str
+    data: bytes
+
+
+AudioFile = str | Path | Encoded
+"""What can be read: a path, or a file in memory."""
+
+
+def printable(file: AudioFile) -> str:
     """The path for a message: bytes of its name that are no UTF-8 are written as escapes."""
+    path = file.name if isinstance(file, Encoded) else file
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def read_header(path: str | Path) -> AudioInfo:
+def read_header(path: AudioFile) -> AudioInfo:
     """Read what a file's header says, without decoding.
 
     Raises:
@@ -53,7 +68,7 @@ def read_header(path: str | Path) -> AudioInfo:
         return _info(path, file)
 
 
-def probe(path: str | Path) -> AudioInfo:
+def probe(path: AudioFile) -> AudioInfo:
     """Read the header and decode the last frames, so that a truncated file shows.
 
     Raises:
@@ -67,11 +82,11 @@ def probe(path: str | Path) -> AudioInfo:
         return info
 
 
-def read(path: str | Path, start: int = 0, num_frames: int | None = None) -> tuple[np.ndarray, int]:
+def read(path: AudioFile, start: int = 0, num_frames: int | None = None) -> tuple[np.ndarray, int]:
     """Read a part of a file.
 
     Args:
-        path: any format that soundfile knows.
+        path: a file in any format that soundfile knows.
         start: first frame, in the file's own frames.
         num_frames: how many; the rest of the file if None.
 
@@ -106,7 +121,7 @@ class AudioReader(AbstractContextManager["AudioReader"]):
         AudioError: on construction, if the file is not readable or holds no frames.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: AudioFile) -> None:
         self._path = path
         self._file = _open(path)
         try:
@@ -131,14 +146,16 @@ class AudioReader(AbstractContextManager["AudioReader"]):
         self._file.close()
 
 
-def _open(path: str | Path) -> soundfile.SoundFile:
+def _open(path: AudioFile) -> soundfile.SoundFile:
     try:
-        with open(path, "rb") as raw:  # also because soundfile would hide the system's reason
+        with _raw(path) as raw:  # also because soundfile would hide the system's reason
             missing = missing_bytes(raw)
         if missing:
             raise AudioError(
                 f"{printable(path)} is truncated: its last {missing} bytes are missing"
             )
+        if isinstance(path, Encoded):
+            return soundfile.SoundFile(io.BytesIO(path.data))
         return soundfile.SoundFile(os.fsencode(path))  # bytes: names need not be UTF-8
     except OSError as error:
         raise AudioError(f"{printable(path)}: {error.strerror}") from error
@@ -148,7 +165,11 @@ def _open(path: str | Path) -> soundfile.SoundFile:
         ) from error
 
 
-def _info(path: str | Path, file: soundfile.SoundFile) -> AudioInfo:
+def _raw(path: AudioFile) -> BinaryIO:
+    return io.BytesIO(path.data) if isinstance(path, Encoded) else open(path, "rb")
+
+
+def _info(path: AudioFile, file: soundfile.SoundFile) -> AudioInfo:
     if file.frames <= 0:
         raise AudioError(f"{printable(path)} holds no audio frames")
     if file.frames == _UNKNOWN_FRAMES:
@@ -156,7 +177,7 @@ def _info(path: str | Path, file: soundfile.SoundFile) -> AudioInfo:
     return AudioInfo(file.samplerate, file.frames, file.channels, file.format, file.subtype)
 
 
-def _seek(path: str | Path, file: soundfile.SoundFile, start: int) -> None:
+def _seek(path: AudioFile, file: soundfile.SoundFile, start: int) -> None:
     try:
         if file.seekable():
             file.seek(start)
@@ -168,7 +189,7 @@ def _seek(path: str | Path, file: soundfile.SoundFile, start: int) -> None:
 
 
 def _read_exactly(
-    path: str | Path, file: soundfile.SoundFile, start: int, num_frames: int
+    path: AudioFile, file: soundfile.SoundFile, start: int, num_frames: int
 ) -> np.ndarray:
     try:
         block = file.read(num_frames, dtype="float32", always_2d=True)
@@ -182,7 +203,7 @@ def _read_exactly(
     return np.ascontiguousarray(block.T)
 
 
-def check_finite(path: str | Path, block: np.ndarray, start: int) -> None:
+def check_finite(path: AudioFile, block: np.ndarray, start: int) -> None:
     """Refuse a block (channels, n) with NaN or Inf; `start` is its place in the file.
 
     Raises:

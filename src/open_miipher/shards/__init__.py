@@ -1,0 +1,31 @@
+"""Shards: tar files of samples, on local disks and in object storage."""
+
+from open_miipher.shards.archive import (
+    Sample,
+    ShardError,
+    ShardIndex,
+    ShardWriter,
+    is_compressed,
+    read_index,
+    read_samples,
+)
+from open_miipher.shards.members import decode_waveform, encode_waveform
+from open_miipher.shards.storage import S3Config, Storage, StorageError, is_s3
+from open_miipher.shards.urls import expand
+
+__all__ = [
+    "S3Config",
+    "Sample",
+    "ShardError",
+    "ShardIndex",
+    "ShardWriter",
+    "Storage",
+    "StorageError",
+    "decode_waveform",
+    "encode_waveform",
+    "expand",
+    "is_compressed",
+    "is_s3",
+    "read_index",
+    "read_samples",
+]

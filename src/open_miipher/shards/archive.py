@@ -1,0 +1,281 @@
+"""Shards: tar files of samples, in the WebDataset convention.
+
+Members that share the path up to the first dot of their file name are one sample: that path is its
+key, the rest the member's name. They stand one behind the other. Shards that this project writes
+end with a member `__index__`, which WebDataset readers pass over: where each sample begins. It
+saves reading all headers; shards without one are read through once.
+"""
+
+import gzip
+import io
+import json
+import os
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+
+from open_miipher.errors import UserError
+from open_miipher.shards.storage import Storage
+
+INDEX_MEMBER = "__index__"
+_BLOCK = tarfile.BLOCKSIZE
+_TAIL_BYTES = 1 << 18
+_END_OF_ARCHIVE = bytes(2 * _BLOCK)
+_INDEX_FORMAT = "open-miipher-2 shard index 1"
+_META = re.compile(r"__[^/]*__(/|$)")  # names that WebDataset's readers pass over
+
+
+class ShardError(UserError):
+    """A shard or a sample that is damaged; the message names it."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample of a shard.
+
+    Attributes:
+        key: path in the shard, up to the first dot of the file name.
+        members: content by name, which is what follows that dot.
+    """
+
+    key: str
+    members: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Where a shard's samples lie.
+
+    Attributes:
+        url: of the shard.
+        bounds: (samples + 1,) int64: sample k is bytes bounds[k] to bounds[k + 1].
+    """
+
+    url: str
+    bounds: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def read(self, storage: Storage, number: int) -> Sample:
+        """Read one sample.
+
+        Raises:
+            ShardError: it is damaged.
+            StorageError: the storage cannot be reached.
+        """
+        start, end = (int(bound) for bound in self.bounds[number : number + 2])
+        data = storage.read(self.url, start, end)
+        if len(data) < end - start:
+            raise ShardError(f"{self.url} is truncated: sample {number} ends behind its end")
+        samples = list(read_samples(io.BytesIO(data + _END_OF_ARCHIVE), self.url))
+        if len(samples) != 1:
+            raise ShardError(f"{self.url}: its index is wrong at sample {number}")
+        return samples[0]
+
+
+def read_index(storage: Storage, url: str) -> ShardIndex:
+    """Find a shard's samples: from its own index, or by reading all headers.
+
+    Raises:
+        ShardError: damaged, truncated, compressed, or without samples.
+        StorageError: the storage cannot be reached.
+    """
+    if is_compressed(url):
+        raise ShardError(f"{url} is compressed, so its samples cannot be read at random; unpack it")
+    size = storage.size(url)
+    if size == 0:
+        raise ShardError(f"{url} is empty")
+    start = max(0, size - _TAIL_BYTES) // _BLOCK * _BLOCK
+    tail = storage.read(url, start, size)
+    bounds = _own_bounds(tail, start)
+    if bounds is None:
+        with storage.open(url) as file:
+            bounds = _scan(file, url)
+    if len(bounds) < 2:
+        raise ShardError(f"{url} holds no samples")
+    return ShardIndex(url, np.asarray(bounds, np.int64))
+
+
+def read_samples(file: BinaryIO, url: str) -> Iterator[Sample]:
+    """Yield the samples of a tar stream in order; each is in memory as a whole.
+
+    Args:
+        file: at its start.
+        url: for messages, and to tell whether it is compressed.
+
+    Raises:
+        ShardError: damaged or truncated, a path with `..`, or a sample whose members are apart.
+    """
+    key, members, seen = "", dict[str, bytes](), set[str]()
+    for path, data in _members(file, url):
+        own_key, name = split_name(path, url)
+        if own_key != key:
+            if members:
+                yield Sample(key, members)
+            if own_key in seen:
+                raise ShardError(f"{url}: the members of {own_key} do not stand together")
+            seen.add(own_key)
+            key, members = own_key, {}
+        if name in members:
+            raise ShardError(f"{url}: {path} stands there twice")
+        members[name] = data
+    if members:
+        yield Sample(key, members)
+
+
+def split_name(path: str, url: str) -> tuple[str, str]:
+    """Split a member's path into the sample's key and the member's name.
+
+    Raises:
+        ShardError: no place inside the shard, or a file name without a dot.
+    """
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise ShardError(f"{url}: the member {path!r} leads out of the shard")
+    stem, dot, name = parts.name.partition(".")
+    if not dot or not stem:
+        raise ShardError(f"{url}: the member {path!r} is not named KEY.NAME")
+    return str(parts.with_name(stem)), name
+
+
+def is_compressed(url: str) -> bool:
+    """Whether a shard is gzipped, by its name."""
+    return url.endswith((".gz", ".tgz"))
+
+
+class ShardWriter(AbstractContextManager["ShardWriter"]):
+    """Writes a shard under a temporary name; it gets its own once it is whole and on the disk.
+
+    The bytes depend on the samples alone.
+
+    Args:
+        path: of the shard; its folder must exist.
+
+    Attributes:
+        num_bytes: written so far.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._file = open(self._temporary, "wb")  # noqa: SIM115 - open until __exit__
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self._bounds: list[int] = []
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
+    def add(self, sample: Sample) -> None:
+        """Append a sample."""
+        self._bounds.append(self._tar.offset)
+        for name, data in sample.members.items():
+            self._add(f"{sample.key}.{name}", data)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._bounds.append(self._tar.offset)
+                index = {"format": _INDEX_FORMAT, "bounds": self._bounds}
+                self._add(INDEX_MEMBER, json.dumps(index).encode())
+                self._tar.close()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._temporary.replace(self._path)
+        finally:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+    def _add(self, path: str, data: bytes) -> None:
+        header = tarfile.TarInfo(path)
+        header.size, header.mode = len(data), 0o644
+        self._tar.addfile(header, io.BytesIO(data))
+
+
+class _Header(tarfile.TarInfo):
+    """A header that has to be one: tarfile takes a damaged one for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tar: tarfile.TarFile) -> "_Header":
+        try:
+            return super().fromtarfile(tar)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise  # the end-of-archive mark
+        except tarfile.EmptyHeaderError as error:  # type: ignore[attr-defined]
+            raise tarfile.ReadError("truncated, its end-of-archive mark is missing") from error
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"damaged at byte {tar.offset}, {error}") from error
+
+
+@contextmanager
+def _opened(file: BinaryIO, url: str, mode: str) -> Iterator[tarfile.TarFile]:
+    """Open an archive; what is wrong with it is told with its name."""
+    try:
+        with tarfile.open(fileobj=file, mode=mode, tarinfo=_Header) as tar:  # type: ignore[call-overload]
+            yield tar
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ShardError(f"{url} cannot be read as a shard: {error}") from error
+
+
+def _headers(tar: tarfile.TarFile, url: str) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of regular files; the archive stands behind each."""
+    while (member := tar.next()) is not None:
+        tar.members.clear()  # type: ignore[attr-defined] # or it would keep them all
+        if member.issym() or member.islnk():
+            raise ShardError(f"{url}: the member {member.name!r} is a link; pack the file itself")
+        if member.isfile() and not _META.match(member.name):
+            yield member
+
+
+def _members(file: BinaryIO, url: str) -> Iterator[tuple[str, bytes]]:
+    """Yield path and content of every regular file of a tar stream."""
+    with _opened(file, url, "r|gz" if is_compressed(url) else "r|") as tar:
+        for member in _headers(tar, url):
+            content = tar.extractfile(member)
+            yield member.name, b"" if content is None else content.read()
+
+
+def _scan(file: BinaryIO, url: str) -> list[int]:
+    """Find where samples begin, and where the last ends, by reading headers alone."""
+    bounds, end, key = list[int](), 0, ""
+    with _opened(file, url, "r:") as tar:
+        for member in _headers(tar, url):
+            own_key, _ = split_name(member.name, url)
+            if own_key != key:
+                bounds.append(member.offset)
+                key = own_key
+            end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
+    return [*bounds, end]
+
+
+def _own_bounds(tail: bytes, start: int) -> list[int] | None:
+    """Read the index at the end of a shard, if it has one there that can be right.
+
+    Args:
+        tail: the shard's last bytes.
+        start: their place in the shard, a multiple of the block size.
+    """
+    place = tail.rfind(INDEX_MEMBER.encode() + b"\0")
+    if place < 0 or place % _BLOCK:
+        return None
+    try:
+        header = tarfile.TarInfo.frombuf(tail[place : place + _BLOCK], "utf-8", "strict")
+        index = json.loads(tail[place + _BLOCK : place + _BLOCK + header.size])
+        bounds = index["bounds"] if index["format"] == _INDEX_FORMAT else []
+    except (tarfile.HeaderError, ValueError, TypeError, KeyError):
+        return None
+    end = place + _BLOCK + -(-header.size // _BLOCK) * _BLOCK
+    is_last = len(tail) - end >= 2 * _BLOCK and not any(tail[end:])
+    return bounds if is_last and bounds[-1:] == [start + place] else None

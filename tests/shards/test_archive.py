@@ -1,0 +1,158 @@
+"""Shards: what is written is read, by us and by webdataset; what is damaged is named."""
+
+import io
+import tarfile
+
+import numpy as np
+import pytest
+import webdataset
+
+from open_miipher.shards import Sample, ShardError, ShardWriter, Storage, read_index, read_samples
+
+SAMPLES = [
+    Sample(f"folder/key{number:03d}", {"a.npy": bytes([number]) * (700 + number), "txt": b"words"})
+    for number in range(25)
+]
+
+
+@pytest.fixture
+def shard(tmp_path):
+    path = tmp_path / "x.tar"
+    with ShardWriter(path) as writer:
+        for sample in SAMPLES:
+            writer.add(sample)
+    return path
+
+
+def pack(path, members, mode="w"):
+    with tarfile.open(path, mode) as tar:
+        for name, data in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    return path
+
+
+def test_samples_come_back_one_by_one_and_in_a_stream(shard):
+    index = read_index(Storage(), str(shard))
+    assert [index.read(Storage(), number) for number in range(len(index))] == SAMPLES
+    with shard.open("rb") as file:
+        assert list(read_samples(file, str(shard))) == SAMPLES
+
+
+def test_webdataset_reads_our_shards_and_we_read_its(shard, tmp_path):
+    seen = list(webdataset.WebDataset(str(shard), shardshuffle=False))
+    assert [(s["__key__"], s["a.npy"]) for s in seen] == [
+        (s.key, s.members["a.npy"]) for s in SAMPLES
+    ]
+    other = tmp_path / "other.tar"
+    with webdataset.TarWriter(str(other), encoder=False) as writer:
+        for sample in SAMPLES:
+            writer.write({"__key__": sample.key, **sample.members})
+    index = read_index(Storage(), str(other))
+    read = [index.read(Storage(), number) for number in range(len(index))]
+    assert [(s.key, dict(s.members)) for s in read] == [(s.key, s.members) for s in SAMPLES]
+
+
+@pytest.mark.parametrize("suffix", [".tar", ".tar.gz"])
+def test_a_foreign_shard_is_read_whatever_its_format(tmp_path, suffix):
+    name = "long/" + "n" * 150 + "é"
+    mode = "w:gz" if suffix == ".tar.gz" else "w"
+    members = [(f"{name}.x", b"1"), (f"{name}.y", b""), ("b.x", b"22"), ("__meta__", b"no")]
+    path = pack(tmp_path / f"y{suffix}", members, mode)
+    with path.open("rb") as file:
+        samples = [(s.key, dict(s.members)) for s in read_samples(file, str(path))]
+    assert samples == [(name, {"x": b"1", "y": b""}), ("b", {"x": b"22"})]
+    if suffix == ".tar":
+        index = read_index(Storage(), str(path))
+        assert [index.read(Storage(), k).key for k in range(len(index))] == [name, "b"]
+
+
+def test_its_own_index_is_equal_to_reading_all_headers(shard, monkeypatch):
+    own = read_index(Storage(), str(shard)).bounds
+    monkeypatch.setattr("open_miipher.shards.archive._own_bounds", lambda *_: None)
+    scanned = read_index(Storage(), str(shard)).bounds
+    assert (own == scanned).all()
+
+
+def test_the_bytes_depend_on_the_samples_alone(shard, tmp_path):
+    again = tmp_path / "again" / "z.tar"
+    again.parent.mkdir()
+    with ShardWriter(again) as writer:
+        for sample in SAMPLES:
+            writer.add(sample)
+    assert again.read_bytes() == shard.read_bytes()
+
+
+@pytest.mark.parametrize("kept", range(1, 30))
+def test_a_truncated_shard_is_named_wherever_it_ends(shard, tmp_path, kept):
+    whole = shard.read_bytes()
+    path = tmp_path / "cut.tar"
+    path.write_bytes(whole[: (len(whole) - 10240) * kept // 30])
+    with pytest.raises(ShardError, match=r"cut\.tar"):
+        read_index(Storage(), str(path))
+    with pytest.raises(ShardError, match=r"cut\.tar"), path.open("rb") as file:
+        list(read_samples(file, str(path)))
+
+
+def test_a_shard_cut_behind_a_whole_member_is_truncated(shard, tmp_path):
+    bound = int(read_index(Storage(), str(shard)).bounds[7])
+    path = tmp_path / "cut.tar"
+    path.write_bytes(shard.read_bytes()[:bound])
+    with pytest.raises(ShardError, match="end-of-archive mark is missing"):
+        read_index(Storage(), str(path))
+
+
+def test_a_truncated_compressed_shard_is_named(tmp_path):
+    noise = np.random.default_rng(0).bytes(9000)
+    path = pack(tmp_path / "y.tar.gz", [("a.x", noise), ("b.x", noise)], "w:gz")
+    path.write_bytes(path.read_bytes()[:-3000])
+    with pytest.raises(ShardError, match=r"y\.tar\.gz"), path.open("rb") as file:
+        list(read_samples(file, str(path)))
+
+
+@pytest.mark.parametrize(
+    ("members", "reason"),
+    [
+        ([("../a.x", b"1")], "leads out of the shard"),
+        ([("/etc/a.x", b"1")], "leads out of the shard"),
+        ([("noname", b"1")], "not named KEY.NAME"),
+        ([("a.x", b"1"), ("b.x", b"2"), ("a.y", b"3")], "do not stand together"),
+        ([("a.x", b"1"), ("a.x", b"2")], "twice"),
+    ],
+)
+def test_a_malformed_shard_is_refused(tmp_path, members, reason):
+    path = pack(tmp_path / "bad.tar", members)
+    with pytest.raises(ShardError, match=reason), path.open("rb") as file:
+        list(read_samples(file, str(path)))
+
+
+def test_links_are_refused(tmp_path):
+    path = tmp_path / "bad.tar"
+    with tarfile.open(path, "w") as tar:
+        header = tarfile.TarInfo("a.x")
+        header.type, header.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(header)
+    with pytest.raises(ShardError, match="is a link"):
+        read_index(Storage(), str(path))
+
+
+def test_empty_missing_and_compressed_shards_are_named(tmp_path):
+    empty, archive = tmp_path / "e.tar", pack(tmp_path / "n.tar", [])
+    empty.touch()
+    for url, reason in [
+        (empty, "is empty"),
+        (archive, "holds no samples"),
+        (tmp_path / "no.tar", "does not exist"),
+        (tmp_path / "y.tar.gz", "compressed"),
+    ]:
+        with pytest.raises(Exception, match=reason) as caught:
+            read_index(Storage(), str(url))
+        assert str(url) in str(caught.value)
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(RuntimeError), ShardWriter(tmp_path / "x.tar") as writer:
+        writer.add(SAMPLES[0])
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
