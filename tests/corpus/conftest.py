@@ -48,7 +48,7 @@ def write_audio():
 
 @pytest.fixture
 def alone() -> World:
-    return World(0, 1, 0, torch.device("cpu"))
+    return World(0, 1, torch.device("cpu"))
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from open_miipher.errors import exit_on_user_error
 from open_miipher.restoration import RestoreOptions, Restorer
 
 ROOT = Path(__file__).resolve().parents[2]
-ALONE = World(0, 1, 0, torch.device("cpu"))
+ALONE = World(0, 1, torch.device("cpu"))
 RNG = np.random.default_rng(0)
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import ClassVar
 
 import torch
@@ -72,3 +73,28 @@ class Cleaner(nn.Module, ABC):
         )
         # Not strict only because the encoder's weights are absent on purpose.
         self.load_state_dict(state, strict=False)
+
+
+class HookedCleaner(Cleaner):
+    """A cleaner that changes the encoder from within, by hooks on its modules.
+
+    The hooks stay there for good (adding and removing them around each call would race with other
+    threads) and act only inside this cleaner's `forward`, in the thread (or task) that called it;
+    called in any other way the encoder is the untouched base model.
+    """
+
+    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode with the hooks acting; see `Cleaner.forward`."""
+        previous = _ACTING.set(self)
+        try:
+            return self.encoder(waveform, lengths)
+        finally:
+            _ACTING.reset(previous)
+
+    @property
+    def is_acting(self) -> bool:
+        """Whether it is this cleaner's forward that runs here; asked by its hooks."""
+        return _ACTING.get() is self
+
+
+_ACTING: ContextVar[HookedCleaner | None] = ContextVar("acting", default=None)

@@ -1,13 +1,12 @@
 """Low-rank adapters in the feed-forward modules of a frozen speech encoder: Sidon's predictor."""
 
 import functools
-from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from open_miipher.cleaners.base import Cleaner
+from open_miipher.cleaners.base import HookedCleaner
 from open_miipher.encoders import Encoder
 from open_miipher.errors import UserError
 
@@ -66,13 +65,12 @@ class LowRank(nn.Module):
             linear.bias.copy_(self.base_layer["bias"])
 
 
-class Lora(Cleaner):
+class Lora(HookedCleaner):
     """W x + b becomes W x + (alpha / rank) B A x + b' (Hu et al., arXiv 2106.09685, section 4.1).
 
-    B starts at zero and b' at b: step 0 is the identity. As with parallel adapters, they act only
-    inside this cleaner's `forward`, in the thread that called it; the encoder itself is never
-    changed, until `merge`. The names of the trained weights are those that peft's
-    `save_pretrained` gives them on the encoder.
+    B starts at zero and b' at b: step 0 is the identity. The encoder itself is never changed, until
+    `merge`. The names of the trained weights are those that peft's `save_pretrained` gives them on
+    the encoder.
     """
 
     Config = LoraConfig
@@ -103,14 +101,6 @@ class Lora(Cleaner):
                 "layers; w2v-BERT, WavLM and HuBERT have output_dense"
             )
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode with the adapters on; see `Cleaner.forward`."""
-        previous = _ADAPTED.set(self)
-        try:
-            return self.encoder(waveform, lengths)
-        finally:
-            _ADAPTED.reset(previous)
-
     def teacher(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encode without cleaning; see `Cleaner.teacher`.
 
@@ -136,13 +126,9 @@ class Lora(Cleaner):
         self, adapter: "LowRank", module: nn.Module, args: tuple[Tensor, ...], output: Tensor
     ) -> Tensor | None:
         """Forward hook of an adapted map: add what its adapter makes of its input."""
-        if _ADAPTED.get() is not self or self.merged:
+        if self.merged or not self.is_acting:
             return None
         return output + adapter(args[0], module.bias).to(output.dtype)
-
-
-# The cleaner whose forward is running here (see `parallel_adapters`).
-_ADAPTED: ContextVar[Lora | None] = ContextVar("adapted", default=None)
 
 
 def _put(root: nn.Module, path: str, module: nn.Module) -> None:

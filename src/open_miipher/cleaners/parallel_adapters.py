@@ -2,15 +2,14 @@
 
 import functools
 from collections.abc import Callable
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from open_miipher.cleaners.base import Cleaner
+from open_miipher.cleaners.base import HookedCleaner
 from open_miipher.encoders import Encoder
 from open_miipher.errors import UserError
 
@@ -41,13 +40,11 @@ class ParallelAdaptersConfig:
     gradient_checkpointing: bool = False
 
 
-class ParallelAdapters(Cleaner):
+class ParallelAdapters(HookedCleaner):
     """A bottleneck of two linear maps beside every used layer of the encoder.
 
     "Raw layer output plus adapter output is the next layer's input" (Karita et al., WASPAA 2025,
-    arXiv 2505.04457, section 2.2); the last one's sum is the cleaned features. The encoder runs
-    with adapters only inside this cleaner's `forward`, in the thread (or task) that called it;
-    called in any other way it is the untouched base model.
+    arXiv 2505.04457, section 2.2); the last one's sum is the cleaned features.
     """
 
     Config = ParallelAdaptersConfig
@@ -76,14 +73,6 @@ class ParallelAdapters(Cleaner):
                 layer.forward = functools.partial(_recomputed, layer.forward)
             layer.register_forward_hook(functools.partial(self._adapt, index), with_kwargs=True)
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode with the adapters on; see `Cleaner.forward`."""
-        previous = _ADAPTED.set(self)
-        try:
-            return self.encoder(waveform, lengths)
-        finally:
-            _ADAPTED.reset(previous)
-
     def _adapt(
         self,
         index: int,
@@ -93,7 +82,7 @@ class ParallelAdapters(Cleaner):
         output: Any,
     ) -> Any:
         """Forward hook of layer `index`: add the adapter's output to the hidden states."""
-        if _ADAPTED.get() is not self:
+        if not self.is_acting:
             return None
         hidden = output[0] if isinstance(output, tuple) else output
         entered = args[0] if args else kwargs["hidden_states"]
@@ -101,11 +90,6 @@ class ParallelAdapters(Cleaner):
         # In the layer's own type, or the next layer would compute in another than the teacher's.
         hidden = hidden + self.adapters[index](self.norm(tapped)).to(hidden.dtype)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
-
-
-# The cleaner whose forward is running here: the hooks stay on the layers for good (adding and
-# removing them around each call would race with other threads) and act for this one only.
-_ADAPTED: ContextVar[ParallelAdapters | None] = ContextVar("adapted", default=None)
 
 
 def _adapter(width: int, config: ParallelAdaptersConfig) -> nn.Sequential:

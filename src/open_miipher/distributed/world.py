@@ -26,13 +26,11 @@ class World:
     Attributes:
         rank: 0 … size - 1.
         size: number of ranks.
-        local_rank: rank on this machine; chooses the GPU.
         device: where this rank's models live.
     """
 
     rank: int
     size: int
-    local_rank: int
     device: torch.device
     _cpu_group: Any = None
 
@@ -118,7 +116,7 @@ def start(device: str | None = None, timeout_minutes: float = 30.0) -> World:
     rank, size, local_rank = _place()
     chosen = _device(device, local_rank)
     if size == 1:
-        return World(0, 1, 0, chosen)
+        return World(0, 1, chosen)
     timeout = datetime.timedelta(minutes=timeout_minutes)
     on_gpu = chosen.type == "cuda"
     dist.init_process_group(
@@ -130,7 +128,7 @@ def start(device: str | None = None, timeout_minutes: float = 30.0) -> World:
         device_id=chosen if on_gpu else None,
     )
     cpu_group = dist.new_group(backend="gloo", timeout=timeout) if on_gpu else None
-    return World(rank, size, local_rank, chosen, cpu_group)
+    return World(rank, size, chosen, cpu_group)
 
 
 def _store(rank: int, size: int, timeout: datetime.timedelta) -> dist.Store:
