@@ -13,8 +13,8 @@ venv=/opt/venv
 lock=$code/container/requirements.lock
 [ "$cuda" = cu130 ] || lock=$code/container/requirements-$cuda.lock
 if [ ! -f "$lock" ]; then
-  echo "error: CUDA=$cuda has no ${lock#"$code"/}: run 'container/lock.sh $cuda' where" \
-    "download.pytorch.org can be reached, then build again" >&2
+  echo "error: CUDA=$cuda has no ${lock#"$code"/}: run 'container/lock.sh $cuda'," \
+    "then build again" >&2
   exit 2
 fi
 

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Make the lock files from pyproject.toml; needs uv (pip install uv) and a network.
 #
-#   container/lock.sh cu130    the ordinary wheels, for the image and for .venv
-#   container/lock.sh cu126    the same packages, with torch's wheels from download.pytorch.org
+#   container/lock.sh cu130    for the image and for .venv
+#   container/lock.sh cu126    the same packages, but the newest torch whose ordinary wheels are
+#                              built for CUDA 12.6
 #
 # Pins that still fit are kept; remove a lock file to take everything anew.
 set -euo pipefail
@@ -20,14 +21,14 @@ case ${1:-} in
       --output-file container/requirements-dev.lock
     ;;
   cu126)
-    others=$(mktemp)
-    trap 'rm -f "$others"' EXIT
+    others=$(mktemp) torch=$(mktemp)
+    trap 'rm -f "$others" "$torch"' EXIT
+    printf '%s\n' torch==2.7.1 torchaudio==2.7.1 >"$torch"
     # What torch brings along differs between the variants; the rest stays as in the other lock.
     grep -E '^[a-z0-9._-]+==' requirements.lock | sed 's/ *\\$//' |
       grep -vE '^(torch|torchaudio|triton|nvidia-|cuda-)' >"$others"
-    compile --torch-backend cu126 --constraint "$others" \
+    compile --override "$torch" --constraint "$others" \
       --output-file container/requirements-cu126.lock
-    sed -i '1i --extra-index-url https://download.pytorch.org/whl/cu126' requirements-cu126.lock
     ;;
   *)
     echo "error: name the lock: container/lock.sh cu130, or container/lock.sh cu126" >&2

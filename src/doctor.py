@@ -21,8 +21,8 @@ from open_miipher.gpu_support import Driver, gpu_problem, read_driver
 
 PACKAGES = ("transformers", "hydra", "soundfile", "soxr", "safetensors", "scipy", "wandb")
 WITHOUT_IMAGE = (
-    "without an image, for cu126: pip install torch==2.11.0 torchaudio==2.11.0 --index-url "
-    "https://download.pytorch.org/whl/cu126"
+    "without an image, for cu126: .venv/bin/pip install --require-hashes "
+    "-r container/requirements-cu126.lock"
 )
 REBUILD = "build the environment again: rm -r .venv; make setup"
 GIB = 2**30

@@ -76,7 +76,7 @@ def test_a_driver_too_old_for_the_wheel_names_the_older_one() -> None:
     assert "560.35" in finding.text
     assert "driver to 580" in finding.mend
     assert "variant cu126" in finding.mend
-    assert "whl/cu126" in finding.mend
+    assert "requirements-cu126.lock" in finding.mend
     assert only(doctor.check_driver(torch_with(False), driver), "driver").level == "ok"
 
 

@@ -53,6 +53,17 @@ def test_lock_files_hold_hashes_and_a_matched_pair() -> None:
         assert versions["torch"] == versions["torchaudio"]
 
 
+def test_the_variants_differ_in_torch_and_its_cuda_alone() -> None:
+    locks = [CONTAINER / "requirements.lock", CONTAINER / "requirements-cu126.lock"]
+    ours = re.compile(r"^(?:torch|torchaudio|triton|nvidia-[\w-]+|cuda-[\w-]+|setuptools)==")
+    cu130, cu126 = (
+        {line for line in lock.read_text().splitlines() if re.match(r"[\w.-]+==", line)}
+        for lock in locks
+    )
+    assert {line for line in cu130 ^ cu126 if not ours.match(line)} == set()
+    assert any(line.startswith("nvidia-cuda-runtime-cu12==12.6") for line in cu126)
+
+
 def test_the_fingerprint_follows_what_the_image_holds(tmp_path: Path) -> None:
     def fingerprint() -> str:
         command = [tmp_path / "container/fingerprint.sh"]
