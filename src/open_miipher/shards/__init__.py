@@ -7,8 +7,8 @@ from open_miipher.shards.archive import (
     ShardWriter,
     is_compressed,
     read_index,
-    read_members,
     read_samples,
+    visit_members,
 )
 from open_miipher.shards.members import (
     ARRAY_HEADER_BYTES,
@@ -37,6 +37,6 @@ __all__ = [
     "is_s3",
     "measure_waveform",
     "read_index",
-    "read_members",
     "read_samples",
+    "visit_members",
 ]

@@ -13,7 +13,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -137,17 +137,15 @@ def read_samples(file: BinaryIO, url: str) -> Iterator[Sample]:
         yield Sample(key, members)
 
 
-def read_members(file: BinaryIO, url: str) -> Iterator[tuple[str, str, BinaryIO]]:
-    """Yield key, name and content of every member in order; what is not read is passed over.
-
-    Args: as of `read_samples`, but the file must be able to seek.
+def visit_members(file: BinaryIO, url: str, visit: Callable[[str, str, BinaryIO], None]) -> None:
+    """Show key, name and content of every member in order; what `visit` leaves is not read.
 
     Raises:
         ShardError: damaged or truncated, or a path with `..`.
     """
     with _opened(file, url, "r:gz" if is_compressed(url) else "r:") as tar:
         for header in _headers(tar, url):
-            yield *split_name(header.name, url), cast(BinaryIO, tar.extractfile(header))
+            visit(*split_name(header.name, url), cast(BinaryIO, tar.extractfile(header)))
 
 
 def split_name(path: str, url: str) -> tuple[str, str]:
