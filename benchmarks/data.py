@@ -2,8 +2,12 @@
 
     taskset -c 0 python benchmarks/data.py --preset four
     taskset -c 0 python benchmarks/data.py --preset paper --data-dir SPEECH --noise-dir NOISE
+    taskset -c 0 python benchmarks/data.py --preset shards
 
 `four` is noise, reverb, clipping and low-pass on every crop; `paper` is config/data/default.yaml.
+`shards` reads pairs of 20 s at 48 kHz, int16 arrays, at random from shards made in a temporary
+folder (250 MB, which stay in memory), and the same shards with webdataset's own reader in order;
+--crop-seconds says how much of each pair is used.
 Without directories, minutes of FLAC at 24 kHz are made in a temporary folder: speech-like bursts,
 noise, and impulse responses of 0.2 to 0.5 s of decay. Only true samples count as audio: what pads
 a short file does not. CPU time is that of this process and of its workers, user and system.
@@ -17,8 +21,9 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +36,9 @@ from open_miipher.checkpoint import from_mapping
 from open_miipher.config import compose_plain
 from open_miipher.data import (
     DataConfig,
-    DegradedSpeechDataset,
+    Dataset,
+    Preprocessed,
+    PreprocessedConfig,
     TrainSource,
     build_train_data,
     train_batches,
@@ -41,11 +48,13 @@ from open_miipher.degradation.noise import coloured_noise
 from open_miipher.degradation.reverb import decaying_noise
 from open_miipher.errors import UserError, exit_on_user_error
 from open_miipher.index import Entry, write_index
+from open_miipher.shards import Sample, ShardWriter, encode_waveform
 
 _RATE = 24000
 _MADE_FILES = {"speech": 12, "noise": 8, "rir": 64}
 _MADE_SECONDS = 60
 _WARM_UP_BATCHES = 4
+_MADE_SHARDS, _MADE_PAIRS, _PAIR_SECONDS = 2, 32, 20
 
 
 @dataclass
@@ -67,6 +76,9 @@ class Figures:
 def main() -> int:
     """Measure and print."""
     arguments = parse_arguments()
+    if arguments.preset == "shards":
+        shards(arguments)
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         sources = TrainSource(
             *(find_or_make(arguments, kind, Path(folder)) for kind in _MADE_FILES)
@@ -91,7 +103,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", choices=("four", "paper"), default="four")
+    parser.add_argument("--preset", choices=("four", "paper", "shards"), default="four")
     parser.add_argument("--data-dir", help="clean speech with its index; made if not given")
     parser.add_argument("--noise-dir", help="noise with its index; made if not given")
     parser.add_argument("--rir-dir", help="impulse responses with their index; made if not given")
@@ -144,9 +156,7 @@ def preset(name: str, sources: TrainSource, crop_seconds: float) -> DataConfig:
     return replace(config, train=sources, crop_seconds=crop_seconds, degradation=degradation)
 
 
-def measure(
-    dataset: DegradedSpeechDataset, num_crops: int, batch_size: int, num_workers: int
-) -> Figures:
+def measure(dataset: Dataset, num_crops: int, batch_size: int, num_workers: int) -> Figures:
     """Load crops, after a few batches to warm up."""
     batches = train_batches(dataset, 0, batch_size, num_workers=num_workers)
     for _ in islice(batches, _WARM_UP_BATCHES * max(1, num_workers)):
@@ -186,6 +196,61 @@ def time_stages(config: DataConfig) -> dict[str, float]:
     return taken
 
 
+def shards(arguments: argparse.Namespace) -> None:
+    """Measure the reading of shards, ours and webdataset's, and print it."""
+    with tempfile.TemporaryDirectory() as folder:
+        urls = [str(make_shard(Path(folder) / f"{k:03d}.tar", k)) for k in range(_MADE_SHARDS)]
+        crop_seconds = arguments.crop_seconds
+        source = Preprocessed(PreprocessedConfig("preprocessed", 48000, crop_seconds, urls))
+        dataset = source.train(seed=0)
+        num_crops, num_workers = arguments.num_crops, arguments.num_workers
+        ours = ((sample.clean, sample.damaged) for sample in map(dataset.__getitem__, count()))
+        runs = {
+            "webdataset, pairs in order": measure_pairs(pairs_of_webdataset(urls), num_crops),
+            "ours, pairs at random": measure_pairs(ours, num_crops),
+        }
+        for n in num_workers:
+            name = f"ours, batches, {n} workers"
+            runs[name] = measure(dataset, num_crops, arguments.batch_size, n)
+    print(f"{crop_seconds:g} s of pairs of {_PAIR_SECONDS} s at 48000 Hz, int16 arrays\n")
+    print("| reader | audio s per core-second | audio s per second | audio s | CPU s |")
+    print("|---|---|---|---|---|")
+    for name, run in runs.items():
+        print(f"| {name} {speeds(run)}")
+
+
+def make_shard(path: Path, seed: int) -> Path:
+    """Write pairs of noise, then read the file, so that it stays in memory."""
+    rng, num_samples = np.random.default_rng(seed), _PAIR_SECONDS * 48000
+    with ShardWriter(path) as writer:
+        for number in range(_MADE_PAIRS):
+            noise = rng.uniform(-0.5, 0.5, num_samples).astype(np.float32)
+            audio = encode_waveform(noise, 48000, "npy")
+            members = {"input_wav.npy": audio, "noisy_input_wav.npy": audio, "sr.index": b"48000"}
+            writer.add(Sample(f"{seed:03d}-{number:03d}", members))
+    path.read_bytes()
+    return path
+
+
+def pairs_of_webdataset(urls: list[str]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Read pairs with webdataset, in order, its arrays turned into floats as ours are."""
+    import webdataset
+
+    for sample in webdataset.WebDataset(urls, shardshuffle=False).decode().repeat():
+        clean, damaged = (sample[name] for name in ("input_wav.npy", "noisy_input_wav.npy"))
+        yield clean * np.float32(1 / 32768), damaged * np.float32(1 / 32768)
+
+
+def measure_pairs(pairs: Iterator[tuple[np.ndarray, np.ndarray]], num_pairs: int) -> Figures:
+    """Read pairs one by one in this process, after a few to warm up."""
+    for _ in islice(pairs, 8):
+        pass
+    cpu, wall = cpu_seconds(os.getpid()), time.perf_counter()
+    num_samples = sum(len(clean) for clean, _ in islice(pairs, num_pairs))
+    cpu, wall = cpu_seconds(os.getpid()) - cpu, time.perf_counter() - wall
+    return Figures(0, num_samples / 48000, cpu, wall)
+
+
 def report(config: DataConfig, stages: dict[str, float], runs: list[Figures]) -> None:
     """Print the tables."""
     most = config.degradation.max_stages
@@ -196,9 +261,13 @@ def report(config: DataConfig, stages: dict[str, float], runs: list[Figures]) ->
     print("\n| workers | audio s per core-second | audio s per second | audio s | CPU s |")
     print("|---|---|---|---|---|")
     for run in runs:
-        workers = run.num_workers or "0 (in-process)"
-        speed = f"{run.per_core_second:.0f} | {run.audio_seconds / run.wall_seconds:.0f}"
-        print(f"| {workers} | {speed} | {run.audio_seconds:.0f} | {run.cpu_seconds:.2f} |")
+        print(f"| {run.num_workers or '0 (in-process)'} {speeds(run)}")
+
+
+def speeds(run: Figures) -> str:
+    """Return the end of a table's row."""
+    speed = f"{run.per_core_second:.0f} | {run.audio_seconds / run.wall_seconds:.0f}"
+    return f"| {speed} | {run.audio_seconds:.0f} | {run.cpu_seconds:.2f} |"
 
 
 def as_json(

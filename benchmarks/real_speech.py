@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from demo.commands import Progress, run
 from open_miipher.audio.io import AudioWriter
 from open_miipher.config import compose_run
-from open_miipher.data import build_test_data
 from open_miipher.errors import exit_on_user_error
 from open_miipher.evaluation.metrics import distance_db, read_mono
 from open_miipher.evaluation.tables import format_table
@@ -98,7 +97,7 @@ def make_pairs(output: Path) -> list[str]:
             "data.test.clip_seconds=30",
         ]
     )
-    dataset = build_test_data(run_config.data, seed=0)
+    dataset = run_config.data.validation(seed=0)
     names = []
     for position in range(dataset.num_items):
         sample = dataset[position]

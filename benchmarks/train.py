@@ -65,7 +65,7 @@ def main() -> int:
             common = [f"+{o}" if o.startswith(_PARTS) else o for o in common]
         run = compose_run([f"model={arguments.model}", output_dir, *common])
         figures = measure(prepare(run, world), arguments.warmup, arguments.steps)
-        audio_seconds = run.trainer.batch_size * run.data.crop_seconds
+        audio_seconds = run.trainer.batch_size * run.plain["data"]["crop_seconds"]
         figures["audio_x_real_time"] = audio_seconds * figures["steps_per_second"]
         if world.is_main:
             report(arguments.model, figures)

@@ -11,8 +11,8 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from open_miipher.checkpoint import Checkpoint, complete_checkpoints, from_mapping
-from open_miipher.data import DataConfig
+from open_miipher.checkpoint import Checkpoint, build, complete_checkpoints, from_mapping
+from open_miipher.data import DATA
 from open_miipher.errors import UserError
 from open_miipher.recipes import PARTS, differing_keys, is_open, overlaid
 from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
@@ -45,7 +45,7 @@ def compose_run(overrides: Sequence[str]) -> Run:
     plain["trainer"]["ckpt_dir"] = ckpt_dir
     return Run(
         name=plain["name"],
-        data=from_mapping(DataConfig, plain["data"], "data"),
+        data=build(DATA, plain["data"], key="data"),
         model=plain["model"],
         optimizers={
             network: from_mapping(OptimizerConfig, values, f"optimizer.{network}")

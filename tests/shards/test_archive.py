@@ -152,7 +152,11 @@ def test_empty_missing_and_compressed_shards_are_named(tmp_path):
 
 
 def test_a_writer_that_fails_leaves_nothing(tmp_path):
-    writer = ShardWriter(tmp_path / "x.tar")
-    writer.add(SAMPLES[0])
-    writer.__exit__(RuntimeError, RuntimeError(), None)
+    def write_and_fail():
+        with ShardWriter(tmp_path / "x.tar") as writer:
+            writer.add(SAMPLES[0])
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        write_and_fail()
     assert list(tmp_path.iterdir()) == []

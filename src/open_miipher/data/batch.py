@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from open_miipher.data.dataset import Sample
+from open_miipher.data.source import Sample
 
 
 @dataclass
@@ -20,7 +20,7 @@ class Batch:
         lengths: (batch,) int64, true samples.
         positions: (batch,) int64, places in the endless stream; they seed noise drawn in a step.
         names: file, epoch and index of each, for messages.
-        failures: degradations that failed, with the reason.
+        failures: what went wrong in making the samples, with the reason.
     """
 
     clean: Tensor

@@ -1,4 +1,4 @@
-"""From the configuration to the data of a run."""
+"""Speech from directories, damaged while training: from the configuration to the data of a run."""
 
 import warnings
 from pathlib import Path
@@ -10,6 +10,28 @@ from open_miipher.data.material import RecordedNoise, RecordedResponses
 from open_miipher.data.order import Order
 from open_miipher.degradation import Context, Stage, build_degradation
 from open_miipher.errors import UserError
+
+
+class DegradedSpeech:
+    """`data.name=degraded_speech`: every crop of clean speech is damaged anew.
+
+    Args:
+        config: all of `data`.
+    """
+
+    Config = DataConfig
+    validation_key = "data.test.dir_list"
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config, self.sample_rate = config, config.sample_rate
+
+    def train(self, seed: int) -> DegradedSpeechDataset:
+        """Build what a recipe trains on, as `build_train_data`."""
+        return build_train_data(self.config, seed)
+
+    def validation(self, seed: int) -> DegradedSpeechDataset | None:
+        """Build the fixed clips, as `build_test_data`; None without directories."""
+        return build_test_data(self.config, seed) if self.config.test.dir_list else None
 
 
 def build_train_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:

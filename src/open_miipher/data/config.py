@@ -1,9 +1,11 @@
-"""What the data configuration holds; config/data/default.yaml explains every key."""
+"""What the data configuration holds; config/data/*.yaml explain every key."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from open_miipher.degradation import DegradationConfig
 from open_miipher.errors import report
+from open_miipher.shards import S3Config
 
 
 @dataclass
@@ -42,8 +44,9 @@ class AugmentConfig:
 
 @dataclass
 class DataConfig:
-    """All of `data`."""
+    """All of `data` for speech that is damaged while training."""
 
+    name: Literal["degraded_speech"] = "degraded_speech"
     sample_rate: int = 24000
     crop_seconds: float = 10.0
     train: TrainSource = field(default_factory=TrainSource)
@@ -74,5 +77,47 @@ class DataConfig:
             "data.max_degradation_failures must lie within 0 … 1": (
                 0 <= self.max_degradation_failures <= 1
             ),
+        }
+        report([rule for rule, kept in rules.items() if not kept])
+
+
+@dataclass
+class ClipsConfig:
+    """Validation's clips: how many, and of how many seconds at most."""
+
+    num_clips: int = 16
+    clip_seconds: float = 5.0
+
+
+@dataclass
+class PreprocessedConfig:
+    """All of `data` for pairs that were made before, in shards."""
+
+    name: Literal["preprocessed"] = "preprocessed"
+    sample_rate: int = 24000
+    crop_seconds: float = 10.0
+    train_urls: list[str] | str = field(default_factory=list)
+    val_urls: list[str] | str = field(default_factory=list)
+    is_s3: bool = False
+    s3: S3Config = field(default_factory=S3Config)
+    test: ClipsConfig = field(default_factory=ClipsConfig)
+    max_broken_samples: float = 0.01
+    max_broken_shards: int = 0
+
+    def check(self) -> None:
+        """See that the numbers make sense.
+
+        Raises:
+            UserError: all that do not, each with its key.
+        """
+        rules = {
+            "data.sample_rate must be at least 8000": self.sample_rate >= 8000,
+            "data.crop_seconds must be above 0": self.crop_seconds > 0,
+            "data.test.clip_seconds must be above 0": self.test.clip_seconds > 0,
+            "data.test.num_clips must be at least 1": self.test.num_clips >= 1,
+            "data.s3.retries must not be negative": self.s3.retries >= 0,
+            "data.s3.timeout_seconds must be above 0": self.s3.timeout_seconds > 0,
+            "data.max_broken_samples must lie within 0 … 1": 0 <= self.max_broken_samples <= 1,
+            "data.max_broken_shards must not be negative": self.max_broken_shards >= 0,
         }
         report([rule for rule, kept in rules.items() if not kept])

@@ -1,36 +1,13 @@
 """Pairs of clean and damaged crops: each a function of seed, epoch and index alone."""
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
 from open_miipher.data.config import AugmentConfig, CropConfig
 from open_miipher.data.files import File, Files
 from open_miipher.data.order import Order
+from open_miipher.data.source import FailureLimit, Sample
 from open_miipher.degradation import Stage, Trace
 from open_miipher.degradation.base import power
-
-
-@dataclass
-class Sample:
-    """One pair.
-
-    Attributes:
-        clean: (samples,) float32, the target.
-        damaged: (samples,) float32, aligned with it.
-        name: file, epoch and index.
-        start_seconds: where in the file the crop begins.
-        drawn: the stages that damaged it and their parameters, in order.
-        failures: the stages that failed, with the reason.
-    """
-
-    clean: np.ndarray
-    damaged: np.ndarray
-    name: str
-    start_seconds: float
-    drawn: list[dict[str, Any]]
-    failures: list[str]
 
 
 class DegradedSpeechDataset:
@@ -63,7 +40,9 @@ class DegradedSpeechDataset:
         self._files, self.fingerprint, self.order = files, fingerprint, order
         self.sample_rate, self.crop_samples = sample_rate, round(crop_seconds * sample_rate)
         self._crop, self._augment, self._degradation = crop, augment, degradation
-        self.max_failures = max_failures
+        self.failure_limit = FailureLimit(
+            max_failures, "data.max_degradation_failures", "degradations failed"
+        )
 
     @property
     def num_items(self) -> int:

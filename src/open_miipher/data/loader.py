@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from open_miipher.data.batch import Batch, join
-from open_miipher.data.dataset import DegradedSpeechDataset, Sample
 from open_miipher.data.order import micro_batches
+from open_miipher.data.source import Dataset, FailureLimit, Sample
 from open_miipher.distributed import die_with_parent, ignore_stop_signals
 from open_miipher.errors import UserError
 
@@ -19,7 +19,7 @@ _FEWEST_JUDGED = 200  # samples; before so many, one failure would be too large 
 
 
 def train_batches(
-    dataset: DegradedSpeechDataset,
+    dataset: Dataset,
     start_position: int,
     batch_size: int,
     grad_accumulation: int = 1,
@@ -44,30 +44,29 @@ def train_batches(
         pin_memory: put batches into page-locked memory, from which a GPU copies without waiting.
 
     Raises:
-        UserError: the batch size does not divide; a file has become unreadable; degradations fail
-            too often.
+        UserError: the batch size does not divide; a file has become unreadable; too much fails.
     """
     positions = micro_batches(start_position, batch_size, grad_accumulation, rank, num_ranks)
     batches = _load(dataset, positions, dataset.crop_samples, num_workers, pin_memory)
-    return _judged(batches, dataset.max_failures)
+    return _judged(batches, dataset.failure_limit)
 
 
 def validation_batches(
-    dataset: DegradedSpeechDataset, rank: int = 0, num_ranks: int = 1, num_workers: int = 0
+    dataset: Dataset, rank: int = 0, num_ranks: int = 1, num_workers: int = 0
 ) -> Iterator[Batch]:
     """Yield this rank's share of the fixed clips once, each alone and unpadded.
 
     Args:
-        dataset: from `build_test_data`; always its epoch 0, in order.
+        dataset: a source's `validation`; always its epoch 0, in order.
         rank: this one.
         num_ranks: how many; the clips are dealt out in turn, so that ranks may differ by one.
         num_workers: processes that make clips ahead; 0 makes them in this one.
 
     Raises:
-        UserError: a file has become unreadable; degradations fail too often.
+        UserError: a file has become unreadable; too much fails.
     """
     positions = ([position] for position in range(rank, dataset.num_items, num_ranks))
-    return _judged(_load(dataset, positions, None, num_workers), dataset.max_failures)
+    return _judged(_load(dataset, positions, None, num_workers), dataset.failure_limit)
 
 
 class _Fetcher:
@@ -76,7 +75,7 @@ class _Fetcher:
     torch's loader would wrap an exception of a worker into a traceback.
     """
 
-    def __init__(self, dataset: DegradedSpeechDataset) -> None:
+    def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
     def __getitem__(self, position: int) -> tuple[int, Sample] | UserError:
@@ -102,7 +101,7 @@ class _Collator:
 
 
 def _load(
-    dataset: DegradedSpeechDataset,
+    dataset: Dataset,
     positions: Iterable[list[int]],
     num_samples: int | None,
     num_workers: int,
@@ -142,7 +141,7 @@ def _exit_when_told() -> None:
     os._exit(0)  # as torch's own workers do: anything else would look like a crash
 
 
-def _judged(batches: Iterator[Batch | UserError], max_failures: float) -> Iterator[Batch]:
+def _judged(batches: Iterator[Batch | UserError], limit: FailureLimit) -> Iterator[Batch]:
     num_samples = num_failures = 0
     try:
         for batch in batches:
@@ -150,10 +149,10 @@ def _judged(batches: Iterator[Batch | UserError], max_failures: float) -> Iterat
                 raise batch
             num_samples += len(batch.names)
             num_failures += len(batch.failures)
-            if num_failures > max_failures * max(num_samples, _FEWEST_JUDGED):
+            if num_failures > limit.share * max(num_samples, _FEWEST_JUDGED):
                 raise UserError(
-                    f"{num_failures} degradations failed in {num_samples} samples, more than "
-                    f"data.max_degradation_failures={max_failures} of them; the last: "
+                    f"{num_failures} {limit.what} in {num_samples} samples, more than "
+                    f"{limit.key}={limit.share} of them; the last: "
                     f"{batch.failures[-1]}"
                 )
             yield batch

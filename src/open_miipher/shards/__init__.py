@@ -8,12 +8,20 @@ from open_miipher.shards.archive import (
     is_compressed,
     read_index,
     read_samples,
+    visit_members,
 )
-from open_miipher.shards.members import decode_waveform, encode_waveform
+from open_miipher.shards.members import (
+    ARRAY_HEADER_BYTES,
+    WaveformInfo,
+    decode_waveform,
+    encode_waveform,
+    measure_waveform,
+)
 from open_miipher.shards.storage import S3Config, Storage, StorageError, is_s3
 from open_miipher.shards.urls import expand
 
 __all__ = [
+    "ARRAY_HEADER_BYTES",
     "S3Config",
     "Sample",
     "ShardError",
@@ -21,11 +29,14 @@ __all__ = [
     "ShardWriter",
     "Storage",
     "StorageError",
+    "WaveformInfo",
     "decode_waveform",
     "encode_waveform",
     "expand",
     "is_compressed",
     "is_s3",
+    "measure_waveform",
     "read_index",
     "read_samples",
+    "visit_members",
 ]

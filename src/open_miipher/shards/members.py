@@ -1,8 +1,12 @@
 """Audio as a member of a sample: int16 arrays, audio files, and tensors of older shards."""
 
 import io
+import math
 import pickle
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import soundfile
@@ -12,6 +16,17 @@ from open_miipher.shards.archive import ShardError
 
 _FULL_SCALE = 32768.0
 _LOUDEST = 32767
+ARRAY_HEADER_BYTES = 4096
+"""More than the header of an array takes: what `measure_waveform` needs of one."""
+
+
+@dataclass(frozen=True)
+class WaveformInfo:
+    """Channels, samples of each, and the rate in Hz where the member keeps it."""
+
+    num_channels: int
+    num_samples: int
+    sample_rate: int | None
 
 
 def encode_waveform(waveform: np.ndarray, sample_rate: int, extension: str) -> bytes:
@@ -48,31 +63,68 @@ def decode_waveform(
         (channels, samples) float32, and the sample rate in Hz where the member keeps it.
 
     Raises:
-        ShardError: it is not what its name says, or no waveform: of other than one or two
-            dimensions, empty, or with NaN or Inf; begins with the name.
+        ShardError: it is not what its name says, or no waveform: neither (samples,) nor
+            (channels, samples), empty, or with NaN or Inf; begins with the name.
         AudioError: an audio file is damaged; begins with the name.
     """
-    extension = name.rpartition(".")[2].lower()
+    extension = _extension(name)
+    if extension in AUDIO_EXTENSIONS:
+        return _audio(Encoded(name, data), start, num_samples)
+    with _told(name):
+        waveform = _array(data) if extension == "npy" else _tensor(data)
+        _check(waveform.shape, waveform.dtype)
     end = None if num_samples is None else start + num_samples
-    try:
-        if extension == "npy":
-            waveform, sample_rate = _array(data), None
-        elif extension == "pth":
-            waveform, sample_rate = _tensor(data), None
-        elif extension in AUDIO_EXTENSIONS:
-            return _audio(Encoded(name, data), start, num_samples)
-        else:
-            raise ShardError(f"{name} is no audio: npy, pth, {', '.join(AUDIO_EXTENSIONS)} are")
-    except (ValueError, EOFError, TypeError) as error:
-        raise ShardError(f"{name} is no array: {error}") from error
-    if waveform.ndim not in (1, 2) or waveform.size == 0 or waveform.dtype.kind not in "if":
-        raise ShardError(f"{name} is no waveform: {waveform.dtype} {waveform.shape}")
     span = np.atleast_2d(waveform)[:, start:end]
     if waveform.dtype.kind == "i":
-        if waveform.dtype != np.int16:
-            raise ShardError(f"{name} holds {waveform.dtype}; int16 or floating point is read")
         return span * np.float32(1 / _FULL_SCALE), None
-    return _finite(np.asarray(span, np.float32), name), sample_rate
+    return _finite(np.asarray(span, np.float32), name), None
+
+
+def measure_waveform(data: bytes, name: str) -> WaveformInfo:
+    """Tell how long a member is, without decoding it where it says so itself.
+
+    Args:
+        data: the member; of `npy`, its first ARRAY_HEADER_BYTES suffice.
+        name: its name, as `decode_waveform` takes it.
+
+    Raises:
+        ShardError, AudioError: as `decode_waveform`.
+    """
+    extension = _extension(name)
+    if extension in AUDIO_EXTENSIONS:
+        info = read_header(Encoded(name, data))
+        return WaveformInfo(info.num_channels, info.num_frames, info.sample_rate)
+    with _told(name):
+        if extension == "npy":
+            shape, dtype, _ = _array_header(data)
+        else:
+            tensor = _tensor(data)
+            shape, dtype = tensor.shape, tensor.dtype
+        _check(shape, dtype)
+    num_channels, num_samples = (1, *shape)[-2:]
+    return WaveformInfo(num_channels, num_samples, None)
+
+
+def _extension(name: str) -> str:
+    extension = name.rpartition(".")[2].lower()
+    if extension not in ("npy", "pth", *AUDIO_EXTENSIONS):
+        raise ShardError(f"{name} is no audio: npy, pth, {', '.join(AUDIO_EXTENSIONS)} are")
+    return extension
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, EOFError, TypeError) as error:
+        raise ShardError(f"{name} is no waveform: {error}") from error
+
+
+def _check(shape: tuple[int, ...], dtype: np.dtype) -> None:
+    if len(shape) not in (1, 2) or 0 in shape or (len(shape) == 2 and shape[0] > shape[1]):
+        raise ValueError(f"its shape is {tuple(shape)}, not (samples,) or (channels, samples)")
+    if dtype != np.int16 and dtype.kind != "f":
+        raise ValueError(f"it holds {dtype}; int16 or floating point is read")
 
 
 def _audio(file: Encoded, start: int, num_samples: int | None) -> tuple[np.ndarray, int]:
@@ -81,6 +133,12 @@ def _audio(file: Encoded, start: int, num_samples: int | None) -> tuple[np.ndarr
 
 
 def _array(data: bytes) -> np.ndarray:
+    shape, dtype, offset = _array_header(data)
+    return np.frombuffer(data, dtype, count=math.prod(shape), offset=offset).reshape(shape)
+
+
+def _array_header(data: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
+    """Return shape, type and where the numbers begin."""
     file = io.BytesIO(data)
     version = np.lib.format.read_magic(file)
     read_header = (
@@ -89,9 +147,9 @@ def _array(data: bytes) -> np.ndarray:
         else np.lib.format.read_array_header_2_0
     )
     shape, is_fortran, dtype = read_header(file)
-    if dtype.hasobject or is_fortran:
+    if dtype.hasobject or (is_fortran and len(shape) > 1):
         raise ValueError(f"{dtype} in column order" if is_fortran else "it holds Python objects")
-    return np.frombuffer(data, dtype, count=int(np.prod(shape)), offset=file.tell()).reshape(shape)
+    return shape, dtype, file.tell()
 
 
 def _tensor(data: bytes) -> np.ndarray:

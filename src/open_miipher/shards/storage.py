@@ -1,21 +1,38 @@
 """Bytes by URL: local paths, and objects in S3-compatible stores."""
 
+import errno
 import io
 import os
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
-import botocore.exceptions
+import aiohttp
+import botocore.exceptions as boto
+import botocore.parsers
 from fsspec.implementations.local import LocalFileSystem
 
 from open_miipher.audio.io import printable
 from open_miipher.errors import UserError
 
+T = TypeVar("T")
 S3_SCHEME = "s3://"
+_FIRST_WAIT_SECONDS = 0.5
+_LONGEST_WAIT_SECONDS = 20.0
+_REFUSALS = (
+    PermissionError,
+    boto.NoCredentialsError,
+    boto.PartialCredentialsError,
+    boto.CredentialRetrievalError,
+    boto.ProfileNotFound,
+)
+_MALFORMED = (boto.ParamValidationError, boto.ValidationError, boto.InvalidConfigError, ValueError)
+_FAILURES = (OSError, boto.BotoCoreError, botocore.parsers.ResponseParserError, aiohttp.ClientError)
+# What a store answers to a request that it will not fulfil, however often it is asked.
+_FINAL = (errno.EINVAL, errno.EPERM, getattr(errno, "EREMCHG", errno.ENOENT))
 
 
 class StorageError(UserError):
@@ -56,8 +73,7 @@ class Storage:
             UserError: there is nothing of that name.
             StorageError: it cannot be asked.
         """
-        with self._errors(url):
-            return int(self._filesystem(url).size(url))
+        return int(self._ask(url, lambda: self._filesystem(url).size(url)))
 
     def read(self, url: str, start: int, end: int) -> bytes:
         """Read bytes `start` to `end`; fewer if the file ends before.
@@ -66,10 +82,10 @@ class Storage:
             UserError: there is nothing of that name.
             StorageError: it cannot be read, also after the retries.
         """
-        with self._errors(url):
-            if start >= end:
-                return b""
-            return cast(bytes, self._filesystem(url).cat_file(url, start=start, end=end))
+        if start >= end:
+            return b""
+        read = partial(self._filesystem(url).cat_file, url, start=start, end=end)
+        return self._ask(url, lambda: _nothing_behind_the_end(read))
 
     def open(self, url: str) -> BinaryIO:
         """Open for reading, with seeking; the file raises as `read` does.
@@ -78,40 +94,40 @@ class Storage:
             UserError: there is nothing of that name.
             StorageError: it cannot be read, also after the retries.
         """
-        with self._errors(url):
-            file = self._filesystem(url).open(url, "rb")
-        return cast(BinaryIO, io.BufferedReader(_File(file, partial(self._errors, url)), _BLOCK))
+        file = self._ask(url, lambda: self._filesystem(url).open(url, "rb"))
+        return cast(BinaryIO, io.BufferedReader(_File(file, partial(self._ask, url)), _BLOCK))
 
     def find(self, url: str, suffixes: tuple[str, ...]) -> list[str]:
-        """List what lies in a folder, or under a prefix, and below, sorted.
+        """List what lies in a folder, or under a prefix, and below, sorted; [] without one.
 
         Raises:
-            UserError: there is no such folder.
+            UserError: there is no such bucket.
             StorageError: it cannot be listed.
         """
-        with self._errors(url):
-            found = self._filesystem(url).find(url)
+        found = self._ask(url, lambda: self._filesystem(url).find(url))
         return sorted(self._url(url, name) for name in found if name.endswith(suffixes))
 
     def glob(self, pattern: str) -> list[str]:
-        """List what a pattern with *, ?, [] or ** matches, sorted."""
-        with self._errors(pattern):
-            found = self._filesystem(pattern).glob(pattern)
+        """List what a pattern with *, ?, [] or ** matches, sorted; errors as `find`."""
+        found = self._ask(pattern, lambda: self._filesystem(pattern).glob(pattern))
         return sorted(self._url(pattern, name) for name in found)
 
     def is_folder(self, url: str) -> bool:
-        """Whether it is a folder, or a prefix of objects."""
-        with self._errors(url):
-            return bool(self._filesystem(url).isdir(url))
+        """Whether it is a folder, or a prefix of objects; errors as `find`."""
+        return bool(self._ask(url, lambda: self._filesystem(url).isdir(url)))
 
     def stamp(self, url: str) -> list[Any]:
-        """Return what tells that a file was changed: its size and time of change, or its ETag."""
-        with self._errors(url):
-            if not is_s3(url):
-                status = Path(url).stat()
-                return [status.st_size, status.st_mtime_ns]
-            info = self._filesystem(url).info(url)
-            return [info["size"], info.get("ETag")]
+        """Return what tells that a file was changed: its size and time of change, or its ETag.
+
+        Raises:
+            UserError: there is nothing of that name.
+            StorageError: it cannot be asked.
+        """
+        if not is_s3(url):
+            status = self._ask(url, Path(url).stat)
+            return [status.st_size, status.st_mtime_ns]
+        info = self._ask(url, lambda: self._filesystem(url).info(url))
+        return [info["size"], info.get("ETag")]
 
     def _filesystem(self, url: str) -> Any:
         return self._s3_filesystem if is_s3(url) else _LOCAL
@@ -133,52 +149,57 @@ class Storage:
         from s3fs import S3FileSystem
 
         s3 = self.s3
-        return S3FileSystem(
+        filesystem = S3FileSystem(
             endpoint_url=s3.endpoint_url,
             profile=s3.profile,
             config_kwargs={
-                # s3fs retries by itself, once a request; botocore does it with growing waits.
-                "retries": {"mode": "standard", "max_attempts": s3.retries + 1},
+                "retries": {"total_max_attempts": 1},
                 "connect_timeout": s3.timeout_seconds,
                 "read_timeout": s3.timeout_seconds,
             },
             use_listings_cache=False,
             skip_instance_cache=True,
         )
+        # botocore's retries end before a body is read, s3fs's after a second and know neither
+        # lists nor refused connections, and both together multiply: `_ask` alone tries again.
+        filesystem.retries = 1
+        return filesystem
 
     @staticmethod
     def _url(like: str, name: str) -> str:
         return f"{S3_SCHEME}{name}" if is_s3(like) and not is_s3(name) else name
 
-    @contextmanager
-    def _errors(self, url: str) -> Iterator[None]:
-        """Turn what the file systems raise into one sentence."""
+    def _ask(self, url: str, action: Callable[[], T]) -> T:
+        """Do something with a store; ask again if it fails, and tell at last in one sentence."""
         where = f" at {self.s3.endpoint_url}" if self.s3.endpoint_url and is_s3(url) else ""
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise UserError(f"{printable(url)}{where} does not exist") from error
-        except (
-            PermissionError,
-            botocore.exceptions.NoCredentialsError,
-            botocore.exceptions.ProfileNotFound,
-        ) as error:
-            mend = "; check the credentials or data.s3.profile" if is_s3(url) else ""
-            raise StorageError(f"{printable(url)}{where} refuses: {error}{mend}") from error
-        except (OSError, botocore.exceptions.BotoCoreError) as error:
-            if not is_s3(url):
-                raise StorageError(f"{printable(url)}: {error}") from error
-            raise StorageError(
-                f"{printable(url)}{where} cannot be reached, also after {self.s3.retries} "
-                f"retries: {error}"
-            ) from error
+        tries = self.s3.retries if is_s3(url) else 0
+        for wait in (*(_FIRST_WAIT_SECONDS * 2**k for k in range(tries)), None):
+            try:
+                return action()
+            except FileNotFoundError as error:
+                raise UserError(f"{printable(url)}{where} does not exist") from error
+            except _REFUSALS as error:
+                mend = "; check the credentials, or the profile" if is_s3(url) else ""
+                raise StorageError(f"{printable(url)}{where} refuses: {error}{mend}") from error
+            except _MALFORMED as error:
+                raise UserError(f"{printable(url)}{where}: {_first_line(error)}") from error
+            except _FAILURES as error:
+                if not is_s3(url) or (isinstance(error, OSError) and error.errno in _FINAL):
+                    raise StorageError(f"{printable(url)}{where}: {_first_line(error)}") from error
+                if wait is None:
+                    raise StorageError(
+                        f"{printable(url)}{where} cannot be reached, also after {tries} retries: "
+                        f"{_first_line(error)}"
+                    ) from error
+                time.sleep(min(wait, _LONGEST_WAIT_SECONDS))
+        raise AssertionError("the last try returns or raises")
 
 
 class _File(io.RawIOBase):
-    """A file whose errors are told as the storage tells them."""
+    """A file whose errors are told, and reads tried again, as the storage does."""
 
-    def __init__(self, file: BinaryIO, errors: Callable[[], AbstractContextManager[None]]) -> None:
-        self._file, self._errors = file, errors
+    def __init__(self, file: BinaryIO, ask: Callable[[Callable[[], bytes]], bytes]) -> None:
+        self._file, self._ask = file, ask
 
     def readable(self) -> bool:
         return True
@@ -187,8 +208,7 @@ class _File(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with self._errors():
-            data = self._file.read(len(buffer))
+        data = self._ask(lambda: self._file.read(len(buffer)))
         buffer[: len(data)] = data
         return len(data)
 
@@ -205,6 +225,21 @@ class _File(io.RawIOBase):
 
 _LOCAL = LocalFileSystem()
 _BLOCK = 1 << 20
+
+
+def _nothing_behind_the_end(read: Callable[[], bytes]) -> bytes:
+    """Read a range; a store calls one that begins behind the end of the object invalid."""
+    try:
+        return read()
+    except OSError as error:
+        answer = getattr(error.__cause__, "response", {})
+        if answer.get("Error", {}).get("Code") in ("InvalidRange", "416"):
+            return b""
+        raise
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def is_s3(url: str) -> bool:

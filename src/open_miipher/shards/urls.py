@@ -81,4 +81,4 @@ def _find(url: str, storage: Storage) -> list[str]:
         return [found for found in storage.glob(url) if found.endswith(EXTENSIONS)]
     if url.endswith(EXTENSIONS):
         return [url]  # whether it is there shows when it is read
-    return storage.find(url, EXTENSIONS) if storage.is_folder(url) else []
+    return storage.find(url, EXTENSIONS)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from open_miipher.checkpoint import Checkpoint
-from open_miipher.data import DataConfig
+from open_miipher.data import DataSource
 from open_miipher.errors import report
 from open_miipher.training.optimization import OptimizerConfig
 
@@ -122,7 +122,7 @@ class Run:
 
     Attributes:
         name: of the model configuration (`model=…`).
-        data: the data's keys.
+        data: where the pairs come from.
         model: the recipe, its parts and its earlier stages; plain data.
         optimizers: by the name of the network.
         trainer: the trainer's keys.
@@ -132,7 +132,7 @@ class Run:
     """
 
     name: str
-    data: DataConfig
+    data: DataSource
     model: dict[str, Any]
     optimizers: dict[str, OptimizerConfig]
     trainer: TrainerConfig

@@ -1,11 +1,13 @@
 """What a person sees of a run: a bar on a terminal, plain lines elsewhere, a log file always."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 from tqdm import tqdm
+
+_NAMED = 10  # failures of one report that are told in full
 
 
 class Console:
@@ -41,6 +43,16 @@ class Console:
         self.line(f"step {step}  {split}  {numbers}")
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
+
+    def failures(self, step: int, by_rank: Sequence[Sequence[str]]) -> None:
+        """Name what went wrong in making samples since it was last told; nothing if nothing did."""
+        failures = [failure for own in by_rank for failure in own]
+        more = f"; … and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
+        if failures:
+            self.line(
+                f"step {step}  warning: {len(failures)} failures in making samples: "
+                f"{'; '.join(failures[:_NAMED])}{more}"
+            )
 
     def finish(self, step: int, unfinished: bool) -> None:
         """End the bar and say how the run ended."""

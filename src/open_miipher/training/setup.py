@@ -11,13 +11,7 @@ from typing import Any, TextIO
 import torch
 
 from open_miipher.checkpoint import Checkpoint, build, complete_checkpoints, remove_leftovers
-from open_miipher.data import (
-    DegradedSpeechDataset,
-    build_test_data,
-    build_train_data,
-    train_batches,
-    validation_batches,
-)
+from open_miipher.data import Dataset, train_batches, validation_batches
 from open_miipher.distributed import StopSignal, World, hold, mark_requeue
 from open_miipher.errors import UserError
 from open_miipher.recipes import RECIPES, Recipe, fill_parts
@@ -50,6 +44,7 @@ def prepare(run: Run, world: World) -> Trainer:
     lock = world.agree(lambda: _own(output_dir, run) if world.is_main else None)
     console = Console(output_dir / "train.log" if world.is_main else None)
     train_data, test_data = world.agree(lambda: _data(run, console))
+    _check_same_data([train_data, test_data], world)
     state = world.agree(lambda: _state(run, world, train_data, console))
     config = run.trainer
     logging = (config.logger, output_dir, run.data.sample_rate, run.plain)
@@ -158,16 +153,35 @@ def _wrote(checkpoint: Checkpoint, output_dir: Path) -> bool:
     return checkpoint.path.parent == there or recorded.resolve() == output_dir.resolve()
 
 
-def _data(run: Run, console: Console) -> tuple[DegradedSpeechDataset, DegradedSpeechDataset | None]:
+def _data(run: Run, console: Console) -> tuple[Dataset, Dataset | None]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        train_data = build_train_data(run.data, run.trainer.seed)
-        test_data = build_test_data(run.data, run.trainer.seed) if run.data.test.dir_list else None
+        train_data = run.data.train(run.trainer.seed)
+        test_data = run.data.validation(run.trainer.seed)
     for warning in caught:
         console.line(f"warning: {warning.message}")
     if test_data is None:
-        console.line("data.test.dir_list is empty: no validation, no samples, no best checkpoint")
+        console.line(
+            f"{run.data.validation_key} is empty: no validation, no samples, no best checkpoint"
+        )
     return train_data, test_data
+
+
+def _check_same_data(datasets: list[Dataset | None], world: World) -> None:
+    """Check that every rank has found the same data, or samples would repeat and be missed.
+
+    Raises:
+        UserError: they differ; says what each host sees.
+    """
+    seen = [data and (data.num_items, data.fingerprint[:12]) for data in datasets]
+    found = world.gather((socket.gethostname(), seen))
+    if any(items != seen for _, items in found):
+        hosts = dict.fromkeys(f"rank {rank} on {name}: {s}" for rank, (name, s) in enumerate(found))
+        raise UserError(
+            "the ranks see different data (number of items and fingerprint, for training and "
+            f"validation); give every node the same ({'; '.join(hosts)})",
+            shared=True,
+        )
 
 
 def build_recipe(model: dict[str, Any], sample_rate: int, seed: int) -> Recipe:
@@ -186,9 +200,7 @@ def build_recipe(model: dict[str, Any], sample_rate: int, seed: int) -> Recipe:
     return build(RECIPES, {"name": model["recipe"], **fields}, sample_rate, seed, key="model")
 
 
-def _state(
-    run: Run, world: World, train_data: DegradedSpeechDataset, console: Console
-) -> TrainingState:
+def _state(run: Run, world: World, train_data: Dataset, console: Console) -> TrainingState:
     config = run.trainer
     recipe = build_recipe(run.model, run.data.sample_rate, config.seed)
     recipe.to(world.device)

@@ -71,6 +71,7 @@ class Trainer:
         self.output_dir, self.loggers, self.console = output_dir, loggers, console
         self.lock = lock
         self.saved_step = state.step if state.step else None
+        self.failures: list[str] = []  # of making samples, not told yet
         self.networks = {n: self._wrap(network) for n, network in self.recipe.trained.items()}
         self.metrics = (
             MetricsLog(output_dir / "metrics.jsonl", state.step) if world.is_main else None
@@ -100,6 +101,7 @@ class Trainer:
             stopping = self.world.any(self.stop.received is not None)
             if self._is_time(config.save_every):
                 self.save()
+        self._tell_failures()
         self.save()
         unfinished = state.step < config.max_steps
         if self.world.is_main and unfinished:
@@ -118,7 +120,8 @@ class Trainer:
             UserError: a loss or a gradient is not finite on some rank; no network was changed.
         """
         state, recipe = self.state, self.recipe
-        torch.manual_seed(_dropout_seed(self.config.seed, state.step, self.world.rank))
+        seed = np.random.SeedSequence([self.config.seed, state.step, self.world.rank])
+        torch.manual_seed(int(seed.generate_state(1)[0]))  # of dropout
         losses, names = self.accumulate()
         norms = {f"grad_norm_{n}": self._clip(n, network) for n, network in recipe.trained.items()}
         # A scaler (fp16) passes over steps whose gradients overflow, and goes on more gently.
@@ -141,6 +144,7 @@ class Trainer:
         for micro_step in range(accumulation):
             batch = next(self.batches).to(self.world.device)
             names += batch.names
+            self.failures += batch.failures
             with self._unsynchronised(micro_step < accumulation - 1):
                 for item in self._passes(batch):
                     self.state.scaler.scale(item.loss / accumulation).backward()
@@ -191,6 +195,7 @@ class Trainer:
         with self._evaluating():
             scores = {}
             for clip in self.clips(self.world.rank, self.world.size):
+                self.failures += clip.failures
                 number, moved = int(clip.positions[0]), clip.to(self.world.device)
                 first = next(recipe.passes(moved, recipe.trained))
                 losses = {name: float(v) for name, v in _named(first, recipe.main).items()}
@@ -230,7 +235,12 @@ class Trainer:
         self.saved_step = self.state.step
         self.console.line(f"saved step {self.state.step}{' (best)' if best else ''}")
 
+    def _tell_failures(self) -> None:
+        self.console.failures(self.state.step, self.world.gather(self.failures))
+        self.failures = []
+
     def _log(self, split: str, values: Mapping[str, float]) -> None:
+        self._tell_failures()
         values = {**values, **self._rates(), "seconds": self.state.seconds}
         if self.metrics is None:
             return
@@ -284,10 +294,6 @@ class Trainer:
         finally:
             for network in networks:
                 network.train()
-
-
-def _dropout_seed(seed: int, step: int, rank: int) -> int:
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0])
 
 
 def _named(item: Pass, main: str) -> dict[str, torch.Tensor]:

@@ -1,0 +1,242 @@
+"""The pairs of several shards as one list, and the way from URLs to it."""
+
+import time
+import warnings
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from itertools import accumulate
+
+import numpy as np
+
+from open_miipher.audio.io import AudioError
+from open_miipher.distributed import is_first_here
+from open_miipher.errors import UserError, report
+from open_miipher.shards import (
+    ShardError,
+    ShardIndex,
+    Storage,
+    StorageError,
+    decode_waveform,
+    measure_waveform,
+    read_index,
+)
+
+CLEAN, DAMAGED, RATE = "input_wav", "noisy_input_wav", "sr.index"
+"""Names of a sample's members; the first two have an extension."""
+
+_THREADS = 16  # that index shards: they wait for storage, mostly
+_SECONDS_BETWEEN_LINES = 10.0
+_COMPARED_BYTES = 1 << 18
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One pair.
+
+    Attributes:
+        storage: that holds the shard.
+        shard: which.
+        number: of the sample in the shard.
+    """
+
+    storage: Storage
+    shard: ShardIndex
+    number: int
+
+    def draw_crop(
+        self, rng: np.random.Generator, crop_samples: int, sample_rate: int
+    ) -> tuple[np.ndarray, np.ndarray, int, str]:
+        """Read it, and draw a channel and a crop, the same of both.
+
+        Args:
+            rng: source of randomness.
+            crop_samples: length of the crop; a shorter pair is taken as a whole.
+            sample_rate: Hz that it must have.
+
+        Returns:
+            Clean and damaged, (samples,) float32 both; the crop's first sample; shard and key.
+
+        Raises:
+            ShardError, UserError: the sample is damaged, or its shard is gone.
+            WrongRateError: it is of another sample rate.
+            StorageError: the storage cannot be reached.
+        """
+        sample = self.shard.read(self.storage, self.number)
+        name = f"{self.shard.url} {sample.key}"
+        try:
+            names = [_member(sample.members, stem) for stem in (CLEAN, DAMAGED)]
+            infos = [measure_waveform(sample.members[n], n) for n in names]
+            rates = {_rate(sample.members), *(i.sample_rate for i in infos if i.sample_rate)}
+            shapes = {(i.num_channels, i.num_samples) for i in infos}
+            if len(shapes) > 1 or len(rates) > 1:
+                raise ShardError("the two sides of the pair differ in length, channels or rate")
+            if rates != {sample_rate}:
+                raise WrongRateError(
+                    f"is of {rates.pop()} Hz, but data.sample_rate={sample_rate}; set it to the "
+                    "shards' own, or give others"
+                )
+            num_channels, num_samples = shapes.pop()
+            channel = int(rng.integers(num_channels)) if num_channels > 1 else 0
+            start = int(rng.integers(max(0, num_samples - crop_samples) + 1))
+            clean, damaged = (
+                decode_waveform(sample.members[n], n, start, crop_samples)[0][channel]
+                for n in names
+            )
+        except (ShardError, AudioError, WrongRateError) as error:
+            raise type(error)(f"{name}: {error}") from error
+        return clean, damaged, start, name
+
+
+class WrongRateError(UserError):
+    """A sample of another rate than the configured one: never passed over as damaged."""
+
+
+class Pairs:
+    """The pairs of several shards, one after the other.
+
+    Of a shard only its samples' places are kept: 8 bytes a sample.
+
+    Args:
+        storage: that holds the shards.
+        shards: where their samples lie.
+    """
+
+    def __init__(self, storage: Storage, shards: Sequence[ShardIndex]) -> None:
+        self._storage, self._shards = storage, shards
+        self._ends = list(accumulate(len(shard) for shard in shards))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, number: int) -> Pair:
+        place = bisect_right(self._ends, number)
+        shard = self._shards[place]
+        return Pair(self._storage, shard, number - self._ends[place] + len(shard))
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the shards' file names and samples' places: shards may move together."""
+        digest = sha256()
+        for shard in self._shards:
+            digest.update(shard.url.rpartition("/")[2].encode() + b"\0" + shard.bounds.tobytes())
+        return digest.hexdigest()
+
+
+def index_shards(
+    urls: Sequence[str], storage: Storage, key: str, max_broken: int
+) -> list[ShardIndex]:
+    """Find the samples of shards, several shards at a time; says now and then how far it is.
+
+    Args:
+        urls: of the shards.
+        storage: that holds them.
+        key: where they stand in the configuration, for messages.
+        max_broken: shards that may be missing, empty or damaged; each is left out with a warning.
+
+    Raises:
+        UserError: there are more, or none is whole.
+        StorageError: the storage cannot be reached.
+    """
+    found, broken = [], []
+    executor = ThreadPoolExecutor(_THREADS)
+    try:
+        for result in _with_lines(executor.map(partial(_index, storage), urls), len(urls)):
+            if isinstance(result, ShardIndex):
+                found.append(result)
+            else:
+                broken.append(result)
+    finally:
+        executor.shutdown(cancel_futures=True)
+    if len(broken) > max_broken or (broken and not found):
+        report(
+            [
+                f"{error}; mend or remove it ({len(broken)} of {len(urls)} shards of {key} are "
+                f"broken, data.max_broken_shards={max_broken} may be)"
+                for error in broken
+            ]
+        )
+    for error in broken:
+        warnings.warn(f"{error}; this shard of {key} is left out", stacklevel=2)
+    return found
+
+
+def check_apart(
+    train: Sequence[ShardIndex], validation: Sequence[ShardIndex], storage: Storage
+) -> None:
+    """See that no shard of validation is a copy of one that is trained on.
+
+    Shards whose samples have the same places are compared by what stands in their middle.
+
+    Raises:
+        UserError: naming every copy.
+    """
+    by_places: dict[bytes, list[ShardIndex]] = {}
+    for shard in train:
+        by_places.setdefault(_places(shard), []).append(shard)
+    likely = [(own, other) for own in validation for other in by_places.get(_places(own), [])]
+    middles = {shard.url: shard for pair in likely for shard in pair}
+    with ThreadPoolExecutor(_THREADS) as executor:
+        contents = executor.map(partial(_middle, storage), middles.values())
+        read = dict(zip(middles, contents, strict=True))
+    report(
+        [
+            f"{own.url} of data.val_urls is a copy of {other.url}, which data.train_urls gives; "
+            "remove one"
+            for own, other in likely
+            if read[own.url] == read[other.url]
+        ]
+    )
+
+
+def _index(storage: Storage, url: str) -> ShardIndex | UserError:
+    try:
+        return read_index(storage, url)
+    except StorageError:
+        raise
+    except UserError as error:
+        return error
+
+
+def _with_lines(
+    results: Iterator[ShardIndex | UserError], total: int
+) -> Iterator[ShardIndex | UserError]:
+    next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+    for done, result in enumerate(results, start=1):
+        yield result
+        if time.monotonic() >= next_line and is_first_here():
+            print(f"found the samples of {done} of {total} shards", flush=True)
+            next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+
+
+def _places(shard: ShardIndex) -> bytes:
+    return sha256(shard.bounds.tobytes()).digest()
+
+
+def _middle(storage: Storage, shard: ShardIndex) -> bytes:
+    end = int(shard.bounds[-1])
+    start = end // 2
+    return storage.read(shard.url, start, min(end, start + _COMPARED_BYTES))
+
+
+def _member(members: Mapping[str, bytes], stem: str) -> str:
+    """Return the one member's name that is the stem and an extension."""
+    names = [name for name in members if name.rpartition(".")[0] == stem]
+    if len(names) != 1:
+        raise ShardError(
+            f"it has {len(names) or 'no'} members {stem}.*, but {', '.join(members)}; "
+            f"{CLEAN}.*, {DAMAGED}.* and {RATE} are asked for"
+        )
+    return names[0]
+
+
+def _rate(members: Mapping[str, bytes]) -> int:
+    if RATE not in members:
+        raise ShardError(f"it has no member {RATE}, but {', '.join(members)}")
+    try:
+        return int(members[RATE].decode("ascii"))
+    except ValueError as error:
+        raise ShardError(f"{RATE} is {members[RATE][:20]!r}, not a whole number of Hz") from error

@@ -1,0 +1,179 @@
+"""Pairs that were made before, read from shards."""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from open_miipher.data.config import PreprocessedConfig
+from open_miipher.data.order import Order
+from open_miipher.data.pairs import Pair, Pairs, WrongRateError, check_apart, index_shards
+from open_miipher.data.source import FailureLimit, Sample
+from open_miipher.errors import UserError, report
+from open_miipher.shards import ShardIndex, Storage, StorageError, expand, is_s3
+
+_MOST_TRIES = 8  # damaged samples in a row; more is no accident
+
+
+class PreprocessedDataset:
+    """Crops of pairs from shards, each a function of seed, epoch and index alone.
+
+    A position of the endless stream gives an epoch and, by the epoch's permutation of all pairs, an
+    index: a shard and a sample in it, which is read by itself, with one request. So each rank and
+    worker reads only what it trains on, an epoch holds every pair once, the stream is the same for
+    any number of ranks and workers, and a resumed run goes on at the very next sample.
+
+    A damaged sample is told as a failure, and its place taken by one that its own randomness draws
+    from all, again if need be: that one comes twice in this epoch.
+
+    Args:
+        pairs: what is read.
+        fingerprint: of the shards.
+        order: of the pairs in the endless stream; its seed, 0 or more, is that of every sample.
+        sample_rate: that every pair must have, in Hz.
+        crop_seconds: length of a crop; shorter pairs give shorter ones.
+        max_broken: damaged samples a sample above which the loader stops the run.
+    """
+
+    def __init__(
+        self,
+        pairs: Pairs | list[Pair],
+        fingerprint: str,
+        order: Order,
+        sample_rate: int,
+        crop_seconds: float,
+        max_broken: float,
+    ) -> None:
+        self._pairs, self.fingerprint, self.order = pairs, fingerprint, order
+        self.sample_rate, self.crop_samples = sample_rate, round(crop_seconds * sample_rate)
+        self.failure_limit = FailureLimit(
+            max_broken, "data.max_broken_samples", "samples could not be read"
+        )
+
+    @property
+    def num_items(self) -> int:
+        """Samples an epoch."""
+        return len(self._pairs)
+
+    def __getitem__(self, position: int) -> Sample:
+        """Read the sample at a position of the endless stream."""
+        return self.sample(*self.order.at(position))
+
+    def sample(self, epoch: int, index: int) -> Sample:
+        """Read one sample by the three numbers that fix it.
+
+        Args:
+            epoch: from 0 on.
+            index: of the pair, 0 … num_items - 1.
+
+        Raises:
+            UserError: it is of another sample rate, or too many in a row are damaged.
+            StorageError: the storage cannot be reached.
+        """
+        rng = np.random.default_rng((self.order.seed, epoch, index))
+        failures: list[str] = []
+        number = index
+        while len(failures) < _MOST_TRIES:
+            try:
+                crop = self._pairs[number].draw_crop(rng, self.crop_samples, self.sample_rate)
+            except (StorageError, WrongRateError):
+                raise
+            except UserError as error:
+                failures.append(str(error))
+                number = int(rng.integers(self.num_items))
+                continue
+            clean, damaged, start, name = crop
+            return Sample(
+                clean,
+                damaged,
+                f"{name} epoch {epoch} index {index}",
+                start / self.sample_rate,
+                [],
+                failures,
+            )
+        raise UserError(
+            f"{len(failures)} samples in a row cannot be read; the last: {failures[-1]}"
+        )
+
+
+class Preprocessed:
+    """`data.name=preprocessed`: pairs from shards.
+
+    Args:
+        config: all of `data`.
+    """
+
+    Config = PreprocessedConfig
+    validation_key = "data.val_urls"
+
+    def __init__(self, config: PreprocessedConfig) -> None:
+        self.config, self.sample_rate = config, config.sample_rate
+        self._storage = Storage(config.s3)
+
+    def train(self, seed: int) -> PreprocessedDataset:
+        """Find the shards' samples, and read the first to see that it fits.
+
+        Args:
+            seed: of everything drawn.
+
+        Raises:
+            UserError: a key is out of range; a shard is missing, damaged or also validation's.
+            StorageError: the storage cannot be reached.
+
+        Warns of shards that are left out.
+        """
+        shards, _ = self._shards
+        pairs = Pairs(self._storage, shards)
+        return self._dataset(pairs, pairs, Order(len(pairs), seed), self.config.crop_seconds)
+
+    def validation(self, seed: int) -> PreprocessedDataset | None:
+        """Return clips taken evenly from the validation shards, as `train`; None without any."""
+        _, shards = self._shards
+        if not shards:
+            return None
+        pairs = Pairs(self._storage, shards)
+        num_clips = min(self.config.test.num_clips, len(pairs))
+        clips = [pairs[k * len(pairs) // num_clips] for k in range(num_clips)]
+        order = Order(num_clips, seed, shuffle=False)
+        return self._dataset(clips, pairs, order, self.config.test.clip_seconds)
+
+    def _dataset(
+        self, used: Pairs | list[Pair], pairs: Pairs, order: Order, crop_seconds: float
+    ) -> PreprocessedDataset:
+        limit = self.config.max_broken_samples
+        dataset = PreprocessedDataset(
+            used, pairs.fingerprint, order, self.sample_rate, crop_seconds, limit
+        )
+        dataset.sample(0, 0)  # shows a wrong rate, or members of other names, before any training
+        return dataset
+
+    @cached_property
+    def _shards(self) -> tuple[list[ShardIndex], list[ShardIndex]]:
+        """The shards to train on and those of validation, which are others."""
+        config = self.config
+        config.check()
+        if not config.train_urls:
+            raise UserError("data.train_urls is empty; give it shards of preprocessed pairs")
+        train_urls = self._expanded(config.train_urls, "data.train_urls")
+        val_urls = self._expanded(config.val_urls, "data.val_urls") if config.val_urls else []
+        trained_on = {_resolved(url) for url in train_urls}
+        report(
+            [
+                f"{url} is in data.train_urls and in data.val_urls; take it out of one"
+                for url in val_urls
+                if _resolved(url) in trained_on
+            ]
+        )
+        limit = config.max_broken_shards
+        train = index_shards(train_urls, self._storage, "data.train_urls", limit)
+        validation = index_shards(val_urls, self._storage, "data.val_urls", limit)
+        check_apart(train, validation, self._storage)
+        return train, validation
+
+    def _expanded(self, urls: str | list[str], key: str) -> list[str]:
+        listed = [urls] if isinstance(urls, str) else urls
+        return expand(listed, self._storage, key, self.config.is_s3)
+
+
+def _resolved(url: str) -> str:
+    return url if is_s3(url) else str(Path(url).resolve())

@@ -1,0 +1,328 @@
+"""Pairs from shards: each once an epoch, the same whoever reads; what is damaged is named."""
+
+import io
+import sys
+import tarfile
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from pairs import RATE, pair, write_shard, write_shards
+
+from open_miipher.data import (
+    ClipsConfig,
+    Preprocessed,
+    PreprocessedConfig,
+    train_batches,
+    validation_batches,
+)
+from open_miipher.errors import UserError
+from open_miipher.shards import StorageError, decode_waveform, storage
+
+
+def source(train_urls, val_urls=(), **changes) -> Preprocessed:
+    changes = {"crop_seconds": 0.2, "max_broken_shards": 1, **changes}
+    val_urls = [val_urls] if isinstance(val_urls, str) else list(val_urls)
+    return Preprocessed(PreprocessedConfig(train_urls=train_urls, val_urls=val_urls, **changes))
+
+
+@pytest.fixture
+def urls(tmp_path):
+    return write_shards(tmp_path / "train", [5, 3, 4])
+
+
+def keys(batch) -> list[str]:
+    return [name.split(" epoch ")[0].split()[1] for name in batch.names]
+
+
+def contents(batches) -> dict[int, tuple]:
+    """Every sample of the batches by its position."""
+    return {
+        int(batch.positions[k]): (
+            batch.names[k],
+            batch.clean[k].numpy().tobytes(),
+            batch.damaged[k].numpy().tobytes(),
+        )
+        for batch in batches
+        for k in range(len(batch.names))
+    }
+
+
+def test_an_epoch_holds_every_pair_once_in_another_order(urls, tmp_path):
+    data = source(str(tmp_path / "train")).train(seed=3)
+    orders = []
+    for epoch in range(3):
+        batches = islice(train_batches(data, epoch * 12, batch_size=4), 3)
+        orders.append([key for batch in batches for key in keys(batch)])
+        assert sorted(orders[-1]) == [f"key{n:04d}" for n in range(12)]
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_both_sides_are_the_same_crop_of_what_the_shard_holds(urls):
+    data = source(urls).train(seed=0)
+    starts = set()
+    for epoch in range(3):
+        sample = data.sample(epoch, 7)  # the third of the second shard
+        whole = decode_waveform(pair(7)["input_wav.npy"], "x.npy")[0][0]
+        start = round(sample.start_seconds * RATE)
+        assert sample.name == f"{urls[1]} key0007 epoch {epoch} index 7"
+        assert sample.clean.shape == sample.damaged.shape == (4800,)
+        assert np.array_equal(sample.clean, whole[start : start + 4800])
+        assert np.abs(sample.damaged - sample.clean / 2).max() <= 1 / 32768
+        starts.add(start)
+    assert len(starts) == 3
+
+
+def test_pairs_of_the_original_layout_are_read(tmp_path):
+    rng = np.random.default_rng(0)
+    clean = rng.standard_normal((1, 9600)).astype(np.float32)
+    members = {}
+    for name, tensor in (("input_wav", clean), ("noisy_input_wav", clean / 4)):
+        file = io.BytesIO()
+        torch.save(torch.from_numpy(tensor), file)
+        members[f"{name}.pth"] = file.getvalue()
+    others = {"input_wav_lens.pth": b"?", "ssl_inputs.pickle": b"?", "names.pickle": b"?"}
+    url = write_shard(tmp_path / "x.tar", {"a": {**others, **members, "sr.index": b"24000"}})
+    sample = source(url, crop_seconds=1.0).train(0).sample(0, 0)
+    assert np.array_equal(sample.clean, clean[0])
+    assert np.array_equal(sample.damaged, clean[0] / 4)
+
+
+@pytest.mark.parametrize("extension", ["npy", "flac"])
+def test_one_channel_of_several_is_drawn_the_same_of_both(tmp_path, extension):
+    import soundfile
+
+    members = {"sr.index": b"24000"}
+    for name, gain in (("input_wav", 8), ("noisy_input_wav", 4)):
+        array = np.repeat(np.array([[1000 * gain], [2000 * gain]], np.int16), 4000, axis=1)
+        file = io.BytesIO()
+        if extension == "npy":
+            np.save(file, array)
+        else:
+            soundfile.write(file, array.T, RATE, format="FLAC")
+        members[f"{name}.{extension}"] = file.getvalue()
+    data = source(write_shard(tmp_path / "x.tar", {"a": members})).train(0)
+    levels = {
+        (sample.clean[0] * 32768, sample.damaged[0] * 32768)
+        for sample in (data.sample(e, 0) for e in range(20))
+    }
+    assert levels == {(8000.0, 4000.0), (16000.0, 8000.0)}
+
+
+def test_short_pairs_are_taken_whole_and_padded(tmp_path):
+    url = write_shards(tmp_path, [2], seconds=0.1)[0]
+    batch = next(train_batches(source(url).train(0), 0, 2))
+    assert batch.clean.shape == (2, 4800)
+    assert batch.lengths.tolist() == [2400, 2400]
+    assert not batch.clean[:, 2400:].any()
+
+
+@pytest.mark.parametrize(("num_ranks", "num_workers"), [(2, 0), (4, 0), (1, 2), (2, 1)])
+def test_ranks_and_workers_share_one_stream(urls, num_ranks, num_workers):
+    data = source(urls).train(seed=1)
+    expected = contents(islice(train_batches(data, 0, 4), 9))
+    batches = []
+    for rank in range(num_ranks):
+        batches += islice(train_batches(data, 0, 4, 1, rank, num_ranks, num_workers), 9)
+    assert contents(batches) == expected
+    assert Counter(key for batch in batches for key in keys(batch)) == {
+        f"key{n:04d}": 3 for n in range(12)
+    }
+
+
+def test_a_resumed_run_goes_on_with_the_next_sample_also_with_other_ranks(urls):
+    unbroken = contents(islice(train_batches(source(urls).train(5), 0, 4), 8))
+    first = contents(islice(train_batches(source(urls).train(5), 0, 4), 3))
+    later = []
+    for rank in range(2):
+        later += islice(train_batches(source(urls).train(5), 12, 4, 1, rank, 2), 5)
+    assert {**first, **contents(later)} == unbroken
+
+
+def test_moved_shards_are_the_same_data_changed_ones_are_not(tmp_path, urls):
+    own = source(urls).train(0).fingerprint
+    (tmp_path / "train").rename(tmp_path / "moved")
+    moved = [url.replace("/train/", "/moved/") for url in urls]
+    assert source(moved).train(0).fingerprint == own
+    assert source(moved).train(1).fingerprint == own
+    assert source(moved[:2]).train(0).fingerprint != own
+    write_shards(tmp_path / "moved", [5, 3, 5])
+    assert source(moved).train(0).fingerprint != own
+
+
+def test_validation_is_the_same_clips_from_all_shards(tmp_path, urls):
+    val = write_shards(tmp_path / "val", [4, 6], seconds=0.4, extension="flac")
+    data = source(urls, val, test=ClipsConfig(num_clips=5, clip_seconds=0.3)).validation(0)
+    shares = [list(validation_batches(data, rank, 2)) for rank in range(2)]
+    batches = [batch for share in shares for batch in share]
+    assert sorted(key for b in batches for key in keys(b)) == [
+        f"key{n:04d}" for n in (0, 2, 4, 6, 8)
+    ]
+    assert all(b.clean.shape == (1, 7200) for b in batches)
+    assert contents(batches) == contents(validation_batches(data))
+    assert source(urls).validation(0) is None
+
+
+def test_shards_of_both_may_not_overlap(tmp_path, urls):
+    (tmp_path / "link").symlink_to(tmp_path / "train")
+    with pytest.raises(UserError, match=r"link/shard-001\.tar is in data\.train_urls and in"):
+        source(urls, f"{tmp_path}/link/shard-001.tar").train(0)
+    copy = tmp_path / "other" / "name.tar"
+    copy.parent.mkdir()
+    copy.write_bytes(Path(urls[2]).read_bytes())
+    with pytest.raises(UserError, match=r"name\.tar of data\.val_urls is a copy of .*-002\.tar"):
+        source(urls, str(copy)).validation(0)
+    others = {f"key{n:04d}": pair(n) for n in range(50, 54)}  # as long, other content
+    source(urls, write_shard(copy, others)).validation(0)
+
+
+def broken_member(name: str, data: bytes | None) -> dict[str, bytes]:
+    members = pair(99)
+    if data is None:
+        del members[name]
+    else:
+        members[name] = data
+    return members
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("input_wav.npy", None, r"no members input_wav\.\*, but noisy_input_wav\.npy, sr\.index"),
+        ("noisy_input_wav.npy", None, r"no members noisy_input_wav\.\*"),
+        ("input_wav.pth", b"?", r"2 members input_wav\.\*"),
+        ("sr.index", None, "no member sr.index"),
+        ("sr.index", b"fast", "sr.index is b'fast', not a whole number of Hz"),
+        ("input_wav.npy", pair(1, seconds=0.4)["input_wav.npy"], "differ in length"),
+        ("noisy_input_wav.npy", b"garbage", "noisy_input_wav.npy is no waveform"),
+    ],
+)
+def test_a_damaged_sample_is_named_and_another_takes_its_place(tmp_path, name, data, reason):
+    samples = {f"key{n:04d}": pair(n) for n in range(9)}
+    samples["bad"] = broken_member(name, data)
+    url = write_shard(tmp_path / "x.tar", samples)
+    dataset = source(url).train(0)
+    sample, again = dataset.sample(4, 9), source(url).train(0).sample(4, 9)
+    assert len(sample.failures) == 1
+    assert sample.failures[0].startswith(f"{url} bad: ")
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(sample.failures[0])
+    assert np.array_equal(sample.clean, again.clean)
+    assert sample.name == again.name
+    assert "epoch 4 index 9" in sample.name
+    assert dataset.sample(4, 8).failures == []
+
+
+def test_too_many_damaged_samples_end_the_run(tmp_path):
+    samples = {f"key{n:04d}": pair(n, 0.25) for n in range(20)}
+    samples["bad"] = broken_member("sr.index", None)
+    dataset = source(write_shard(tmp_path / "x.tar", samples), max_broken_samples=0.03).train(0)
+    with pytest.raises(UserError, match=r"samples could not be read in \d+ samples, more than "):
+        list(islice(train_batches(dataset, 0, 3), 200))
+    dataset = source(str(tmp_path / "x.tar"), max_broken_samples=0.06).train(0)
+    failures = [b.failures for b in islice(train_batches(dataset, 0, 21), 20)]
+    assert all(1 <= len(own) <= 3 for own in failures)  # what takes its place is drawn from all
+    assert all(" bad: it has no member sr.index" in failure for own in failures for failure in own)
+
+
+def test_nothing_but_damage_is_one_error(tmp_path):
+    samples = {f"key{n:04d}": broken_member("sr.index", None) for n in range(9)}
+    with pytest.raises(UserError, match="8 samples in a row cannot be read; the last: "):
+        source(write_shard(tmp_path / "x.tar", samples)).train(0)
+
+
+def test_another_sample_rate_is_an_error_at_start_and_later(tmp_path):
+    other = {f"key{n:04d}": pair(n, sample_rate=48000) for n in range(3)}
+    url = write_shard(tmp_path / "other.tar", other)
+    with pytest.raises(UserError, match=r"other\.tar key0000: is of 48000 Hz, but data\.sample_r"):
+        source(url).train(0)
+    good = write_shards(tmp_path / "good", [3])
+    dataset = source([*good, url]).train(0)
+    with pytest.raises(UserError, match=r"other\.tar key0001: is of 48000 Hz"):
+        dataset.sample(0, 4)
+
+
+def damage(path: Path, kind: str) -> None:
+    data = path.read_bytes()
+    if kind == "missing":
+        path.unlink()
+    else:
+        path.write_bytes({"empty": b"", "truncated": data[: len(data) // 2]}[kind])
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [("missing", "does not exist"), ("empty", "is empty"), ("truncated", "unexpected end of data")],
+)
+def test_a_broken_shard_is_named_and_left_out_up_to_a_limit(urls, kind, reason):
+    damage(Path(urls[1]), kind)
+    with pytest.warns(UserWarning, match=rf"shard-001\.tar.*{reason}.*left out"):
+        data = source(urls).train(0)
+    assert data.num_items == 9
+    with pytest.raises(UserError, match=rf"shard-001\.tar(.|\n)*{reason}(.|\n)*1 of 3 shards of"):
+        source(urls, max_broken_shards=0).train(0)
+
+
+def test_without_any_whole_shard_there_is_no_run(urls):
+    for url in urls:
+        damage(Path(url), "truncated")
+    with pytest.raises(UserError, match="3 problems"):
+        source(urls, max_broken_shards=9).train(0)
+
+
+def test_a_shard_that_is_cut_later_costs_its_samples(urls):
+    dataset = source(urls, max_broken_samples=1.0).train(0)
+    damage(Path(urls[0]), "truncated")
+    batches = list(islice(train_batches(dataset, 0, 12), 1))
+    failures = [failure for batch in batches for failure in batch.failures]
+    assert 2 <= len(failures) < 12
+    assert all("shard-000.tar is truncated: sample " in failure for failure in failures)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_storage_that_fails_is_never_a_broken_sample(urls, monkeypatch, num_workers):
+    dataset = source(urls, max_broken_samples=1.0).train(0)
+
+    def refuse(self, url, start, end):
+        raise StorageError(f"{url} cannot be reached")
+
+    monkeypatch.setattr(storage.Storage, "read", refuse)
+    with pytest.raises(StorageError, match="cannot be reached"):
+        next(train_batches(dataset, 0, 4, num_workers=num_workers))
+    with pytest.raises(StorageError, match="cannot be reached"):
+        source(urls).train(0)
+
+
+def test_a_foreign_shard_without_an_index_is_read_the_same(tmp_path, urls):
+    foreign = tmp_path / "foreign" / "shard-000.tar"
+    foreign.parent.mkdir()
+    with tarfile.open(foreign, "w") as tar:
+        for n in range(5):
+            for name, data in pair(n).items():
+                header = tarfile.TarInfo(f"key{n:04d}.{name}")
+                header.size = len(data)
+                tar.addfile(header, io.BytesIO(data))
+    own, other = source(urls[0]).train(0), source(str(foreign)).train(0)
+    for index in range(5):
+        assert np.array_equal(own.sample(1, index).clean, other.sample(1, index).clean)
+    assert own.num_items == other.num_items == 5
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"crop_seconds": 0.0}, "data.crop_seconds"),
+        ({"max_broken_samples": 2.0}, "data.max_broken_samples"),
+        ({"max_broken_shards": -1}, "data.max_broken_shards"),
+        ({"test": ClipsConfig(0)}, "data.test.num_clips"),
+        ({"train_urls": []}, "data.train_urls is empty"),
+    ],
+)
+def test_wrong_keys_are_named(urls, changes, key):
+    with pytest.raises(UserError, match=key):
+        source(**{"train_urls": urls, **changes}).train(0)
