@@ -283,6 +283,7 @@ def test_a_signal_gives_up_what_is_under_way(tmp_path, tasks, alone, monkeypatch
 
 
 def test_a_worker_that_dies_ends_the_run_with_a_sentence(tmp_path, tasks, alone, monkeypatch):
+    monkeypatch.setattr("open_miipher.corpus.workers._GRACE", 0.05)
     tar = make_tar(tmp_path / "a.tar")
     folder, task = next(iter(tasks(f"data.train.urls=[{tar}]").items()))
     monkeypatch.setattr(task, "make", lambda item: os.kill(os.getpid(), signal.SIGKILL))
