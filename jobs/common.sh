@@ -22,14 +22,19 @@ CKPT_DIR="${CKPT_DIR:-output/stage3}"  # restore*.sh: the chain
 INPUT_DIR="${INPUT_DIR:-}"      # restore*.sh: what to restore
 NUM_SHARDS="${NUM_SHARDS:-}"    # restore_array.sh: tasks that share the input; keep it to the end
 SHARD_ID="${SHARD_ID:-}"        # the one of them, from 0, that this job does
+SPEECH_URLS="${SPEECH_URLS:-}"  # preprocess*.sh: tar files of clean speech, folders, patterns
+TEST_URLS="${TEST_URLS:-}"      # of them, what is held back
+DATA="${DATA:-}"                # data configuration; preprocess*.sh: webdataset_preprocess_48k
+WRITER_NAME="${WRITER_NAME:-}"  # preprocess*.sh: folder in OUTPUT_DIR that the shards go to
+NUM_WRITERS="${NUM_WRITERS:-}"  # preprocess*.sh: processes a node that make them; empty: a core each
 EXTRA="${EXTRA:-}"              # more overrides, or options of src/inference.py
 HF_HOME="${HF_HOME:-$HOME/.cache/huggingface}"  # base encoders, fetched beforehand
 WANDB_API_KEY_FILE="${WANDB_API_KEY_FILE:-}"    # files that hold a key: never on a command line
 HF_TOKEN_FILE="${HF_TOKEN_FILE:-}"
 # MASTER_ADDR and MASTER_PORT: where the processes meet, if not on the first host at the job's port.
 NAMES=(IMAGE BIND SPEECH_DIRS NOISE_DIRS RIR_DIRS TEST_DIRS OUTPUT_DIR MODEL STAGE1_DIR STAGE2_DIR
-  INIT_FROM BATCH_SIZE NPROC MAX_RESTARTS CKPT_DIR INPUT_DIR NUM_SHARDS SHARD_ID EXTRA HF_HOME
-  WANDB_API_KEY_FILE HF_TOKEN_FILE)
+  INIT_FROM BATCH_SIZE NPROC MAX_RESTARTS CKPT_DIR INPUT_DIR NUM_SHARDS SHARD_ID SPEECH_URLS
+  TEST_URLS DATA WRITER_NAME NUM_WRITERS EXTRA HF_HOME WANDB_API_KEY_FILE HF_TOKEN_FILE)
 # ---------------------------------------------------------------------------------------------------
 
 stop_here() {
@@ -91,6 +96,42 @@ restore() { # restore INPUT_DIR, or the shard SHARD_ID of it
   MAX_RESTARTS=0 # files that fail end with status 1: trying again at once helps nobody
 }
 
+as_quoted_list() { # URLS: ["a","b"] of "a b", so that patterns stay what they are
+  local urls
+  read -ra urls <<<"$1"
+  urls=("${urls[@]/#/\"}")
+  urls=("${urls[@]/%/\"}")
+  local IFS=,
+  echo "[${urls[*]}]"
+}
+
+preprocess() { # make shards of degraded pairs in OUTPUT_DIR/WRITER_NAME, or the part SHARD_ID of them
+  local extra shard=() job=0 word
+  need OUTPUT_DIR WRITER_NAME
+  [[ -n $SPEECH_DIRS$SPEECH_URLS$TEST_DIRS$TEST_URLS ]] || need SPEECH_DIRS
+  read -ra extra <<<"$EXTRA"
+  for word in "${extra[@]}"; do
+    [[ $word != preprocess.job_id=* ]] || job=${word#*=}
+  done
+  REQUEUE=$OUTPUT_DIR/$WRITER_NAME/.jobs/$job
+  if [[ -n $SHARD_ID ]]; then
+    need NUM_SHARDS
+    shard=("preprocess.num_shards=$NUM_SHARDS" "preprocess.shard_id=$SHARD_ID")
+    REQUEUE=$REQUEUE/$(printf 'shard-%05d-of-%05d' "$SHARD_ID" "$NUM_SHARDS")
+  fi
+  REQUEUE=$REQUEUE/REQUEUE
+  COMMAND=(src/preprocess.py "data=${DATA:-webdataset_preprocess_48k}"
+    "preprocess.output_root=$OUTPUT_DIR" "preprocess.writer_name=$WRITER_NAME"
+    "preprocess.num_writers=${NUM_WRITERS:-$(nproc)}"
+    "data.train.dir_list=$(as_list "$SPEECH_DIRS")"
+    "data.train.urls=$(as_quoted_list "$SPEECH_URLS")"
+    "data.train.noise_dir_list=$(as_list "$NOISE_DIRS")"
+    "data.train.rir_dir_list=$(as_list "$RIR_DIRS")" "data.test.dir_list=$(as_list "$TEST_DIRS")"
+    "data.test.urls=$(as_quoted_list "$TEST_URLS")" "${shard[@]}" "${extra[@]}")
+  [[ $NPROC != gpu ]] || NPROC=1 # no GPU is used: one launcher's writers take all cores
+  MAX_RESTARTS=0 # damaged inputs end with status 1: trying again at once helps nobody
+}
+
 make_index() { # index every folder that is named
   local folder
   [[ -n $SPEECH_DIRS$NOISE_DIRS$RIR_DIRS$TEST_DIRS ]] || need SPEECH_DIRS
@@ -124,10 +165,16 @@ prepare() { # secrets, caches and Python
 
 into_image() { # put singularity before COMMAND; it sees this folder and every one that is named
   [[ -n $IMAGE ]] || return 0
-  local folder wrapper binds=(--bind "$PWD")
+  local folder urls wrapper binds=(--bind "$PWD")
   read -ra wrapper <<<"${CONTAINER_RUN:-}"
   for folder in $BIND $SPEECH_DIRS $NOISE_DIRS $RIR_DIRS $TEST_DIRS $STAGE1_DIR $STAGE2_DIR \
     $INIT_FROM $CKPT_DIR $INPUT_DIR $OUTPUT_DIR $HF_HOME; do
+    [[ ! -e $folder ]] || binds+=(--bind "$(realpath -s "$folder")")
+  done
+  read -ra urls <<<"$SPEECH_URLS $TEST_URLS"
+  for folder in "${urls[@]}"; do
+    folder=${folder%%[*?[{]*} # before a pattern
+    [[ -d $folder ]] || folder=$(dirname "$folder")
     [[ ! -e $folder ]] || binds+=(--bind "$(realpath -s "$folder")")
   done
   COMMAND=("${wrapper[@]}" singularity exec --nv "${binds[@]}" --pwd "$PWD" "$IMAGE"
@@ -164,7 +211,7 @@ signal_workers() { # SIGUSR2 to this job's workers on this host: one of them is 
   for folder in /proc/[0-9]*; do
     if grep -qzxF "JOB_MARK=$JOB_MARK" "$folder/environ" &&
       grep -qz '^TORCHELASTIC_RUN_ID=' "$folder/environ" &&
-      grep -qzE '^src/(train|inference)\.py$' "$folder/cmdline"; then
+      grep -qzE '^src/(train|inference|preprocess)\.py$' "$folder/cmdline"; then
       kill -USR2 "${folder#/proc/}" || true
     fi
   done 2>/dev/null

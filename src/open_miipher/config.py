@@ -12,6 +12,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from open_miipher.checkpoint import Checkpoint, build, complete_checkpoints, from_mapping
+from open_miipher.corpus.preprocessing import (
+    Preprocessing,
+    PreprocessingData,
+    PreprocessingOptions,
+)
 from open_miipher.data import DATA
 from open_miipher.errors import UserError
 from open_miipher.recipes import PARTS, differing_keys, is_open, overlaid
@@ -73,8 +78,22 @@ def _resumed(ckpt_dir: Any, kept: Sequence[str]) -> Checkpoint | None:
     return Checkpoint.open(complete[-1]) if complete else None
 
 
-def compose_plain(overrides: Sequence[str]) -> dict[str, Any]:
-    """Compose `config/train.yaml` with overrides into resolved plain data.
+def compose_preprocessing(overrides: Sequence[str]) -> Preprocessing:
+    """Compose `config/preprocess.yaml` with overrides.
+
+    Raises:
+        UserError: an unknown group, key or value.
+    """
+    plain = compose_plain(overrides, "preprocess")
+    return Preprocessing(
+        from_mapping(PreprocessingData, plain["data"], "data"),
+        from_mapping(PreprocessingOptions, plain["preprocess"], "preprocess"),
+        plain,
+    )
+
+
+def compose_plain(overrides: Sequence[str], root: str = "train") -> dict[str, Any]:
+    """Compose `config/train.yaml`, or another root, with overrides into resolved plain data.
 
     Raises:
         UserError: an unknown group, key or value.
@@ -82,7 +101,7 @@ def compose_plain(overrides: Sequence[str]) -> dict[str, Any]:
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
-            config = compose("train", overrides=list(overrides))
+            config = compose(root, overrides=list(overrides))
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         message = " ".join(str(error).split()).split(" Config search path:")[0]

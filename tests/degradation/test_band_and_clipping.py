@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from open_miipher.degradation import Context
-from open_miipher.degradation.band import BandLimit, LowPass
-from open_miipher.degradation.clipping import HardClipping, SoftClipping
+from open_miipher.degradation.band import BandLimit, LowCut, LowPass, low_cut
+from open_miipher.degradation.clipping import HardClipping, QuantileClipping, SoftClipping
+from open_miipher.errors import UserError
 
 
 def tone(frequency: float) -> np.ndarray:
@@ -52,3 +53,50 @@ def test_soft_clipping(run):
     stage = SoftClipping(Context(24000), SoftClipping.Config(gain=(2.0, 2.0)))
     damaged, _ = run(stage, np.array([0.0, 0.001, -0.4, 0.8], np.float32))
     assert np.allclose(damaged, [0.0, 0.001, -0.4 * np.tanh(1), 0.4 * np.tanh(2)], atol=1e-6)
+
+
+@pytest.mark.parametrize(("frequency", "left"), [(100.0, 1.0), (1000.0, 1.0), (25.0, 0.0), (0, 0)])
+def test_low_cut(frequency, left, run):
+    stage = LowCut(Context(24000), LowCut.Config(cutoff=(50.0, 50.0)))
+    waveform = tone(frequency) if frequency else np.ones(24000, np.float32)
+    damaged, trace = run(stage, waveform)
+    assert np.allclose(damaged[2000:-2000], left * waveform[2000:-2000], atol=0.005)
+    assert trace.drawn == [{"name": "low_cut", "cutoff": 50.0}]
+
+
+@pytest.mark.parametrize("sample_rate", [16000, 24000, 48000])
+def test_low_cut_halves_at_its_cutoff(sample_rate):
+    times = np.arange(sample_rate) / sample_rate
+    waveform = np.sin(2 * np.pi * 50 * times).astype(np.float32)
+    middle = slice(sample_rate // 4, -sample_rate // 4)
+    assert np.allclose(
+        low_cut(waveform, sample_rate, 50.0)[middle], waveform[middle] / 2, atol=0.01
+    )
+
+
+def test_quantile_clipping(run):
+    waveform = np.random.default_rng(0).permutation(np.linspace(-1, 1, 1001)).astype(np.float32)
+    stage = QuantileClipping(
+        Context(24000), QuantileClipping.Config(lower=(0.1, 0.1), upper=(0.95, 0.95))
+    )
+    damaged, trace = run(stage, waveform)
+    assert np.allclose(damaged, np.clip(waveform, -0.8, 0.9), atol=1e-6)
+    assert trace.drawn == [{"name": "quantile_clipping", "lower": 0.1, "upper": 0.95}]
+
+
+def test_quantile_clipping_draws_its_bounds_apart_and_may_leave_all(run, speech_like):
+    waveform = speech_like(24000)
+    stage = QuantileClipping(Context(24000), QuantileClipping.Config())
+    drawn = [run(stage, waveform, seed)[1].drawn[0] for seed in range(50)]
+    assert all(0 <= d["lower"] <= 0.1 and 0.9 <= d["upper"] <= 1 for d in drawn)
+    assert abs(np.corrcoef([d["lower"] for d in drawn], [d["upper"] for d in drawn])[0, 1]) < 0.4
+    whole = QuantileClipping(
+        Context(24000), QuantileClipping.Config(lower=(0.0, 0.0), upper=(1.0, 1.0))
+    )
+    assert np.array_equal(run(whole, waveform)[0], waveform)
+
+
+@pytest.mark.parametrize("fields", [{"lower": (0.2, 0.6)}, {"upper": (0.9, 1.1)}])
+def test_quantiles_outside_the_waveform_are_refused(fields):
+    with pytest.raises(UserError, match="quantile_clipping"):
+        QuantileClipping(Context(24000), QuantileClipping.Config(**fields))

@@ -74,8 +74,8 @@ def test_awkward_waveforms(name, waveform, run):
 
 @pytest.mark.parametrize("name", [*STAGES, "all"])
 def test_above_full_scale_survives(name, run, speech_like):
-    waveform = 6 * speech_like(24000)
+    waveform = 8 * speech_like(24000)
     stage = build_degradation(CHAIN, Context(24000)) if name == "all" else build(name)
     damaged, _ = run(stage, waveform)
     assert np.abs(damaged).max() > 1.2
-    assert np.corrcoef(waveform, damaged)[0, 1] > 0.4
+    assert np.corrcoef(waveform, damaged)[0, 1] > 0.25  # all stages, and packets lost, at once

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from open_miipher.config import compose_plain
+from open_miipher.config import compose_plain, compose_preprocessing
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = ROOT / "jobs"
@@ -38,7 +38,7 @@ def test_shellcheck_finds_nothing():
 
 
 def test_the_same_names_everywhere():
-    assert len(NAMES) == 8
+    assert len(NAMES) == 10
     for kind in KINDS:
         assert sorted(path.name for path in (JOBS / kind).iterdir()) == NAMES
         for name in NAMES:
@@ -147,3 +147,48 @@ def test_an_array_restores_every_shard_and_fails_if_one_does(bench):
     assert len(bench.run("local/restore_array.sh", status=1, SHARDS="1 2", **variables)) == 2
     words = bench.run("local/restore.sh", **variables)
     assert "--shard-id" not in " ".join(words)
+
+
+PREPROCESSING = {"WRITER_NAME": "w", "NUM_SHARDS": "3", "NUM_WRITERS": "5"}
+
+
+def test_preprocessing_composes(bench, after):
+    words = bench.run(
+        "local/preprocess.sh",
+        SPEECH_URLS="s3://bucket/a-{000..009}.tar /data/b/*.tar",
+        TEST_DIRS="/data/test",
+        EXTRA="preprocess.job_id=second data.peak=0.5",
+        **PREPROCESSING,
+    )
+    assert after(words, "--nproc_per_node") == "1"
+    assert after(words, "--max-restarts") == "0"
+    overrides = words[words.index("src/preprocess.py") + 1 :]
+    config = compose_preprocessing([word for word in overrides if "=" in word])
+    config.check()
+    assert config.data.train.dir_list == ["dataset/demo/speech/train", "/data/more"]
+    assert config.data.train.urls == ["s3://bucket/a-{000..009}.tar", "/data/b/*.tar"]
+    assert config.data.test.dir_list == ["/data/test"]
+    assert config.data.test.urls == []
+    assert (config.data.sample_rate, config.data.peak) == (48000, 0.5)
+    options = config.options
+    assert (options.writer_name, options.num_writers, options.shard) == ("w", 5, None)
+    assert bench.run("local/preprocess.sh", status=2) == []
+    assert "error: set WRITER_NAME" in bench.output
+
+
+def test_a_preprocessing_array_does_every_part(bench):
+    words = bench.run("local/preprocess_array.sh", **PREPROCESSING)
+    parts = [f"preprocess.shard_id={k}" for k in range(3)]
+    assert [word for word in words if word.startswith("preprocess.shard_id=")] == parts
+    assert words.count("preprocess.num_shards=3") == 3
+
+
+def test_the_image_sees_the_folders_of_patterns(bench, tmp_path):
+    for name in ("a", "b", "c"):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+    (tmp_path / "raw/b/x.tar").touch()
+    raw = tmp_path / "raw"
+    urls = f"{raw}/a/x-{{00..10}}.tar {raw}/b/x.tar {raw}/c s3://bucket/x.tar"
+    words = bench.run("local/preprocess.sh", IMAGE="my.sif", SPEECH_URLS=urls, **PREPROCESSING)
+    binds = {words[i + 1] for i, word in enumerate(words) if word == "--bind"}
+    assert {str(raw / name) for name in ("a", "b", "c")} <= binds

@@ -65,7 +65,8 @@ class Ledger:
             )
             raise UserError(
                 f"{self.root.parent} holds outputs that were made otherwise ({changes}); "
-                "choose another output directory, or --overwrite to make all of them again"
+                "choose another output directory, or make all of them again (--overwrite, or "
+                "preprocess.overwrite=true)"
             )
 
     def claim(self, identity: Mapping[str, Any], overwrite: bool = False) -> int:

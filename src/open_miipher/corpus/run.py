@@ -79,8 +79,11 @@ class Task(Protocol):
     def plan(self, ledger: Ledger) -> Plan:
         """Find the work that is left for the ledger's task; called on rank 0 alone."""
 
-    def process(self, items: Iterator[Item]) -> Iterator[Row]:
+    def process(self, items: "Share") -> Iterator[Row]:
         """Do the work of one rank.
+
+        Args:
+            items: this rank's; they end early when a signal came.
 
         Yields:
             One row an item, in any order: `id`, `error` (None or the reason) and more. The output
@@ -92,6 +95,28 @@ class Task(Protocol):
 
     def finish(self, rows: Iterable[Row]) -> None:
         """Sum up, on rank 0 of the last task at work, from the newest row of every item, by id."""
+
+
+class Share(Iterator[Item]):
+    """The items of one rank, until a signal asks it to stop.
+
+    Args:
+        items: in the order of work.
+        stop: the signal.
+    """
+
+    def __init__(self, items: Sequence[Item], stop: StopSignal) -> None:
+        self._items, self._stop = iter(items), stop
+
+    @property
+    def stopped(self) -> bool:
+        """Whether no more items come; those under way may be given up: they are done again."""
+        return self._stop.received is not None
+
+    def __next__(self) -> Item:
+        if self.stopped:
+            raise StopIteration
+        return next(self._items)
 
 
 @dataclass(frozen=True)
@@ -238,18 +263,11 @@ def _rows(
     task: Task, plan: Plan, share: list[Item], world: World, stop: StopSignal
 ) -> Iterator[Row]:
     seconds = {item.id: item.seconds for item in share}
-
-    def until_stopped() -> Iterator[Item]:
-        for item in share:
-            if stop.received:
-                return
-            yield item
-
     failed = plan.failed if world.is_main else []
     num_items = len(failed) + len(share)
     whose = f"process 1 of {world.size}" if world.size > 1 else ""
     with Progress(num_items, sum(seconds.values()), world.is_main, whose) as progress:
-        for row in itertools.chain(failed, task.process(until_stopped())):
+        for row in itertools.chain(failed, task.process(Share(share, stop))):
             if row["error"] is not None:
                 progress.say(f"failed: {row['error']}")
             yield row

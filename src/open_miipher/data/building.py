@@ -8,7 +8,7 @@ from open_miipher.data.dataset import DegradedSpeechDataset
 from open_miipher.data.files import Files
 from open_miipher.data.material import RecordedNoise, RecordedResponses
 from open_miipher.data.order import Order
-from open_miipher.degradation import Context, Stage, build_degradation
+from open_miipher.degradation import Context, DegradationConfig, Stage, build_degradation
 from open_miipher.errors import UserError
 
 
@@ -56,7 +56,7 @@ def build_train_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
         config.crop_seconds,
         config.crop,
         config.augment,
-        _degradation(config, config.train, "data.train"),
+        source_degradation(config.degradation, config.train, "data.train", config.sample_rate),
         config.max_degradation_failures,
     )
 
@@ -93,7 +93,7 @@ def build_test_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
         config.test.clip_seconds,
         config.crop,
         None,
-        _degradation(config, config.test, "data.test"),
+        source_degradation(config.degradation, config.test, "data.test", config.sample_rate),
         config.max_degradation_failures,
     )
 
@@ -101,20 +101,40 @@ def build_test_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
 def _speech(source: TrainSource, key: str, sample_rate: int) -> Files:
     if not source.dir_list:
         raise UserError(f"{key}.dir_list is empty; give it directories of clean speech")
-    return _files(source.dir_list, f"{key}.dir_list", sample_rate)
+    return open_files(source.dir_list, f"{key}.dir_list", sample_rate)
 
 
-def _degradation(config: DataConfig, source: TrainSource, key: str) -> Stage:
-    rate, noise, rooms = config.sample_rate, None, None
+def source_degradation(
+    config: DegradationConfig, source: TrainSource, key: str, sample_rate: int
+) -> Stage:
+    """Build the chain that damages speech of a source with its noise and rooms.
+
+    Args:
+        config: `data.degradation`.
+        source: whose recordings are taken.
+        key: where the source stands in the configuration, for messages.
+        sample_rate: in Hz.
+
+    Raises:
+        UserError: a key is out of range, or a directory, index or file is missing or wrong.
+    """
+    noise, rooms = None, None
     if source.noise_dir_list:
-        noise = RecordedNoise(Files(source.noise_dir_list), rate)
+        noise = RecordedNoise(Files(source.noise_dir_list), sample_rate)
     if source.rir_dir_list:
-        rooms = RecordedResponses(_files(source.rir_dir_list, f"{key}.rir_dir_list", rate), rate)
-    return build_degradation(config.degradation, Context(rate, noise, rooms), "data.degradation")
+        responses = open_files(source.rir_dir_list, f"{key}.rir_dir_list", sample_rate)
+        rooms = RecordedResponses(responses, sample_rate)
+    return build_degradation(config, Context(sample_rate, noise, rooms), "data.degradation")
 
 
-def _files(dir_list: list[str], key: str, sample_rate: int) -> Files:
-    """Open files whose upper band matters: clean targets, and rooms, which would cut it off."""
+def open_files(dir_list: list[str], key: str, sample_rate: int) -> Files:
+    """Open files whose upper band matters: clean targets, and rooms, which would cut it off.
+
+    Raises:
+        UserError: a directory or its index is missing or wrong, or a listed file is.
+
+    Warns of files of lower rates.
+    """
     files = Files(dir_list)
     num_below = files.num_below(sample_rate)
     if num_below:

@@ -1,7 +1,7 @@
 """The files of several indexes as one list, and spans of them at the model's rate."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import accumulate
@@ -41,6 +41,11 @@ class File:
         """Directory's name and path in it: unique enough for messages."""
         return f"{self.root.name}/{self.entry.file_path}"
 
+    @property
+    def sample_rate(self) -> int:
+        """Its own rate in Hz."""
+        return self.entry.sample_rate
+
     def num_samples(self, sample_rate: int) -> int:
         """Length once resampled to `sample_rate` Hz."""
         return num_output_frames(self.entry.num_frames, self.entry.sample_rate, sample_rate)
@@ -50,11 +55,7 @@ class File:
         return int(rng.integers(self.entry.num_channels)) if self.entry.num_channels > 1 else 0
 
     def read(self, channel: int, start: int, num_samples: int, sample_rate: int) -> np.ndarray:
-        """Read a span of one channel, resampled.
-
-        The span's place is computed in the file's own frames: reading begins on a frame that falls
-        on a sample of the new rate, so that the result equals that part of the whole file
-        resampled; only the span and a margin are decoded.
+        """Read a span of one channel, resampled (see `read_resampled`).
 
         Args:
             channel: which.
@@ -68,18 +69,14 @@ class File:
         Raises:
             UserError: the file is not what the index says; the message says how to mend it.
         """
-        rate = self.entry.sample_rate
-        if rate == sample_rate:
-            return self._decode(start, num_samples)[channel]
-        frames, samples = rate // gcd(rate, sample_rate), sample_rate // gcd(rate, sample_rate)
-        margin = round(_MARGIN_SECONDS * sample_rate)
-        first_period = max(0, start - margin) // samples
-        first_frame = first_period * frames
-        last_frame = -(-(start + num_samples + margin) * rate // sample_rate)
-        last_frame = min(self.entry.num_frames, last_frame)
-        span = self._decode(first_frame, last_frame - first_frame)[channel]
-        offset = start - first_period * samples
-        return resample(span, rate, sample_rate)[offset : offset + num_samples]
+        return read_resampled(
+            lambda first, count: self._decode(first, count)[channel],
+            self.entry.num_frames,
+            self.entry.sample_rate,
+            start,
+            num_samples,
+            sample_rate,
+        )
 
     def _decode(self, start: int, num_frames: int) -> np.ndarray:
         try:
@@ -98,6 +95,43 @@ class File:
             f"{problem}; mend the file or make the index again: "
             f"python dataset/script/make_metadata_csv.py --root-dir {self.root}"
         )
+
+
+def read_resampled(
+    decode: Callable[[int, int], np.ndarray],
+    num_frames: int,
+    rate: int,
+    start: int,
+    num_samples: int,
+    sample_rate: int,
+) -> np.ndarray:
+    """Read a span of a recording, resampled.
+
+    The span's place is computed in the recording's own frames: reading begins on a frame that falls
+    on a sample of the new rate, so that the result equals that part of the whole recording
+    resampled; only the span and a margin are decoded.
+
+    Args:
+        decode: gives (count,) float32 from a first frame and a count of frames.
+        num_frames: of the recording.
+        rate: of the recording, in Hz.
+        start: first sample, counted at `sample_rate`.
+        num_samples: how many, within the recording.
+        sample_rate: Hz to resample to.
+
+    Returns:
+        (num_samples,) float32.
+    """
+    if rate == sample_rate:
+        return decode(start, num_samples)
+    frames, samples = rate // gcd(rate, sample_rate), sample_rate // gcd(rate, sample_rate)
+    margin = round(_MARGIN_SECONDS * sample_rate)
+    first_period = max(0, start - margin) // samples
+    first_frame = first_period * frames
+    last_frame = min(num_frames, -(-(start + num_samples + margin) * rate // sample_rate))
+    span = decode(first_frame, last_frame - first_frame)
+    offset = start - first_period * samples
+    return resample(span, rate, sample_rate)[offset : offset + num_samples]
 
 
 class Files:

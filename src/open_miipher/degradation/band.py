@@ -1,6 +1,7 @@
-"""Lost high frequencies: a low-pass filter, and a detour through a lower sample rate."""
+"""Lost bands: filters, and a detour through a lower sample rate."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from scipy.signal import firwin
@@ -11,6 +12,53 @@ from open_miipher.degradation.filtering import convolve
 from open_miipher.errors import UserError
 
 _FILTER_SECONDS = 0.005  # half the filter: the transition is about 350 Hz wide
+LOW_CUT_SECONDS = 0.05
+"""Half the low cut's filter, so that its transition is about 33 Hz wide."""
+
+
+class LowCut(Stage):
+    """Takes out what lies below a cutoff, by a symmetric filter, so without delay."""
+
+    @dataclass
+    class Config:
+        """What to draw.
+
+        Attributes:
+            cutoff: -6 dB point in Hz.
+        """
+
+        cutoff: tuple[float, float] = (50.0, 300.0)
+
+    def __init__(self, context: Context, config: Config) -> None:
+        check_range("low_cut cutoff", config.cutoff, 20, 0.49 * context.sample_rate)
+        self.sample_rate, self.config = context.sample_rate, config
+
+    def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
+        """Filter at a drawn cutoff."""
+        cutoff = rng.uniform(*self.config.cutoff)
+        trace.drawn.append({"name": "low_cut", "cutoff": cutoff})
+        return low_cut(waveform, self.sample_rate, cutoff)
+
+
+def low_cut(waveform: np.ndarray, sample_rate: int, cutoff: float) -> np.ndarray:
+    """Take out what lies below a cutoff, without delay; zeros lie outside the waveform.
+
+    Args:
+        waveform: (samples,) float32.
+        sample_rate: in Hz.
+        cutoff: -6 dB point in Hz; -50 dB are reached 20 Hz below.
+
+    Returns:
+        A new array (samples,) float32.
+    """
+    half = round(LOW_CUT_SECONDS * sample_rate)
+    return convolve(waveform, _low_cut_kernel(half, sample_rate, cutoff), half)
+
+
+@lru_cache(maxsize=1)
+def _low_cut_kernel(half: int, sample_rate: int, cutoff: float) -> np.ndarray:
+    kernel: np.ndarray = firwin(2 * half + 1, cutoff, pass_zero=False, fs=sample_rate)
+    return kernel.astype(np.float32)
 
 
 class LowPass(Stage):

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from open_miipher.checkpoint.building import build, from_mapping
-from open_miipher.degradation.band import BandLimit, LowPass
+from open_miipher.degradation.band import BandLimit, LowCut, LowPass
 from open_miipher.degradation.base import Context, Stage
-from open_miipher.degradation.clipping import HardClipping, SoftClipping
+from open_miipher.degradation.clipping import HardClipping, QuantileClipping, SoftClipping
 from open_miipher.degradation.codecs import ALaw, Mp3, MuLaw, Opus, Vorbis
 from open_miipher.degradation.combine import Chain, Choice, Maybe
 from open_miipher.degradation.noise import BackgroundNoise
@@ -20,6 +20,8 @@ STAGES: dict[str, type[Stage]] = {
     "reverb": Reverb,
     "soft_clipping": SoftClipping,
     "hard_clipping": HardClipping,
+    "quantile_clipping": QuantileClipping,
+    "low_cut": LowCut,
     "low_pass": LowPass,
     "band_limit": BandLimit,
     "mp3": Mp3,
@@ -40,11 +42,11 @@ class DegradationConfig:
             and the `probability` (1 if left out) with which it takes part. Besides the registered
             ones, `chain` and `choice` have `stages` of their own; one of a choice's is taken,
             each with its `weight` (1 if left out).
-        max_stages: how many of them take part in one sample at most.
+        max_stages: how many of them take part in one sample at most; None for all.
     """
 
     stages: dict[str, Any] = field(default_factory=dict)
-    max_stages: int = 3
+    max_stages: int | None = 3
 
 
 def build_degradation(config: DegradationConfig, context: Context, key: str = "") -> Chain:
@@ -58,7 +60,7 @@ def build_degradation(config: DegradationConfig, context: Context, key: str = ""
     Raises:
         UserError: naming the key that is unknown or out of range.
     """
-    if config.max_stages < 0:
+    if config.max_stages is not None and config.max_stages < 0:
         raise UserError(f"{key}.max_stages={config.max_stages} must not be negative")
     return Chain(_build_all(config.stages, context, f"{key}.stages"), config.max_stages)
 

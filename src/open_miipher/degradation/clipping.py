@@ -1,4 +1,4 @@
-"""Overdriven inputs: soft and hard clipping relative to the waveform's own peak."""
+"""Overdriven inputs: clipping relative to the waveform's own peak, or at its quantiles."""
 
 from dataclasses import dataclass
 
@@ -55,3 +55,32 @@ class HardClipping(Stage):
         trace.drawn.append({"name": "hard_clipping", "gain": gain})
         limit = np.float32(np.abs(waveform).max() / gain)
         return np.clip(waveform, -limit, limit)
+
+
+class QuantileClipping(Stage):
+    """Cuts the waveform at two of its quantiles, each drawn by itself; the rest keeps its level."""
+
+    @dataclass
+    class Config:
+        """What to draw.
+
+        Attributes:
+            lower: share of the samples below the lower bound.
+            upper: share of the samples below the upper bound.
+        """
+
+        lower: tuple[float, float] = (0.0, 0.1)
+        upper: tuple[float, float] = (0.9, 1.0)
+
+    def __init__(self, context: Context, config: Config) -> None:
+        check_range("quantile_clipping lower", config.lower, 0, 0.5)
+        check_range("quantile_clipping upper", config.upper, 0.5, 1)
+        self.config = config
+
+    def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
+        """Cut at two drawn quantiles."""
+        lower, upper = rng.uniform(*self.config.lower), rng.uniform(*self.config.upper)
+        trace.drawn.append({"name": "quantile_clipping", "lower": lower, "upper": upper})
+        low, high = (round(share * (len(waveform) - 1)) for share in (lower, upper))
+        ordered = np.partition(waveform, (low, high))  # a fraction of what sorting takes
+        return np.clip(waveform, ordered[low], ordered[high])

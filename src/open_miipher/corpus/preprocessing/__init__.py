@@ -1,0 +1,21 @@
+"""Raw collections of clean speech to shards of degraded pairs."""
+
+from open_miipher.corpus.preprocessing.building import SPLITS, build_tasks, output_folder
+from open_miipher.corpus.preprocessing.config import (
+    Preprocessing,
+    PreprocessingData,
+    PreprocessingOptions,
+    RawSource,
+)
+from open_miipher.corpus.preprocessing.task import Preprocess
+
+__all__ = [
+    "SPLITS",
+    "Preprocess",
+    "Preprocessing",
+    "PreprocessingData",
+    "PreprocessingOptions",
+    "RawSource",
+    "build_tasks",
+    "output_folder",
+]

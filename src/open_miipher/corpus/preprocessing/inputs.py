@@ -1,0 +1,265 @@
+"""Raw collections: directories with an index, and tar files; cut into units of work."""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from open_miipher.audio.io import AUDIO_EXTENSIONS, Encoded, read, read_header
+from open_miipher.audio.resample import num_output_frames
+from open_miipher.corpus.preprocessing.config import PreprocessingData, RawSource
+from open_miipher.corpus.threads import map_in_threads
+from open_miipher.data.building import open_files
+from open_miipher.data.files import Files, read_resampled
+from open_miipher.errors import UserError, report
+from open_miipher.shards import (
+    Sample,
+    ShardError,
+    Storage,
+    StorageError,
+    decode_waveform,
+    expand,
+    is_s3,
+    read_samples,
+)
+
+RATE_MEMBER = "sr.index"
+_ARRAY_EXTENSIONS = ("npy", "pth")
+_BYTES_A_SECOND = 40_000  # of speech in a tar, about: an hour more or less only shows in progress
+_STAMP_THREADS = 16
+
+
+class Recording(Protocol):
+    """One recording, not decoded yet; `data.files.File` is one."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Its own, in Hz."""
+
+    def num_samples(self, sample_rate: int) -> int:
+        """Length once resampled."""
+
+    def draw_channel(self, rng: np.random.Generator) -> int:
+        """Draw one of its channels."""
+
+    def read(self, channel: int, start: int, num_samples: int, sample_rate: int) -> np.ndarray:
+        """Read a span of one channel, resampled: (num_samples,) float32."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """A recording inside a tar file.
+
+    Attributes:
+        name: of the sample and of its member.
+        sample_rate: Hz.
+        num_frames: length in its own frames.
+        num_channels: how many.
+        decode: gives (channels, count) from a first frame and a count of frames.
+    """
+
+    name: str
+    sample_rate: int
+    num_frames: int
+    num_channels: int
+    decode: Callable[[int, int], np.ndarray]
+
+    def num_samples(self, sample_rate: int) -> int:
+        """Length once resampled to `sample_rate` Hz."""
+        return num_output_frames(self.num_frames, self.sample_rate, sample_rate)
+
+    def draw_channel(self, rng: np.random.Generator) -> int:
+        """Draw one of the channels."""
+        return int(rng.integers(self.num_channels)) if self.num_channels > 1 else 0
+
+    def read(self, channel: int, start: int, num_samples: int, sample_rate: int) -> np.ndarray:
+        """Read a span of one channel, resampled."""
+        return read_resampled(
+            lambda first, count: self.decode(first, count)[channel],
+            self.num_frames,
+            self.sample_rate,
+            start,
+            num_samples,
+            sample_rate,
+        )
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A tar file, or some files of a directory that follow each other: worked on as a whole.
+
+    Attributes:
+        source: URL of the tar, or the directory; absolute paths.
+        stamp: what tells that it is another one now; plain data.
+        seconds: of audio to be read, about.
+        block: number, first and last + 1 of the directory's files; None for a tar.
+    """
+
+    source: str
+    stamp: list[Any]
+    seconds: float
+    block: tuple[int, int, int] | None = None
+
+    @property
+    def id(self) -> str:
+        """The source, with the block's number if it is a directory."""
+        return self.source if self.block is None else f"{self.source}#{self.block[0]}"
+
+    @property
+    def name(self) -> str:
+        """A file name of its own, from which the shards' names and the keys come."""
+        stem = Path(self.source).name.partition(".")[0]
+        readable = re.sub(r"[^A-Za-z0-9-]+", "_", stem)[:40]
+        digest = sha256(self.source.encode("utf-8", "surrogateescape")).hexdigest()
+        number = "" if self.block is None else f"-{self.block[0]:05d}"
+        return f"{readable}-{digest[:12]}{number}"
+
+
+class RawInputs:
+    """The collections of one split.
+
+    Args:
+        source: `data.train` or `data.test`.
+        key: which.
+        data: all of `data`.
+
+    Raises:
+        UserError: a directory, index or listed file is missing or wrong, a URL stands for nothing,
+            or something stands there twice.
+    """
+
+    def __init__(self, source: RawSource, key: str, data: PreprocessingData) -> None:
+        self._data, self._storage = data, Storage(data.s3)
+        self.urls = [
+            url if is_s3(url) else os.path.abspath(url)
+            for url in (expand(source.urls, self._storage, f"{key}.urls") if source.urls else ())
+        ]
+        self.directories: dict[str, Files] = {}
+        for directory in source.dir_list:
+            path = os.path.abspath(directory)
+            if path in self.directories:
+                raise UserError(f"{key}.dir_list: {directory} stands there twice")
+            self.directories[path] = open_files([path], f"{key}.dir_list", data.sample_rate)
+
+    def units(self, unit_samples: int, crop_samples: int | None) -> list[Unit]:
+        """List the units of work.
+
+        Args:
+            unit_samples: the most that a block's crops hold together, unless one does alone.
+            crop_samples: the most that is taken of a file; None for all of it.
+
+        Raises:
+            UserError: tar files that do not exist, all together.
+            StorageError: storage cannot be reached.
+        """
+        stamps = list(map_in_threads(self._stamp, self.urls, _STAMP_THREADS))
+        report([str(stamp) for stamp in stamps if isinstance(stamp, UserError)])
+        tars = [
+            Unit(url, stamp, stamp[0] / _BYTES_A_SECOND)
+            for url, stamp in zip(self.urls, stamps, strict=True)
+            if not isinstance(stamp, UserError)
+        ]
+        blocks = (
+            self._blocks(directory, unit_samples, crop_samples) for directory in self.directories
+        )
+        return [*tars, *(block for of_directory in blocks for block in of_directory)]
+
+    def recordings(self, unit: Unit) -> Iterator[tuple[str, Recording | UserError]]:
+        """Yield every recording of a unit, or why it is none, with an id of its own for ever.
+
+        Raises:
+            ShardError: the tar is damaged; what came before is whole.
+            StorageError: storage cannot be reached.
+        """
+        if unit.block is not None:
+            files = self.directories[unit.source]
+            for file in (files[number] for number in range(*unit.block[1:])):
+                yield f"{unit.source}/{file.entry.file_path}", file
+            return
+        with self._storage.open(unit.source) as tar:
+            for sample in read_samples(tar, unit.source):
+                name, recording = _recording(sample, unit.source)
+                yield f"{unit.source}/{name}", recording
+
+    def _stamp(self, url: str) -> list[Any] | UserError:
+        try:
+            return self._storage.stamp(url)
+        except StorageError:
+            raise
+        except UserError as error:
+            return error
+
+    def _blocks(
+        self, directory: str, unit_samples: int, crop_samples: int | None
+    ) -> Iterator[Unit]:
+        files, rate = self.directories[directory], self._data.sample_rate
+        number, first, held, seconds, digest = 0, 0, 0, 0.0, sha256()
+        for place in range(len(files)):
+            file = files[place]
+            length = file.num_samples(rate)
+            taken = length if crop_samples is None else min(length, crop_samples)
+            if held and held + taken > unit_samples:
+                yield Unit(directory, [digest.hexdigest()], seconds, (number, first, place))
+                number, first, held, seconds, digest = number + 1, place, 0, 0.0, sha256()
+            held, seconds = held + taken, seconds + taken / rate
+            digest.update(f"{file.entry}\n".encode())
+        yield Unit(directory, [digest.hexdigest()], seconds, (number, first, len(files)))
+
+
+def _recording(sample: Sample, url: str) -> tuple[str, Recording | UserError]:
+    """Find a raw sample's audio; gives its name as well."""
+    name = _audio_member(sample)
+    if name is None:
+        return sample.key, ShardError(
+            f"{url}: {sample.key} has no audio among its members {', '.join(sample.members)}"
+        )
+    full_name = f"{sample.key}.{name}"
+    try:
+        return full_name, _open(full_name, sample.members[name], sample, url)
+    except UserError as error:
+        return full_name, ShardError(f"{url}: {error}")
+
+
+def _audio_member(sample: Sample) -> str | None:
+    for extensions in (
+        AUDIO_EXTENSIONS,
+        _ARRAY_EXTENSIONS if RATE_MEMBER in sample.members else (),
+    ):
+        for name in sample.members:
+            if name.rpartition(".")[2].lower() in extensions:
+                return name
+    return None
+
+
+def _open(name: str, data: bytes, sample: Sample, url: str) -> Recording:
+    if name.rpartition(".")[2].lower() not in _ARRAY_EXTENSIONS:
+        file = Encoded(name, data)
+        info = read_header(file)
+        return Member(
+            name,
+            info.sample_rate,
+            info.num_frames,
+            info.num_channels,
+            lambda start, count: read(file, start, count)[0],
+        )
+    text = sample.members[RATE_MEMBER].decode("ascii", "replace").strip()
+    if not text.isdecimal() or int(text) < 1:
+        raise ShardError(f"{sample.key}.{RATE_MEMBER} is {text[:20]!r}, not a sample rate in Hz")
+    waveform, _ = decode_waveform(data, name)
+    channels, num_frames = waveform.shape
+    return Member(
+        name,
+        int(text),
+        num_frames,
+        channels,
+        lambda start, count: waveform[:, start : start + count],
+    )

@@ -1,0 +1,122 @@
+"""Make shards of degraded pairs: `torchrun src/preprocess.py data=… preprocess.output_root=… …`."""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import yaml
+
+from open_miipher.config import compose_preprocessing
+from open_miipher.corpus import run
+from open_miipher.corpus.preprocessing import Preprocess, Preprocessing, build_tasks
+from open_miipher.corpus.run import on_main
+from open_miipher.distributed import World, contact, is_first_here, mark_requeue, says, start
+from open_miipher.errors import UserError, exit_on_user_error
+
+DESCRIPTION = """\
+Make shards of degraded pairs from clean speech, ahead of training.
+
+Clean speech comes from indexed directories (data.train.dir_list) and from tar files of recordings
+(data.train.urls), on disks or in object storage. Every file gives a random crop of at most 20 s,
+which is damaged by the chain in config/data/webdataset_preprocess_24k.yaml; crops are joined to
+samples of exactly 20 s. Shards go to OUTPUT_ROOT/WRITER_NAME/train/JOB_ID, those of data.test.* to
+…/val/JOB_ID, with a summary.json. Each sample holds
+
+  input_wav.npy, noisy_input_wav.npy   clean and damaged speech, int16 (or .flac)
+  sr.index                             sample rate in Hz, as text
+  names.json                           the crops in order: file, start in it, length
+  degradations.json                    for each crop, what damaged it
+
+Killed at any instant and started again, with other numbers of processes and writers too, the
+command goes on with what is left, and the shards come out the same, byte for byte. Inputs that
+changed are made again. An input that is damaged in part gives what can be read of it, is named at
+the end, and is not tried again until it changes (src/status.py FOLDER --retry-failed).
+"""
+
+EXAMPLES = """\
+exit status: 0 all is made; 1 something of the inputs could not be read, or a signal ended the run
+early; 2 wrong use, or nothing more can be written.
+
+examples:
+  python src/preprocess.py data=webdataset_preprocess_24k preprocess.output_root=shards \\
+      preprocess.writer_name=demo 'data.train.dir_list=[dataset/demo/speech/train]' \\
+      'data.test.dir_list=[dataset/demo/speech/test]'
+  torchrun --standalone --nproc_per_node 1 src/preprocess.py data=webdataset_preprocess_48k \\
+      preprocess.output_root=/data/shards preprocess.writer_name=studio preprocess.num_writers=32 \\
+      'data.train.urls=["/data/raw/studio-{000..099}.tar"]' 'data.train.rir_dir_list=[/data/rir]' \\
+      'data.train.noise_dir_list=[/data/noise]'
+  python src/preprocess.py data=webdataset_preprocess_48k preprocess.output_root=/data/shards \\
+      preprocess.writer_name=studio 'data.train.urls=["s3://bucket/raw/"]' \\
+      preprocess.num_shards=64 preprocess.shard_id=$SLURM_ARRAY_TASK_ID
+"""
+
+
+def main() -> int:
+    """Compose, check, make shards, sum up."""
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides, key=value")
+    parser.add_argument(
+        "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
+    )
+    arguments = parser.parse_intermixed_args()
+    config = _compose(arguments.overrides)
+    if arguments.cfg:
+        print(yaml.safe_dump(config.plain, sort_keys=False, allow_unicode=True), end="")
+        return 0
+    with contact():
+        world = start("cpu", timeout_minutes=7 * 24 * 60)  # ranks end hours apart
+        tasks = world.agree(lambda: build_tasks(config))
+        code = _run(tasks, config, world)
+        world.close()
+    return code
+
+
+def _compose(overrides: list[str]) -> Preprocessing:
+    """Compose on this rank; the ranks of a machine see the same, so one says what is wrong."""
+    try:
+        return compose_preprocessing(overrides)
+    except UserError as error:
+        raise UserError(str(error), shared=not is_first_here()) from error
+
+
+def _run(tasks: dict[Path, Preprocess], config: Preprocessing, world: World) -> int:
+    """Make one split after the other."""
+    codes = []
+    shard = config.options.shard
+    on_main(world, lambda: mark(config, False))
+    for folder, task in tasks.items():
+        try:
+            summary = run(task, folder, world, config.options.overwrite, shard)
+        except KeyboardInterrupt:
+            return 130
+        codes.append(summary.exit_code)
+        if world.is_main:
+            print(f"{folder}: {summary.num_done} inputs done, {summary.num_failed} in part")
+            if summary.num_failed:
+                print(f"the reasons: python src/status.py {shlex.quote(str(folder))}")
+        if summary.stopped:
+            if world.is_main:
+                print(f"ended early by {summary.stopped}; the same command goes on")
+                mark(config, True)
+            break
+    return max(codes)
+
+
+def mark(config: Preprocessing, requeue: bool) -> None:
+    """Leave, or remove, the file that job scripts look for: one for both splits."""
+    options = config.options
+    folder = Path(str(options.output_root), str(options.writer_name), ".jobs", str(options.job_id))
+    folder = folder if options.shard is None else folder / options.shard.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    mark_requeue(folder, requeue)
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_user_error(main, says)())

@@ -1,0 +1,148 @@
+"""Crops, levels and packing: nothing lost, nothing twice, all drawn from seed and id."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from open_miipher.corpus.preprocessing.config import PreprocessingData
+from open_miipher.corpus.preprocessing.inputs import Member
+from open_miipher.corpus.preprocessing.pieces import (
+    Piece,
+    PieceMaker,
+    pack,
+    to_sample,
+    within_full_scale,
+)
+from open_miipher.degradation import Context, DegradationConfig, build_degradation
+from open_miipher.degradation.band import low_cut
+from open_miipher.shards import decode_waveform
+
+RATE = 8000
+NOISE = DegradationConfig({"noise": {"name": "noise", "snr_db": [10.0, 10.0]}})
+
+
+def recording(seconds: float, channels: int = 1, seed: int = 0) -> Member:
+    shape = (channels, round(seconds * RATE))
+    waveform = 0.1 * np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+    return Member(
+        "a.wav", RATE, shape[1], channels, lambda start, n: waveform[:, start : start + n]
+    )
+
+
+def maker(crops="random", seed=0, degradation=NOISE, **fields) -> PieceMaker:
+    data = PreprocessingData(sample_rate=RATE, **{"crop_seconds": 1.0, **fields})
+    return PieceMaker(data, crops, seed, build_degradation(degradation, Context(RATE)))
+
+
+def made(pieces, source, stable_id="id") -> list[Piece]:
+    return [piece for piece, _ in pieces.pieces(source, stable_id)]
+
+
+def numbered(lengths: list[int]) -> list[Piece]:
+    """Pieces whose clean samples count on, and whose damaged ones are their negatives."""
+    ends = np.cumsum(lengths)
+    spans = [
+        np.arange(end - n, end, dtype=np.float32) for end, n in zip(ends, lengths, strict=True)
+    ]
+    return [Piece(s, -s, f"file{k}", 0, [{"name": k}]) for k, s in enumerate(spans)]
+
+
+@given(st.lists(st.integers(0, 50), max_size=30), st.integers(1, 40))
+def test_packing_loses_nothing_and_fills_every_sample(lengths, num_samples):
+    groups = list(pack(numbered(lengths), num_samples))
+    for name, sign in (("clean", 1), ("damaged", -1)):
+        parts = [getattr(piece, name) for group in groups for piece in group]
+        joined = np.concatenate(parts) if parts else np.zeros(0)
+        assert np.array_equal(joined, sign * np.arange(sum(lengths), dtype=np.float32))
+    sizes = [sum(map(len, group)) for group in groups]
+    assert all(size == num_samples for size in sizes[:-1])
+    assert all(0 < size <= num_samples for size in sizes)
+    assert all(len(piece) > 0 for group in groups for piece in group)
+    for piece in (piece for group in groups for piece in group):  # its place in its own file
+        first = sum(lengths[: int(piece.name[4:])])
+        assert piece.clean[0] == first + piece.start
+
+
+def test_a_sample_says_what_is_in_it():
+    groups = list(pack(numbered([RATE // 2, RATE]), RATE))
+    tenth = [
+        [Piece(p.clean / 1e5, p.damaged / 1e5, p.name, p.start, p.drawn) for p in group]
+        for group in groups
+    ]
+    samples = [to_sample(f"key{k}", group, RATE, "npy") for k, group in enumerate(tenth)]
+    assert [json.loads(s.members["names.json"]) for s in samples] == [
+        [
+            {"name": "file0", "start_seconds": 0.0, "seconds": 0.5},
+            {"name": "file1", "start_seconds": 0.0, "seconds": 0.5},
+        ],
+        [{"name": "file1", "start_seconds": 0.5, "seconds": 0.5}],
+    ]
+    assert json.loads(samples[0].members["degradations.json"]) == [[{"name": 0}], [{"name": 1}]]
+    assert samples[1].members["sr.index"] == b"8000"
+    for member, sign in (("input_wav.npy", 1), ("noisy_input_wav.npy", -1)):
+        waveform, _ = decode_waveform(samples[0].members[member], member)
+        assert np.allclose(waveform[0], sign * np.arange(RATE) / 1e5, atol=2e-5)
+
+
+def test_a_long_file_gives_a_random_crop_or_all_of_it():
+    source = recording(3.4)
+    (crop,) = made(maker(), source)
+    assert len(crop) == RATE
+    starts = {made(maker(), source, f"id{k}")[0].start for k in range(8)}
+    assert len(starts) == 8
+    assert all(0 <= start <= 2.4 * RATE for start in starts)
+    pieces = made(maker(crops="all"), source)
+    assert [piece.start for piece in pieces] == [0, RATE, 2 * RATE, 3 * RATE]
+    assert sum(map(len, pieces)) == round(3.4 * RATE)
+    assert len(made(maker(), recording(0.3))[0]) == round(0.3 * RATE)
+
+
+def test_a_crop_is_that_part_of_the_whole_file_without_its_lows():
+    source = recording(3.0)
+    whole = low_cut(source.decode(0, 3 * RATE)[0], RATE, 50.0)
+    (crop,) = made(maker(degradation=DegradationConfig({})), source)
+    expected = whole[crop.start :][:RATE]
+    assert np.allclose(crop.clean, 0.9 * expected / np.abs(expected).max(), atol=1e-5)
+    assert np.array_equal(crop.damaged, crop.clean)
+    assert np.abs(crop.clean).max() == pytest.approx(0.9)
+
+
+def test_pairs_depend_on_seed_and_id_alone():
+    source = recording(2.0, channels=2)
+    first, again = made(maker(), source)[0], made(maker(), source)[0]
+    assert np.array_equal(first.damaged, again.damaged)
+    for other in (made(maker(seed=1), source)[0], made(maker(), source, "other")[0]):
+        assert not np.array_equal(first.damaged, other.damaged)
+
+
+def test_silence_stays_silent():
+    silence = np.zeros((1, RATE), np.float32)
+    source = Member("a.wav", RATE, RATE, 1, lambda start, n: silence[:, start : start + n])
+    (piece,) = made(maker(), source)
+    assert not piece.clean.any()
+    assert np.isfinite(piece.damaged).all()
+
+
+def test_what_16_bits_cannot_hold_is_scaled_in_both():
+    clean, damaged = np.float32([0.5, -0.9]), np.float32([1.5, -3.0])
+    drawn: list[dict] = []
+    scaled_clean, scaled_damaged = within_full_scale(clean, damaged, drawn)
+    assert np.abs(scaled_damaged).max() == pytest.approx(32767 / 32768)
+    assert np.allclose(scaled_clean / scaled_damaged, clean / damaged)
+    assert drawn[0]["name"] == "level"
+    assert drawn[0]["gain_db"] == pytest.approx(-20 * np.log10(3), abs=0.01)
+    drawn.clear()
+    assert within_full_scale(clean, clean, drawn)[1] is clean
+    assert drawn == []
+
+
+def test_the_asked_ratio_is_kept_through_the_scaling():
+    loud = DegradationConfig({"noise": {"name": "noise", "snr_db": [-5.0, -5.0]}})
+    (piece,) = made(maker(degradation=loud), recording(1.0))
+    noise = piece.damaged - piece.clean
+    ratio = 10 * np.log10(np.mean(piece.clean**2) / np.mean(noise**2))
+    assert [stage["name"] for stage in piece.drawn] == ["noise", "level"]
+    assert ratio == pytest.approx(-5.0, abs=0.1)

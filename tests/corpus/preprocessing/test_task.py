@@ -1,0 +1,303 @@
+"""Shards from raw collections: the same whoever makes them, and what is damaged is named."""
+
+import json
+import os
+import re
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from open_miipher.audio.resample import resample
+from open_miipher.corpus.run import run
+from open_miipher.corpus.shard import Shard
+from open_miipher.errors import UserError
+from open_miipher.index import Entry, write_index
+
+from .conftest import (
+    RATE,
+    encode,
+    files_of,
+    make_directory,
+    make_tar,
+    pack_tar,
+    samples_of,
+    speech,
+    waveforms_of,
+)
+
+
+def rows_of(folder: Path) -> list[dict]:
+    files = sorted((folder / ".ledger").rglob("rank-*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def test_every_file_is_in_the_shards_once(tmp_path, preprocess):
+    make_tar(tmp_path / "raw/a.tar")
+    make_tar(tmp_path / "raw/more/a.tar.gz", seed=1, mode="w:gz")
+    folder, summary = preprocess(f"data.train.urls=[{tmp_path / 'raw'}]")
+    assert folder == tmp_path / "out/w/train/0"
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (2, 0, 0)
+    samples = samples_of(folder)
+    parts = [json.loads(s.members["names.json"]) for s in samples.values()]
+    taken: dict[str, float] = {}
+    for part in (p for ps in parts for p in ps):
+        taken[part["name"]] = taken.get(part["name"], 0.0) + part["seconds"] / 2  # of both tars
+    expected = {f"utt{k:03d}.flac": min(1.0, 0.4 + 0.25 * k) for k in range(7)}
+    assert taken == pytest.approx(expected)
+    for key, sample in samples.items():
+        assert key.startswith("train-a-")
+        assert list(sample.members) == [
+            "input_wav.npy", "noisy_input_wav.npy", "sr.index", "names.json", "degradations.json",
+        ]  # fmt: skip
+        drawn = json.loads(sample.members["degradations.json"])
+        assert len(drawn) == len(json.loads(sample.members["names.json"]))
+    lengths = [len(waveform) for waveform in waveforms_of(folder)]
+    assert lengths == [RATE] * 5 + lengths[5:6] + [RATE] * 5 + lengths[5:6]
+    assert waveforms_of(folder)[0].dtype == np.float32
+    told = json.loads((folder / "summary.json").read_text())
+    assert told["files"] == 14
+    assert told["samples"] == len(samples) == 12
+    assert told["output_seconds"] == pytest.approx(sum(expected.values()) * 2, abs=0.01)
+    counted = [{d["name"] for d in ds} for s in parts_of(samples) for ds in s.values()]
+    for name, count in told["degradations"].items():
+        assert count == sum((name in c) if name != "none" else not c for c in counted)
+
+
+def parts_of(samples) -> list[dict]:
+    """What was drawn for each file, by its place, over the pieces it was cut into."""
+    found: dict[str, dict] = {}
+    for key, sample in samples.items():
+        names = json.loads(sample.members["names.json"])
+        drawn = json.loads(sample.members["degradations.json"])
+        unit = key.rpartition("-")[0]
+        for name, stages in zip(names, drawn, strict=True):
+            found.setdefault(unit, {})[name["name"]] = stages
+    return list(found.values())
+
+
+def test_the_clean_side_without_degradations_is_the_file(tmp_path, preprocess):
+    root = make_directory(tmp_path / "speech", rate=2 * RATE)
+    off = "data.degradation.max_stages=0"
+    folder, _ = preprocess(
+        f"data.train.dir_list=[{root}]", "preprocess.crops=all", off, "data.low_cut_hz=null",
+        "data.crop_seconds=9", "preprocess.audio_format=flac",
+    )  # fmt: skip
+    clean = np.concatenate(waveforms_of(folder, "input_wav.flac"))
+    assert np.array_equal(clean, np.concatenate(waveforms_of(folder, "noisy_input_wav.flac")))
+    whole = [soundfile.read(root / f"{k}.wav", dtype="float32")[0] for k in range(7)]
+    whole = [resample(waveform, 2 * RATE, RATE) for waveform in whole]
+    whole = [0.9 * waveform / np.abs(waveform).max() for waveform in whole]
+    assert np.allclose(clean, np.concatenate(whole), atol=2e-4)
+
+
+def test_equal_shards_whoever_makes_them(tmp_path, preprocess):
+    root, tar = make_directory(tmp_path / "speech"), make_tar(tmp_path / "a.tar", seed=2)
+    given = [f"data.train.dir_list=[{root}]", f"data.train.urls=[{tar}]"]
+    whole = files_of(preprocess(*given)[0])
+    assert len(whole) > 3
+    folder, summary = preprocess(*given, "preprocess.num_writers=3", "preprocess.job_id=three")
+    assert files_of(folder) == whole
+    assert summary.num_done > 2
+    for shard in (Shard(2, 1), Shard(2, 0)):
+        folder, _ = preprocess(*given, "preprocess.job_id=array", shard=shard)
+    assert files_of(folder) == whole
+    assert json.loads((folder / "summary.json").read_text())["shards"] == len(whole)
+    assert files_of(preprocess(*given, "preprocess.job_id=7", "preprocess.seed=1")[0]) != whole
+
+
+def test_what_is_done_is_not_made_again_and_what_changed_is(tmp_path, preprocess):
+    first, second = make_tar(tmp_path / "a.tar"), make_tar(tmp_path / "b.tar", 3, seed=1)
+    folder, _ = preprocess(f"data.train.urls=[{first}]")
+    before = files_of(folder)
+    folder, summary = preprocess(f"data.train.urls=[{first},{second}]")
+    assert summary.num_done == 1
+    make_tar(first, 2)
+    folder, summary = preprocess(f"data.train.urls=[{first},{second}]")
+    assert summary.num_done == 1
+    now = files_of(folder)
+    assert sum(name.startswith("a-") for name in before) == 2
+    assert sum(name.startswith("a-") for name in now) == 1  # nothing of the old one is left
+    removed = next(folder.glob("b-*.tar"))
+    removed.unlink()
+    assert preprocess(f"data.train.urls=[{first},{second}]")[1].num_done == 1
+    assert files_of(folder) == now
+    with pytest.raises(UserError, match=r"b-.*\.tar comes from an input that is not given now"):
+        preprocess(f"data.train.urls=[{first}]")
+    with pytest.raises(UserError, match=r"preprocess\.seed was 0 and is 1.*overwrite=true"):
+        preprocess(f"data.train.urls=[{first},{second}]", "preprocess.seed=1")
+    folder, summary = preprocess(
+        f"data.train.urls=[{first},{second}]", "preprocess.seed=1", overwrite=True
+    )
+    assert summary.num_done == 2
+    assert set(files_of(folder)) == set(now)
+    assert all(files_of(folder)[name] != data for name, data in now.items())
+
+
+def cut(path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes(whole[: whole.index(b"utt003.flac") + 700])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def without_samples(path: Path) -> None:
+    pack_tar(path, [])
+
+
+def with_a_way_out(path: Path) -> None:
+    good = [(f"utt{k:03d}.flac", encode(speech(k, 0.5))) for k in range(3)]
+    pack_tar(path, [*good, ("../../etc/x.flac", b""), ("z.flac", good[0][1])])
+
+
+def with_bad_flacs(path: Path) -> None:
+    broken = bytearray(encode(speech(1, 5.0)))
+    broken[300:] = bytes(len(broken) - 300)
+    good = encode(speech(0, 0.5))
+    names = ("utt000", "b", "utt001", "c", "utt002")
+    data = (good, b"no flac", good, bytes(broken), good)
+    pack_tar(path, [(f"{n}.flac", d) for n, d in zip(names, data, strict=True)])
+
+
+@pytest.mark.parametrize(
+    ("damage", "num_kept", "reason"),
+    [
+        (cut, 3, "x.tar cannot be read as a shard: .*; the 3 samples before are kept"),
+        (empty, 0, "x.tar cannot be read as a shard: truncated"),
+        (without_samples, 0, "x.tar holds no samples"),
+        (with_a_way_out, 3, "leads out of the shard; the 3 samples before are kept"),
+        (with_bad_flacs, 3, "2 of 5 files are unreadable, the first: .*b.flac cannot be opened"),
+    ],
+)
+def test_what_can_be_read_of_a_damaged_input_is_kept(
+    damage, num_kept, reason, tmp_path, preprocess, capfd
+):
+    path = make_tar(tmp_path / "x.tar")
+    damage(path)
+    make_tar(tmp_path / "good.tar", 3, seed=1)
+    given = f"data.train.urls=[{tmp_path}/*.tar]"
+    folder, summary = preprocess(given)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (1, 1, 1)
+    row = next(row for row in rows_of(folder) if row["id"] == str(path))
+    assert re.search(reason, row["error"])
+    assert "\n" not in row["error"]
+    assert row["error"] in capfd.readouterr().err
+    names = {
+        part["name"]
+        for key, sample in samples_of(folder).items()
+        if key.startswith("train-x-")
+        for part in json.loads(sample.members["names.json"])
+    }
+    assert names == {f"utt{k:03d}.flac" for k in range(num_kept)}
+    made = files_of(folder)
+    _, summary = preprocess(given)  # not tried again
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (0, 1, 1)
+    assert files_of(folder) == made
+    make_tar(path)  # until it changes
+    _, summary = preprocess(given)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (1, 0, 0)
+
+
+def test_degradations_that_fail_too_often_stop_the_run(tmp_path, preprocess, monkeypatch):
+    monkeypatch.setattr("open_miipher.corpus.preprocessing.task._FEWEST_JUDGED", 1)
+    rooms = tmp_path / "rooms"
+    rooms.mkdir()
+    soundfile.write(rooms / "silent.wav", np.zeros(100), RATE)
+    write_index(rooms, [Entry("silent.wav", RATE, 100, 1)])
+    tar = make_tar(tmp_path / "a.tar")
+    with pytest.raises(UserError, match=r"degradations failed in .* the last: reverb: .*silent"):
+        preprocess(
+            f"data.train.urls=[{tar}]", f"data.train.rir_dir_list=[{rooms}]",
+            "data.degradation.stages.reverb.probability=1",
+        )  # fmt: skip
+
+
+def test_noise_that_became_unreadable_stops_the_run(tmp_path, tasks, alone):
+    noise, tar = make_directory(tmp_path / "noise", 1), make_tar(tmp_path / "a.tar")
+    given = [
+        f"data.train.urls=[{tar}]", f"data.train.noise_dir_list=[{noise}]",
+        "data.degradation.stages.noise.probability=1",
+    ]  # fmt: skip
+    folder, task = next(iter(tasks(*given).items()))
+    (noise / "0.wav").write_bytes(b"gone")
+    with pytest.raises(UserError, match=r"0\.wav.*what is done is kept"):
+        run(task, folder, alone)
+    assert not list(folder.glob("*.tar"))
+
+
+def test_another_noise_is_another_configuration(tmp_path, preprocess):
+    noise, tar = make_directory(tmp_path / "noise", 2), make_tar(tmp_path / "a.tar")
+    given = [f"data.train.urls=[{tar}]", f"data.train.noise_dir_list=[{noise}]"]
+    preprocess(*given)
+    make_directory(noise, 3)
+    with pytest.raises(UserError, match=r"made otherwise \(noise was"):
+        preprocess(*given)
+
+
+def test_files_that_killed_runs_left_are_removed(tmp_path, preprocess):
+    first, second = make_tar(tmp_path / "a.tar"), make_tar(tmp_path / "b.tar", seed=1)
+    folder, _ = preprocess(f"data.train.urls=[{first},{second}]")
+    whole = files_of(folder)
+    lines = (folder / ".ledger/rank-00000.jsonl").read_text().splitlines()
+    kept = next(line for line in lines if json.loads(line)["id"] == str(first))
+    (folder / ".ledger/rank-00000.jsonl").write_text(f"{kept}\n{kept[:50]}")  # torn
+    temporary = folder / f".{next(folder.glob('b-*.tar')).name}.123.tmp"
+    temporary.write_bytes(b"half")
+    foreign = folder / ".something.tar.123.tmp"
+    foreign.touch()
+    _, summary = preprocess(f"data.train.urls=[{first},{second}]")
+    assert summary.num_done == 1
+    assert files_of(folder) == whole
+    assert not temporary.exists()
+    assert foreign.exists()
+
+
+def test_a_signal_gives_up_what_is_under_way(tmp_path, tasks, alone, monkeypatch):
+    for number in range(4):
+        make_tar(tmp_path / f"raw/{number}.tar", seed=number)
+    given = [f"data.train.urls=[{tmp_path / 'raw'}]"]
+    folder, task = next(iter(tasks(*given).items()))
+    make, parent = task.make, os.getpid()
+
+    def slowly(item):
+        if item.id.endswith("/1.tar"):
+            os.kill(parent, signal.SIGTERM)
+            signal.pause()  # for ever: the rank ends it
+        return make(item)
+
+    monkeypatch.setattr(task, "make", slowly)
+    summary = run(task, folder, alone)
+    assert summary.stopped == "SIGTERM"
+    assert summary.exit_code == 1
+    assert "1" not in {name[0] for name in files_of(folder)}
+    left = 4 - summary.num_done
+    assert run(tasks(*given)[folder], folder, alone).num_done == left > 0
+    other = f"preprocess.output_root={tmp_path / 'other'}"
+    other_folder, other_task = next(iter(tasks(*given, other).items()))
+    run(other_task, other_folder, alone)
+    assert files_of(folder) == files_of(other_folder)
+
+
+def test_a_worker_that_dies_ends_the_run_with_a_sentence(tmp_path, tasks, alone, monkeypatch):
+    monkeypatch.setattr("open_miipher.corpus.workers._GRACE", 0.05)
+    tar = make_tar(tmp_path / "a.tar")
+    folder, task = next(iter(tasks(f"data.train.urls=[{tar}]").items()))
+    monkeypatch.setattr(task, "make", lambda item: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(UserError, match=r"worker process ended while it made .*a\.tar \(signal 9"):
+        run(task, folder, alone)
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, tasks, alone, monkeypatch):
+    tar = make_tar(tmp_path / "a.tar")
+    folder, task = next(iter(tasks(f"data.train.urls=[{tar}]").items()))
+
+    def full(item):
+        raise OSError(28, "No space left on device", str(folder / "x.tar"))
+
+    monkeypatch.setattr(task, "make", full)
+    with pytest.raises(UserError, match=r"x\.tar: No space left on device; what is done is kept"):
+        run(task, folder, alone)
