@@ -1,4 +1,4 @@
-"""Restore a directory: `src/inference.py --ckpt-dir D --input-audio-dir I --output-dir O`."""
+"""Restore a corpus: `src/inference.py --ckpt-dir D --input-audio-dir I --output-dir O`."""
 
 import argparse
 import shlex
@@ -7,15 +7,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from open_miipher.corpus import (
-    FORMATS,
-    SAMPLE_BYTES,
-    FileFormat,
-    RestoreDirectory,
-    Shard,
-    check_directories,
-    run,
-)
+from inference_inputs import Task, ask_for_shards, ask_what_comes_in, check_inputs
+from open_miipher.corpus import FORMATS, SAMPLE_BYTES, FileFormat, Shard, run
 from open_miipher.corpus.run import on_main
 from open_miipher.distributed import World, contact, says, start
 from open_miipher.errors import UserError, exit_on_user_error
@@ -23,12 +16,17 @@ from open_miipher.restoration import RestoreOptions, Restorer
 from open_miipher.restoration.options import LEVELS
 
 DESCRIPTION = """\
-Restore every recording under a directory with a trained chain (a stage-3 checkpoint).
+Restore every recording under a directory, in a manifest, or in tar shards, with a trained chain (a
+stage-3 checkpoint).
 
 wav, flac, mp3, ogg, opus and aiff files of any rate, length and number of channels are read;
 nothing is written beside them. The outputs have the same folders and names; two inputs that would
 get one name (a/x.wav, a/x.flac) get two (a/x.wav, a/x.flac.wav). Every output is as long as its
 input: frames = round(input frames * output rate / input rate), at least 1.
+
+From shards to shards, every sample keeps its key and its other members (text, speaker, …) byte for
+byte; a sample that cannot be restored is left out, and told. --output-shards does the same for a
+directory or a manifest. Segments of a manifest have their span in the name (x@2.5+1.wav).
 
 Started again, the command goes on with what is left, with another number of processes or shards
 too. Inputs that changed since are restored again; those that failed and did not change are not
@@ -47,6 +45,10 @@ examples:
       --input-audio-dir /data/noisy --output-dir /data/restored --format flac --amp bf16
   python src/inference.py --ckpt-dir CKPT --input-audio-dir /data/noisy \\
       --output-dir /data/restored --num-shards 64 --shard-id $SLURM_ARRAY_TASK_ID
+  python src/inference.py --ckpt-dir CKPT --input-shards 's3://bucket/noisy/{0000..0999}.tar' \\
+      --s3-endpoint-url https://store.example --output-dir /data/restored --format flac
+  python src/inference.py --ckpt-dir CKPT --input-manifest segments.jsonl --output-shards 1000 \\
+      --output-dir /data/restored
 """
 
 
@@ -65,8 +67,8 @@ def parse_arguments() -> argparse.Namespace:
         metavar="DIR",
         help="a stage-3 checkpoint folder, or the output directory of its run (its newest one)",
     )
-    add("--input-audio-dir", required=True, type=Path, metavar="DIR", help="what to restore")
     add("--output-dir", required=True, type=Path, metavar="DIR", help="where the outputs go")
+    ask_what_comes_in(parser)
     _ask_what_comes_out(parser.add_argument_group("what comes out"), defaults)
     _ask_how(parser.add_argument_group("how it is computed"), defaults)
     _ask_what_is_done(parser.add_argument_group("what is done"))
@@ -123,6 +125,7 @@ def _ask_what_comes_out(group: argparse._ArgumentGroup, defaults: RestoreOptions
         metavar="N",
         help="of the noise that the vocoder starts from (default: %(default)s)",
     )
+    ask_for_shards(group)
 
 
 def _ask_how(group: argparse._ArgumentGroup, defaults: RestoreOptions) -> None:
@@ -181,7 +184,8 @@ def _ask_what_is_done(group: argparse._ArgumentGroup) -> None:
         "--num-shards",
         type=int,
         metavar="N",
-        help="tasks of a job array that share the files out, each started with its --shard-id",
+        help="tasks of a job array that share the work out (tar shards are something else), each "
+        "started with its --shard-id",
     )
     add("--shard-id", type=int, metavar="K", help="which of them this one is: 0 … N - 1")
     add(
@@ -205,7 +209,7 @@ def main() -> int:
     return code
 
 
-def _task(arguments: argparse.Namespace, world: World) -> RestoreDirectory:
+def _task(arguments: argparse.Namespace, world: World) -> Task:
     options = RestoreOptions(
         sample_rate=arguments.sample_rate,
         channels=arguments.channels,
@@ -216,7 +220,7 @@ def _task(arguments: argparse.Namespace, world: World) -> RestoreDirectory:
         seed=arguments.seed,
     )
     file_format = FileFormat(arguments.format, arguments.subtype)
-    check_directories(arguments.input_audio_dir, arguments.output_dir)
+    make_task = check_inputs(arguments, file_format)
     restorer = Restorer.from_checkpoint(
         arguments.ckpt_dir,
         options,
@@ -226,7 +230,7 @@ def _task(arguments: argparse.Namespace, world: World) -> RestoreDirectory:
         ema=not arguments.no_ema,
         encoder_source=arguments.encoder_source,
     )
-    return RestoreDirectory(restorer, arguments.input_audio_dir, arguments.output_dir, file_format)
+    return make_task(restorer)
 
 
 def _shard(arguments: argparse.Namespace) -> Shard | None:
@@ -236,24 +240,20 @@ def _shard(arguments: argparse.Namespace) -> Shard | None:
     return None if count is None else Shard(count, index)
 
 
-def _preview(
-    task: RestoreDirectory, shard: Shard | None, arguments: argparse.Namespace, world: World
-) -> int:
+def _preview(task: Task, shard: Shard | None, arguments: argparse.Namespace, world: World) -> int:
     text, well = on_main(world, lambda: task.preview(arguments.overwrite, shard))
     if world.is_main:
         print(text)
     return 0 if well else 1
 
 
-def _run(
-    task: RestoreDirectory, shard: Shard | None, arguments: argparse.Namespace, world: World
-) -> int:
+def _run(task: Task, shard: Shard | None, arguments: argparse.Namespace, world: World) -> int:
     try:
         summary = run(task, arguments.output_dir, world, arguments.overwrite, shard)
     except KeyboardInterrupt:  # the second one: the first lets the files in work come to an end
         return 130
     if world.is_main:
-        print(f"{summary.num_done} files restored, {summary.num_failed} failed")
+        print(f"{summary.num_done} {task.unit} restored, {summary.num_failed} {task.failed}")
         if summary.stopped:
             print(f"ended early by {summary.stopped}; the same command goes on with what is left")
         if summary.num_failed:

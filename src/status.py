@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from open_miipher.audio.io import printable
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.speed import Speed
-from open_miipher.corpus.survey import RECENT_SECONDS, Survey, TaskState, open_ledger, survey
+from open_miipher.corpus.survey import RECENT_SECONDS, Survey, open_ledger, survey
 from open_miipher.corpus.tally import Tally
 from open_miipher.corpus.verify import Wrong, verify
 from open_miipher.errors import exit_on_user_error
@@ -104,22 +104,26 @@ def _lines(
     output_dir: Path, seen: Survey, wrong: list[Wrong] | None, num_forgotten: int | None
 ) -> Iterator[str]:
     about = "about " if seen.is_estimate else ""
+    failed = "failed" if seen.unit == "files" else "failed or lack samples that failed"
     yield (
-        f"files:       {seen.num_done:,} of {seen.num_inputs:,} done, {seen.num_left:,} left, "
-        f"{seen.num_failed:,} failed"
+        f"{seen.unit + ':':<12} {seen.num_done:,} of {seen.num_inputs:,} done, "
+        f"{seen.num_left:,} left, {seen.num_failed:,} {failed}"
     )
+    if seen.samples is not None:
+        yield f"samples:     {seen.samples.num_made:,} made, {seen.samples.num_failed:,} failed"
     yield (
         f"audio:       {_hours(seen.seconds_done)} done, {about}{_hours(seen.seconds_left)} left"
     )
     if seen.recent is not None:
         minutes = min(RECENT_SECONDS, seen.recent.seconds) / 60
-        yield f"speed:       {_speed(seen.recent)} in the last {minutes:.0f} min"
+        yield f"speed:       {_speed(seen.recent, seen.unit)} in the last {minutes:.0f} min"
     if seen.overall is not None:
         label = "speed:      " if seen.recent is None else "            "
-        yield f"{label} {_speed(seen.overall)} in all, over {_hours(seen.overall.seconds)}"
+        speed = _speed(seen.overall, seen.unit)
+        yield f"{label} {speed} in all, over {_hours(seen.overall.seconds)}"
     if seen.seconds_to_go is not None:
         yield f"time to go:  {_duration(seen.seconds_to_go)} for what is running, at this speed"
-    yield from _task_lines(seen.tasks)
+    yield from _task_lines(seen)
     yield from _failure_lines(output_dir, seen, num_forgotten)
     if wrong is not None:
         yield f"verified:    {len(wrong):,} wrong" if wrong else "verified:    all is as recorded"
@@ -130,13 +134,14 @@ def _lines(
         yield f"forgotten:   {num_forgotten:,}; the same restore command makes them again"
 
 
-def _task_lines(tasks: list[TaskState]) -> Iterator[str]:
+def _task_lines(seen: Survey) -> Iterator[str]:
+    tasks = seen.tasks
     states = Counter(task.state for task in tasks)
     yield f"tasks:       {', '.join(f'{count} {state}' for state, count in states.items())}"
     for state in ("running", "stopped"):
         chosen = [task for task in tasks if task.state == state]
         for task in chosen[:_SHOWN]:
-            left = "" if task.num_left is None else f", {task.num_left:,} files left"
+            left = "" if task.num_left is None else f", {task.num_left:,} {seen.unit} left"
             hours = "" if not task.num_left else f" ({_hours(task.seconds_left)})"
             yield f"  {task.name}: {state}, {task.who or task.how}{left}{hours}"
         if len(chosen) > _SHOWN:
@@ -163,8 +168,8 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:,.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
-def _speed(speed: Speed) -> str:
-    return f"{speed.real_time:,.1f} times as fast as real time, {speed.files:,.2f} files/s"
+def _speed(speed: Speed, unit: str) -> str:
+    return f"{speed.real_time:,.1f} times as fast as real time, {speed.files:,.2f} {unit}/s"
 
 
 def _duration(seconds: float) -> str:

@@ -10,7 +10,15 @@ import pytest
 import soundfile
 
 from open_miipher.audio import writing
-from open_miipher.audio.io import AudioError, AudioReader, AudioWriter, probe, read, read_header
+from open_miipher.audio.io import (
+    AudioError,
+    AudioReader,
+    AudioWriter,
+    MemoryWriter,
+    probe,
+    read,
+    read_header,
+)
 
 
 def noise(num_frames: int, num_channels: int = 2) -> np.ndarray:
@@ -57,7 +65,9 @@ def test_what_is_written_is_read(
     with AudioReader(path) as reader:
         assert reader.info == info
         blocks = list(reader.blocks(999))
+        part_in_blocks = list(reader.blocks(100, 1234, 321))
     assert [block.shape for block in blocks] == [(3, 999)] * 5 + [(3, 5)]
+    np.testing.assert_array_equal(np.concatenate(part_in_blocks, axis=1), part)
     np.testing.assert_array_equal(np.concatenate(blocks, axis=1), found)
     assert os.listdir(tmp_path) == [path.name]
 
@@ -208,6 +218,32 @@ def test_more_than_four_gigabytes_keep_their_frame_count(
     path.unlink()
     assert size > 2**32
     assert (info.num_frames, info.format) == (260 << 20, "RF64")
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype"), [("wav", None), ("wav", "ULAW"), ("wav", "FLOAT"), ("flac", "PCM_24")]
+)
+def test_a_file_in_memory_has_the_bytes_of_one_on_the_disk(
+    tmp_path: Path, format: str, subtype: str | None
+) -> None:
+    waveform = 3 * noise(5000)
+    path = write(tmp_path / "x", waveform, format=format, subtype=subtype)
+    writer = MemoryWriter("x", 24000, 2, format, subtype)
+    for start in range(0, 5000, 777):
+        writer.write(waveform[:, start : start + 777])
+    assert writer.finish() == path.read_bytes()
+
+
+def test_what_cannot_be_written_into_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AudioError, match="FLOAT"):
+        MemoryWriter("x", 24000, 1, "flac", "FLOAT")
+    with pytest.raises(AudioError, match="x cannot be written"):
+        MemoryWriter("x", 24000, 9, "flac")
+    with pytest.raises(AudioError, match="no audio frames"):
+        MemoryWriter("x", 24000, 1).finish()
+    monkeypatch.setattr(writing, "WAV_BYTE_LIMIT", 1000)
+    with pytest.raises(AudioError, match="more than 4 GiB"):
+        MemoryWriter("x", 24000, 2).write(noise(500))
 
 
 def test_an_error_leaves_the_old_file_alone(tmp_path: Path) -> None:

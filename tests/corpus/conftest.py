@@ -8,7 +8,14 @@ import soundfile
 import torch
 from torch import Tensor
 
-from open_miipher.corpus import FileFormat, RestoreDirectory
+from open_miipher.corpus import (
+    Directory,
+    FileFormat,
+    Recordings,
+    RestoreFiles,
+    RestoreShards,
+    ShardInputs,
+)
 from open_miipher.distributed import World
 from open_miipher.restoration import RestoreOptions, Restorer
 
@@ -53,18 +60,26 @@ def alone() -> World:
 
 @pytest.fixture
 def make_task(tmp_path: Path):
-    """`make_task(sample_rate="input", format="flac", fingerprint=…)` over tmp_path/in → out."""
+    """`make_task(sample_rate="input", format="flac", fingerprint=…)` over tmp_path/in → out.
+
+    With `shards`, of those inputs into shards.
+    """
 
     def make(
         format: str = "wav",
         subtype: str = "PCM_16",
         fingerprint: str = "same-again",
         input_dir: Path = tmp_path / "in",
+        recordings: Recordings | None = None,
+        shards: ShardInputs | None = None,
         output_dir: Path = tmp_path / "out",
         **options,
-    ) -> RestoreDirectory:
+    ) -> RestoreFiles | RestoreShards:
         options = {"chunk_seconds": 1.0, "overlap_seconds": 0.2, **options}
         restorer = Restorer(SameAgain(fingerprint), RestoreOptions(**options), batch_size=2)
-        return RestoreDirectory(restorer, input_dir, output_dir, FileFormat(format, subtype))
+        if shards is not None:
+            return RestoreShards(restorer, shards, output_dir, FileFormat(format, subtype))
+        recordings = recordings or Directory(input_dir)
+        return RestoreFiles(restorer, recordings, output_dir, FileFormat(format, subtype))
 
     return make

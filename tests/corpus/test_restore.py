@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from open_miipher.audio.resample import num_output_frames
-from open_miipher.corpus import FileFormat, restore, run
+from open_miipher.corpus import FileFormat, run
 from open_miipher.errors import UserError
 
 
@@ -343,7 +343,7 @@ def test_too_little_room_is_known_before_any_work(
 ) -> None:
     write_audio(source / "a.wav", seconds=10)
     usage = shutil.disk_usage(source)
-    monkeypatch.setattr(restore.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"make room, or choose another output directory"):
         run(make_task(), out, alone)
     text, well = make_task().preview(overwrite=False)

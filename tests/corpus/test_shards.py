@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from open_miipher.corpus import RestoreDirectory, Shard, run
+from open_miipher.corpus import RestoreFiles, Shard, run
 from open_miipher.corpus.shard import place
 from open_miipher.distributed import REQUEUE
 from open_miipher.errors import UserError
@@ -322,7 +322,7 @@ def test_a_shard_that_did_not_overwrite_yet_has_all_to_do(source, out, make_task
 
 
 def test_a_task_that_is_gone_costs_no_other_one_its_start(
-    source, out, make_task: Callable[..., RestoreDirectory], alone
+    source, out, make_task: Callable[..., RestoreFiles], alone
 ) -> None:
     for count in (3, 2, 4):
         run(make_task(), out, alone, shard=Shard(count, 0))

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 
 import inference
+import inference_inputs
 from open_miipher.distributed import says
 from open_miipher.errors import exit_on_user_error
 
@@ -178,9 +179,9 @@ def test_the_help_explains_every_option(capsys, monkeypatch) -> None:
         inference.parse_arguments()
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    rows = inspect.getsource(inference)
-    options = re.findall(r'add\(\s*"(--[a-z-]+)"', rows)
-    assert len(options) == 21
+    rows = inspect.getsource(inference) + inspect.getsource(inference_inputs)
+    options = re.findall(r'(?:add|add_argument)\(\s*"(--[a-z0-9-]+)"', rows)
+    assert len(options) == 27
     for option in options:
         assert text.count(option) >= 2, option
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import status
-from open_miipher.corpus import FileFormat, RestoreDirectory, Shard, run
+from open_miipher.corpus import Directory, FileFormat, RestoreFiles, Shard, run
 from open_miipher.corpus.rows import RowWriter
 from open_miipher.corpus.speed import measure
 from open_miipher.corpus.survey import open_ledger, survey
@@ -62,7 +62,7 @@ def out(tmp_path: Path) -> Path:
 def restore(source: Path, out: Path):
     def restore(shard: Shard | None = None, **options) -> int:
         restorer = Restorer(SameAgain(), RestoreOptions(chunk_seconds=1.0, overlap_seconds=0.2))
-        task = RestoreDirectory(restorer, source, out, FileFormat(**options))
+        task = RestoreFiles(restorer, Directory(source), out, FileFormat(**options))
         return run(task, out, ALONE, shard=shard).num_done
 
     return restore

@@ -12,16 +12,18 @@ from open_miipher.audio.reading import (
     read,
     read_header,
 )
-from open_miipher.audio.writing import AudioWriter
+from open_miipher.audio.writing import WAV_BYTE_LIMIT, AudioWriter, MemoryWriter
 
 __all__ = [
     "AUDIO_EXTENSIONS",
+    "WAV_BYTE_LIMIT",
     "AudioError",
     "AudioFile",
     "AudioInfo",
     "AudioReader",
     "AudioWriter",
     "Encoded",
+    "MemoryWriter",
     "printable",
     "probe",
     "read",

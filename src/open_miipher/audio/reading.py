@@ -130,16 +130,25 @@ class AudioReader(AbstractContextManager["AudioReader"]):
             self._file.close()
             raise
 
-    def blocks(self, block_frames: int) -> Iterator[np.ndarray]:
-        """Yield the whole file once: (channels, n) float32, n = `block_frames` but for the last.
+    def blocks(
+        self, block_frames: int, start: int = 0, num_frames: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """Yield all or a part: (channels, n) float32, n = `block_frames` but for the last.
+
+        Args:
+            block_frames: of each block.
+            start: first frame.
+            num_frames: how many; the rest of the file if None.
 
         Raises:
             AudioError: the file ends early, or NaN or Inf among the samples.
         """
-        for start in range(0, self.info.num_frames, block_frames):
-            wanted = min(block_frames, self.info.num_frames - start)
-            block = _read_exactly(self._path, self._file, start, wanted)
-            check_finite(self._path, block, start)
+        end = self.info.num_frames if num_frames is None else start + num_frames
+        if start:
+            _seek(self._path, self._file, start)
+        for first in range(start, end, block_frames):
+            block = _read_exactly(self._path, self._file, first, min(block_frames, end - first))
+            check_finite(self._path, block, first)
             yield block
 
     def __exit__(self, *_: object) -> None:

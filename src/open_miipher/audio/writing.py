@@ -1,5 +1,6 @@
-"""Write audio files through soundfile: whole under their name, or not at all."""
+"""Write audio files through soundfile: whole under their name, or not at all; or into memory."""
 
+import io
 import os
 from contextlib import AbstractContextManager, suppress
 from hashlib import sha256
@@ -9,7 +10,13 @@ from types import TracebackType
 import numpy as np
 import soundfile
 
-from open_miipher.audio.reading import AudioError, check_finite, printable, read_header
+from open_miipher.audio.reading import (
+    AudioError,
+    Encoded,
+    check_finite,
+    printable,
+    read_header,
+)
 
 WAV_BYTE_LIMIT = 2**32 - 2**16
 """A WAV file's sizes are 32 bits wide; whatever would pass this is written as RF64."""
@@ -17,7 +24,118 @@ WAV_BYTE_LIMIT = 2**32 - 2**16
 _BLOCK_FRAMES = 1 << 16
 
 
-class AudioWriter(AbstractContextManager["AudioWriter"]):
+class _Encoder:
+    """Checks the blocks of one audio file, counts their frames, and has them encoded.
+
+    Args:
+        name: of the file, for messages.
+        num_channels: rows of every block.
+        format: "wav" or "flac".
+        subtype: soundfile's name; PCM_16 if None.
+    """
+
+    def __init__(
+        self, name: str | Path, num_channels: int, format: str, subtype: str | None
+    ) -> None:
+        self._name = name
+        self._num_channels = num_channels
+        self._format, self._subtype = format.upper(), subtype or "PCM_16"
+        self._num_frames = 0
+        if self._format not in ("WAV", "FLAC") or not soundfile.check_format(
+            self._format, self._subtype
+        ):
+            raise AudioError(
+                f"{printable(name)}: cannot write format {format!r} with subtype {subtype!r}"
+            )
+
+    def write(self, block: np.ndarray) -> None:
+        """Append a block.
+
+        Args:
+            block: (channels, n) float, full scale ±1.
+
+        Raises:
+            AudioError: another number of channels, NaN or Inf, or it cannot be written.
+        """
+        if block.ndim != 2 or block.shape[0] != self._num_channels:
+            raise AudioError(
+                f"{printable(self._name)}: a block of shape {block.shape} does not have "
+                f"{self._num_channels} channels"
+            )
+        check_finite(self._name, block, self._num_frames)
+        if self._subtype not in ("FLOAT", "DOUBLE"):
+            block = np.clip(block, -1.0, 1.0)  # libsndfile clips PCM, and wraps A-law and µ-law
+        try:
+            self._encode(block)
+        except (OSError, soundfile.SoundFileError) as error:
+            raise self._refused(error) from error
+        self._num_frames += block.shape[1]
+
+    def _encode(self, block: np.ndarray) -> None:
+        raise NotImplementedError
+
+    def _refused(self, error: Exception) -> AudioError:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        return AudioError(f"{printable(self._name)} cannot be written: {reason}")
+
+    def _check_count(self, written: str | Path | Encoded) -> None:
+        found = read_header(written).num_frames
+        if found != self._num_frames:
+            raise AudioError(
+                f"{printable(self._name)}: wrote {self._num_frames} frames "
+                f"but the file holds {found}"
+            )
+
+
+class MemoryWriter(_Encoder):
+    """An audio file written in blocks into memory, of less than 4 GiB.
+
+    Args:
+        name: for messages.
+        sample_rate: Hz.
+        num_channels: rows of every block.
+        format: "wav" or "flac".
+        subtype: soundfile's name; PCM_16 if None.
+
+    Raises:
+        AudioError: the format cannot be written so.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        sample_rate: int,
+        num_channels: int,
+        format: str = "wav",
+        subtype: str | None = None,
+    ) -> None:
+        super().__init__(name, num_channels, format, subtype)
+        self._buffer = io.BytesIO()
+        try:
+            self._file = soundfile.SoundFile(
+                self._buffer, "w", sample_rate, num_channels, self._subtype, format=self._format
+            )
+        except soundfile.SoundFileError as error:
+            raise self._refused(error) from error
+
+    def finish(self) -> bytes:
+        """Return the file; nothing more is written.
+
+        Raises:
+            AudioError: it is not whole, or holds no frames.
+        """
+        self._file.close()
+        data = self._buffer.getvalue()
+        self._check_count(Encoded(str(self._name), data))
+        return data
+
+    def _encode(self, block: np.ndarray) -> None:
+        if self._buffer.tell() + 8 * block.size > WAV_BYTE_LIMIT:
+            raise AudioError(f"{printable(self._name)} takes more than 4 GiB; write it as a file")
+        self._file.write(block.T)
+
+
+class AudioWriter(_Encoder, AbstractContextManager["AudioWriter"]):
     """A file written in blocks under a temporary name beside it, and renamed once it is whole.
 
     Leaving the `with` block without an error flushes to the disk, reads the frame count back and
@@ -44,44 +162,11 @@ class AudioWriter(AbstractContextManager["AudioWriter"]):
         format: str = "wav",
         subtype: str | None = None,
     ) -> None:
+        super().__init__(path, num_channels, format, subtype)
         self._path = Path(path)
         self._temporary = _temporary_path(self._path)
-        self._sample_rate, self._num_channels = sample_rate, num_channels
-        self._format, self._subtype = format.upper(), subtype or "PCM_16"
-        self._num_frames = 0
-        if self._format not in ("WAV", "FLAC") or not soundfile.check_format(
-            self._format, self._subtype
-        ):
-            raise AudioError(
-                f"{printable(path)}: cannot write format {format!r} with subtype {subtype!r}"
-            )
+        self._sample_rate = sample_rate
         self._file = self._create(self._format)
-
-    def write(self, block: np.ndarray) -> None:
-        """Append a block.
-
-        Args:
-            block: (channels, n) float, full scale ±1.
-
-        Raises:
-            AudioError: another number of channels, NaN or Inf, or the disk refuses.
-        """
-        if block.ndim != 2 or block.shape[0] != self._num_channels:
-            raise AudioError(
-                f"{printable(self._path)}: a block of shape {block.shape} does not have "
-                f"{self._num_channels} channels"
-            )
-        check_finite(self._path, block, self._num_frames)
-        if self._subtype not in ("FLOAT", "DOUBLE"):
-            block = np.clip(block, -1.0, 1.0)  # libsndfile clips PCM, and wraps A-law and µ-law
-        try:
-            most = self._temporary.stat().st_size + 8 * block.size  # no subtype takes more bytes
-            if self._format == "WAV" and most > WAV_BYTE_LIMIT:
-                self._continue_as_rf64()
-            self._file.write(block.T)
-        except (OSError, soundfile.SoundFileError) as error:
-            raise self._refused(error) from error
-        self._num_frames += block.shape[1]
 
     def __exit__(
         self,
@@ -104,15 +189,16 @@ class AudioWriter(AbstractContextManager["AudioWriter"]):
             self._file.close()
             with open(self._temporary, "rb") as written:
                 os.fsync(written.fileno())
-            found = read_header(self._temporary).num_frames
-            if found != self._num_frames:
-                raise AudioError(
-                    f"{printable(self._path)}: wrote {self._num_frames} frames "
-                    f"but the file holds {found}"
-                )
+            self._check_count(self._temporary)
             os.replace(self._temporary, self._path)
         except (OSError, soundfile.SoundFileError) as error:
             raise self._refused(error) from error
+
+    def _encode(self, block: np.ndarray) -> None:
+        most = self._temporary.stat().st_size + 8 * block.size  # no subtype takes more bytes
+        if self._format == "WAV" and most > WAV_BYTE_LIMIT:
+            self._continue_as_rf64()
+        self._file.write(block.T)
 
     def _create(self, format: str) -> soundfile.SoundFile:
         try:
@@ -145,12 +231,13 @@ class AudioWriter(AbstractContextManager["AudioWriter"]):
             plain.unlink(missing_ok=True)
 
     def _refused(self, error: Exception) -> AudioError:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
         with suppress(OSError):  # libsndfile keeps the system's reason to itself: ask the disk
             room = os.statvfs(self._path.parent)
             if room.f_bavail * room.f_frsize < 1 << 16:
-                reason = "no space left on its disk"
-        return AudioError(f"{printable(self._path)} cannot be written: {reason}")
+                return AudioError(
+                    f"{printable(self._path)} cannot be written: no space left on its disk"
+                )
+        return super()._refused(error)
 
 
 def _temporary_path(path: Path) -> Path:

@@ -6,6 +6,7 @@
         names.jsonl         input → output name, given once and for ever
         runs.jsonl          what each run found to do, and how it ended
         rank-00000.jsonl    a row for every item that this rank finished, well or badly
+        samples/000.tar.jsonl   what became of each sample, where an item is a shard of many
         .lock               held by the run that is writing; shared by the tasks of a job array
         .turn               held for moments, by who decides something for all
         REQUEUE             a signal ended the run early
@@ -18,12 +19,12 @@ import json
 import os
 import socket
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from open_miipher.corpus.naming import assign_names
+from open_miipher.corpus.naming import Assign, assign_names
 from open_miipher.corpus.rows import Row, RowReader, RowWriter, read_rows, write_atomically
 from open_miipher.corpus.shard import Shard, place
 from open_miipher.corpus.tenancy import Tenancy, turn
@@ -174,7 +175,9 @@ class Ledger:
         """Return the output names with this extension (without the dot) given so far, by id."""
         return dict(_names(RowReader(self.root / "names.jsonl"), extension))
 
-    def name_all(self, items: Collection[str], extension: str) -> dict[str, str]:
+    def name_all(
+        self, items: Collection[str], extension: str, assign: Assign = assign_names
+    ) -> dict[str, str]:
         """Give every item an output name, for ever, and return all names by item id.
 
         Tasks that start at once wait for one of them to name, and read what it wrote.
@@ -182,6 +185,7 @@ class Ledger:
         Args:
             items: all of the corpus, not only this task's.
             extension: of the outputs.
+            assign: how those that have none yet are named.
         """
         path = self.root / "names.jsonl"
         reader, given = RowReader(path), dict[str, str]()
@@ -192,10 +196,33 @@ class Ledger:
             with turn(self.root):
                 if reader.has_more():
                     continue  # another one was first: read it outside, so that nobody waits
-                new = assign_names(items, given, extension)
+                new = assign(items, given, extension)
                 with RowWriter(path) as writer:
                     writer.write({"id": item, "output": output} for item, output in new.items())
             return {**given, **new}
+
+    def samples_path(self, item: str) -> Path:
+        """Return where the samples of an item are listed."""
+        return self.root / "samples" / f"{item}.jsonl"
+
+    def write_samples(self, item: str, samples: Iterable[Row]) -> None:
+        """List the samples of an item, before its own row is written."""
+        path = self.samples_path(item)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, map(json.dumps, samples))
+
+    def samples(self, item: str) -> Iterator[Row]:
+        """Yield what became of each sample of an item, in order.
+
+        Raises:
+            UserError: the list is gone.
+        """
+        path = self.samples_path(item)
+        if not path.exists():
+            raise UserError(
+                f"{path} is missing, which lists the samples of {item}; restore with --overwrite"
+            )
+        yield from read_rows(path)
 
     def writer(self, rank: int) -> RowWriter:
         """Open this rank's file for rows, each with `run` and `id`."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from open_miipher.restoration import FileSink, Source
+from open_miipher.restoration import EncodingSink, Source
 
 
 class Level:
@@ -44,15 +44,15 @@ def measured(source: Source, level: Level) -> Source:
 
 
 class MeasuredSink:
-    """A file's sink that measures what the file will hold, clipped as the file is."""
+    """A sink that measures what the file will hold, clipped as the file is."""
 
-    def __init__(self, sink: FileSink) -> None:
+    def __init__(self, sink: EncodingSink) -> None:
         self._sink = sink
         self.level = Level()
 
     @property
     def num_clipped(self) -> int:
-        """See `FileSink`."""
+        """See `EncodingSink`."""
         return self._sink.num_clipped
 
     def write(self, block: np.ndarray) -> None:

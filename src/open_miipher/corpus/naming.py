@@ -1,11 +1,21 @@
 """Which output belongs to which input."""
 
-from collections.abc import Collection, Mapping
+import itertools
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
+
+Assign = Callable[[Collection[str], Mapping[str, str], str], dict[str, str]]
+"""Gives names of outputs to inputs: from all inputs, the names given before, and the extension."""
+
+GROUP_PREFIX = "restored-"
 
 
 def assign_names(
-    items: Collection[str], given: Mapping[str, str], extension: str
+    items: Collection[str],
+    given: Mapping[str, str],
+    extension: str,
+    wanted: Callable[[str], str] = str,
 ) -> dict[str, str]:
     """Give every input an output name of its own.
 
@@ -16,22 +26,89 @@ def assign_names(
     The folders of the tree are there too, and no output takes the name of one.
 
     Args:
-        items: inputs, paths in their tree with forward slashes, each with an extension.
+        items: inputs, paths in their tree with forward slashes.
         given: names with this extension given before, by input.
         extension: of the outputs, without the dot.
+        wanted: the path that an input's name is made from; the input itself, by default.
 
     Returns:
         The names that are new, by input.
     """
     suffix = f".{extension}"
-    folders = {str(parent) for item in items for parent in PurePosixPath(item).parents}
+    paths = {item: wanted(item) for item in set(items) - set(given)}
+    folders = {str(parent) for item in items for parent in PurePosixPath(wanted(item)).parents}
     taken = folders.union(given.values())
     new: dict[str, str] = {}
-    for item in sorted(set(items) - set(given), key=lambda i: (not i.endswith(suffix), i)):
-        path = PurePosixPath(item)
-        stem = str(path.with_suffix(""))
+    for item in sorted(paths, key=lambda i: (not paths[i].endswith(suffix), paths[i], i)):
+        stem, own_suffix = _split(paths[item])
         while stem + suffix in taken:
-            stem += path.suffix
+            stem += own_suffix or "_"
         new[item] = stem + suffix
         taken.add(new[item])
     return new
+
+
+def assign_groups(
+    items: Collection[str], given: Mapping[str, str], extension: str, size: int
+) -> dict[str, str]:
+    """Put every input into a group of at most `size`, one behind the other.
+
+    Inputs that come later get groups of their own, so that a group is made once.
+
+    Args:
+        items: inputs.
+        given: groups given before, by input.
+        extension: of the groups' names, without the dot.
+        size: inputs of a group.
+
+    Returns:
+        The groups of the inputs that are new: `restored-000000.tar` …
+    """
+    suffix = f".{extension}"
+    numbers = (n.removeprefix(GROUP_PREFIX).removesuffix(suffix) for n in set(given.values()))
+    first = max((int(number) for number in numbers if number.isdigit()), default=-1) + 1
+    new = sorted(set(items) - set(given))
+    return {
+        item: f"{GROUP_PREFIX}{first + place // size:06d}{suffix}" for place, item in enumerate(new)
+    }
+
+
+def assign_keys(paths: Iterable[str]) -> Iterator[str]:
+    """Give every path of a shard a key of its own.
+
+    A key is the path without extension; a dot would end it, and readers pass over `__name__`: dots
+    of the file name become `_`, and so do underscores at the start. Where it is taken, `_2`, `_3` …
+    are added.
+    """
+    taken = set()
+    for path in paths:
+        folder, slash, name = _split(path)[0].rpartition("/")
+        base = re.sub("^_+", "_", f"{folder}{slash}{name.replace('.', '_')}")
+        further = (f"{base}_{number}" for number in itertools.count(2))
+        key = next(key for key in itertools.chain([base], further) if key not in taken)
+        taken.add(key)
+        yield key
+
+
+def member_name(name: str, extension: str, taken: Collection[str]) -> str:
+    """Name a restored member of a sample: `noisy.flac` becomes `noisy.wav`, `flac` `wav`.
+
+    Args:
+        name: of the member in the input.
+        extension: of the outputs, without the dot.
+        taken: names of the sample's other members; where it is one of them, the member's own
+            extension is kept inside the name.
+    """
+    stem, _, own = name.rpartition(".")
+    new = f"{stem}.{extension}" if stem else extension
+    while new in taken:
+        stem = f"{stem}.{own}" if stem else own
+        new = f"{stem}.{extension}"
+    return new
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Split a path into what stands before its extension, and the extension with its dot."""
+    pure = PurePosixPath(path)
+    suffix = ".tar.gz" if pure.name.endswith(".tar.gz") else pure.suffix
+    return str(pure).removesuffix(suffix), suffix

@@ -17,10 +17,13 @@ class Progress(AbstractContextManager["Progress"]):
         seconds: of audio that they hold.
         shown: whether to say anything.
         whose: what the counts are of, if not of the whole run.
+        unit: what the items are.
     """
 
-    def __init__(self, num_items: int, seconds: float, shown: bool, whose: str = "") -> None:
-        self._num_items, self._seconds, self._shown = num_items, seconds, shown
+    def __init__(
+        self, num_items: int, seconds: float, shown: bool, whose: str = "", unit: str = "files"
+    ) -> None:
+        self._num_items, self._seconds, self._shown, self._unit = num_items, seconds, shown, unit
         self._whose = f"{whose}: " if whose else ""
         self._items_done, self._items_said, self._seconds_done = 0, 0, 0.0
         self._began = self._last_line = time.monotonic()
@@ -36,7 +39,9 @@ class Progress(AbstractContextManager["Progress"]):
         self._seconds_done += seconds
         if self._bar is not None:
             self._bar.update(seconds / 3600)
-            self._bar.set_postfix_str(f"{self._whose}{self._items_done}/{self._num_items} files")
+            self._bar.set_postfix_str(
+                f"{self._whose}{self._items_done}/{self._num_items} {self._unit}"
+            )
         elif self._shown and time.monotonic() - self._last_line >= LINE_EVERY:
             self._line()
 
@@ -58,7 +63,7 @@ class Progress(AbstractContextManager["Progress"]):
         self._items_said = self._items_done
         speed = self._seconds_done / max(1e-9, self._last_line - self._began)
         print(
-            f"{self._whose}{self._items_done} of {self._num_items} files, "
+            f"{self._whose}{self._items_done} of {self._num_items} {self._unit}, "
             f"{self._seconds_done / 3600:.2f} of {self._seconds / 3600:.2f} h, "
             f"{speed:.1f} times as fast as real time",
             flush=True,

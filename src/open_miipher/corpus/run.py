@@ -52,6 +52,8 @@ class Plan:
         num_failed: items that failed before and have not changed: they are not tried again.
         num_changed: items among those left whose input is another one now.
         num_inputs: items of the whole corpus, those of other tasks of an array included.
+        unit: what the items are, for people.
+        is_estimate: whether the items' seconds are taken from their sizes.
     """
 
     items: list[Item]
@@ -60,6 +62,8 @@ class Plan:
     num_failed: int = 0
     num_changed: int = 0
     num_inputs: int = 0
+    unit: str = "files"
+    is_estimate: bool = False
 
     @property
     def seconds(self) -> float:
@@ -207,6 +211,8 @@ def _log_plan(ledger: Ledger, plan: Plan) -> None:
         "planned",
         num_shards=None if ledger.shard is None else ledger.shard.count,
         num_inputs=plan.num_inputs,
+        unit=plan.unit,
+        is_estimate=plan.is_estimate,
         num_items=len(plan.items) + len(plan.failed),
         seconds=round(plan.seconds, 3),
         num_done=plan.num_done,
@@ -266,7 +272,8 @@ def _rows(
     failed = plan.failed if world.is_main else []
     num_items = len(failed) + len(share)
     whose = f"process 1 of {world.size}" if world.size > 1 else ""
-    with Progress(num_items, sum(seconds.values()), world.is_main, whose) as progress:
+    total = sum(seconds.values())
+    with Progress(num_items, total, world.is_main, whose, plan.unit) as progress:
         for row in itertools.chain(failed, task.process(Share(share, stop))):
             if row["error"] is not None:
                 progress.say(f"failed: {row['error']}")

@@ -15,7 +15,7 @@ from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.rows import Row, read_rows
 from open_miipher.corpus.shard import Shard, place
 from open_miipher.corpus.speed import Speed, measure
-from open_miipher.corpus.tally import Failure, Tally
+from open_miipher.corpus.tally import Failure, Samples, Tally
 from open_miipher.corpus.tenancy import holder
 from open_miipher.errors import UserError
 
@@ -63,6 +63,8 @@ class Survey:
         seconds_to_go: for what is running, at the recent speed; None if nothing can be said.
         tasks: all of the newest array, or the one run.
         failures: by reason, the most frequent first.
+        unit: what the items are: files, or shards.
+        samples: of shards.
     """
 
     num_inputs: int
@@ -77,6 +79,8 @@ class Survey:
     seconds_to_go: float | None
     tasks: list[TaskState]
     failures: list[Failure]
+    unit: str
+    samples: Samples | None
 
 
 def open_ledger(directory: Path) -> Ledger:
@@ -128,12 +132,14 @@ def survey(ledger: Ledger, now: float | None = None) -> Survey:
         num_left=num_left,
         seconds_done=tally.done.seconds,
         seconds_left=sum(task.seconds_left for task in tasks) + num_unplanned * mean,
-        is_estimate=num_unplanned > 0,
+        is_estimate=num_unplanned > 0 or bool(newest and newest.get("is_estimate")),
         recent=speed,
         overall=measure(intervals, tally.overall, (0.0, now)),
         seconds_to_go=at_work / speed.real_time if speed and speed.real_time else None,
         tasks=tasks,
         failures=tally.failures(),
+        unit=newest.get("unit", "files") if newest else "files",
+        samples=tally.samples,
     )
 
 

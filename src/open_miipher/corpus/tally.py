@@ -10,6 +10,9 @@ from open_miipher.corpus.ledger import FORGOTTEN, Ledger
 from open_miipher.corpus.rows import Row
 from open_miipher.corpus.shard import place
 
+FILE = "input_filepath"
+"""Key of a row that names the file which its error speaks of, if that is not the item."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -34,11 +37,21 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
+class Samples:
+    """Samples of shards: those that were made, and those that failed."""
+
+    num_made: int
+    num_failed: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Newest:
     run: int
     seconds: float
     error: str | None
     is_forgotten: bool
+    file: str
+    samples: Samples | None
 
 
 class Tally:
@@ -54,7 +67,8 @@ class Tally:
         recent: what was made since `recent_since`.
         overall: what was ever made.
         done: what is done now.
-        num_failed: items that failed, and are not forgotten.
+        num_failed: items that failed, also in part, and are not forgotten.
+        samples: what the items hold, if they are shards.
     """
 
     def __init__(self, ledger: Ledger, recent_since: float) -> None:
@@ -63,13 +77,21 @@ class Tally:
         self.recent, self.overall, self.done = Made(), Made(), Made()
         self.num_failed = 0
         self._newest: dict[str, _Newest] = {}
+        self._ledger = ledger
         for row in ledger.all_rows():
             self._count(row, recent_since)
         for newest in self._newest.values():
             if newest.error is not None:
                 self.num_failed += 1
+                self.done.seconds += 0.0 if newest.samples is None else newest.seconds
             elif not newest.is_forgotten:
                 self.done.add(newest.seconds)
+        known = [n.samples for n in self._newest.values() if n.samples and not n.is_forgotten]
+        self.samples = (
+            Samples(sum(s.num_made for s in known), sum(s.num_failed for s in known))
+            if known
+            else None
+        )
 
     def forgotten(self) -> Iterator[tuple[str, int, float]]:
         """Yield (item, run that forgot it, seconds)."""
@@ -91,18 +113,32 @@ class Tally:
         """Group the failures, the most frequent reason first."""
         counts: Counter[str] = Counter()
         examples: dict[str, str] = {}
-        for item, newest in self._newest.items():
-            if newest.error is not None:
-                reason = reason_of(item, newest.error)
-                counts[reason] += 1
-                examples.setdefault(reason, newest.error)
+        for file, error in self._errors():
+            reason = reason_of(file, error)
+            counts[reason] += 1
+            examples.setdefault(reason, error)
         return [Failure(r, count, examples[r]) for r, count in counts.most_common()]
+
+    def _errors(self) -> Iterator[tuple[str, str]]:
+        """Yield the name that an error speaks of, and the error; of shards, one a sample."""
+        for item, newest in self._newest.items():
+            if newest.error is not None and newest.samples is None:
+                yield newest.file, newest.error
+            elif newest.error is not None:
+                for row in self._ledger.samples(item):
+                    if row["error"] is not None:
+                        yield str(row.get(FILE, row["input"])), row["error"]
 
     def _count(self, row: Row, recent_since: float) -> None:
         run, item, seconds = row["run"], row["id"], row.get("seconds", 0.0)
         is_forgotten = FORGOTTEN in row
         if item not in self._newest or run >= self._newest[item].run:
-            self._newest[item] = _Newest(run, seconds, row.get("error"), is_forgotten)
+            samples = (
+                Samples(row["num_samples"], row["num_failed"]) if "num_samples" in row else None
+            )
+            self._newest[item] = _Newest(
+                run, seconds, row.get("error"), is_forgotten, str(row.get(FILE, item)), samples
+            )
         if is_forgotten:
             return
         when = row.get("time", 0.0)

@@ -2,18 +2,19 @@
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_miipher.audio.io import AudioError, AudioReader, printable
+from open_miipher.audio.io import AudioError, AudioFile, AudioReader, Encoded, printable
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.leftovers import is_temporary
 from open_miipher.corpus.levels import Level
+from open_miipher.corpus.listing import MANIFEST_NAME, PRIVATE
 from open_miipher.corpus.progress import Progress
-from open_miipher.corpus.restore import MANIFEST_NAME, PRIVATE
 from open_miipher.corpus.rows import Row, read_rows
 from open_miipher.corpus.threads import map_in_threads
+from open_miipher.shards import ShardError, read_samples
 
 SILENT_BELOW = -80.0
 """dB of full scale: nothing is heard in an output below this …"""
@@ -23,7 +24,7 @@ SPEECH_ABOVE = -60.0
 
 _FIELDS = (
     *("error", "output", "output_bytes", "duration", "num_frames", "sample_rate"),
-    *("num_channels", "input_level_db", "output_level_db"),
+    *("num_channels", "input_level_db", "output_level_db", "num_samples"),
 )
 _BLOCK_FRAMES = 1 << 16
 _LEVEL_TOLERANCE = 0.05  # of the level, beside a step of the samples' kind
@@ -55,20 +56,18 @@ def verify(ledger: Ledger, num_threads: int, is_running: bool, shown: bool) -> l
     Returns:
         What is wrong, in the order of the inputs.
     """
-    output_dir = ledger.root.parent
     rows = ledger.rows(fields=_FIELDS)
-    done = [row for _, row in sorted(rows.items()) if row["error"] is None]
+    done = [row for _, row in sorted(rows.items()) if row["output"] is not None]
 
-    def check(row: Row) -> tuple[Row, str | None]:
-        return row, problem_of(output_dir, row)
+    def check(row: Row) -> tuple[Row, list[str]]:
+        return row, problems_of(ledger, row)
 
     wrong = []
     seconds = math.fsum(row["duration"] for row in done)
     with Progress(len(done), seconds, shown) as progress:
-        for row, problem in map_in_threads(check, done, num_threads):
+        for row, problems in map_in_threads(check, done, num_threads):
             progress.advance(row["duration"])
-            if problem is not None:
-                wrong.append(Wrong(problem, row["id"]))
+            wrong += [Wrong(problem, row["id"]) for problem in problems]
     if is_running:
         return [*_still_wrong(ledger, wrong), *extra_files(ledger, rows, is_running)]
     return [*wrong, *extra_files(ledger, rows, is_running), *_manifest_problem(ledger, rows)]
@@ -78,35 +77,65 @@ def _still_wrong(ledger: Ledger, wrong: list[Wrong]) -> Iterator[Wrong]:
     """Look once more: a task may have made a file again while it was being checked."""
     rows = ledger.rows({entry.item for entry in wrong if entry.item is not None}, _FIELDS)
     for item, row in sorted(rows.items()):
-        problem = problem_of(ledger.root.parent, row) if row["error"] is None else None
-        if problem is not None:
-            yield Wrong(problem, item)
+        problems = problems_of(ledger, row) if row["output"] is not None else []
+        yield from (Wrong(problem, item) for problem in problems)
 
 
-def problem_of(output_dir: Path, row: Row) -> str | None:
-    """Say in which way an output differs from its row, or None."""
-    path = output_dir / row["output"]
+def problems_of(ledger: Ledger, row: Row) -> list[str]:
+    """Say in which ways an output differs from its row; nothing if it does not."""
+    path = ledger.root.parent / row["output"]
     if not path.is_file():
-        return f"{printable(path)} is missing"
+        return [f"{printable(path)} is missing"]
+    problems = (
+        shard_problems(path, row, ledger.samples(row["id"]))
+        if "num_samples" in row
+        else audio_problems(path, row)
+    )
+    size = path.stat().st_size
+    if not problems and size != row["output_bytes"]:
+        problems = [f"{printable(path)}: it has {size} bytes and had {row['output_bytes']}"]
+    return problems
+
+
+def shard_problems(path: Path, row: Row, samples: Iterable[Row]) -> list[str]:
+    """Compare every restored member of a shard with what was recorded of it."""
+    recorded = {s["audio_filepath"]: s for s in samples if s["error"] is None}
+    problems, num_samples = [], 0
+    try:
+        with path.open("rb") as file:
+            for sample in read_samples(file, printable(path)):
+                num_samples += 1
+                for name, data in sample.members.items():
+                    known = recorded.pop(f"{sample.key}.{name}", None)
+                    if known is not None:
+                        member = Encoded(f"{path}/{sample.key}.{name}", data)
+                        problems += audio_problems(member, known)
+    except ShardError as error:
+        return [str(error)]
+    problems += [f"{printable(path)}/{printable(name)} is missing" for name in recorded]
+    if not problems and num_samples != row["num_samples"]:
+        problems = [f"{printable(path)} holds {num_samples} samples and had {row['num_samples']}"]
+    return problems
+
+
+def audio_problems(file: AudioFile, row: Row) -> list[str]:
+    """Decode an output and compare it with its row."""
     level = Level()
     try:
-        with AudioReader(path) as reader:
+        with AudioReader(file) as reader:
             info = reader.info
             for block in reader.blocks(_BLOCK_FRAMES):
                 level.add(block)
     except AudioError as error:
-        return str(error)
+        return [str(error)]
     differences = [
         f"{name} is {getattr(info, name)} and was {row[name]}"
         for name in ("num_frames", "sample_rate", "num_channels")
         if getattr(info, name) != row[name]
     ]
-    size = path.stat().st_size
-    if not differences and size != row["output_bytes"]:
-        differences.append(f"it has {size} bytes and had {row['output_bytes']}")
     if not differences and "output_level_db" in row:
         differences = _level_problems(level, info.subtype, row)
-    return f"{printable(path)}: {', '.join(differences)}" if differences else None
+    return [f"{printable(file)}: {', '.join(differences)}"] if differences else []
 
 
 def _level_problems(level: Level, subtype: str, row: Row) -> list[str]:
@@ -137,10 +166,12 @@ def extra_files(ledger: Ledger, rows: Mapping[str, Row], is_running: bool) -> It
         One for each such file.
     """
     output_dir = ledger.root.parent
-    outputs = {row["output"] for row in rows.values() if row["error"] is None}
-    failed = {item for item, row in rows.items() if row["error"] is not None}
+    outputs = {row["output"] for row in rows.values() if row["output"] is not None}
+    failed = {item for item, row in rows.items() if row["output"] is None}
+    identity = ledger.state()["identity"]
+    extension = "tar" if identity.get("outputs") == "shards" else identity["format"]
     # An output that has a name and no row: a run was killed in between, or is just doing it.
-    named = {output: i for i, output in ledger.names(ledger.state()["identity"]["format"]).items()}
+    named = {output: item for item, output in ledger.names(extension).items()}
     for path in _files(output_dir):
         name = path.relative_to(output_dir).as_posix()
         if name in outputs or name == MANIFEST_NAME:
@@ -150,7 +181,7 @@ def extra_files(ledger: Ledger, rows: Mapping[str, Row], is_running: bool) -> It
                 yield Wrong(f"{printable(path)} was left by a run that was killed")
         elif name not in named:
             yield Wrong(f"{printable(path)} is no output of this restoration")
-        elif named[name] in failed and not is_running:
+        elif {named[name], name} & failed and not is_running:  # a group's item is its output
             yield Wrong(f"{printable(path)} is older than its input, which failed since")
 
 
@@ -167,7 +198,7 @@ def _manifest_problem(ledger: Ledger, rows: Mapping[str, Row]) -> Iterator[Wrong
     path = ledger.root.parent / MANIFEST_NAME
     if not path.exists():
         return
-    unlisted = {item: row for item, row in rows.items() if row["error"] is None}
+    unlisted = {row["input"]: row for row in _outputs(ledger, rows)}
     for listed in read_rows(path):
         row = unlisted.get(listed["input"], {})
         if all(listed.get(k) == v for k, v in row.items() if k not in PRIVATE):
@@ -177,3 +208,12 @@ def _manifest_problem(ledger: Ledger, rows: Mapping[str, Row]) -> Iterator[Wrong
             f"{printable(path)} lacks {len(unlisted)} outputs, or says other things of them "
             f"({printable(min(unlisted))}, for one); the restore command writes it anew"
         )
+
+
+def _outputs(ledger: Ledger, rows: Mapping[str, Row]) -> Iterator[Row]:
+    """Yield what is done, as the manifest is to list it."""
+    for item, row in rows.items():
+        if row["output"] is not None and "num_samples" in row:
+            yield from (sample for sample in ledger.samples(item) if sample["output"] is not None)
+        elif row["output"] is not None:
+            yield {"input": item, **row}

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from open_miipher.audio.io import AudioError, AudioWriter
+from open_miipher.audio.io import AudioError, AudioWriter, MemoryWriter
 from open_miipher.restoration.source import BLOCK_FRAMES
 
 PEAK = 0.9
@@ -50,11 +50,10 @@ class ArraySink:
         self._blocks.clear()
 
 
-class FileSink:
-    """Writes a file, which takes its name once it is whole; made with its folders on first use.
+class EncodingSink:
+    """Encodes what it is given; the base of `FileSink` and `MemorySink`.
 
     Args:
-        path: of the file.
         sample_rate: Hz.
         format: "wav" or "flac".
         subtype: soundfile's name.
@@ -63,27 +62,52 @@ class FileSink:
         num_clipped: samples beyond full scale, which an integer subtype cannot hold.
     """
 
-    def __init__(self, path: Path, sample_rate: int, format: str, subtype: str) -> None:
-        self.path = path
+    _writer: AudioWriter | MemoryWriter | None = None
+
+    def __init__(self, sample_rate: int, format: str, subtype: str) -> None:
         self.num_clipped = 0
         self._sample_rate, self._format, self._subtype = sample_rate, format, subtype
         self._holds_any_value = subtype in ("FLOAT", "DOUBLE")
-        self._writer: AudioWriter | None = None
 
     def write(self, block: np.ndarray) -> None:
         """Append a block (channels, n).
 
         Raises:
-            AudioError: the disk refuses.
+            AudioError: it cannot be written.
         """
         if self._writer is None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._writer = AudioWriter(
-                self.path, self._sample_rate, len(block), self._format, self._subtype
-            )
+            self._writer = self._create(len(block))
         if not self._holds_any_value:
             self.num_clipped += int(np.count_nonzero(np.abs(block) > 1.0))
         self._writer.write(block)
+
+    def close(self) -> None:
+        """Keep what was written."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Throw away what was written."""
+        raise NotImplementedError
+
+    def _create(self, num_channels: int) -> AudioWriter | MemoryWriter:
+        raise NotImplementedError
+
+
+class FileSink(EncodingSink):
+    """Writes a file, which takes its name once it is whole; made with its folders on first use.
+
+    Args:
+        path: of the file.
+        sample_rate: Hz.
+        format: "wav" or "flac".
+        subtype: soundfile's name.
+    """
+
+    _writer: AudioWriter | None = None
+
+    def __init__(self, path: Path, sample_rate: int, format: str, subtype: str) -> None:
+        super().__init__(sample_rate, format, subtype)
+        self.path = path
 
     def close(self) -> None:
         """Flush, check and rename.
@@ -98,6 +122,45 @@ class FileSink:
         """Remove the unfinished file."""
         if self._writer is not None:
             self._writer.__exit__(AudioError, AudioError("given up"), None)
+
+    def _create(self, num_channels: int) -> AudioWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        return AudioWriter(self.path, self._sample_rate, num_channels, self._format, self._subtype)
+
+
+class MemorySink(EncodingSink):
+    """Writes an audio file into memory.
+
+    Args:
+        name: for messages.
+        sample_rate: Hz.
+        format: "wav" or "flac".
+        subtype: soundfile's name.
+
+    Attributes:
+        data: the file, once it is closed.
+    """
+
+    _writer: MemoryWriter | None = None
+
+    def __init__(self, name: str, sample_rate: int, format: str, subtype: str) -> None:
+        super().__init__(sample_rate, format, subtype)
+        self._name = name
+        self.data = b""
+
+    def close(self) -> None:
+        """Check the file and keep it."""
+        if self._writer is not None:
+            self.data = self._writer.finish()
+
+    def abort(self) -> None:
+        """Forget what was written."""
+        self._writer = None
+
+    def _create(self, num_channels: int) -> MemoryWriter:
+        return MemoryWriter(
+            self._name, self._sample_rate, num_channels, self._format, self._subtype
+        )
 
 
 class PeakSink:

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from open_miipher.audio.io import AudioError, AudioInfo, AudioReader, printable
+from open_miipher.audio.io import AudioError, AudioFile, AudioInfo, AudioReader, printable
 from open_miipher.audio.resample import StreamResampler
 
 BLOCK_FRAMES = 1 << 16
@@ -31,23 +30,34 @@ class Source:
     open: Callable[[], Iterator[np.ndarray]]
 
     @classmethod
-    def from_file(cls, path: Path, info: AudioInfo) -> "Source":
-        """Read a file that was probed before.
+    def from_file(
+        cls, file: AudioFile, info: AudioInfo, start: int = 0, num_frames: int | None = None
+    ) -> "Source":
+        """Read a file, or a part of one, that was probed before.
+
+        Args:
+            file: a path, or a file in memory.
+            info: what the probe found.
+            start: first frame.
+            num_frames: how many; the rest if None.
 
         Raises:
             AudioError: while reading: the file is damaged, or is not the one that was probed.
         """
+        num_frames = info.num_frames - start if num_frames is None else num_frames
 
         def blocks() -> Iterator[np.ndarray]:
-            with AudioReader(path) as reader:
+            with AudioReader(file) as reader:
                 if reader.info != info:
-                    raise AudioError(f"{printable(path)} was changed while it was waiting")
-                yield from reader.blocks(BLOCK_FRAMES)
+                    raise AudioError(f"{printable(file)} was changed while it was waiting")
+                yield from reader.blocks(BLOCK_FRAMES, start, num_frames)
 
-        return cls(printable(path), info.sample_rate, info.num_frames, info.num_channels, blocks)
+        return cls(printable(file), info.sample_rate, num_frames, info.num_channels, blocks)
 
     @classmethod
-    def from_array(cls, waveform: np.ndarray, sample_rate: int) -> "Source":
+    def from_array(
+        cls, waveform: np.ndarray, sample_rate: int, name: str = "the waveform"
+    ) -> "Source":
         """Read an array (channels, samples) of finite numbers."""
 
         def blocks() -> Iterator[np.ndarray]:
@@ -55,7 +65,7 @@ class Source:
                 block = waveform[:, start : start + BLOCK_FRAMES]
                 yield np.asarray(block, dtype=np.float32)
 
-        return cls("the waveform", sample_rate, waveform.shape[1], len(waveform), blocks)
+        return cls(name, sample_rate, waveform.shape[1], len(waveform), blocks)
 
     def resampled(self, sample_rate: int, mono: bool) -> Iterator[np.ndarray]:
         """Give all of it at another rate, as (channels, n) blocks; `mono` is the channels' mean."""

@@ -1,0 +1,164 @@
+"""A manifest in JSON lines: which files, or which segments of them, are restored."""
+
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from open_miipher.audio.io import printable
+from open_miipher.corpus.recordings import Recording
+from open_miipher.errors import UserError, report
+
+_OWN = ("audio_filepath", "offset", "duration")
+
+
+class Manifest:
+    """What a manifest names (a `Recordings`).
+
+    A line is an object with `audio_filepath`, absolute or relative to the manifest's folder, and,
+    for a segment, `offset` and `duration` in seconds; all else is passed through. The tree that
+    outputs mirror is the manifest's folder; of a file outside, its absolute path below it.
+
+    Args:
+        path: of the manifest.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._recordings: dict[str, Recording] = {}
+        self._tree_paths: dict[str, str] = {}  # of segments: where their file lies in the tree
+        self._num_lines: Counter[str] = Counter()  # by file, as a path in the tree
+        self._output_dir: Path | None = None
+
+    def check(self, output_dir: Path) -> None:
+        """Refuse a missing manifest; `ids` refuses files inside the output directory."""
+        if not self._path.is_file():
+            raise UserError(f"the manifest {printable(self._path)} is not a file")
+        self._output_dir = output_dir
+
+    def ids(self) -> list[str]:
+        """Read the manifest; an id is the path in the tree, a segment's with its span.
+
+        Raises:
+            UserError: naming every line that cannot be right.
+        """
+        self._recordings, self._tree_paths, self._num_lines = {}, {}, Counter()
+        problems = list(self._read())
+        report([*problems, *self._inside_outputs()])
+        if not self._recordings:
+            raise UserError(f"the manifest {printable(self._path)} names no files")
+        return sorted(self._recordings)
+
+    def wanted(self, item: str) -> str:
+        """Return the file's path in the tree, with the span where a file has several lines."""
+        tree_path = self._tree_paths.get(item, item)
+        return tree_path if self._num_lines[tree_path] == 1 else item
+
+    def recording(self, item: str) -> Recording:
+        """Return what a line names."""
+        return self._recordings[item]
+
+    def extra(self, item: str) -> Mapping[str, Any]:
+        """Return what else the manifest says of it."""
+        known = self._recordings.get(item)
+        return {} if known is None else known.extra
+
+    def _read(self) -> Iterator[str]:
+        """Take in all lines; yield what is wrong with them."""
+        root = os.path.abspath(self._path.parent)
+        first_line: dict[str, str] = {}
+        for where, text in self._lines():
+            try:
+                line = _checked(json.loads(text))
+            except json.JSONDecodeError as error:
+                yield f"{where} is no JSON: {error.msg} at column {error.colno}"
+                continue
+            except ValueError as error:
+                yield f"{where}: {error}"
+                continue
+            path = os.path.normpath(os.path.join(root, line["audio_filepath"]))
+            tree_path = _below(root, path)
+            offset, duration = line.get("offset") or 0.0, line.get("duration")
+            item = _with_span(tree_path, offset, duration)
+            if item in first_line:
+                yield f"{where} names the same as {first_line[item]}; remove one of them"
+                continue
+            first_line[item] = where
+            self._num_lines[tree_path] += 1
+            if item != tree_path:
+                self._tree_paths[item] = tree_path
+            origin = {"input_filepath": line["audio_filepath"], "input_offset": offset}
+            extra = {name: value for name, value in line.items() if name not in _OWN}
+            self._recordings[item] = Recording(path, offset, duration, where, origin, extra)
+
+    def _lines(self) -> Iterator[tuple[str, str]]:
+        """Yield where a line stands, and the line; empty ones are passed over."""
+        name = printable(self._path)
+        try:
+            with self._path.open(encoding="utf-8-sig") as file:
+                for number, text in enumerate(file, start=1):
+                    if text.strip():
+                        yield f"{name}, line {number}", text
+        except OSError as error:
+            raise UserError(f"{name} cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UserError(f"{name} is no text in UTF-8: {error}") from error
+
+    def _inside_outputs(self) -> Iterator[str]:
+        """Refuse inputs that an output could take the place of."""
+        if self._output_dir is None:
+            return
+        real_output = os.path.realpath(self._output_dir)
+        folders = {os.path.dirname(recording.path) for recording in self._recordings.values()}
+        for folder in sorted(folders):
+            real = os.path.realpath(folder)
+            if real == real_output or real.startswith(f"{real_output}/"):
+                yield (
+                    f"{printable(self._path)} names files in {printable(folder)}, inside the "
+                    "output directory; choose another output directory"
+                )
+
+
+def _checked(line: Any) -> dict[str, Any]:
+    """Return the line if it can be right.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if not isinstance(line, dict):
+        raise ValueError("a line must be a JSON object")
+    path = line.get("audio_filepath")
+    if not isinstance(path, str) or not path or "\0" in path:
+        raise ValueError("audio_filepath must be a path")
+    offset, duration = line.get("offset"), line.get("duration")
+    if offset is not None and not (_is_number(offset) and offset >= 0):
+        raise ValueError(f"offset is {offset!r}; it must be 0 s or more")
+    if duration is not None and not (_is_number(duration) and duration > 0):
+        raise ValueError(f"duration is {duration!r}; it must be more than 0 s")
+    return line
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _below(root: str, path: str) -> str:
+    """Return an absolute path's place in the tree: below the root, or all of it from `/` on."""
+    inside = root if root.endswith("/") else f"{root}/"
+    return path.removeprefix(inside) if path.startswith(inside) else path.lstrip("/")
+
+
+def _with_span(path: str, offset: float, duration: float | None) -> str:
+    """Put a segment's span into a name: `a/x.wav` from 2.5 s for 1 s is `a/x@2.5+1.wav`."""
+    if not offset and duration is None:
+        return path
+    stem, suffix = os.path.splitext(path)
+    end = "" if duration is None else f"+{_decimal(duration)}"
+    return f"{stem}@{_decimal(offset)}{end}{suffix}"
+
+
+def _decimal(seconds: float) -> str:
+    return f"{seconds:.9f}".rstrip("0").rstrip(".")
