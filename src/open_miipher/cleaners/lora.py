@@ -103,11 +103,13 @@ class Lora(Cleaner):
                 "layers; w2v-BERT, WavLM and HuBERT have output_dense"
             )
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode with the adapters on; see `Cleaner.forward`."""
         previous = _ADAPTED.set(self)
         try:
-            return self.encoder(waveform, lengths)
+            return self.encoder(waveform, lengths, statistics)
         finally:
             _ADAPTED.reset(previous)
 

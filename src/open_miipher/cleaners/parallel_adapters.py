@@ -76,11 +76,13 @@ class ParallelAdapters(Cleaner):
                 layer.forward = functools.partial(_recomputed, layer.forward)
             layer.register_forward_hook(functools.partial(self._adapt, index), with_kwargs=True)
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode with the adapters on; see `Cleaner.forward`."""
         previous = _ADAPTED.set(self)
         try:
-            return self.encoder(waveform, lengths)
+            return self.encoder(waveform, lengths, statistics)
         finally:
             _ADAPTED.reset(previous)
 

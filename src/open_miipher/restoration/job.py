@@ -29,6 +29,7 @@ class Chunk:
         waveform: (channels, frames * input_hop) at the model's input rate.
         num_samples: true ones; zeros follow.
         noise: (frames * output_hop,) standard normal, the same at the same place of any signal.
+        statistics: (channels, numbers) of the whole signal, to normalise by; None: the chunk's own.
         audible: the channels that need the model; the others are digital silence.
         restored: (channels, frames * output_hop), zero until the model has worked.
     """
@@ -38,6 +39,7 @@ class Chunk:
     waveform: np.ndarray
     num_samples: int
     noise: Tensor
+    statistics: Tensor | None
     audible: list[int]
     restored: np.ndarray
 
@@ -53,7 +55,7 @@ class Job:
         options: how.
         error: why it failed, if it did.
         finished: whether its output is complete, or given up.
-        seconds: wall time spent on it, by stage: read, model, level, write.
+        seconds: wall time spent on it, by stage: measure, read, model, level, write.
     """
 
     source: Source
@@ -91,15 +93,36 @@ class Job:
         Raises:
             AudioError: the source cannot be read.
         """
+        statistics = self._measure()
         stream = Tap(self.source.resampled(self.model.input_rate, self.mono), self.num_channels)
         for index, (start, end) in enumerate(self.grid.bounds(self.num_model_frames)):
             with self.timed("read"):
                 waveform = stream.peek((end - start) * self.model.input_hop)
-                chunk = self._chunk(index, start, end - start, waveform)
+                chunk = self._chunk(index, start, end - start, waveform, statistics)
                 stream.drop(self.grid.hop_frames * self.model.input_hop)
             yield chunk
 
-    def _chunk(self, index: int, start: int, num_frames: int, waveform: np.ndarray) -> Chunk:
+    def _measure(self) -> Tensor | None:
+        """Read the source once in advance, where chunks are normalised by the whole of it."""
+        model, options = self.model, self.options
+        if (
+            not model.needs_statistics
+            or options.normalise_over == "chunk"
+            or options.strength == 0
+            or self.grid.num_chunks(self.num_model_frames) == 1  # whose own are the file's
+        ):
+            return None
+        with self.timed("measure"):
+            return model.measure(self.source.resampled(model.input_rate, self.mono))
+
+    def _chunk(
+        self,
+        index: int,
+        start: int,
+        num_frames: int,
+        waveform: np.ndarray,
+        statistics: Tensor | None,
+    ) -> Chunk:
         model = self.model
         num_output = num_frames * model.output_hop
         num_samples = waveform.shape[1]
@@ -116,6 +139,7 @@ class Job:
             np.pad(waveform, ((0, 0), (0, padding))),
             num_samples,
             noise,
+            statistics,
             audible,
             np.zeros((self.num_channels, num_output), dtype=np.float32),
         )
