@@ -147,8 +147,8 @@ def _ask_how(group: argparse._ArgumentGroup, defaults: RestoreOptions) -> None:
         choices=NORMALISE_OVER,
         default=defaults.normalise_over,
         help="what an encoder that normalises its input (w2v-BERT, most wav2vec 2.0 and HuBERT "
-        "models) takes mean and variance of: the whole file, read twice, or each chunk (default: "
-        "%(default)s)",
+        "models) takes mean and variance of: the whole file, in a first pass, or each chunk "
+        "(default: %(default)s)",
     )
     add(
         "--batch-size",

@@ -93,6 +93,7 @@ def test_every_option_reaches_the_output(command, noisy, tmp_path) -> None:
             *("--sample-rate", "input", "--channels", "each", "--format", "flac"),
             *("--subtype", "PCM_24", "--level", "peak", "--strength", 0.5, "--seed", 3),
             *("--chunk-seconds", 0.2, "--overlap-seconds", 0, "--batch-size", 2),
+            *("--normalise-over", "chunk"),
             *("--amp", "bf16", "--no-ema"),
         )
         == 0
@@ -104,6 +105,7 @@ def test_every_option_reaches_the_output(command, noisy, tmp_path) -> None:
     assert np.abs(restored).max() == pytest.approx(0.9, abs=1e-4)
     run = json.loads((tmp_path / "out/.ledger/run.json").read_text())["identity"]
     assert run["strength"] == 0.5
+    assert run["normalise_over"] == "chunk"
     assert run["model"].endswith("-bf16")
 
 
@@ -180,7 +182,7 @@ def test_the_help_explains_every_option(capsys, monkeypatch) -> None:
     text = capsys.readouterr().out
     rows = inspect.getsource(inference)
     options = re.findall(r'add\(\s*"(--[a-z-]+)"', rows)
-    assert len(options) == 21
+    assert len(options) == 22
     for option in options:
         assert text.count(option) >= 2, option
 

@@ -7,7 +7,7 @@ import pytest
 
 from open_miipher.audio.io import AudioError
 from open_miipher.audio.resample import resample
-from open_miipher.restoration import RestoreOptions, Restorer, Source
+from open_miipher.restoration import RestoreOptions, Restorer, Source, job
 from open_miipher.restoration.sink import ArraySink
 
 RATE = 8000
@@ -45,6 +45,23 @@ def test_by_chunks_neighbours_differ_and_the_source_is_read_once(stand_in):
     assert np.abs(restored - (waveform - waveform.mean())).max() > 0.1
 
 
+@pytest.mark.parametrize(("num_kept", "reads"), [(4000, 1), (3999, 2)])
+def test_a_long_signal_is_read_again_rather_than_kept(stand_in, monkeypatch, num_kept, reads):
+    monkeypatch.setattr(job, "KEPT_SAMPLES", num_kept)
+    waveform, opened = drifting(2000, num_channels=2), []
+
+    def blocks() -> Iterator[np.ndarray]:
+        opened.append(True)
+        yield from np.split(waveform, [500, 1700], axis=1)
+
+    restorer = Restorer(stand_in("centred"), RestoreOptions(**SMALL))
+    work = restorer.job(Source("long", RATE, 2000, 2, blocks), sink := ArraySink())
+    assert list(restorer.restore_jobs([work])) == [work]
+    expected = waveform - waveform.mean(1, keepdims=True)
+    np.testing.assert_allclose(sink.waveform, expected, atol=2e-6)
+    assert len(opened) == reads
+
+
 @pytest.mark.parametrize("num_samples", [1, 799, 800])
 def test_a_file_of_one_chunk_is_read_once_and_comes_out_the_same(stand_in, num_samples):
     waveform = drifting(num_samples)
@@ -74,10 +91,10 @@ def test_signals_in_one_batch_keep_their_own_statistics(stand_in):
     restorer = Restorer(model, RestoreOptions(**SMALL), batch_size=4)
     jobs = [restorer.job(Source.from_array(w, RATE), ArraySink()) for w in waveforms]
     assert len(list(restorer.restore_jobs(jobs))) == len(jobs)
-    for job, waveform in zip(jobs, waveforms, strict=True):
+    for done, waveform in zip(jobs, waveforms, strict=True):
         expected = waveform - waveform.mean(1, keepdims=True)
-        np.testing.assert_allclose(job.sink.waveform, expected, atol=2e-6)
-        assert (job.seconds["measure"] > 0) == (waveform.shape[1] > 800)
+        np.testing.assert_allclose(done.sink.waveform, expected, atol=2e-6)
+        assert (done.seconds["measure"] > 0) == (waveform.shape[1] > 800)
     assert {True, False} == set(model.given)
     assert (4, 800) in model.batches
 

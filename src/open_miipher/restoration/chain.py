@@ -26,8 +26,8 @@ class Model(Protocol):
         output_rate: Hz of the waveform that comes out.
         output_hop: its samples per feature frame.
         needs_noise: whether the noise given is used.
-        needs_statistics: whether chunks may be normalised by the statistics of the whole signal,
-            so that a signal is read twice.
+        needs_statistics: whether chunks can be normalised by the statistics of the whole signal,
+            which then takes a first pass.
         restores_level: whether the output has the level of the speech in the input.
         fingerprint: identifies the weights and the precision they are used with.
     """

@@ -25,8 +25,8 @@ class RestoreOptions:
         chunk_seconds: how much the model sees at once.
         overlap_seconds: shared by neighbouring chunks.
         normalise_over: what an encoder that normalises what it hears takes mean and variance of:
-            the whole `file`, which is then read twice, or each `chunk`. Most encoders do not
-            normalise, and a file of one chunk comes out the same.
+            the whole `file`, in a first pass, or each `chunk`. Many encoders do not normalise, and
+            a file of one chunk comes out the same.
         seed: of the noise that the vocoder starts from.
 
     Raises:
