@@ -13,7 +13,7 @@ from open_miipher.corpus.run import on_main
 from open_miipher.distributed import World, contact, says, start
 from open_miipher.errors import UserError, exit_on_user_error
 from open_miipher.restoration import RestoreOptions, Restorer
-from open_miipher.restoration.options import LEVELS
+from open_miipher.restoration.options import LEVELS, NORMALISE_OVER
 
 DESCRIPTION = """\
 Restore every recording under a directory, in a manifest, or in tar shards, with a trained chain (a
@@ -146,6 +146,14 @@ def _ask_how(group: argparse._ArgumentGroup, defaults: RestoreOptions) -> None:
         help="shared by neighbouring chunks, at most half a chunk (default: %(default)s)",
     )
     add(
+        "--normalise-over",
+        choices=NORMALISE_OVER,
+        default=defaults.normalise_over,
+        help="what an encoder that normalises its input (w2v-BERT, most wav2vec 2.0 and HuBERT "
+        "models) takes mean and variance of: the whole file, in a first pass, or each chunk "
+        "(default: %(default)s)",
+    )
+    add(
         "--batch-size",
         type=int,
         default=4,
@@ -217,6 +225,7 @@ def _task(arguments: argparse.Namespace, world: World) -> Task:
         strength=arguments.strength,
         chunk_seconds=arguments.chunk_seconds,
         overlap_seconds=arguments.overlap_seconds,
+        normalise_over=arguments.normalise_over,
         seed=arguments.seed,
     )
     file_format = FileFormat(arguments.format, arguments.subtype)

@@ -27,13 +27,15 @@ class SameAgain:
 
     input_rate = output_rate = 8000
     input_hop = output_hop = 80
-    needs_noise, restores_level = False, True
+    needs_noise, needs_statistics, restores_level = False, False, True
 
     def __init__(self, fingerprint: str = "same-again") -> None:
         self.fingerprint = fingerprint
         self.num_restored = 0
 
-    def restore(self, waveform: Tensor, lengths: Tensor, noise: Tensor) -> Tensor:
+    def restore(
+        self, waveform: Tensor, lengths: Tensor, noise: Tensor, statistics: Tensor | None = None
+    ) -> Tensor:
         self.num_restored += len(waveform)
         return waveform.clone()
 

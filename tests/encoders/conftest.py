@@ -158,9 +158,14 @@ def encoder(checkpoint):
 
 
 @pytest.fixture(scope="session")
-def stock_input():
+def extractor_of():
+    """Kind -> stock extractor."""
+    return functools.cache(stock_extractor)
+
+
+@pytest.fixture(scope="session")
+def stock_input(extractor_of):
     """(kind, waveform) -> what the stock extractor gives on the waveform padded, alone."""
-    extractor_of = functools.cache(stock_extractor)
 
     def get(kind, waveform):
         extractor = extractor_of(kind)

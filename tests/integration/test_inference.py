@@ -94,6 +94,7 @@ def test_every_option_reaches_the_output(command, noisy, tmp_path) -> None:
             *("--sample-rate", "input", "--channels", "each", "--format", "flac"),
             *("--subtype", "PCM_24", "--level", "peak", "--strength", 0.5, "--seed", 3),
             *("--chunk-seconds", 0.2, "--overlap-seconds", 0, "--batch-size", 2),
+            *("--normalise-over", "chunk"),
             *("--amp", "bf16", "--no-ema"),
         )
         == 0
@@ -105,6 +106,7 @@ def test_every_option_reaches_the_output(command, noisy, tmp_path) -> None:
     assert np.abs(restored).max() == pytest.approx(0.9, abs=1e-4)
     run = json.loads((tmp_path / "out/.ledger/run.json").read_text())["identity"]
     assert run["strength"] == 0.5
+    assert run["normalise_over"] == "chunk"
     assert run["model"].endswith("-bf16")
 
 
@@ -181,7 +183,7 @@ def test_the_help_explains_every_option(capsys, monkeypatch) -> None:
     text = capsys.readouterr().out
     rows = inspect.getsource(inference) + inspect.getsource(inference_inputs)
     options = re.findall(r'(?:add|add_argument)\(\s*"(--[a-z0-9-]+)"', rows)
-    assert len(options) == 27
+    assert len(options) == 28
     for option in options:
         assert text.count(option) >= 2, option
 

@@ -93,9 +93,9 @@ def test_overlapping_chunks_draw_the_same_noise_at_the_same_sample(
     drawn: list[Tensor] = []
     restore = model.restore
 
-    def spy(waveform: Tensor, lengths: Tensor, noise: Tensor) -> Tensor:
+    def spy(waveform: Tensor, lengths: Tensor, noise: Tensor, statistics: None) -> Tensor:
         drawn.extend(noise)
-        return restore(waveform, lengths, noise)
+        return restore(waveform, lengths, noise, statistics)
 
     monkeypatch.setattr(model, "restore", spy)
     options = RestoreOptions(seed=5, **CHUNKS)

@@ -34,10 +34,12 @@ class SameAgain:
 
     input_rate = output_rate = 8000
     input_hop = output_hop = 80
-    needs_noise, restores_level = False, True
+    needs_noise, needs_statistics, restores_level = False, False, True
     fingerprint = "same-again"
 
-    def restore(self, waveform: Tensor, lengths: Tensor, noise: Tensor) -> Tensor:
+    def restore(
+        self, waveform: Tensor, lengths: Tensor, noise: Tensor, statistics: Tensor | None = None
+    ) -> Tensor:
         return waveform.clone()
 
 

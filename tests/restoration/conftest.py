@@ -1,5 +1,8 @@
 """Stand-in models: fast, with known answers."""
 
+from collections.abc import Iterable
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +12,7 @@ class StandIn:
     """Gives the input back, upsampled by repetition where the rates ask for it."""
 
     needs_noise = False
+    needs_statistics = False
     restores_level = True
     fingerprint = "stand-in"
 
@@ -18,7 +22,9 @@ class StandIn:
         self.batches: list[tuple[int, ...]] = []
         self.lengths: list[int] = []
 
-    def restore(self, waveform: Tensor, lengths: Tensor, noise: Tensor) -> Tensor:
+    def restore(
+        self, waveform: Tensor, lengths: Tensor, noise: Tensor, statistics: Tensor | None = None
+    ) -> Tensor:
         self.batches.append(tuple(waveform.shape))
         self.lengths += lengths.tolist()
         frames = waveform.shape[1] // self.input_hop
@@ -72,6 +78,30 @@ class Garbage(StandIn):
         return 0.9 * noise / noise.abs().amax(dim=1, keepdim=True)
 
 
+class Centred(StandIn):
+    """Takes the mean off: the whole signal's, or each chunk's own."""
+
+    needs_statistics = True
+
+    def __init__(self, **rates) -> None:
+        super().__init__(**rates)
+        self.measured: list[Tensor] = []
+        self.given: list[bool] = []
+
+    def measure(self, blocks: Iterable[np.ndarray]) -> Tensor:
+        whole = torch.from_numpy(np.concatenate(list(blocks), axis=1))
+        self.measured.append(whole.mean(dim=1, keepdim=True))
+        return self.measured[-1]
+
+    def restore(
+        self, waveform: Tensor, lengths: Tensor, noise: Tensor, statistics: Tensor | None = None
+    ) -> Tensor:
+        self.given.append(statistics is not None)
+        own = waveform.sum(1, keepdim=True) / lengths[:, None]
+        mean = own if statistics is None else statistics
+        return super().restore(waveform, lengths, noise) - mean
+
+
 class NotANumber(StandIn):
     def answer(self, waveform: Tensor, noise: Tensor) -> Tensor:
         return torch.full_like(noise, torch.nan)
@@ -88,6 +118,7 @@ MODELS = {
     "noise": Noise,
     "peak": Peak,
     "garbage": Garbage,
+    "centred": Centred,
     "nan": NotANumber,
     "oom": OutOfMemory,
 }

@@ -268,6 +268,7 @@ def test_too_little_memory_says_what_to_do(stand_in) -> None:
         ({"chunk_seconds": math.nan}, "chunk"),
         ({"overlap_seconds": -1}, "overlap"),
         ({"overlap_seconds": 15}, "half a chunk"),
+        ({"normalise_over": "utterance"}, "file or chunk"),
         ({"seed": -1}, "seed"),
     ],
 )

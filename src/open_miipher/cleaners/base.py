@@ -27,12 +27,16 @@ class Cleaner(nn.Module, ABC):
         self.encoder = encoder
 
     @abstractmethod
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode and clean a batch.
 
         Args:
             waveform: (batch, samples) at the encoder's sample rate.
             lengths: (batch,) true samples.
+            statistics: (batch, n), of the signals that the clips are pieces of (see
+                `Encoder.forward`); None: each clip's own, as in training.
 
         Returns:
             features (batch, frames, width) and their lengths (batch,), as `Encoder.forward`.
@@ -83,11 +87,13 @@ class HookedCleaner(Cleaner):
     called in any other way the encoder is the untouched base model.
     """
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode with the hooks acting; see `Cleaner.forward`."""
         previous = _ACTING.set(self)
         try:
-            return self.encoder(waveform, lengths)
+            return self.encoder(waveform, lengths, statistics)
         finally:
             _ACTING.reset(previous)
 

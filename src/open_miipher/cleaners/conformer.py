@@ -64,10 +64,12 @@ class ConformerCleaner(Cleaner):
         nn.init.zeros_(self.project_out.weight)
         nn.init.zeros_(self.project_out.bias)
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode and clean; see `Cleaner.forward`."""
         with torch.no_grad():
-            features, frame_lengths = self.encoder(waveform, lengths)
+            features, frame_lengths = self.encoder(waveform, lengths, statistics)
         mask = frame_mask(frame_lengths, features.shape[1])
         hidden = self.project_in((features - self.feature_mean) / self.feature_scale)
         for block in self.blocks:

@@ -2,6 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import ClassVar
 
 import torch
@@ -21,6 +22,8 @@ class Encoder(nn.Module, ABC):
         hop_length: samples per feature frame.
         width: values per feature frame.
         carries_level: whether the features tell how loud the waveform is.
+        needs_statistics: whether the front end normalises by statistics of all it is given, so
+            that a piece of a signal has other features than the whole; `measure` takes them.
     """
 
     Config: ClassVar[type]
@@ -28,6 +31,7 @@ class Encoder(nn.Module, ABC):
     hop_length: int
     width: int
     carries_level: bool = False
+    needs_statistics: bool = False
 
     @property
     @abstractmethod
@@ -43,13 +47,17 @@ class Encoder(nn.Module, ABC):
         """Feature frames per second."""
         return self.sample_rate / self.hop_length
 
-    def forward(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Encode a batch.
 
         Args:
             waveform: (batch, samples) at `sample_rate`, at least one sample long.
             lengths: (batch,) int64, true samples of each clip, at least 1; what stands in
                 `waveform` beyond them is ignored.
+            statistics: (batch, n), of the signals that the clips are pieces of, as `measure` gives
+                them; None: each clip's own.
 
         Returns:
             features (batch, ceil(samples / hop_length), width), float32 or the autocast type, and
@@ -60,7 +68,11 @@ class Encoder(nn.Module, ABC):
         waveform = waveform.float().masked_fill(~frame_mask(lengths, waveform.shape[1]), 0.0)
         tail = -waveform.shape[1] % self.hop_length
         frame_lengths = (lengths + self.hop_length - 1) // self.hop_length
-        return self.encode(nn.functional.pad(waveform, (0, tail)), frame_lengths), frame_lengths
+        waveform = nn.functional.pad(waveform, (0, tail))
+        if statistics is None:
+            return self.encode(waveform, frame_lengths), frame_lengths
+        statistics = statistics.to(waveform.device)
+        return self.encode_with(waveform, frame_lengths, statistics), frame_lengths
 
     @abstractmethod
     def encode(self, waveform: Tensor, frame_lengths: Tensor) -> Tensor:
@@ -73,6 +85,24 @@ class Encoder(nn.Module, ABC):
         Returns:
             (batch, frames, width).
         """
+
+    def encode_with(self, waveform: Tensor, frame_lengths: Tensor, statistics: Tensor) -> Tensor:
+        """As `encode`, normalised by statistics from `measure`; see `forward`."""
+        raise NotImplementedError(f"{type(self).__name__} normalises by no statistics")
+
+    def measure(self, blocks: Iterable[Tensor]) -> Tensor:
+        """Take the statistics of whole signals, in constant memory; the cut into blocks is free.
+
+        Of a signal in one piece they are what `forward` would normalise it by itself.
+
+        Args:
+            blocks: each (rows, n) float32 at `sample_rate`, one row a signal; together at least
+                one sample.
+
+        Returns:
+            (rows, n) float64, for `forward`; what the numbers mean is the encoder's business.
+        """
+        raise NotImplementedError(f"{type(self).__name__} normalises by no statistics")
 
     def train(self, mode: bool = True) -> "Encoder":
         """Stay in evaluation mode: no dropout, no layer drop, no running statistics, ever."""

@@ -1,12 +1,13 @@
 """The strided convolutions that wav2vec 2.0, HuBERT and WavLM begin with, right for a batch."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from open_miipher.encoders.base import frame_mask
-from open_miipher.encoders.front_ends import standardise
+from open_miipher.encoders.front_ends import STANDARDISE_EPS, standardise
+from open_miipher.encoders.statistics import StreamMoments, own_statistics, with_tail
 
 
 class ConvolutionalFrontEnd(nn.Module):
@@ -14,7 +15,7 @@ class ConvolutionalFrontEnd(nn.Module):
 
     The base models normalise the first convolution's output over time, the whole row of a batch
     with its padding; here each clip is normalised over its own frames, which is what the stock
-    module does with the clip alone.
+    module does with the clip alone, or by the statistics of a signal that the clip is a piece of.
     """
 
     def __init__(self, extractor: Any, do_normalise: bool) -> None:
@@ -31,50 +32,88 @@ class ConvolutionalFrontEnd(nn.Module):
         for layer in self.conv_layers:
             self.receptive_field += (layer.conv.kernel_size[0] - 1) * self.hop_length
             self.hop_length *= layer.conv.stride[0]
+        self.beyond_hop = self.receptive_field - self.hop_length
+        norm = getattr(self.conv_layers[0], "layer_norm", None)
+        self.norms_channels = isinstance(norm, nn.GroupNorm)
+        self.needs_statistics = do_normalise or self.norms_channels
 
-    def forward(self, waveform: Tensor, frame_lengths: Tensor) -> Tensor:
+    def forward(
+        self, waveform: Tensor, frame_lengths: Tensor, statistics: Tensor | None = None
+    ) -> Tensor:
         """Convolve whole frames.
 
         Args:
             waveform: (batch, frames · hop_length), zero beyond each clip.
             frame_lengths: (batch,) valid frames of each clip.
+            statistics: (batch, numbers) from `measure`; None: each clip's own.
 
         Returns:
             (batch, frames, channels).
         """
-        beyond_hop = self.receptive_field - self.hop_length
-        lengths = frame_lengths * self.hop_length + beyond_hop
-        waveform = nn.functional.pad(waveform, (0, beyond_hop))
+        lengths = frame_lengths * self.hop_length + self.beyond_hop
+        waveform = nn.functional.pad(waveform, (0, self.beyond_hop))
+        of_samples, of_channels = (
+            (None, None) if statistics is None else (statistics[:, :2], statistics[:, 2:])
+        )
         if self.do_normalise:
-            waveform = standardise(waveform, lengths)
+            waveform = standardise(waveform, lengths, of_samples)
         first, *rest = self.conv_layers
         # In reduced precision the samples' rounding would be noise at -50 dB.
         with torch.autocast(waveform.device.type, enabled=False):
-            if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
+            if self.norms_channels:
                 hidden = first.conv(waveform[:, None])
-                num_valid = (lengths - first.conv.kernel_size[0]) // first.conv.stride[0] + 1
-                hidden = first.activation(_normalise_channels(hidden, num_valid, first.layer_norm))
+                if of_channels is None:
+                    num_valid = (lengths - first.conv.kernel_size[0]) // first.conv.stride[0] + 1
+                    of_channels = own_statistics(hidden.mT, num_valid)
+                normed = _normalise_channels(hidden, of_channels, first.layer_norm)
+                hidden = first.activation(normed)
             else:
                 hidden = first(waveform[:, None])
         for layer in rest:
             hidden = layer(hidden)
         return hidden.transpose(1, 2)
 
+    def measure(self, blocks: Iterable[Tensor]) -> Tensor:
+        """Take whole signals' statistics, for `forward`.
 
-def _normalise_channels(x: Tensor, lengths: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """Group norm with one channel a group, over each row's first `lengths` frames.
+        The first convolution is linear: the mean and covariance of the samples under its kernel
+        tell the mean and variance of every channel, of the signal as `standardise` leaves it.
+
+        Args:
+            blocks: (rows, n), at least one sample together.
+
+        Returns:
+            (rows, 2 + 2 · channels) float64: of the samples, and of the first convolution.
+        """
+        conv = self.conv_layers[0].conv
+        (kernel,), (stride,) = conv.kernel_size, conv.stride
+        samples = StreamMoments(lambda x: x[:, :, None], window=1, hop=1)
+        windows = StreamMoments(lambda x: x.unfold(1, kernel, stride), kernel, stride)
+        for block in with_tail(blocks, self.hop_length, self.beyond_hop):
+            samples.push(block)
+            windows.push(block)
+        mean, variance = samples.mean(), samples.covariance()[:, 0].clamp(min=0.0)
+        shift = mean if self.do_normalise else torch.zeros_like(mean)
+        gain = (variance + STANDARDISE_EPS).rsqrt() if self.do_normalise else 1.0 + shift
+        weight = conv.weight[:, 0].double()
+        of_channels = gain * (windows.mean() - shift) @ weight.T
+        if conv.bias is not None:
+            of_channels = of_channels + conv.bias
+        power = (weight @ windows.covariance() * weight).sum(-1).clamp(min=0.0)
+        return torch.cat([mean, variance, of_channels, gain.square() * power], dim=1)
+
+
+def _normalise_channels(x: Tensor, statistics: Tensor, norm: nn.GroupNorm) -> Tensor:
+    """Group norm with one channel a group, by given means and variances.
 
     Args:
         x: (batch, channels, frames).
-        lengths: (batch,).
+        statistics: (batch, 2 · channels).
         norm: as many groups as channels.
 
     Returns:
         (batch, channels, frames).
     """
-    mask = frame_mask(lengths, x.shape[2])[:, None, :]
-    count = lengths[:, None, None]
-    mean = (x * mask).sum(2, keepdim=True) / count
-    variance = ((x - mean) * mask).square().sum(2, keepdim=True) / count
+    mean, variance = statistics.to(x.dtype)[:, :, None].chunk(2, dim=1)
     scale = norm.weight[:, None] * (variance + norm.eps).rsqrt()
     return (x - mean) * scale + norm.bias[:, None]

@@ -6,15 +6,18 @@ normalisation by a band's own variance would blow up. Beside the encoders this c
 """
 
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from open_miipher.encoders.base import frame_mask
+from open_miipher.encoders.statistics import StreamMoments, own_statistics, with_tail
 
 SAMPLE_RATE = 16000
 HOP_LENGTH = 160
+STANDARDISE_EPS = 1e-7
 
 
 class UsmMel(nn.Module):
@@ -89,58 +92,77 @@ class KaldiMel(nn.Module):
     """Kaldi filter banks as w2v-BERT 2.0 takes them: two normalised frames side by side.
 
     80 bands on 25 ms Povey windows every 10 ms; each band is brought to mean 0 and variance 1 over
-    the clip; frames 2k and 2k + 1 are joined to 160 values every 20 ms.
+    the clip, or by the statistics of a signal that the clip is a piece of; frames 2k and 2k + 1 are
+    joined to 160 values every 20 ms.
     """
+
+    needs_statistics = True
+    window_length = 400
+    # The last window ends so many samples after its hop; the clip's tail must fill it.
+    beyond_hop = 240
 
     def __init__(self) -> None:
         super().__init__()
         basis = _mel_basis(512, 80, 20.0, 8000.0, "kaldi")
-        povey = torch.hann_window(400, periodic=False, dtype=torch.float64) ** 0.85
+        povey = torch.hann_window(self.window_length, periodic=False, dtype=torch.float64) ** 0.85
         self.register_buffer("basis", basis, persistent=False)
         self.register_buffer("window", povey, persistent=False)
 
-    def forward(self, waveform: Tensor, frame_lengths: Tensor) -> Tensor:
+    def forward(
+        self, waveform: Tensor, frame_lengths: Tensor, statistics: Tensor | None = None
+    ) -> Tensor:
         """Analyse whole frames.
 
         Args:
             waveform: (batch, frames · 320) at 16 kHz, zero beyond each clip.
             frame_lengths: (batch,) valid frames of 320 samples.
+            statistics: (batch, 160) from `measure`; None: each clip's own.
 
         Returns:
             (batch, frames, 160) float32, zero beyond `frame_lengths`.
         """
-        # The last window ends 240 samples after its hop; the clip's tail must fill it.
-        samples = nn.functional.pad(waveform.double(), (0, 240)) * 2**15
-        frames = samples.unfold(1, 400, HOP_LENGTH)
+        log_mel = self.log_mel(nn.functional.pad(waveform, (0, self.beyond_hop)))
+        if statistics is None:
+            statistics = own_statistics(log_mel, 2 * frame_lengths, correction=1)
+        mean, variance = statistics[:, None].chunk(2, dim=-1)
+        mask = frame_mask(2 * frame_lengths, log_mel.shape[1])[:, :, None]
+        normalised = (log_mel - mean) * mask / (variance + 1e-7).sqrt()
+        return normalised.float().unflatten(1, (-1, 2)).flatten(2)
+
+    def measure(self, blocks: Iterable[Tensor]) -> Tensor:
+        """(rows, n) blocks of whole signals -> (rows, 160) float64, for `forward`."""
+        moments = StreamMoments(self.log_mel, self.window_length, HOP_LENGTH)
+        for block in with_tail(blocks, 2 * HOP_LENGTH, self.beyond_hop):
+            moments.push(block)
+        variance = moments.covariance(correction=1).diagonal(dim1=1, dim2=2)
+        # Where a band never changes, rounding may leave less than nothing.
+        return torch.cat([moments.mean(), variance.clamp(min=0.0)], dim=1)
+
+    def log_mel(self, samples: Tensor) -> Tensor:
+        """(batch, samples) -> (batch, (samples - 400) // 160 + 1, 80) float64, not normalised."""
+        frames = (samples.double() * 2**15).unfold(1, self.window_length, HOP_LENGTH)
         frames = _preemphasise(frames - frames.mean(-1, keepdim=True), 0.97)
         power = torch.fft.rfft(frames * self.window, 512).abs().square()
         # Kaldi's floor: float32's machine epsilon.
-        log_mel = (power @ self.basis).clamp(min=torch.finfo(torch.float32).eps).log()
-        num_mel = 2 * frame_lengths[:, None, None]
-        mask = frame_mask(2 * frame_lengths, log_mel.shape[1])[:, :, None]
-        mean = (log_mel * mask).sum(1, keepdim=True) / num_mel
-        centred = (log_mel - mean) * mask
-        variance = centred.square().sum(1, keepdim=True) / (num_mel - 1)
-        normalised = centred / (variance + 1e-7).sqrt()
-        return normalised.float().unflatten(1, (-1, 2)).flatten(2)
+        return (power @ self.basis).clamp(min=torch.finfo(torch.float32).eps).log()
 
 
-def standardise(waveform: Tensor, lengths: Tensor) -> Tensor:
+def standardise(waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None) -> Tensor:
     """Bring each clip to mean 0 and variance 1, as wav2vec 2.0's extractor does.
 
     Args:
         waveform: (batch, samples), zero beyond `lengths`.
         lengths: (batch,) samples to normalise over.
+        statistics: (batch, 2) mean and variance to normalise by; None: each clip's own.
 
     Returns:
         (batch, samples), zero beyond `lengths`.
     """
+    if statistics is None:
+        statistics = own_statistics(waveform.double()[:, :, None], lengths)
+    mean, variance = statistics.chunk(2, dim=1)
     mask = frame_mask(lengths, waveform.shape[1])
-    num_samples = lengths[:, None]
-    mean = waveform.sum(1, keepdim=True, dtype=torch.float64) / num_samples
-    centred = (waveform - mean) * mask
-    variance = centred.square().sum(1, keepdim=True) / num_samples
-    return (centred / (variance + 1e-7).sqrt()).float()
+    return ((waveform - mean) * mask / (variance + STANDARDISE_EPS).sqrt()).float()
 
 
 def _preemphasise(frames: Tensor, coefficient: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Any speech encoder of the transformers library, up to a layer: w2v-BERT, WavLM, HuBERT, …"""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +53,7 @@ class SpeechModel(Encoder):
         super().__init__()
         model = _load(config)
         self.width = model.config.hidden_size
-        self.front_end: nn.Module
+        self.front_end: KaldiMel | ConvolutionalFrontEnd
         if model.config.model_type == MEL_FAMILY:
             self.sample_rate, self.hop_length = SAMPLE_RATE, 320
             self.front_end = KaldiMel()
@@ -65,6 +65,7 @@ class SpeechModel(Encoder):
             self.front_end = ConvolutionalFrontEnd(model.feature_extractor, do_normalise)
             self.hop_length = self.front_end.hop_length
             settings = f"do_normalize={do_normalise}"
+        self.needs_statistics = self.front_end.needs_statistics
         self.projection = model.feature_projection
         self.transformer = model.encoder
         if getattr(model.config, "position_embeddings_type", None) == "relative_key":
@@ -84,7 +85,19 @@ class SpeechModel(Encoder):
 
     def encode(self, waveform: Tensor, frame_lengths: Tensor) -> Tensor:
         """(batch, frames · hop_length) -> (batch, frames, width); see `Encoder.encode`."""
-        hidden = self.projection(self.front_end(waveform, frame_lengths))
+        return self._transform(self.front_end(waveform, frame_lengths), frame_lengths)
+
+    def encode_with(self, waveform: Tensor, frame_lengths: Tensor, statistics: Tensor) -> Tensor:
+        """As `encode`, normalised by statistics from `measure`; see `Encoder.forward`."""
+        hidden = self.front_end(waveform, frame_lengths, statistics)
+        return self._transform(hidden, frame_lengths)
+
+    def measure(self, blocks: Iterable[Tensor]) -> Tensor:
+        """(rows, n) blocks of whole signals -> (rows, numbers); see `Encoder.measure`."""
+        return self.front_end.measure(blocks)
+
+    def _transform(self, hidden: Tensor, frame_lengths: Tensor) -> Tensor:
+        hidden = self.projection(hidden)
         # All but HuBERT's also return what they projected.
         hidden = hidden if isinstance(hidden, Tensor) else hidden[0]
         mask = frame_mask(frame_lengths, hidden.shape[1])

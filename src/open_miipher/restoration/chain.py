@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,8 @@ class Model(Protocol):
         output_rate: Hz of the waveform that comes out.
         output_hop: its samples per feature frame.
         needs_noise: whether the noise given is used.
+        needs_statistics: whether chunks can be normalised by the statistics of the whole signal,
+            which then takes a first pass.
         restores_level: whether the output has the level of the speech in the input.
         fingerprint: identifies the weights and the precision they are used with.
     """
@@ -34,16 +37,31 @@ class Model(Protocol):
     output_rate: int
     output_hop: int
     needs_noise: bool
+    needs_statistics: bool
     restores_level: bool
     fingerprint: str
 
-    def restore(self, waveform: Tensor, lengths: Tensor, noise: Tensor) -> Tensor:
+    def measure(self, blocks: Iterable[np.ndarray]) -> Tensor:
+        """Take the statistics of a signal; asked for only where `needs_statistics`.
+
+        Args:
+            blocks: all of the signal, each (channels, n) float32 at `input_rate`.
+
+        Returns:
+            (channels, numbers) on the CPU, for `restore`.
+        """
+
+    def restore(
+        self, waveform: Tensor, lengths: Tensor, noise: Tensor, statistics: Tensor | None = None
+    ) -> Tensor:
         """Restore a batch of chunks of equally many frames.
 
         Args:
             waveform: (batch, frames * input_hop) at `input_rate`, zero beyond `lengths`.
             lengths: (batch,) true samples; the last frame holds at least one.
             noise: (batch, frames * output_hop) standard normal.
+            statistics: (batch, numbers) of the chunks' signals, from `measure`; None: each chunk's
+                own.
 
         Returns:
             (batch, frames * output_hop) float32 on the CPU.
@@ -78,6 +96,7 @@ class Chain:
         self.output_rate = vocoder.sample_rate
         self.output_hop = vocoder.hop_length
         self.needs_noise = vocoder.needs_noise
+        self.needs_statistics = cleaner.encoder.needs_statistics
         self.restores_level = vocoder.restores_level
         weights = _fingerprint(cleaner, vocoder, specs or {})
         self.fingerprint = weights if amp == "no" else f"{weights}-{amp}"
@@ -120,10 +139,20 @@ class Chain:
         return cls(cleaner, vocoder, device, amp, specs)
 
     @torch.inference_mode()
-    def restore(self, waveform: Tensor, lengths: Tensor, noise: Tensor) -> Tensor:
+    def measure(self, blocks: Iterable[np.ndarray]) -> Tensor:
+        """Take the statistics of a signal (see `Model.measure`)."""
+        # Copied: torch takes neither arrays that run backwards nor, silently, read-only ones.
+        on_device = (torch.from_numpy(block.copy()).to(self.device) for block in blocks)
+        return self.cleaner.encoder.measure(on_device).cpu()
+
+    @torch.inference_mode()
+    def restore(
+        self, waveform: Tensor, lengths: Tensor, noise: Tensor, statistics: Tensor | None = None
+    ) -> Tensor:
         """Restore a batch of chunks (see `Model.restore`)."""
+        waveform, lengths = waveform.to(self.device), lengths.to(self.device)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            features, _ = self.cleaner(waveform.to(self.device), lengths.to(self.device))
+            features, _ = self.cleaner(waveform, lengths, statistics)
             restored = self.vocoder.generate(features, noise.to(self.device))
         return restored.float().cpu()
 

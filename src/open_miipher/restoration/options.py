@@ -8,6 +8,7 @@ from open_miipher.errors import report
 from open_miipher.restoration.chain import Model
 
 LEVELS = ("match-input", "peak", "none")
+NORMALISE_OVER = ("file", "chunk")
 SAMPLE_RATES = (1000, 768_000)
 
 
@@ -23,6 +24,9 @@ class RestoreOptions:
         strength: share of the restored signal; the rest is the input.
         chunk_seconds: how much the model sees at once.
         overlap_seconds: shared by neighbouring chunks.
+        normalise_over: what an encoder that normalises what it hears takes mean and variance of:
+            the whole `file`, in a first pass, or each `chunk`. Many encoders do not normalise, and
+            a file of one chunk comes out the same.
         seed: of the noise that the vocoder starts from.
 
     Raises:
@@ -35,6 +39,7 @@ class RestoreOptions:
     strength: float = 1.0
     chunk_seconds: float = 20.0
     overlap_seconds: float = 2.0
+    normalise_over: Literal["file", "chunk"] = "file"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -51,6 +56,10 @@ class RestoreOptions:
                 0 <= 2 * self.overlap_seconds <= self.chunk_seconds,
                 f"overlap of {self.overlap_seconds} s: choose 0 to half a chunk "
                 f"({self.chunk_seconds / 2:g} s)",
+            ),
+            (
+                self.normalise_over in NORMALISE_OVER,
+                f"normalise over {self.normalise_over!r}: choose {' or '.join(NORMALISE_OVER)}",
             ),
             (0 <= self.seed < 2**63, f"seed {self.seed}: choose 0 or more"),
         ]

@@ -17,6 +17,7 @@ from open_miipher.restoration.chain import Model
 from open_miipher.restoration.job import Chunk, Job
 
 T = TypeVar("T")
+Kind = tuple[int, bool]  # of a chunk: output samples, and whether its file's statistics are known
 
 PATIENCE = 4
 """A chunk waits for at most this many batches' worth of others to fill its own batch."""
@@ -26,7 +27,8 @@ def restore_jobs(jobs: Iterable[Job], model: Model, batch_size: int) -> Iterator
     """Restore signals, several at once.
 
     Chunks of equally many frames, of any jobs, make a batch, so nothing is padded and no result
-    depends on what else is in the batch. Give jobs of like length one after another.
+    depends on what else is in the batch; those with and without statistics of their files stay
+    apart. Give jobs of like length one after another.
 
     Args:
         jobs: taken one by one, as there is room.
@@ -101,18 +103,18 @@ def _read(jobs: Iterable[Job]) -> Iterator[Chunk | Job]:
 
 def _run(items: Iterator[Chunk | Job], model: Model, batch_size: int) -> Iterator[Chunk | Job]:
     """Pass everything on, the chunks restored."""
-    waiting: dict[int, list[Chunk]] = {}  # by length; the one that has waited longest comes first
-    since: dict[int, int] = {}
+    waiting: dict[Kind, list[Chunk]] = {}  # the one that has waited longest comes first
+    since: dict[Kind, int] = {}
     for position, item in enumerate(items):
         if not isinstance(item, Chunk) or not item.audible:
             yield item
         else:
-            num_frames = item.restored.shape[1]
-            waiting.setdefault(num_frames, []).append(item)
-            since.setdefault(num_frames, position)
-            if sum(len(chunk.audible) for chunk in waiting[num_frames]) >= batch_size:
-                del since[num_frames]
-                yield from _restore(waiting.pop(num_frames), model, batch_size)
+            kind = item.restored.shape[1], item.statistics is not None
+            waiting.setdefault(kind, []).append(item)
+            since.setdefault(kind, position)
+            if sum(len(chunk.audible) for chunk in waiting[kind]) >= batch_size:
+                del since[kind]
+                yield from _restore(waiting.pop(kind), model, batch_size)
         oldest = next(iter(waiting), None)
         if oldest is not None and position - since[oldest] >= PATIENCE * batch_size:
             del since[oldest]
@@ -128,9 +130,11 @@ def _restore(chunks: list[Chunk], model: Model, batch_size: int) -> list[Chunk]:
         waveform = torch.from_numpy(np.stack([chunk.waveform[c] for chunk, c in batch]))
         lengths = torch.tensor([chunk.num_samples for chunk, _ in batch])
         noise = torch.stack([chunk.noise for chunk, _ in batch])
+        given = [chunk.statistics[c] for chunk, c in batch if chunk.statistics is not None]
+        statistics = torch.stack(given) if given else None
         began = time.perf_counter()
         try:
-            restored = model.restore(waveform, lengths, noise).numpy()
+            restored = model.restore(waveform, lengths, noise, statistics).numpy()
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"the GPU's memory does not hold {len(batch)} chunks of "
