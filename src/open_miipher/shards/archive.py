@@ -121,18 +121,25 @@ def read_samples(file: BinaryIO, url: str) -> Iterator[Sample]:
         ShardError: damaged or truncated, a path with `..`, or a sample whose members are apart.
     """
     key, members, seen = "", dict[str, bytes](), set[str]()
-    for path, data in _members(file, url):
-        own_key, name = split_name(path, url)
-        if own_key != key:
-            if members:
-                yield Sample(key, members)
-            if own_key in seen:
-                raise ShardError(f"{url}: the members of {own_key} do not stand together")
-            seen.add(own_key)
-            key, members = own_key, {}
-        if name in members:
-            raise ShardError(f"{url}: {path} stands there twice")
-        members[name] = data
+    with _opened(file, url, "r|gz" if is_compressed(url) else "r|") as tar:
+        for header in _headers(tar, url):
+            try:
+                own_key, name = split_name(header.name, url)
+            except ShardError:
+                if members:
+                    yield Sample(key, members)
+                raise
+            if own_key != key:
+                if members:
+                    yield Sample(key, members)  # whole, even if the next one is truncated
+                if own_key in seen:
+                    raise ShardError(f"{url}: the members of {own_key} do not stand together")
+                seen.add(own_key)
+                key, members = own_key, {}
+            if name in members:
+                raise ShardError(f"{url}: {header.name} stands there twice")
+            content = tar.extractfile(header)
+            members[name] = b"" if content is None else content.read()
     if members:
         yield Sample(key, members)
 
@@ -254,13 +261,6 @@ def _headers(tar: tarfile.TarFile, url: str) -> Iterator[tarfile.TarInfo]:
             raise ShardError(f"{url}: the member {member.name!r} is a link; pack the file itself")
         if member.isfile() and not _META.match(member.name):
             yield member
-
-
-def _members(file: BinaryIO, url: str) -> Iterator[tuple[str, bytes]]:
-    """Yield path and content of every regular file of a tar stream."""
-    with _opened(file, url, "r|gz" if is_compressed(url) else "r|") as tar:
-        for member in _headers(tar, url):
-            yield member.name, cast(BinaryIO, tar.extractfile(member)).read()
 
 
 def _scan(file: BinaryIO, url: str) -> list[int]:
