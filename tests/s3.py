@@ -22,6 +22,7 @@ class Store:
         self._server.start()
         self.host, self.port = self._server.get_host_and_port()
         self.endpoint_url = f"http://{self.host}:{self.port}"
+        self.post("/moto-api/reset", "")  # what another store of this process held
         self.client = boto3.client(
             "s3",
             endpoint_url=self.endpoint_url,

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+import s3
 from pairs import RATE, pair, write_shard, write_shards
 
 from open_miipher.data import (
@@ -22,7 +23,7 @@ from open_miipher.data import (
     validation_batches,
 )
 from open_miipher.errors import UserError
-from open_miipher.shards import StorageError, decode_waveform, storage
+from open_miipher.shards import S3Config, StorageError, decode_waveform, storage
 
 
 def source(train_urls, val_urls=(), **changes) -> Preprocessed:
@@ -311,6 +312,24 @@ def test_a_foreign_shard_without_an_index_is_read_the_same(tmp_path, urls):
     for index in range(5):
         assert np.array_equal(own.sample(1, index).clean, other.sample(1, index).clean)
     assert own.num_items == other.num_items == 5
+
+
+def test_workers_read_objects_as_they_read_files(tmp_path, urls, monkeypatch):
+    for name, value in s3.KEYS.items():
+        monkeypatch.setenv(name, value)
+    local = source(urls).train(0)
+    with s3.running_store() as store:
+        uris = [store.upload(url, Path(url).name) for url in urls]
+        reached = S3Config(store.endpoint_url, retries=0)
+        with pytest.raises(UserError, match=r"shard-000\.tar is no s3:// URI"):
+            source(urls, is_s3=True, s3=reached).train(0)
+        remote = source(uris, is_s3=True, s3=reached).train(0)
+        assert remote.fingerprint == local.fingerprint
+        batches = list(islice(train_batches(remote, 0, 4, num_workers=2), 4))
+    expected = list(islice(train_batches(local, 0, 4), 4))
+    for own, other in zip(batches, expected, strict=True):
+        assert torch.equal(own.clean, other.clean)
+        assert torch.equal(own.damaged, other.damaged)
 
 
 @pytest.mark.parametrize(

@@ -112,10 +112,6 @@ class Storage:
         found = self._ask(pattern, lambda: self._filesystem(pattern).glob(pattern))
         return sorted(self._url(pattern, name) for name in found)
 
-    def is_folder(self, url: str) -> bool:
-        """Whether it is a folder, or a prefix of objects; errors as `find`."""
-        return bool(self._ask(url, lambda: self._filesystem(url).isdir(url)))
-
     def stamp(self, url: str) -> list[Any]:
         """Return what tells that a file was changed: its size and time of change, or its ETag.
 
