@@ -12,6 +12,7 @@ from open_miipher.audio import codec
 
 CODECS: dict[str, Callable[[np.ndarray, int], np.ndarray]] = {
     **{f"mp3-{r}": partial(codec.mp3, bit_rate=r) for r in (8, 16, 24, 32, 40, 64, 128, 320)},
+    **{f"mp3-v{q}": partial(codec.mp3_vbr, quality=q) for q in (0, 4.5, 9)},
     **{f"vorbis-{q}": partial(codec.vorbis, quality=q) for q in (0, 1, 5)},
     **{f"opus-{r}": partial(codec.opus, bit_rate=r) for r in (6, 12, 24, 32, 128)},
     "a_law": codec.a_law,
@@ -49,7 +50,7 @@ def test_length_and_alignment(name: str, sample_rate: int) -> None:
 
 
 @pytest.mark.parametrize("sample_rate", [8000, 11025, 22050, 44100])
-@pytest.mark.parametrize("name", ["mp3-8", "mp3-16", "mp3-64", "vorbis-0", "opus-24"])
+@pytest.mark.parametrize("name", ["mp3-8", "mp3-16", "mp3-64", "mp3-v9", "vorbis-0", "opus-24"])
 def test_other_rates(name: str, sample_rate: int) -> None:
     waveform = band_noise(sample_rate)
     decoded = CODECS[name](waveform, sample_rate)
@@ -58,7 +59,9 @@ def test_other_rates(name: str, sample_rate: int) -> None:
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 100, 1105, 1152])
-@pytest.mark.parametrize("name", ["mp3-16", "mp3-128", "vorbis-0", "opus-12", "a_law", "mu_law"])
+@pytest.mark.parametrize(
+    "name", ["mp3-16", "mp3-128", "mp3-v0", "mp3-v9", "vorbis-0", "opus-12", "a_law", "mu_law"]
+)
 def test_short_waveforms(name: str, num_samples: int) -> None:
     decoded = CODECS[name](np.full(num_samples, 0.25, np.float32), 24000)
     assert decoded.shape == (num_samples,)
@@ -122,3 +125,15 @@ def test_not_a_number_is_an_error(name: str) -> None:
 def test_refused_rate_is_an_error_with_the_reason() -> None:
     with pytest.raises(codec.CodecError, match="MPEG_LAYER_III at 23456 Hz"):
         codec.mp3(np.zeros(1000, np.float32), 23456, 64)
+
+
+def test_variable_bit_rates_go_down_with_the_number() -> None:
+    """-V 9 cuts the band and makes a fraction of what -V 0 makes."""
+    rng = np.random.default_rng(0)
+    waveform = (0.1 * rng.standard_normal(4 * 48000)).astype(np.float32)
+    errors = [
+        float(np.mean((codec.mp3_vbr(waveform, 48000, quality) - waveform) ** 2))
+        for quality in (0.0, 3.0, 6.0, 9.0)
+    ]
+    assert errors == sorted(errors)
+    assert errors[3] > 4 * errors[0]

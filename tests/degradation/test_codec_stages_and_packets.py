@@ -5,7 +5,7 @@ import pytest
 
 from open_miipher.audio import codec
 from open_miipher.degradation import Context
-from open_miipher.degradation.codecs import Mp3, Opus, Vorbis
+from open_miipher.degradation.codecs import Mp3, Mp3Vbr, Opus, Vorbis
 from open_miipher.degradation.packet_loss import PacketLoss
 
 
@@ -17,7 +17,9 @@ def test_every_bit_rate_is_drawn_and_reported(run):
     assert {entry["name"] for (entry,) in drawn} == {"mp3"}
 
 
-@pytest.mark.parametrize(("stage", "name"), [(Mp3, "mp3"), (Vorbis, "vorbis"), (Opus, "opus")])
+@pytest.mark.parametrize(
+    ("stage", "name"), [(Mp3, "mp3"), (Mp3Vbr, "mp3_vbr"), (Vorbis, "vorbis"), (Opus, "opus")]
+)
 def test_a_codec_that_fails_is_noted(stage, name, run, monkeypatch):
     def broken(*_, **__):
         raise codec.CodecError("no encoder")

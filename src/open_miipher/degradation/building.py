@@ -8,7 +8,7 @@ from open_miipher.checkpoint.building import build, from_mapping
 from open_miipher.degradation.band import BandLimit, LowCut, LowPass
 from open_miipher.degradation.base import Context, Stage
 from open_miipher.degradation.clipping import HardClipping, QuantileClipping, SoftClipping
-from open_miipher.degradation.codecs import ALaw, Mp3, MuLaw, Opus, Vorbis
+from open_miipher.degradation.codecs import ALaw, Mp3, Mp3Vbr, MuLaw, Opus, Vorbis
 from open_miipher.degradation.combine import Chain, Choice, Maybe
 from open_miipher.degradation.noise import BackgroundNoise
 from open_miipher.degradation.packet_loss import PacketLoss
@@ -25,6 +25,7 @@ STAGES: dict[str, type[Stage]] = {
     "low_pass": LowPass,
     "band_limit": BandLimit,
     "mp3": Mp3,
+    "mp3_vbr": Mp3Vbr,
     "vorbis": Vorbis,
     "opus": Opus,
     "a_law": ALaw,

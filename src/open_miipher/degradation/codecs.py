@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from open_miipher.audio import codec
-from open_miipher.degradation.base import Context, Stage, Trace
+from open_miipher.degradation.base import Context, Stage, Trace, check_range
 from open_miipher.errors import UserError
 
 
@@ -31,6 +31,29 @@ class Mp3(Stage):
         """Go through MP3 at a drawn bit rate."""
         bit_rate = float(rng.choice(self.bit_rates))
         return _attempt(codec.mp3, waveform, trace, self.sample_rate, bit_rate=bit_rate)
+
+
+class Mp3Vbr(Stage):
+    """MP3 at a variable bit rate."""
+
+    @dataclass
+    class Config:
+        """What to draw.
+
+        Attributes:
+            quality: 0 … 9 as lame's `-V`, 0 is the best.
+        """
+
+        quality: tuple[float, float] = (0.0, 9.0)
+
+    def __init__(self, context: Context, config: Config) -> None:
+        check_range("mp3_vbr quality", config.quality, 0, 9)
+        self.sample_rate, self.config = context.sample_rate, config
+
+    def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
+        """Go through MP3 at a drawn quality."""
+        quality = rng.uniform(*self.config.quality)
+        return _attempt(codec.mp3_vbr, waveform, trace, self.sample_rate, quality=quality)
 
 
 class Vorbis(Stage):

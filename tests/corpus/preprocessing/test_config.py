@@ -34,7 +34,7 @@ def test_every_stage_takes_part_in_half_of_the_crops_in_order(name, rate):
     build_degradation(config, Context(rate))(waveform, rng, trace)
     assert trace.failures == []
     assert [entry["name"] for entry in trace.drawn] == [
-        *("reverb", "noise", "band_limit", "quantile_clipping", "mp3", "packet_loss")
+        *("reverb", "noise", "band_limit", "quantile_clipping", "mp3_vbr", "packet_loss")
     ]
 
 
