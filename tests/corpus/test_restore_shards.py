@@ -15,9 +15,17 @@ import webdataset
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.corpus import Directory, Groups, Manifest, Shard, TarShards, run
 from open_miipher.corpus.ledger import Ledger
+from open_miipher.corpus.shard_output import OutputShard
 from open_miipher.corpus.verify import verify
 from open_miipher.errors import UserError
-from open_miipher.shards import Sample, ShardWriter, Storage, encode_waveform, read_samples
+from open_miipher.shards import (
+    Sample,
+    ShardWriter,
+    Storage,
+    StorageError,
+    encode_waveform,
+    read_samples,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -497,3 +505,97 @@ def test_verify_finds_every_damage(source, out, make, alone):
     (out / "manifest.jsonl").write_text("")
     wrong = verify(Ledger(out), 2, is_running=False, shown=False)
     assert "lacks 12 outputs" in wrong[-1].problem
+
+
+def test_many_small_shards_share_batches_and_few_samples_wait(
+    source, out, make, alone, monkeypatch
+):
+    pack(source / "large.tar", [speech(number) for number in range(150)])
+    for number in range(30):
+        pack(source / f"small{number:02d}.tar", [speech(number)])
+    waiting: list[int] = []
+    open_at_once: set[int] = set()
+    add = OutputShard.add
+
+    def watched(self, sample):
+        add(self, sample)
+        waiting.append(len(self._samples))
+        open_at_once.add(sum(not shard.is_read or bool(shard._samples) for shard in known))
+
+    known: list[OutputShard] = []
+    start = OutputShard.__init__
+
+    def listed_start(self, *arguments):
+        start(self, *arguments)
+        known.append(self)
+
+    monkeypatch.setattr(OutputShard, "add", watched)
+    monkeypatch.setattr(OutputShard, "__init__", listed_start)
+    task = make()
+    assert run(task, out, alone).num_done == 31
+    assert len(waiting) == 180
+    assert max(waiting) <= 40
+    assert 1 < max(open_at_once) <= 40
+    assert [sample.key for sample in unpack(out / "large.tar")] == [
+        f"d/k{number}" for number in range(150)
+    ]
+
+
+def test_a_store_that_is_lost_ends_the_run_and_keeps_what_is_done(
+    source, out, make, alone, monkeypatch
+):
+    for number in range(4):
+        pack(source / f"{number}.tar", [speech(number), speech(number + 10)])
+    task = make()
+    opened: list[str] = []
+    really_open = Storage.open
+
+    def lost(self, url):
+        opened.append(url)
+        if len(opened) == 3:
+            raise StorageError("the store cannot be reached")
+        return really_open(self, url)
+
+    process = task.process
+
+    def in_bad_times(items):
+        monkeypatch.setattr(Storage, "open", lost)
+        return process(items)
+
+    monkeypatch.setattr(task, "process", in_bad_times)
+    with pytest.raises(UserError, match="the store cannot be reached; what is done is kept"):
+        run(task, out, alone)
+    monkeypatch.undo()
+    assert [path for path in out.rglob("*.tmp")] == []
+    done = len([name for name in files(out) if name.endswith(".tar")])
+    other = make(output_dir=out.with_name("whole"))
+    assert run(other, out.with_name("whole"), alone).num_done == 4
+    assert done < 4
+    assert all(
+        (out / name).read_bytes() == (out.with_name("whole") / name).read_bytes()
+        for name in files(out)
+        if name.endswith(".tar")
+    )
+
+
+def test_an_output_that_is_older_than_its_failed_input_is_found(
+    source, out, make, make_task, alone
+):
+    pack(source / "x.tar", [speech(0)])
+    run(make(), out, alone)
+    pack(source / "x.tar", [Sample("k", {"flac": b"no"})])
+    assert run(make(), out, alone).num_failed == 1
+    wrong = verify(Ledger(out), 1, is_running=False, shown=False)
+    assert [entry.problem.rpartition("/")[2] for entry in wrong] == [
+        "x.tar is older than its input, which failed since"
+    ]
+    recordings, other = source.with_name("files"), out.with_name("other")
+    recordings.mkdir()
+    for text in (audio(format="wav"), b"no"):
+        (recordings / "a.wav").write_bytes(text)
+        groups = Groups(Directory(recordings), 2)
+        run(make_task(shards=groups, output_dir=other), other, alone)
+    wrong = verify(Ledger(other), 1, is_running=False, shown=False)
+    assert [entry.problem.rpartition("/")[2] for entry in wrong] == [
+        "restored-000000.tar is older than its input, which failed since"
+    ]

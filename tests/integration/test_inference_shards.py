@@ -295,22 +295,24 @@ def processes_that_mention(text: str) -> list[int]:
     return found
 
 
-def kill_soon(process: subprocess.Popen, out: Path, seconds: float) -> None:
-    """SIGKILL a run some seconds after it has begun to restore, and wait for its workers."""
-    deadline = time.monotonic() + 90
-    started = out / ".ledger/runs.jsonl"
-    before = started.stat().st_size if started.exists() else 0
-    while not started.exists() or started.stat().st_size == before:
+def kill_at_work(process: subprocess.Popen, out: Path, seconds: float) -> bool:
+    """SIGKILL a run some seconds after its first sample is written; say whether it was at work."""
+
+    def half_shards() -> set[Path]:
+        return set(out.rglob(".*.tar.*.tmp"))
+
+    deadline, before = time.monotonic() + 90, half_shards()
+    while process.poll() is None and not half_shards() - before:
         assert time.monotonic() < deadline
-        if process.poll() is not None:
-            break
-        time.sleep(0.01)
+        time.sleep(0.005)
     time.sleep(seconds)
+    was_at_work = process.poll() is None
     process.kill()
     process.wait()
     while processes_that_mention(str(out)):
         assert time.monotonic() < deadline
         time.sleep(0.05)
+    return was_at_work
 
 
 def many(folder: Path) -> Path:
@@ -331,9 +333,10 @@ def test_killed_at_random_and_completed_it_has_the_bytes_of_an_unbroken_run(
     text, _ = unbroken.communicate(timeout=200)
     assert unbroken.returncode == 0, text
     rng = random.Random(0)
-    for ranks in (2, 2, 2):
-        run = torchrun("src/inference.py", *words, str(out), ranks=ranks)
-        kill_soon(run, out, rng.uniform(0.05, 1.0))
+    for _ in range(3):
+        run = torchrun("src/inference.py", *words, str(out), ranks=2)
+        assert kill_at_work(run, out, rng.uniform(0.0, 0.3))
+    assert len(shards(out)) < 12
     last = torchrun("src/inference.py", *words, str(out), ranks=2)
     text, _ = last.communicate(timeout=200)
     assert last.returncode == 0, text

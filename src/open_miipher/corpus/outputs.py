@@ -134,7 +134,7 @@ class Restoration(ABC):
         plan = self._look_at_all(items, ledger, from_nothing=overwrite)
         num_own = plan.num_done + plan.num_failed + len(plan.items) + len(plan.failed)
         label, about = f"{self.unit}:".ljust(12), "about " if self.is_estimate else ""
-        lines = [
+        said = [
             f"{label} {num_own} ({plan.num_done} done before, {len(plan.items)} to "
             f"restore, {len(plan.failed)} unreadable, {plan.num_failed} failed before)",
             f"hours:       {about}{plan.seconds / 3600:.4f} to restore",
@@ -142,10 +142,10 @@ class Restoration(ABC):
             f"{printable(self._output_dir)}",
         ]
         unreadable = [*(row["error"] for row in plan.failed), *self._unreadable(plan)]
-        lines += [f"unreadable:  {error}" for error in unreadable]
+        said += [f"unreadable:  {error}" for error in unreadable]
         problem = self._lack_of_room(plan)
-        lines += [] if problem is None else [f"error: {problem}"]
-        return "\n".join(lines), problem is None and not unreadable and not plan.num_failed
+        said += [] if problem is None else [f"error: {problem}"]
+        return "\n".join(said), problem is None and not unreadable and not plan.num_failed
 
     def finish(self, rows: Iterable[Row]) -> None:
         """Write the manifest, sorted as the rows are."""

@@ -12,6 +12,7 @@ from open_miipher.index import find_audio
 from open_miipher.restoration import Source
 
 _ROUNDING = 0.01  # s; durations in manifests are rounded, so that the last may end behind its file
+_NOTHING: Mapping[str, Any] = {}  # one for millions of recordings
 
 
 class DeadLine(UserError):
@@ -35,8 +36,8 @@ class Recording:
     offset: float = 0.0
     duration: float | None = None
     where: str = ""
-    origin: Mapping[str, Any] = field(default_factory=dict)
-    extra: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    extra: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
 
     @property
     def stamp(self) -> list[int] | None:
