@@ -129,8 +129,9 @@ def measure(
 
     Returns:
         Hours of audio an hour (all ranks), peak memory in bytes, and seconds of work per second of
-        audio: read (decode, resample, cut), encoder, cleaner (without its encoder), vocoder,
-        model_other (batches, copies), level, write (join, resample, encode).
+        audio: read (decode, resample, cut), measure (statistics of whole files, where the encoder
+        normalises by them), encoder, cleaner (without its encoder), vocoder, model_other (batches,
+        copies), level, write (join, resample, encode).
     """
 
     def jobs(paths: list[Path]) -> Iterator[Job]:

@@ -42,3 +42,17 @@ def test_cpu_and_bfloat16(kind, encoder, speech_like):
     # cuDNN's convolutions take TF32 for float32.
     assert relative_error(features, expected) < 5e-3
     assert relative_error(rounded, expected) < 0.05
+
+
+@pytest.mark.parametrize("kind", ["w2v_bert", "wavlm_base", "hubert_base", "xls_r"])
+def test_statistics(kind, encoder, speech_like):
+    model = encoder(kind)
+    blocks = torch.from_numpy(speech_like(16001)).view(1, -1).split(5000, dim=1)
+    expected = model.measure(blocks)
+    try:
+        model.to(DEVICE)
+        with torch.autocast(DEVICE, dtype=torch.bfloat16):
+            measured = model.measure(block.to(DEVICE) for block in blocks)
+    finally:
+        model.to("cpu")
+    torch.testing.assert_close(measured.cpu(), expected, rtol=1e-6, atol=1e-6)

@@ -1,0 +1,197 @@
+"""Is a long recording better normalised by the whole of it, or by each chunk?
+
+    python benchmarks/file_statistics.py --ckpt-dir CKPT --speech-dir SPEECH --noise-dir NOISE
+
+For chains whose encoder normalises what it hears (w2v-BERT and others). Long recordings are put
+together from utterances, each at a level of its own, with pauses between them, and noise is added.
+Each is restored with either value of --normalise-over, everything else being the command's
+defaults, and compared with the clean one. Speech and noise should be held back from training.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from open_miipher.degradation.noise import active_power
+from open_miipher.errors import UserError, exit_on_user_error
+from open_miipher.evaluation.metrics import distance_db, read_mono
+from open_miipher.evaluation.tables import format_table
+from open_miipher.index import read_index
+from open_miipher.losses import MultiScaleMelConfig, MultiScaleMelLoss
+from open_miipher.restoration import Chain, RestoreOptions, Restorer, Source
+from open_miipher.restoration.options import NORMALISE_OVER
+from open_miipher.restoration.sink import ArraySink
+
+LEVEL_DB = (-38.0, -16.0)  # RMS of an utterance's active part, dB of full scale
+SHORTEST_PAUSE = 0.3  # seconds
+SNR_DB = (5.0, 20.0)
+SECONDS = (60.0, 120.0)
+FLOORS_DB = (-80.0, -100.0)
+MEL = MultiScaleMelConfig(n_mels=[20, 80], win_lengths=[512, 2048])
+
+
+def main() -> int:
+    """Measure both ways on the same recordings."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ckpt-dir", required=True, help="of stage 3")
+    parser.add_argument("--speech-dir", type=Path, required=True, help="clean, with metadata.csv")
+    parser.add_argument("--noise-dir", type=Path, required=True, help="with metadata.csv")
+    parser.add_argument("--recordings", type=int, default=20, help="how many (default: 20)")
+    parser.add_argument("--longest-pause", type=float, default=8.0, help="seconds (default: 8)")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    chain = Chain.from_checkpoint(arguments.ckpt_dir)
+    if not chain.needs_statistics:
+        raise UserError(f"the encoder of {arguments.ckpt_dir} does not normalise what it hears")
+    measured: dict[str, list[dict[str, float]]] = {over: [] for over in NORMALISE_OVER}
+    for number in range(arguments.recordings):
+        rng = np.random.default_rng([arguments.seed, number])
+        pauses = SHORTEST_PAUSE, arguments.longest_pause
+        clean = put_together(arguments.speech_dir, chain.output_rate, pauses, rng)
+        noisy = clean + background(arguments.noise_dir, clean, chain.output_rate, rng)
+        for over in NORMALISE_OVER:
+            measured[over].append(measure(chain, over, clean, noisy))
+        print(f"{number + 1} of {arguments.recordings}", file=sys.stderr)
+    report(measured)
+    return 0
+
+
+def put_together(
+    root: Path, sample_rate: int, pauses: tuple[float, float], rng: np.random.Generator
+) -> np.ndarray:
+    """Join utterances with pauses (shortest and longest, s): (samples,) float32."""
+    paths = [root / entry.file_path for entry in read_index(root).entries]
+    pieces, num_samples = [], 0
+    wanted = rng.uniform(*SECONDS) * sample_rate
+    while num_samples < wanted:
+        speech, _ = read_mono(paths[rng.integers(len(paths))], sample_rate)
+        level = 10 ** (rng.uniform(*LEVEL_DB) / 20)
+        gain = level / np.sqrt(max(active_power(speech, sample_rate), 1e-12))
+        pause = np.zeros(round(rng.uniform(*pauses) * sample_rate))
+        pieces += [np.clip(gain * speech, -1, 1), pause]
+        num_samples += len(speech) + len(pause)
+    return np.concatenate(pieces).astype(np.float32)
+
+
+def background(
+    root: Path, clean: np.ndarray, sample_rate: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Return noise for a recording, from one file, repeated where it is too short."""
+    paths = [root / entry.file_path for entry in read_index(root).entries]
+    noise, _ = read_mono(paths[rng.integers(len(paths))], sample_rate)
+    noise = np.resize(np.roll(noise, rng.integers(len(noise))), len(clean))
+    snr = 10 ** (rng.uniform(*SNR_DB) / 10)
+    power = active_power(clean, sample_rate) / snr
+    gain = np.sqrt(power / max(float(np.mean(np.square(noise))), 1e-12))
+    return (gain * noise).astype(np.float32)
+
+
+def measure(chain: Chain, over: str, clean: np.ndarray, noisy: np.ndarray) -> dict[str, float]:
+    """Restore a recording one way and compare."""
+    options = RestoreOptions(normalise_over=over)  # type: ignore[arg-type]
+    listener, rate = Listener(chain), chain.output_rate
+    restorer = Restorer(listener, options, batch_size=1)
+    job = restorer.job(Source.from_array(noisy[None], rate), sink := ArraySink())
+    began = time.perf_counter()
+    list(restorer.restore_jobs([job]))
+    seconds = time.perf_counter() - began
+    restored = sink.waveform[0]
+    figures = {
+        f"LSD of {name} to clean, floor {floor:.0f} dB (dB)": distance_db(clean, x, rate, floor)
+        for floor in FLOORS_DB
+        for name, x in (("noisy", noisy), ("restored", restored))
+    }
+    mel = MultiScaleMelLoss(rate, MEL)
+    for name, x in (("noisy", noisy), ("restored", restored)):
+        pair = torch.from_numpy(clean)[None], torch.from_numpy(x)[None]
+        figures[f"mel distance of {name} to clean"] = float(mel(*pair)["mel"])
+    halves = list(overlaps(chain, options, listener.heard, restored))
+    spoken = [abs(level_db(a) - level_db(b)) for place, a, b in halves if clean[place].any()]
+    figures["level step at a spoken seam (dB), mean"] = float(np.mean(spoken or [np.nan]))
+    figures["level step at a spoken seam (dB), largest"] = max(spoken, default=np.nan)
+    spectra = [distance_db(a, b, rate) for _, a, b in halves]
+    figures["LSD of both sides of a seam (dB)"] = float(np.mean(spectra))
+    figures["first pass (ms a second)"] = 1000 * job.seconds["measure"] * rate / len(noisy)
+    figures["all, first pass included (ms a second)"] = 1000 * seconds * rate / len(noisy)
+    return figures
+
+
+class Listener:
+    """The chain, keeping what it makes of each chunk; for one signal in batches of one."""
+
+    def __init__(self, chain: Chain) -> None:
+        self._chain = chain
+        self.heard: list[np.ndarray] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._chain, name)
+
+    def restore(self, *arguments: Any) -> Tensor:
+        """See `Chain.restore`."""
+        restored = self._chain.restore(*arguments)
+        self.heard += [row.numpy() for row in restored]
+        return restored
+
+
+def overlaps(
+    chain: Chain, options: RestoreOptions, chunks: Sequence[np.ndarray], restored: np.ndarray
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield, for each seam, its place and what the chunks before and after it put there.
+
+    Both at the level that they have in the output: away from the seams it is the chunk times its
+    gain, which tells the gain.
+    """
+    grid, hop = options.grid(chain), chain.output_hop
+    overlap, margin = grid.overlap_frames * hop, grid.margin_frames * hop
+    starts = [k * grid.hop_frames * hop for k in range(len(chunks))]
+    leveled = []
+    for k, (start, chunk) in enumerate(zip(starts, chunks, strict=True)):
+        end = len(chunk) - overlap if k + 1 < len(chunks) else len(restored) - start
+        alone = slice(overlap if k else 0, end)
+        gain = 10 ** ((level_db(restored[start:][alone]) - level_db(chunk[alone])) / 20)
+        leveled.append(gain * chunk)
+    for start, before, after in zip(starts[1:], leveled, leveled[1:], strict=False):
+        place = slice(start + margin, start + overlap - margin)
+        inside = slice(margin, overlap - margin)
+        yield place, before[-overlap:][inside], after[inside]
+
+
+def level_db(waveform: np.ndarray) -> float:
+    """RMS of (samples,) in dB of full scale, at least -200."""
+    return 10 * float(np.log10(max(np.mean(np.square(waveform, dtype=np.float64)), 1e-20)))
+
+
+def report(measured: dict[str, list[dict[str, float]]]) -> None:
+    """Print the means, and the mean of the differences with its standard error."""
+    names = list(measured["file"][0])
+    rows = []
+    for name in names:
+        by_file, by_chunk = (
+            np.array([figures[name] for figures in measured[over]]) for over in NORMALISE_OVER
+        )
+        difference = by_file - by_chunk
+        difference = difference[np.isfinite(difference)]
+        error = difference.std(ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0.0
+        rows.append(
+            [
+                name,
+                f"{np.nanmean(by_file):.3f}",
+                f"{np.nanmean(by_chunk):.3f}",
+                f"{difference.mean():+.3f} ± {error:.3f}",
+                f"{np.count_nonzero(difference < 0)} of {len(difference)}",
+            ]
+        )
+    print(format_table(["mean over recordings", "file", "chunk", "difference", "file less"], rows))
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_user_error(main)())
