@@ -3,6 +3,8 @@
 The pretrained encoders have random weights, are saved locally and loaded by the real code.
 """
 
+import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from open_miipher.distributed import start
 from open_miipher.errors import UserError
 from open_miipher.index import Entry, write_index
 from open_miipher.restoration import Restorer
+from open_miipher.shards import Sample, ShardWriter, read_samples
 from open_miipher.training import Trainer, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -169,6 +172,53 @@ def test_the_commands(pairings, speech, tmp_path):
     for path in sorted(speech.glob("*.wav")):
         restored, original = soundfile.info(out / path.name), soundfile.info(path)
         assert (restored.frames, restored.samplerate) == (original.frames, 48000)
+
+
+@pytest.mark.slow
+def test_from_raw_recordings_through_shards_to_restored_shards(pairings, speech, tmp_path):
+    """Preprocess, train all three stages from the shards, restore the raw collection as shards."""
+    raw = tmp_path / "raw.tar"
+    with ShardWriter(raw) as writer:
+        for path in sorted(speech.glob("*.wav")):
+            members = {"wav": path.read_bytes(), "txt": path.stem.encode()}
+            writer.add(Sample(path.stem, members))
+
+    def run(*words: object) -> None:
+        command = [sys.executable, *map(str, words)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    options = ["output_root", "writer_name", "shard_maxcount"]
+    values = [tmp_path / "shards", "tiny", 2]
+    run(
+        "src/preprocess.py",
+        "data=webdataset_preprocess_48k",
+        f"data.train.urls=[{raw}]",
+        f"data.test.dir_list=[{speech}]",
+        "data.sample_seconds=0.7",
+        *(f"preprocess.{name}={value}" for name, value in zip(options, values, strict=True)),
+    )
+    own = [
+        "data=preprocessed_48k",
+        f"data.train_urls={tmp_path}/shards/tiny/train",
+        f"data.val_urls={tmp_path}/shards/tiny/val",
+    ]
+    for stage in stages(pairings["sidon"], speech, tmp_path):
+        kept = [o for o in stage if not re.match(r"data\.(train|test)\.dir_list", o)]
+        prepared([*kept, *own]).run()
+    out = tmp_path / "restored"
+    run(
+        "src/inference.py", "--ckpt-dir", tmp_path / "3", "--input-shards", raw,
+        "--output-dir", out, "--device", "cpu",
+    )  # fmt: skip
+    with (out / "raw.tar").open("rb") as file:
+        samples = list(read_samples(file, "raw.tar"))
+    for sample, path in zip(samples, sorted(speech.glob("*.wav")), strict=True):
+        assert sample.key == path.stem
+        assert sample.members["txt"] == path.stem.encode()
+        restored, original = sample.members["wav"], soundfile.info(path)
+        info = soundfile.info(io.BytesIO(restored))
+        assert (info.frames, info.samplerate) == (original.frames, 48000)
 
 
 @pytest.mark.parametrize(
