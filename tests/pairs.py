@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from open_miipher.data import Preprocessed, PreprocessedConfig
 from open_miipher.shards import Sample, ShardWriter, encode_waveform
 
 RATE = 24000
@@ -40,3 +41,10 @@ def write_shards(root: Path, sizes: list[int], **options) -> list[str]:
         urls.append(write_shard(root / f"shard-{place:03d}.tar", samples))
         first += size
     return urls
+
+
+def source(train_urls, val_urls=(), **changes) -> Preprocessed:
+    """Return short crops of shards as a source of data."""
+    changes = {"crop_seconds": 0.2, "max_broken_shards": 1, **changes}
+    val_urls = [val_urls] if isinstance(val_urls, str) else list(val_urls)
+    return Preprocessed(PreprocessedConfig(train_urls=train_urls, val_urls=val_urls, **changes))

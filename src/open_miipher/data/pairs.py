@@ -76,7 +76,7 @@ class Pair:
                 raise ShardError("the two sides of the pair differ in length, channels or rate")
             if rates != {sample_rate}:
                 raise WrongRateError(
-                    f"is of {rates.pop()} Hz, but data.sample_rate={sample_rate}; set it to the "
+                    f"it is of {rates.pop()} Hz, but data.sample_rate={sample_rate}; set it to the "
                     "shards' own, or give others"
                 )
             num_channels, num_samples = shapes.pop()
