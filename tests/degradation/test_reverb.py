@@ -92,3 +92,15 @@ def test_generated_rooms_decay_as_asked():
     assert response[0] ** 2 / np.sum(response[1:] ** 2) == pytest.approx(10**0.6, rel=1e-3)
     decay = 10 * np.log10(np.cumsum(response[:0:-1] ** 2)[::-1])
     assert decay[0] - decay[6000] == pytest.approx(30, abs=2)
+
+
+def test_the_direct_target_may_leave_out_early_reflections(run, speech_like):
+    waveform = speech_like(24000)
+    response = np.zeros(2000, np.float32)
+    response[100], response[140] = 0.5, 0.4  # 1.7 ms later
+    _, wide = run(reverb(response, target="direct"), waveform)
+    _, narrow = run(reverb(response, target="direct", direct_seconds=0.001), waveform)
+    gain = narrow.target.max() / waveform.max()
+    assert np.allclose(narrow.target, gain * waveform, atol=1e-5)
+    echo = wide.target - narrow.target
+    assert np.allclose(echo[40:], 0.8 * narrow.target[:-40], atol=1e-5)

@@ -8,8 +8,6 @@ import numpy as np
 from open_miipher.degradation.base import Context, Stage, Trace, check_range, power
 from open_miipher.degradation.filtering import convolve
 
-_DIRECT_SECONDS = 0.0025
-
 
 class Reverb(Stage):
     """Convolves with a room's impulse response.
@@ -24,7 +22,8 @@ class Reverb(Stage):
 
         Attributes:
             target: `dry` leaves the target as it is; `direct` makes it what arrives within
-                2.5 ms of the direct path, at its level in the damaged waveform.
+                `direct_seconds` of the direct path, at its level in the damaged waveform.
+            direct_seconds: the longer, the more early reflections colour that target.
             seconds: an impulse response is cut so long after its direct path.
             rt60: without recordings, exponentially decaying noise is taken for a room (Polack's
                 model); its decay by 60 dB takes so many seconds.
@@ -32,6 +31,7 @@ class Reverb(Stage):
         """
 
         target: Literal["dry", "direct"] = "dry"
+        direct_seconds: float = 0.0025
         seconds: float = 1.0
         rt60: tuple[float, float] = (0.2, 0.5)
         direct_to_reverb_db: tuple[float, float] = (-6.0, 12.0)
@@ -40,6 +40,7 @@ class Reverb(Stage):
         check_range("reverb rt60", config.rt60, 0.01, 20)
         check_range("reverb direct_to_reverb_db", config.direct_to_reverb_db, -60, 60)
         check_range("reverb seconds", (config.seconds, config.seconds), 0.01, 20)
+        check_range("reverb direct_seconds", (config.direct_seconds, config.direct_seconds), 0, 0.1)
         self.sample_rate, self.config = context.sample_rate, config
         self.source = context.impulse_responses
 
@@ -62,7 +63,7 @@ class Reverb(Stage):
         loudness = power(reverberant)
         gain = np.float32(np.sqrt(power(waveform) / loudness) if loudness > 0 else 1.0)
         if self.config.target == "direct":
-            near = round(_DIRECT_SECONDS * self.sample_rate)
+            near = round(self.config.direct_seconds * self.sample_rate)
             start = max(0, delay - near)
             direct = response[start : delay + near + 1]
             trace.target = gain * convolve(trace.target, direct, delay - start)

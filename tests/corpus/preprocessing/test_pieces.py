@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.signal import correlate
 
 from open_miipher.corpus.preprocessing.config import PreprocessingData
 from open_miipher.corpus.preprocessing.inputs import Member
@@ -126,23 +127,35 @@ def test_silence_stays_silent():
     assert np.isfinite(piece.damaged).all()
 
 
-def test_what_16_bits_cannot_hold_is_scaled_in_both():
-    clean, damaged = np.float32([0.5, -0.9]), np.float32([1.5, -3.0])
+def test_what_16_bits_cannot_hold_is_scaled():
+    damaged = np.float32([1.5, -3.0])
     drawn: list[dict] = []
-    scaled_clean, scaled_damaged = within_full_scale(clean, damaged, drawn)
-    assert np.abs(scaled_damaged).max() == pytest.approx(32767 / 32768)
-    assert np.allclose(scaled_clean / scaled_damaged, clean / damaged)
-    assert drawn[0]["name"] == "level"
-    assert drawn[0]["gain_db"] == pytest.approx(-20 * np.log10(3), abs=0.01)
+    scaled = within_full_scale(damaged, drawn)
+    assert np.abs(scaled).max() == pytest.approx(32767 / 32768)
+    assert np.allclose(3 * scaled, damaged, rtol=1e-4)
+    assert drawn == [{"name": "level", "gain_db": pytest.approx(-20 * np.log10(3), abs=0.01)}]
     drawn.clear()
-    assert within_full_scale(clean, clean, drawn)[1] is clean
+    quiet = np.float32([0.9, -0.5])
+    assert within_full_scale(quiet, drawn) is quiet
     assert drawn == []
 
 
-def test_the_asked_ratio_is_kept_through_the_scaling():
+def test_the_clean_keeps_its_peak_and_the_damaged_its_ratio():
     loud = DegradationConfig({"noise": {"name": "noise", "snr_db": [-5.0, -5.0]}})
     (piece,) = made(maker(degradation=loud), recording(1.0))
-    noise = piece.damaged - piece.clean
-    ratio = 10 * np.log10(np.mean(piece.clean**2) / np.mean(noise**2))
     assert [stage["name"] for stage in piece.drawn] == ["noise", "level"]
+    assert np.abs(piece.clean).max() == pytest.approx(0.9)
+    gain = 10 ** (piece.drawn[1]["gain_db"] / 20)
+    noise = piece.damaged / gain - piece.clean
+    ratio = 10 * np.log10(np.mean(piece.clean**2) / np.mean(noise**2))
     assert ratio == pytest.approx(-5.0, abs=0.1)
+
+
+def test_reverb_moves_the_target_and_not_its_peak():
+    room = {"name": "reverb", "target": "direct", "direct_seconds": 0.0}
+    (piece,) = made(maker(degradation=DegradationConfig({"reverb": room})), recording(1.0))
+    assert np.abs(piece.clean).max() == pytest.approx(0.9)
+    (dry,) = made(maker(degradation=DegradationConfig({})), recording(1.0))
+    assert np.corrcoef(piece.clean, dry.clean)[0, 1] > 0.99  # generated rooms: a single tap
+    correlation = correlate(piece.damaged, piece.clean, method="fft")
+    assert int(np.argmax(np.abs(correlation))) == len(piece) - 1

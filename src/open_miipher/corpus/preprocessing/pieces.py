@@ -100,8 +100,10 @@ class PieceMaker:
                 raise Unreadable(str(error)) from error
             trace = Trace(clean)
             damaged = self._degradation(clean, rng, trace)
+            if trace.target is not clean:  # reverb moved it, and changed its level
+                clean = at_peak(trace.target, self._data.peak)
             drawn = list(trace.drawn)
-            clean, damaged = within_full_scale(trace.target, damaged, drawn)
+            damaged = within_full_scale(damaged, drawn)
             yield Piece(clean, damaged, recording.name, start, drawn), trace.failures
 
     def _read(self, recording: Recording, channel: int, start: int, num_samples: int) -> np.ndarray:
@@ -114,28 +116,30 @@ class PieceMaker:
         if cutoff is not None:
             span = low_cut(span, rate, cutoff)
         crop = span[start - first :][:num_samples]
-        peak = np.abs(crop).max()
-        return crop * np.float32(self._data.peak / peak) if peak > 0 else crop.copy()
+        return at_peak(crop, self._data.peak)
 
 
-def within_full_scale(
-    clean: np.ndarray, damaged: np.ndarray, drawn: list[dict[str, Any]]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Scale a pair that 16 bits could not hold.
+def at_peak(waveform: np.ndarray, peak: float) -> np.ndarray:
+    """Scale a waveform (samples,) to a peak; silence stays silent."""
+    loudest = np.abs(waveform).max()
+    return waveform * np.float32(peak / loudest) if loudest > 0 else waveform.copy()
 
-    Both get the same gain, so that what was added stays what it was in relation to the speech.
+
+def within_full_scale(damaged: np.ndarray, drawn: list[dict[str, Any]]) -> np.ndarray:
+    """Scale a damaged waveform that 16 bits could not hold.
+
+    Only it: clean speech is as loud in all pieces of a sample, whatever was added to it.
 
     Args:
-        clean: (samples,) float32.
-        damaged: the same shape.
+        damaged: (samples,) float32.
         drawn: takes the note of the gain, if there is one.
     """
-    loudest = max(float(np.abs(clean).max()), float(np.abs(damaged).max()))
+    loudest = float(np.abs(damaged).max())
     if loudest <= _LOUDEST:
-        return clean, damaged
-    gain = np.float32(_LOUDEST / loudest)
+        return damaged
+    gain = _LOUDEST / loudest
     drawn.append({"name": "level", "gain_db": 20 * float(np.log10(gain))})
-    return clean * gain, damaged * gain
+    return damaged * np.float32(gain)
 
 
 def pack(pieces: Iterable[Piece], num_samples: int) -> Iterator[list[Piece]]:
