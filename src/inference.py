@@ -28,9 +28,9 @@ From shards to shards, every sample keeps its key and its other members (text, s
 byte; a sample that cannot be restored is left out, and told. --output-shards does the same for a
 directory or a manifest. Segments of a manifest have their span in the name (x@2.5+1.wav).
 
-Started again, the command goes on with what is left, with another number of processes or shards
-too. Inputs that changed since are restored again; those that failed and did not change are not
-tried again (src/status.py --retry-failed). OUTPUT_DIR/manifest.jsonl lists every input: output,
+Started again, the command goes on with what is left, with another number of processes or array
+tasks too. Inputs that changed since are restored again; those that failed and did not change are
+not tried again (src/status.py --retry-failed). OUTPUT_DIR/manifest.jsonl lists every input: output,
 durations, rates, levels, clipped samples, model, error. OUTPUT_DIR/.ledger is the record that all
 this rests on: keep it.
 """

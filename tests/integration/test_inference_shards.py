@@ -1,6 +1,7 @@
 """`src/inference.py` from and to shards: local ones and S3, manifests, killed, wrongly used."""
 
 import io
+import itertools
 import json
 import os
 import random
@@ -262,8 +263,10 @@ def test_stores_that_refuse_are_one_sentence(
     upload(bucket, noisy)
     store = ("--s3-endpoint-url", bucket)
 
+    outputs = (tmp_path / f"out/{number}" for number in itertools.count())
+
     def error_of(*arguments: object) -> str:
-        out = tmp_path / f"out/{len(arguments)}"  # in one process, a lock may outlive its error
+        out = next(outputs)  # in one process, a lock may outlive its error
         assert command(*arguments, "--output-dir", out) == 2
         text = capsys.readouterr().err
         assert text.count("error: ") == 1

@@ -65,7 +65,7 @@ class Restoration(ABC):
         """Return the outputs' extension, and how those without a name get theirs."""
 
     @abstractmethod
-    def _items(self, names: Mapping[str, str]) -> dict[str, str]:
+    def _items(self, names: dict[str, str]) -> dict[str, str]:
         """Return the output of every item, from that of every input."""
 
     @abstractmethod

@@ -1,6 +1,7 @@
 """The inputs of a restoration that are files: all of a directory, or what a manifest names."""
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,7 @@ class Recording:
     def stamp(self) -> list[int] | None:
         """The file's size in bytes and time of change in ns; None if there is no such file."""
         try:
-            status = Path(self.path).stat()
+            status = os.stat(self.path)
         except OSError:
             return None  # a link to nowhere, say: probing it will tell
         return [status.st_size, status.st_mtime_ns]
@@ -175,7 +176,7 @@ class Directory:
 
     def recording(self, item: str) -> Recording:
         """Return a file."""
-        return Recording(str(self._root / item))
+        return Recording(os.path.join(self._root, item))
 
     def extra(self, item: str) -> Mapping[str, Any]:
         """Return nothing."""

@@ -1,6 +1,6 @@
 """Restore recordings, files or segments of files, into a file each."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,8 +65,8 @@ class RestoreFiles(Restoration):
     def _assign(self) -> tuple[str, Assign]:
         return self._format.format, partial(assign_names, wanted=self._recordings.wanted)
 
-    def _items(self, names: Mapping[str, str]) -> dict[str, str]:
-        return dict(names)
+    def _items(self, names: dict[str, str]) -> dict[str, str]:
+        return names
 
     def _stamp(self, item: str) -> list[int] | None:
         return self._recordings.recording(item).stamp

@@ -1,7 +1,7 @@
 """Restore into tar shards: from shards, or from recordings in groups."""
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,7 +163,7 @@ class RestoreShards(Restoration):
     def _assign(self) -> tuple[str, Assign]:
         return "tar", self._inputs.assign
 
-    def _items(self, names: Mapping[str, str]) -> dict[str, str]:
+    def _items(self, names: dict[str, str]) -> dict[str, str]:
         return self._inputs.items(names)
 
     def _stamp(self, item: str) -> Any:

@@ -48,7 +48,7 @@ class ShardInputs(Protocol):
             UserError: there are none, or some cannot be right.
         """
 
-    def items(self, names: Mapping[str, str]) -> dict[str, str]:
+    def items(self, names: dict[str, str]) -> dict[str, str]:
         """Return every item with its shard, from the shard of every input."""
 
     def stamp(self, item: str) -> Any:
@@ -122,9 +122,9 @@ class TarShards:
         self._seconds_per_byte = self._measure()
         return sorted(self._found)
 
-    def items(self, names: Mapping[str, str]) -> dict[str, str]:
+    def items(self, names: dict[str, str]) -> dict[str, str]:
         """Every input is an item."""
-        return dict(names)
+        return names
 
     def stamp(self, item: str) -> Any:
         """Return the storage's stamp; None of a shard that is missing."""
@@ -182,7 +182,7 @@ class Groups:
         """List the recordings."""
         return self._recordings.ids()
 
-    def items(self, names: Mapping[str, str]) -> dict[str, str]:
+    def items(self, names: dict[str, str]) -> dict[str, str]:
         """Every shard is an item of its own name."""
         members = defaultdict(list)
         for recording in sorted(names):

@@ -64,7 +64,8 @@ def verify(ledger: Ledger, num_threads: int, is_running: bool, shown: bool) -> l
 
     wrong = []
     seconds = math.fsum(row["duration"] for row in done)
-    with Progress(len(done), seconds, shown) as progress:
+    unit = "shards" if any("num_samples" in row for row in done) else "files"
+    with Progress(len(done), seconds, shown, unit=unit) as progress:
         for row, problems in map_in_threads(check, done, num_threads):
             progress.advance(row["duration"])
             wrong += [Wrong(problem, row["id"]) for problem in problems]
