@@ -14,7 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
-from open_miipher.config import CONFIG_DIR, compose_plain, merge_overrides
+from open_miipher.config import (
+    CONFIG_DIR,
+    compose_plain,
+    compose_preprocessing,
+    merge_overrides,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -90,6 +95,15 @@ def test_the_overrides_compose(command: str) -> None:
         assert composed["name"] in {path.stem for path in (CONFIG_DIR / "model").glob("*.yaml")}
 
 
+def test_the_overrides_of_preprocessing_compose() -> None:
+    for command in (c for c in OURS if split_command(c)[0] == "src/preprocess.py"):
+        _, arguments = split_command(command)
+        overrides = [word for word in arguments if "=" in word]
+        if overrides:
+            compose_preprocessing(overrides).check()
+        assert [word for word in arguments if "=" not in word] in ([], ["-h"], ["--cfg", "job"])
+
+
 @pytest.mark.parametrize("command", SCRIPTS)
 def test_the_options_parse(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     script, arguments = split_command(command)
@@ -135,13 +149,17 @@ def known_keys() -> set[str]:
     models = [path.stem for path in (CONFIG_DIR / "model").glob("*.yaml")]
     compositions = [[f"model={model}"] for model in models]
     compositions.append(["model=miipher2_feature_cleaner", "encoder@model.encoder=w2v_bert_2"])
-    return {key for overrides in compositions for key in keys_of(compose_plain(overrides))}
+    preprocessing = compose_plain(["data=webdataset_preprocess_48k"], "preprocess")
+    return {
+        *(key for overrides in compositions for key in keys_of(compose_plain(overrides))),
+        *keys_of(preprocessing),
+    }
 
 
 def test_every_key_that_is_named_exists(known_keys: set[str]) -> None:
     text = re.sub(r"^\| .*? \|", "|", README.partition("## Old key")[2], flags=re.M)
     text = README.partition("## Old key")[0] + text  # the old keys, in the first column, left out
-    named = set(re.findall(r"`~?((?:data|model|trainer|optimizer)\.[a-z0-9_.]+)`", text))
+    named = set(re.findall(r"`~?((?:data|model|trainer|optimizer|preprocess)\.[a-z0-9_.]+)`", text))
     assert len(named) > 40
     assert {key for key in named if key not in known_keys} == set()
 

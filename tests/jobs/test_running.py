@@ -1,5 +1,6 @@
 """Job scripts that really train and restore, at a tiny size, with a stand-in for PBS."""
 
+import json
 import os
 import subprocess
 import sys
@@ -191,3 +192,28 @@ def test_a_local_array_restores_everything_once(tmp_path, variables, path):
     restored = sorted(path.stem for path in (tmp_path / "restored").glob("*.wav"))
     assert restored == sorted(p.stem for p in (ROOT / "dataset/demo/speech/test").glob("*.flac"))
     assert not list((tmp_path / "restored").rglob("REQUEUE"))
+
+
+def test_a_local_array_preprocesses_everything_once(tmp_path, variables, path):
+    given = {
+        **variables,
+        "PATH": path,
+        "HOME": str(tmp_path),
+        "NUM_WRITERS": "1",
+        "EXTRA": "preprocess.shard_maxcount=1 data.sample_seconds=5",
+        "DATA": "webdataset_preprocess_24k",
+        "WRITER_NAME": "demo",
+        "OUTPUT_DIR": str(tmp_path / "shards"),
+        "NUM_SHARDS": "2",
+    }
+    for _ in range(2):  # given again: it is done
+        done = subprocess.run(
+            [ROOT / "jobs/local/preprocess_array.sh"],
+            env=given, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+    summary = json.loads((tmp_path / "shards/demo/train/0/summary.json").read_text())
+    assert summary["files"] == len(list((ROOT / "dataset/demo/speech/train").glob("*.flac")))
+    assert summary["shards"] == len(list((tmp_path / "shards/demo/train/0").glob("*.tar")))
+    assert (tmp_path / "shards/demo/val/0/summary.json").exists()
+    assert not list((tmp_path / "shards").rglob("REQUEUE"))

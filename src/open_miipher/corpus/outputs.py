@@ -17,7 +17,7 @@ from open_miipher.corpus.leftovers import remove_leftovers
 from open_miipher.corpus.listing import MANIFEST_NAME, lines
 from open_miipher.corpus.naming import Assign
 from open_miipher.corpus.rows import Row, write_atomically
-from open_miipher.corpus.run import Item, Plan
+from open_miipher.corpus.run import Item, Plan, Share
 from open_miipher.corpus.shard import Shard
 from open_miipher.corpus.threads import map_in_threads
 from open_miipher.errors import UserError, report
@@ -92,7 +92,7 @@ class Restoration(ABC):
         """Estimate an output's size."""
 
     @abstractmethod
-    def process(self, items: Iterator[Item]) -> Iterator[Row]:
+    def process(self, items: Share) -> Iterator[Row]:
         """Restore the items of one rank (see `corpus.run.Task`)."""
 
     def plan(self, ledger: Ledger) -> Plan:

@@ -11,7 +11,7 @@ from open_miipher.corpus.naming import Assign, assign_names
 from open_miipher.corpus.outputs import Restoration
 from open_miipher.corpus.recordings import Details, Recordings
 from open_miipher.corpus.rows import Row
-from open_miipher.corpus.run import Item
+from open_miipher.corpus.run import Item, Share
 from open_miipher.corpus.signal import Signal
 from open_miipher.restoration import FileSink, Job, Restorer
 
@@ -40,7 +40,7 @@ class RestoreFiles(Restoration):
         super().__init__(restorer, output_dir, file_format)
         self._recordings = recordings
 
-    def process(self, items: Iterator[Item]) -> Iterator[Row]:
+    def process(self, items: Share) -> Iterator[Row]:
         """Restore the items of one rank (see `corpus.run.Task`)."""
         waiting: dict[Job, tuple[Item, Signal]] = {}
 

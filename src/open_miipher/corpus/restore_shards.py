@@ -12,7 +12,7 @@ from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.naming import Assign
 from open_miipher.corpus.outputs import Restoration
 from open_miipher.corpus.rows import Row
-from open_miipher.corpus.run import Item, Plan
+from open_miipher.corpus.run import Item, Plan, Share
 from open_miipher.corpus.samples import Group, InputSample, InputShard, Unrestored
 from open_miipher.corpus.shard_inputs import ShardInputs
 from open_miipher.corpus.shard_output import OutputShard, RestoredMember, SampleInWork
@@ -54,8 +54,8 @@ class RestoreShards(Restoration):
         self._inputs = inputs
         self.is_estimate = inputs.is_estimate
 
-    def process(self, items: Iterator[Item]) -> Iterator[Row]:
-        """Restore the items of one rank (see `corpus.run.Task`)."""
+    def process(self, items: Share) -> Iterator[Row]:
+        """Restore the items of one rank (see `corpus.run.Task`); a signal gives up half shards."""
         in_work: deque[_InWork] = deque()
 
         def jobs() -> Iterator[Job]:
@@ -64,6 +64,8 @@ class RestoreShards(Restoration):
                 shard = OutputShard(path, item.output, self.identity["model"])
                 in_work.append(_InWork(item, shard))
                 for sample in self._samples(item.details, shard):
+                    if items.stopped:
+                        return
                     started = self._start(sample)
                     shard.add(started)
                     yield from (member.signal.job for member in started.restored.values())

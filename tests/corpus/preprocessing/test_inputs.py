@@ -60,6 +60,8 @@ def test_the_audio_of_a_sample(members, name, tmp_path):
         ([("a.txt", b"x")], "a has no audio among its members txt"),
         ([("a.npy", b"x")], "a has no audio"),
         ([("a.flac", b"no flac")], "a.flac cannot be opened"),
+        ([("a.flac", encode(speech(0, 3.0))[:-9000])], "a.flac is "),
+        ([("a.wav", encode(speech(0, 3.0), extension="wav")[:-99])], "a.wav is truncated"),
         ([("a.npy", b"x"), ("a.sr.index", b"8000")], "a.npy is no waveform"),
         ([("a.npy", b"x"), ("a.sr.index", b"fast")], "a.sr.index is 'fast', not a sample rate"),
     ],

@@ -78,7 +78,7 @@ class PreprocessingOptions:
     output_root: str | None = None
     writer_name: str | None = None
     job_id: int | str = "0"
-    shard_maxcount: int = 500
+    shard_maxcount: int = 100
     num_writers: int = 1
     audio_format: Literal["npy", "flac"] = "npy"
     crops: Literal["random", "all"] = "random"

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from open_miipher.audio.io import AUDIO_EXTENSIONS, Encoded, read, read_header
+from open_miipher.audio.io import AUDIO_EXTENSIONS, Encoded, probe, read
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.corpus.preprocessing.config import PreprocessingData, RawSource
 from open_miipher.corpus.threads import map_in_threads
@@ -243,7 +243,7 @@ def _audio_member(sample: Sample) -> str | None:
 def _open(name: str, data: bytes, sample: Sample, url: str) -> Recording:
     if name.rpartition(".")[2].lower() not in _ARRAY_EXTENSIONS:
         file = Encoded(name, data)
-        info = read_header(file)
+        info = probe(file)  # so that a truncated file shows, wherever its crop lies
         return Member(
             name,
             info.sample_rate,
