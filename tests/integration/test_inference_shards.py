@@ -233,6 +233,7 @@ def test_only_one_kind_of_input(command, capsys) -> None:
         assert "--input-manifest" in capsys.readouterr().err
 
 
+@pytest.mark.integration
 def test_shards_of_a_store_are_restored_as_local_ones(
     command, noisy, bucket, tmp_path, capsys
 ) -> None:
@@ -257,6 +258,7 @@ def test_shards_of_a_store_are_restored_as_local_ones(
     assert len(listed(there)) == 16
 
 
+@pytest.mark.integration
 def test_stores_that_refuse_are_one_sentence(
     command, noisy, bucket, tmp_path, monkeypatch, capsys
 ) -> None:
