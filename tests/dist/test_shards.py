@@ -58,6 +58,7 @@ def drop_later(line: s3.Line, num_reads: int, wait_until, at_mend: list[int]) ->
     return thread
 
 
+@pytest.mark.slow
 def test_a_dropped_line_and_a_resume_change_nothing(
     torchrun, wait_until, end_of, tmp_path, monkeypatch
 ):

@@ -328,6 +328,7 @@ def many(folder: Path) -> Path:
 
 @pytest.mark.dist
 @pytest.mark.integration
+@pytest.mark.slow
 def test_killed_at_random_and_completed_it_has_the_bytes_of_an_unbroken_run(
     chain, tmp_path, torchrun
 ) -> None:
@@ -352,6 +353,7 @@ def test_killed_at_random_and_completed_it_has_the_bytes_of_an_unbroken_run(
 
 @pytest.mark.dist
 @pytest.mark.integration
+@pytest.mark.slow
 def test_a_killed_array_from_a_store_loses_no_sample(chain, tmp_path, bucket, command) -> None:
     noisy, out = many(tmp_path / "many"), tmp_path / "out"
     upload(bucket, noisy)

@@ -123,6 +123,7 @@ def test_ten_kills_of_torchrun_change_nothing(tmp_path, raw, torchrun):
 
 @pytest.mark.dist
 @pytest.mark.integration
+@pytest.mark.slow
 def test_an_array_makes_everything_once_and_a_signal_asks_for_the_requeue(tmp_path, raw):
     given = [f"data.train.urls=[{raw}]", f"preprocess.output_root={tmp_path / 'out'}"]
     marks = tmp_path / "out/w/.jobs/0"

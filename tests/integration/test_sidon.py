@@ -130,7 +130,7 @@ def prepared(overrides: list[str]) -> Trainer:
     return prepare(compose_run(overrides), start("cpu"))
 
 
-@pytest.mark.parametrize("name", ["sidon", "usm"])
+@pytest.mark.parametrize("name", ["sidon", pytest.param("usm", marks=pytest.mark.slow)])
 def test_three_stages_and_restoration(name, pairings, speech, tmp_path):
     for overrides in stages(pairings[name], speech, tmp_path):
         prepared(overrides).run()

@@ -29,6 +29,7 @@ def kill_at_random(task: Preprocess, folder: Path, alone, seconds: float) -> boo
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 def test_ten_kills_change_nothing(tmp_path, tasks, alone):
     for number in range(8):
         make_tar(tmp_path / f"raw/{number}.tar", 20, seed=number)

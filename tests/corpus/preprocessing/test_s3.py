@@ -22,6 +22,7 @@ def endpoint(monkeypatch, tmp_path):
 
 
 @pytest.mark.dist
+@pytest.mark.slow
 def test_shards_from_a_bucket_are_those_from_a_disk_but_for_their_names(
     endpoint, tmp_path, preprocess
 ):
