@@ -149,6 +149,7 @@ def known_keys() -> set[str]:
     models = [path.stem for path in (CONFIG_DIR / "model").glob("*.yaml")]
     compositions = [[f"model={model}"] for model in models]
     compositions.append(["model=miipher2_feature_cleaner", "encoder@model.encoder=w2v_bert_2"])
+    compositions.append(["model=sidon_feature_predictor", "data=preprocessed_48k"])
     preprocessing = compose_plain(["data=webdataset_preprocess_48k"], "preprocess")
     return {
         *(key for overrides in compositions for key in keys_of(compose_plain(overrides))),
