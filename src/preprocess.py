@@ -13,8 +13,8 @@ from open_miipher.config import compose_preprocessing
 from open_miipher.corpus import run
 from open_miipher.corpus.preprocessing import Preprocess, Preprocessing, build_tasks
 from open_miipher.corpus.run import on_main
-from open_miipher.distributed import World, contact, is_first_here, mark_requeue, says, start
-from open_miipher.errors import UserError, exit_on_user_error
+from open_miipher.distributed import World, alike_here, contact, mark_requeue, says, start
+from open_miipher.errors import exit_on_user_error
 
 DESCRIPTION = """\
 Make shards of degraded pairs from clean speech, ahead of training.
@@ -66,7 +66,7 @@ def main() -> int:
         "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
     )
     arguments = parser.parse_intermixed_args()
-    config = _compose(arguments.overrides)
+    config = alike_here(lambda: compose_preprocessing(arguments.overrides))
     if arguments.cfg:
         print(yaml.safe_dump(config.plain, sort_keys=False, allow_unicode=True), end="")
         return 0
@@ -76,14 +76,6 @@ def main() -> int:
         code = _run(tasks, config, world)
         world.close()
     return code
-
-
-def _compose(overrides: list[str]) -> Preprocessing:
-    """Compose on this rank; the ranks of a machine see the same, so one says what is wrong."""
-    try:
-        return compose_preprocessing(overrides)
-    except UserError as error:
-        raise UserError(str(error), shared=not is_first_here()) from error
 
 
 def _run(tasks: dict[Path, Preprocess], config: Preprocessing, world: World) -> int:

@@ -9,9 +9,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import yaml
 
 from open_miipher.config import CONFIG_DIR, compose_run
-from open_miipher.distributed import contact, is_first_here, says, start
-from open_miipher.errors import UserError, exit_on_user_error
-from open_miipher.training import Run, prepare
+from open_miipher.distributed import alike_here, contact, says, start
+from open_miipher.errors import exit_on_user_error
+from open_miipher.training import prepare
 
 _EXAMPLES = """\
 examples:
@@ -38,7 +38,7 @@ def main() -> int:
         "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
     )
     arguments = parser.parse_intermixed_args()
-    run = _compose(arguments.overrides)
+    run = alike_here(lambda: compose_run(arguments.overrides))
     if arguments.cfg:
         print(yaml.safe_dump(run.plain, sort_keys=False, allow_unicode=True), end="")
         return 0
@@ -47,14 +47,6 @@ def main() -> int:
         prepare(run, world).run()
         world.close()
     return 0
-
-
-def _compose(overrides: list[str]) -> Run:
-    """Compose on this rank; the ranks of a machine see the same, so one says what is wrong."""
-    try:
-        return compose_run(overrides)
-    except UserError as error:
-        raise UserError(str(error), shared=not is_first_here()) from error
 
 
 if __name__ == "__main__":

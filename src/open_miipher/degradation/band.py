@@ -16,30 +16,6 @@ LOW_CUT_SECONDS = 0.05
 """Half the low cut's filter, so that its transition is about 33 Hz wide."""
 
 
-class LowCut(Stage):
-    """Takes out what lies below a cutoff, by a symmetric filter, so without delay."""
-
-    @dataclass
-    class Config:
-        """What to draw.
-
-        Attributes:
-            cutoff: -6 dB point in Hz.
-        """
-
-        cutoff: tuple[float, float] = (50.0, 300.0)
-
-    def __init__(self, context: Context, config: Config) -> None:
-        check_range("low_cut cutoff", config.cutoff, 20, 0.49 * context.sample_rate)
-        self.sample_rate, self.config = context.sample_rate, config
-
-    def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
-        """Filter at a drawn cutoff."""
-        cutoff = rng.uniform(*self.config.cutoff)
-        trace.drawn.append({"name": "low_cut", "cutoff": cutoff})
-        return low_cut(waveform, self.sample_rate, cutoff)
-
-
 def low_cut(waveform: np.ndarray, sample_rate: int, cutoff: float) -> np.ndarray:
     """Take out what lies below a cutoff, without delay; zeros lie outside the waveform.
 

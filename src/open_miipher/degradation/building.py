@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from open_miipher.checkpoint.building import build, from_mapping
-from open_miipher.degradation.band import BandLimit, LowCut, LowPass
+from open_miipher.degradation.band import BandLimit, LowPass
 from open_miipher.degradation.base import Context, Stage
 from open_miipher.degradation.clipping import HardClipping, QuantileClipping, SoftClipping
 from open_miipher.degradation.codecs import ALaw, Mp3, Mp3Vbr, MuLaw, Opus, Vorbis
@@ -21,7 +21,6 @@ STAGES: dict[str, type[Stage]] = {
     "soft_clipping": SoftClipping,
     "hard_clipping": HardClipping,
     "quantile_clipping": QuantileClipping,
-    "low_cut": LowCut,
     "low_pass": LowPass,
     "band_limit": BandLimit,
     "mp3": Mp3,

@@ -3,12 +3,13 @@
 from open_miipher.distributed.lock import hold
 from open_miipher.distributed.process import die_with_parent, ignore_stop_signals
 from open_miipher.distributed.stop import REQUEUE, StopSignal, mark_requeue
-from open_miipher.distributed.world import World, contact, is_first_here, says, start
+from open_miipher.distributed.world import World, alike_here, contact, is_first_here, says, start
 
 __all__ = [
     "REQUEUE",
     "StopSignal",
     "World",
+    "alike_here",
     "contact",
     "die_with_parent",
     "hold",

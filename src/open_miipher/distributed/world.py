@@ -227,6 +227,18 @@ def says(error: UserError) -> bool:
     return not error.shared or _place()[0] == 0
 
 
+def alike_here(action: Callable[[], T]) -> T:
+    """Do on every rank, before they meet, what comes out alike on all ranks of a machine.
+
+    Raises:
+        UserError: what the action raised; one of the machine's ranks should say it.
+    """
+    try:
+        return action()
+    except UserError as error:
+        raise UserError(str(error), shared=not is_first_here()) from error
+
+
 def is_first_here() -> bool:
     """Whether this is the first rank of its machine; needs no contact with the others."""
     return _place()[2] == 0
