@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -72,7 +73,11 @@ def main() -> int:
         return 0
     with contact():
         world = start("cpu", timeout_minutes=7 * 24 * 60)  # ranks end hours apart
-        tasks = world.agree(lambda: build_tasks(config))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", UserWarning)
+            tasks = world.agree(lambda: build_tasks(config))
+        for warning in caught if world.is_main else []:
+            print(f"warning: {warning.message}", flush=True)
         code = _run(tasks, config, world)
         world.close()
     return code

@@ -1,8 +1,9 @@
-"""Say how far a restoration is, check its outputs, or have its failures tried again."""
+"""Say how far a corpus run is, check its outputs, or have its failures tried again."""
 
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -17,12 +18,12 @@ from open_miipher.corpus.speed import Speed
 from open_miipher.corpus.survey import RECENT_SECONDS, Survey, open_ledger, survey
 from open_miipher.corpus.tally import Tally
 from open_miipher.corpus.verify import Wrong, verify
-from open_miipher.errors import exit_on_user_error
+from open_miipher.errors import UserError, exit_on_user_error
 
 DESCRIPTION = """\
-Say how far a restoration is, over all its processes and array tasks: done, left, failed, speed,
-time to go, which tasks are at work, and why files failed. Works while tasks run, locks and writes
-nothing (but with --retry-failed).
+Say how far a restoration, or preprocessing, is, over all its processes and array tasks: done, left,
+failed, speed, time to go, which tasks are at work, and why files failed. Works while tasks run,
+locks and writes nothing (but with --retry-failed).
 
 exit status: 0; 1 if --verify finds something wrong; 2 wrong use.
 """
@@ -36,7 +37,12 @@ def parse_arguments() -> argparse.Namespace:
         description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("output_dir", type=Path, metavar="OUT", help="the --output-dir of src/inference.py")
+    add(
+        "output_dir",
+        type=Path,
+        metavar="OUT",
+        help="the --output-dir of src/inference.py, or a JOB_ID folder of src/preprocess.py",
+    )
     add("--json", action="store_true", help="print one JSON object with everything")
     add(
         "--verify",
@@ -63,11 +69,24 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+_FAILED = {  # what items with an error have, by what items are
+    "files": "failed",
+    "shards": "failed or lack samples that failed",
+    "inputs": "could not be read in full",
+}
+
+
 def main() -> int:
     """Look, check, forget, say."""
     arguments = parse_arguments()
     ledger = open_ledger(arguments.output_dir)
     seen = survey(ledger)
+    if arguments.verify and seen.unit == "inputs":
+        folder = shlex.quote(str(arguments.output_dir))
+        raise UserError(
+            f"--verify checks restorations, and {folder} holds shards of src/preprocess.py; every "
+            f"one of them is read by: python dataset/script/summarise_shards.py {folder}"
+        )
     if arguments.retry_failed:  # nobody may start while it is decided what to make again
         ledger.claim(ledger.state()["identity"])
     wrong = None
@@ -104,7 +123,7 @@ def _lines(
     output_dir: Path, seen: Survey, wrong: list[Wrong] | None, num_forgotten: int | None
 ) -> Iterator[str]:
     about = "about " if seen.is_estimate else ""
-    failed = "failed" if seen.unit == "files" else "failed or lack samples that failed"
+    failed = _FAILED[seen.unit]
     yield (
         f"{seen.unit + ':':<12} {seen.num_done:,} of {seen.num_inputs:,} done, "
         f"{seen.num_left:,} left, {seen.num_failed:,} {failed}"

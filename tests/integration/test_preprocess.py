@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -53,6 +54,21 @@ def call(*overrides: str, **variables: str) -> subprocess.CompletedProcess:
         capture_output=True, text=True, timeout=200,
         env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
     )  # fmt: skip
+
+
+@pytest.mark.integration
+def test_status_tells_how_far_it_is_and_what_reads_the_shards(tmp_path):
+    done = call(
+        f"data.train.dir_list=[{SPEECH / 'train'}]", f"preprocess.output_root={tmp_path / 'out'}"
+    )
+    assert done.returncode == 0, done.stderr
+    command = [sys.executable, ROOT / "src/status.py", tmp_path / "out/w/train/0"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert re.search(r"inputs: +(\d+) of \1 done, 0 left, 0 could not be read in full", told.stdout)
+    told = subprocess.run([*command, "--verify"], capture_output=True, text=True, timeout=60)
+    assert told.returncode == 2
+    assert "Traceback" not in told.stderr
+    assert "dataset/script/summarise_shards.py" in told.stderr
 
 
 @pytest.mark.dist

@@ -63,7 +63,7 @@ class Survey:
         seconds_to_go: for what is running, at the recent speed; None if nothing can be said.
         tasks: all of the newest array, or the one run.
         failures: by reason, the most frequent first.
-        unit: what the items are: files, or shards.
+        unit: what the items are: files, shards, or inputs that are made into shards.
         samples: of shards.
     """
 

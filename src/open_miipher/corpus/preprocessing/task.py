@@ -117,6 +117,7 @@ class Preprocess:
             num_failed=list(outcomes.values()).count(_FAILED),
             num_changed=sum(u.id in rows and rows[u.id]["stamp"] != u.stamp for u in left),
             num_inputs=len(all_units),
+            unit="inputs",
         )
 
     def process(self, items: Share) -> Iterator[Row]:
