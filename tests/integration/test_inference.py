@@ -282,6 +282,7 @@ def test_killed_and_restarted_with_other_ranks_every_file_is_there_once(
 
 @pytest.mark.dist
 @pytest.mark.integration
+@pytest.mark.slow
 def test_ranks_finish_together_and_one_says_what_is_wrong(chain, tmp_path, torchrun) -> None:
     noisy, out = tmp_path / "noisy", tmp_path / "out"
     write(noisy / "long.wav", 20)

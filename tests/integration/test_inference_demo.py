@@ -54,6 +54,7 @@ def decibels(ratio: float) -> float:
     return 20 * math.log10(ratio)
 
 
+@pytest.mark.slow
 def test_a_minute_of_noise_comes_back_at_least_10_db_lower(model, speech) -> None:
     pause = noise(60 * RATE, 0.1 * rms(speech))
     waveform = np.concatenate([speech[: 5 * RATE], pause, speech[5 * RATE :]])
@@ -64,6 +65,7 @@ def test_a_minute_of_noise_comes_back_at_least_10_db_lower(model, speech) -> Non
     assert lowered >= 10
 
 
+@pytest.mark.slow
 def test_the_level_step_at_a_seam_is_at_most_1_db(model, speech) -> None:
     """At the command's own chunks: how the level error moves from one 50 ms to the next."""
     options = RestoreOptions()
