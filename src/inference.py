@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from inference_inputs import Task, ask_for_shards, ask_what_comes_in, check_inputs
 from open_miipher.corpus import FORMATS, SAMPLE_BYTES, FileFormat, Shard, run
 from open_miipher.corpus.run import on_main
-from open_miipher.distributed import World, contact, says, start
-from open_miipher.errors import UserError, exit_on_user_error
+from open_miipher.distributed import World, contact, run_as_rank, start
+from open_miipher.errors import UserError
 from open_miipher.restoration import RestoreOptions, Restorer
 from open_miipher.restoration.options import LEVELS, NORMALISE_OVER
 
@@ -281,4 +281,4 @@ def _sample_rate(text: str) -> int | str:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_on_user_error(main, says)())
+    run_as_rank(main)

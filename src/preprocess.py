@@ -14,8 +14,7 @@ from open_miipher.config import compose_preprocessing
 from open_miipher.corpus import run
 from open_miipher.corpus.preprocessing import Preprocess, Preprocessing, build_tasks
 from open_miipher.corpus.run import on_main
-from open_miipher.distributed import World, alike_here, contact, mark_requeue, says, start
-from open_miipher.errors import exit_on_user_error
+from open_miipher.distributed import World, alike_here, contact, mark_requeue, run_as_rank, start
 
 DESCRIPTION = """\
 Make shards of degraded pairs from clean speech, ahead of training.
@@ -116,4 +115,4 @@ def mark(config: Preprocessing, requeue: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_on_user_error(main, says)())
+    run_as_rank(main)

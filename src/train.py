@@ -9,8 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import yaml
 
 from open_miipher.config import CONFIG_DIR, compose_run
-from open_miipher.distributed import alike_here, contact, says, start
-from open_miipher.errors import exit_on_user_error
+from open_miipher.distributed import alike_here, contact, run_as_rank, start
 from open_miipher.training import prepare
 
 _EXAMPLES = """\
@@ -50,4 +49,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_on_user_error(main, says)())
+    run_as_rank(main)

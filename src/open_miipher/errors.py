@@ -4,6 +4,9 @@ import functools
 import sys
 from collections.abc import Callable, Sequence
 
+USER_ERROR_STATUS = 2
+"""What a command ends with that was used wrongly."""
+
 _SHOWN = 10  # problems of one report that are told in full
 
 
@@ -53,6 +56,6 @@ def exit_on_user_error(
         except UserError as error:
             if says(error):
                 print(f"error: {error}", file=sys.stderr, flush=True)
-            return 2
+            return USER_ERROR_STATUS
 
     return wrapped

@@ -40,6 +40,8 @@ def test_agree_marks_the_error_as_shared():
     ("error", "words"),
     [
         (RuntimeError("[gloo/transport/tcp] Connection closed by peer"), "lost contact"),
+        (RuntimeError("Application timeout caused pair closure"), "lost contact"),
+        (RuntimeError("Connection reset by peer"), "lost contact"),
         (dist.DistNetworkError("timeout"), "lost contact"),
         (RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed."), "num_workers"),
     ],
@@ -109,6 +111,26 @@ def test_a_child_dies_with_its_parent(tmp_path):
     while Path(f"/proc/{pid}").exists() and "Z" not in _state(pid):
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("code", "takes_apart"), [(0, False), (1, False), (2, True)])
+def test_what_went_well_ends_before_the_interpreter_is_taken_apart(code, takes_apart):
+    source = (
+        "import atexit\n"
+        "from open_miipher.distributed import run_as_rank\n"
+        "from open_miipher.errors import UserError\n"
+        "def main():\n"
+        "    atexit.register(print, 'apart', flush=True)\n"
+        "    print('done', end='')\n"
+        f"    if {code} == 2: raise UserError('wrong')\n"
+        f"    return {code}\n"
+        "run_as_rank(main)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert done.returncode == code
+    assert done.stdout.startswith("done")
+    assert ("apart" in done.stdout) == takes_apart
+    assert ("error: wrong" in done.stderr) == takes_apart
 
 
 def _state(pid: int) -> str:

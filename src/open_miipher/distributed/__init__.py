@@ -3,7 +3,15 @@
 from open_miipher.distributed.lock import hold
 from open_miipher.distributed.process import die_with_parent, ignore_stop_signals
 from open_miipher.distributed.stop import REQUEUE, StopSignal, mark_requeue
-from open_miipher.distributed.world import World, alike_here, contact, is_first_here, says, start
+from open_miipher.distributed.world import (
+    World,
+    alike_here,
+    contact,
+    is_first_here,
+    run_as_rank,
+    says,
+    start,
+)
 
 __all__ = [
     "REQUEUE",
@@ -16,6 +24,7 @@ __all__ = [
     "ignore_stop_signals",
     "is_first_here",
     "mark_requeue",
+    "run_as_rank",
     "says",
     "start",
 ]

@@ -3,18 +3,27 @@
 import contextlib
 import datetime
 import os
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 
 from open_miipher.distributed.process import die_with_launcher
-from open_miipher.errors import UserError
+from open_miipher.errors import USER_ERROR_STATUS, UserError, exit_on_user_error
 from open_miipher.gpu_support import gpu_problem, read_driver
 
 T = TypeVar("T")
+
+# How gloo says it; out of a backward pass its messages come without the name of its source file.
+_LOST_CONTACT = re.compile(
+    "gloo|pair closure|connection (?:closed|reset) by peer|broken pipe|"
+    "timed out waiting .* operation",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -214,12 +223,31 @@ def contact() -> Iterator[None]:
                 "a loader worker was killed, most likely for want of memory or of room in "
                 f"/dev/shm; use fewer trainer.num_workers, and resume ({first})"
             ) from error
-        if "gloo" not in str(error).lower() and not isinstance(error, dist.DistError):
+        if not _LOST_CONTACT.search(str(error)) and not isinstance(error, dist.DistError):
             raise
         raise UserError(
             f"rank {_place()[0]} lost contact with the other ranks, so it stops; see what the "
             f"first one to fail says, then resume from the newest checkpoint ({first})"
         ) from error
+
+
+def run_as_rank(main: Callable[[], int]) -> NoReturn:
+    """Run a command that may be one rank of several, and end this process with its status.
+
+    What went well ends at once, all of it printed and closed. Python's own way out takes the
+    interpreter apart; a thread of gloo that only then lets go of the last tensor it has worked on
+    (no call waits for that, and DDP keeps these threads) would abort the process, and a run that
+    went well would end as a crash.
+
+    Args:
+        main: the command; it closes its world before it returns.
+    """
+    code = exit_on_user_error(main, says)()
+    if code == USER_ERROR_STATUS:  # what is open, such as a logger, is closed on Python's way out
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def says(error: UserError) -> bool:
