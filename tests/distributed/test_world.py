@@ -116,7 +116,7 @@ def test_a_child_dies_with_its_parent(tmp_path):
 @pytest.mark.parametrize(("code", "takes_apart"), [(0, False), (1, False), (2, True)])
 def test_what_went_well_ends_before_the_interpreter_is_taken_apart(code, takes_apart):
     source = (
-        f"import atexit, sys; sys.path[:0] = {sys.path!r}\n"
+        f"import atexit, sys; sys.path.insert(0, {str(SRC)!r})\n"
         "from open_miipher.distributed import run_as_rank\n"
         "from open_miipher.errors import UserError\n"
         "def main():\n"
