@@ -29,6 +29,7 @@ samples of exactly 20 s. Shards go to OUTPUT_ROOT/WRITER_NAME/train/JOB_ID, thos
   sr.index                             sample rate in Hz, as text
   names.json                           the crops in order: file, start in it, length
   degradations.json                    for each crop, what damaged it
+  ssl_inputs.npy, noisy_ssl_inputs.npy with preprocess.ssl_inputs=true: w2v-BERT's input features
 
 Killed at any instant and started again, with other numbers of processes and writers too, the
 command goes on with what is left, and the shards come out the same, byte for byte. Inputs that

@@ -1,5 +1,6 @@
 """Crops, levels and packing: nothing lost, nothing twice, all drawn from seed and id."""
 
+import io
 import json
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.signal import correlate
+from transformers import SeamlessM4TFeatureExtractor
 
+from open_miipher.audio.resample import resample
 from open_miipher.corpus.preprocessing.config import PreprocessingData
 from open_miipher.corpus.preprocessing.inputs import Member
 from open_miipher.corpus.preprocessing.pieces import (
@@ -159,3 +162,18 @@ def test_reverb_moves_the_target_and_not_its_peak():
     assert np.corrcoef(piece.clean, dry.clean)[0, 1] > 0.99  # generated rooms: a single tap
     correlation = correlate(piece.damaged, piece.clean, method="fft")
     assert int(np.argmax(np.abs(correlation))) == len(piece) - 1
+
+
+def test_ssl_inputs_are_those_of_the_stock_extractor():
+    rng = np.random.default_rng(0)
+    clean = rng.standard_normal(2 * 24000).astype(np.float32) / 8
+    group = [Piece(clean, clean / 2, "a", 0, [])]
+    members = to_sample("key", group, 24000, "npy", with_ssl_inputs=True).members
+    features = np.load(io.BytesIO(members["ssl_inputs.npy"]))
+    assert features.dtype == np.float16
+    assert features.shape == (100, 160)  # 50 a second
+    padded = np.pad(resample(clean, 24000, 16000), 40)
+    stock = SeamlessM4TFeatureExtractor()(padded, sampling_rate=16000, return_tensors="np")
+    assert np.abs(features - stock["input_features"][0]).max() < 1e-2  # of values up to some 5
+    damaged = np.load(io.BytesIO(members["noisy_ssl_inputs.npy"]))
+    assert np.abs(damaged.astype(np.float32) - features).max() < 0.1  # the level does not count

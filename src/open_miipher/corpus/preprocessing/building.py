@@ -19,7 +19,7 @@ SPLITS = {"train": "train", "test": "val"}
 """Which split a section of `data` gives."""
 
 _CHANGES_DATA = ("sample_rate", "crop_seconds", "sample_seconds", "low_cut_hz", "peak")
-_CHANGES_OPTIONS = ("seed", "crops", "audio_format", "shard_maxcount")
+_CHANGES_OPTIONS = ("seed", "crops", "audio_format", "ssl_inputs", "shard_maxcount")
 
 
 def output_folder(config: Preprocessing, split: str) -> Path:

@@ -81,6 +81,7 @@ class PreprocessingOptions:
     shard_maxcount: int = 100
     num_writers: int = 1
     audio_format: Literal["npy", "flac"] = "npy"
+    ssl_inputs: bool = False
     crops: Literal["random", "all"] = "random"
     seed: int = 0
     num_shards: int | None = None

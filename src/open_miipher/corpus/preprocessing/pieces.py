@@ -10,6 +10,7 @@ import numpy as np
 
 from open_miipher.corpus.preprocessing.config import PreprocessingData
 from open_miipher.corpus.preprocessing.inputs import RATE_MEMBER, Recording
+from open_miipher.corpus.preprocessing.ssl_inputs import ssl_inputs
 from open_miipher.degradation import Stage, Trace
 from open_miipher.degradation.band import LOW_CUT_SECONDS, low_cut
 from open_miipher.errors import UserError
@@ -161,7 +162,13 @@ def pack(pieces: Iterable[Piece], num_samples: int) -> Iterator[list[Piece]]:
         yield group
 
 
-def to_sample(key: str, group: Sequence[Piece], sample_rate: int, audio_format: str) -> Sample:
+def to_sample(
+    key: str,
+    group: Sequence[Piece],
+    sample_rate: int,
+    audio_format: str,
+    with_ssl_inputs: bool = False,
+) -> Sample:
     """Make a shard's sample of the pieces that stand one behind the other in it."""
     clean, damaged = (
         np.concatenate([getattr(piece, name) for piece in group]) for name in ("clean", "damaged")
@@ -181,6 +188,9 @@ def to_sample(key: str, group: Sequence[Piece], sample_rate: int, audio_format: 
         "names.json": _json(names),
         "degradations.json": _json([piece.drawn for piece in group]),
     }
+    if with_ssl_inputs:
+        members["ssl_inputs.npy"] = ssl_inputs(clean, sample_rate)
+        members["noisy_ssl_inputs.npy"] = ssl_inputs(damaged, sample_rate)
     return Sample(key, members)
 
 

@@ -199,7 +199,8 @@ class Preprocess:
         groups = pack(self._pieces(unit, counts), self._data.sample_samples)
         for number, group in enumerate(groups):
             key = f"{self._split}-{unit.name}-{number:06d}"
-            yield to_sample(key, group, self._data.sample_rate, self._options.audio_format)
+            rate, options = self._data.sample_rate, self._options
+            yield to_sample(key, group, rate, options.audio_format, options.ssl_inputs)
 
     def _pieces(self, unit: Unit, counts: Counts) -> Iterator[Piece]:
         """Yield the pieces of a unit; what cannot be read is counted and told."""
