@@ -245,6 +245,7 @@ def test_other_models_are_fetched_whole_and_nothing_beside(fetch, hub, tmp_path)
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_what_cannot_be_had_is_one_sentence_each(fetch, hub, tmp_path) -> None:
     hub.gated.add("someone/gemma")
     wanted = ["nobody/nothing", "someone/gemma", "someone/other", "not an id", "usm_gemma4"]

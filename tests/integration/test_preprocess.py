@@ -57,6 +57,7 @@ def call(*overrides: str, **variables: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.integration
+@pytest.mark.slow
 def test_status_tells_how_far_it_is_and_what_reads_the_shards(tmp_path):
     done = call(
         f"data.train.dir_list=[{SPEECH / 'train'}]", f"preprocess.output_root={tmp_path / 'out'}"
