@@ -339,10 +339,15 @@ def test_killed_at_random_and_completed_it_has_the_bytes_of_an_unbroken_run(
     text, _ = unbroken.communicate(timeout=200)
     assert unbroken.returncode == 0, text
     rng = random.Random(0)
-    for _ in range(3):
+    num_killed = 0
+    for _ in range(12):
         run = torchrun("src/inference.py", *words, str(out), ranks=2)
-        assert kill_at_work(run, out, rng.uniform(0.0, 0.3))
-    assert len(shards(out)) < 12
+        num_killed += kill_at_work(run, out, rng.uniform(0.0, 0.2))
+        for path in sorted(out.rglob("*.tar"))[::2]:  # lost, so that the next one finds work
+            path.unlink()
+        if num_killed == 3:
+            break
+    assert num_killed == 3
     last = torchrun("src/inference.py", *words, str(out), ranks=2)
     text, _ = last.communicate(timeout=200)
     assert last.returncode == 0, text

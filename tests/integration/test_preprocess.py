@@ -112,25 +112,26 @@ def test_ten_kills_of_torchrun_change_nothing(tmp_path, raw, torchrun):
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     words = ["src/preprocess.py", *SMALL, *given, f"preprocess.output_root={broken}"]
     rng = random.Random(0)
-    num_killed, num_made = 0, []
-    for _ in range(10):
+    num_killed = 0
+    for _ in range(30):
         # what is made already is lost again, so that every kill finds work
         for path in sorted(broken.rglob("*.tar"))[:: rng.randint(1, 3)]:
             path.unlink()
-        ledger, before = broken / "w/train/0/.ledger/run.json", None
+        ledger = broken / "w/train/0/.ledger/run.json"
         before = ledger.read_text() if ledger.exists() else ""
         run = torchrun(*words, ranks=2)
         deadline = time.monotonic() + 120
         while not (ledger.exists() and ledger.read_text() != before) and run.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        time.sleep(rng.uniform(0.0, 1.5))
+        time.sleep(rng.uniform(0.0, 1.0))
         num_killed += run.poll() is None
-        os.kill(run.pid, signal.SIGKILL)
+        run.kill()  # nothing, if it has come to its end
         run.wait()
-        num_made.append(len(shards(broken)))
         time.sleep(0.5)  # the ranks and their writers end by themselves
-    assert num_killed >= 8
+        if num_killed == 10:
+            break
+    assert num_killed == 10
     last = torchrun(*words, ranks=2)
     assert last.wait(200) == 0, last.stdout.read()
     assert call(*given, f"preprocess.output_root={whole}").returncode == 0

@@ -150,7 +150,9 @@ class Restoration(ABC):
     def finish(self, rows: Iterable[Row]) -> None:
         """Write the manifest, sorted as the rows are."""
         listed = (self._listed(line) for line in lines(Ledger(self._output_dir), rows))
-        write_atomically(self._output_dir / MANIFEST_NAME, map(json.dumps, listed))
+        path = self._output_dir / MANIFEST_NAME
+        remove_leftovers([path])
+        write_atomically(path, map(json.dumps, listed))
 
     def _listed(self, line: Row) -> Row:
         """Return a line of the manifest with what else is to stand there."""

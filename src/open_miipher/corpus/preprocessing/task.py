@@ -10,6 +10,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from open_miipher.corpus.leftovers import remove_leftovers
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.preprocessing.config import PreprocessingData, PreprocessingOptions
 from open_miipher.corpus.preprocessing.inputs import RawInputs, Unit
@@ -183,7 +184,9 @@ class Preprocess:
             "problems": problems,
         }
         text = json.dumps(summary, indent=1, ensure_ascii=False)
-        write_atomically(self._output_dir / SUMMARY_NAME, [text])
+        path = self._output_dir / SUMMARY_NAME
+        remove_leftovers([path])
+        write_atomically(path, [text])
         shares = ", ".join(
             f"{name} {count / max(1, sums['pieces']):.0%}"
             for name, count in sorted(degradations.items())
