@@ -10,8 +10,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from open_miipher.corpus.leftovers import remove_leftovers
 from open_miipher.corpus.ledger import Ledger
+from open_miipher.corpus.leftovers import remove_leftovers
 from open_miipher.corpus.preprocessing.config import PreprocessingData, PreprocessingOptions
 from open_miipher.corpus.preprocessing.inputs import RawInputs, Unit
 from open_miipher.corpus.preprocessing.pieces import Piece, PieceMaker, Unreadable, pack, to_sample
