@@ -29,7 +29,7 @@ setup: ## build .venv from the lock file, if it is not there yet or the lock has
 	    { echo "error: $(PYTHON) has no venv module: install it (Debian, Ubuntu: apt install python3-venv) or name another Python: make setup PYTHON=/path/to/python3" >&2; exit 1; }; \
 	  echo "setup: building .venv from $(LOCK) (some 3 GB of packages; minutes)" && \
 	  $(PYTHON) -m venv --clear .venv && \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $(LOCK) && \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK) && \
 	  cp $(LOCK) $(INSTALLED); \
 	fi
 

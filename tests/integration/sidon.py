@@ -1,10 +1,13 @@
 """What stands in for Sidon's published folder: the same layout and names, at a tiny size."""
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 RATES = [8, 5, 4, 3, 2]
 WIDTH = 32
@@ -44,87 +47,28 @@ def with_adapters(base: Path, seed: int = 1) -> Any:
     return model.eval()
 
 
-class Normed(nn.Module):
-    """A module that keeps its weights as descript's do: by old-style weight norm."""
+def descripts_decoder(channels: int = 32, width: int = WIDTH) -> nn.Module:
+    """descript's own decoder, with random weights.
 
-    def __init__(self, convolution: nn.Module) -> None:
-        super().__init__()
-        torch.nn.init.normal_(convolution.weight, std=0.1)
-        norm = convolution.weight.detach().flatten(1).norm(dim=1)[:, None, None]
-        scale = torch.rand_like(norm) + 0.5  # magnitude and direction are of different lengths
-        self.weight_g, self.bias = nn.Parameter(norm), nn.Parameter(convolution.bias.detach())
-        self.weight_v = nn.Parameter(convolution.weight.detach() * scale)
-
-
-class Snake(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.alpha = nn.Parameter(torch.rand(1, channels, 1) + 0.5)
-
-
-def block(*modules: nn.Module) -> nn.Module:
-    holder = nn.Module()
-    holder.block = nn.Sequential(*modules)
-    return holder
-
-
-def decoder_state(channels: int = 32, width: int = WIDTH) -> dict[str, Tensor]:
-    """A state dict with the names and shapes of descript's decoder."""
+    To import it is to import its whole package, and that asks for descript-audiotools, whose pins
+    are older than ours. The decoder uses nothing of it, so empty names stand in.
+    """
+    tools, tools_ml, command_lines = map(ModuleType, ("audiotools", "audiotools.ml", "dac.utils"))
+    tools_ml.BaseModel = type("BaseModel", (nn.Module,), {"INTERN": [], "EXTERN": []})
+    tools.ml, tools.AudioSignal, tools.STFTParams = tools_ml, object, object
+    stand_ins = {module.__name__: module for module in (tools, tools_ml, command_lines)}
+    with mock.patch.dict(sys.modules, stand_ins):
+        from dac.model.dac import Decoder
     torch.manual_seed(2)
-    layers: list[nn.Module] = [Normed(nn.Conv1d(width, channels, 7))]
-    for rate in RATES:
-        half = channels // 2
-        units = (
-            block(
-                Snake(half), Normed(nn.Conv1d(half, half, 7)), Snake(half),
-                Normed(nn.Conv1d(half, half, 1)),
-            )
-            for _ in range(3)
-        )  # fmt: skip
-        up = Normed(nn.ConvTranspose1d(channels, half, 2 * rate))
-        layers.append(block(Snake(channels), up, *units))
-        channels = half
-    layers += [Snake(channels), Normed(nn.Conv1d(channels, 1, 7))]
-    holder = nn.Module()
-    holder.model = nn.Sequential(*layers)
-    return {name: tensor.detach().clone() for name, tensor in holder.state_dict().items()}
+    decoder = Decoder(width, channels, RATES).eval()
+    for name, parameter in decoder.named_parameters():
+        if not name.endswith("weight_g"):  # else the magnitudes of the directions
+            nn.init.normal_(parameter, std=0.2)
+    return decoder
 
 
-def write_published(folder: Path, base: Path, decoder: dict[str, Tensor] | None = None) -> Path:
+def write_published(folder: Path, base: Path, decoder: nn.Module) -> Path:
     """Write the three published files."""
     with_adapters(base).save_pretrained(folder)
-    torch.save(decoder or decoder_state(), folder / "decoder_state_dict.pt")
+    torch.save(decoder.state_dict(), folder / "decoder_state_dict.pt")
     return folder
-
-
-def speak(state: dict[str, Tensor], features: Tensor) -> Tensor:
-    """What descript's decoder makes of (batch, width, frames), written out from the paper."""
-
-    def weight(name: str) -> Tensor:
-        direction = state[f"{name}.weight_v"]
-        norm = direction.flatten(1).norm(dim=1)[:, None, None]
-        return state[f"{name}.weight_g"] * direction / norm
-
-    def convolve(name: str, x: Tensor, dilation: int = 1) -> Tensor:
-        kernel = weight(name)
-        padding = (kernel.shape[-1] - 1) * dilation // 2
-        bias = state[f"{name}.bias"]
-        return nn.functional.conv1d(x, kernel, bias, padding=padding, dilation=dilation)
-
-    def snake(name: str, x: Tensor) -> Tensor:
-        alpha = state[f"{name}.alpha"]
-        return x + torch.sin(alpha * x) ** 2 / alpha
-
-    x = convolve("model.0", features)
-    for number, rate in enumerate(RATES, start=1):
-        name = f"model.{number}.block"
-        up = f"{name}.1"
-        x = nn.functional.conv_transpose1d(
-            snake(f"{name}.0", x), weight(up), state[f"{up}.bias"], rate, -(-rate // 2)
-        )
-        for unit, dilation in ((2, 1), (3, 3), (4, 9)):
-            inner = f"{name}.{unit}.block"
-            y = convolve(f"{inner}.1", snake(f"{inner}.0", x), dilation)
-            x = x + convolve(f"{inner}.3", snake(f"{inner}.2", y))
-    last = len(RATES) + 1
-    return torch.tanh(convolve(f"model.{last + 1}", snake(f"model.{last}", x)))
