@@ -27,7 +27,6 @@ from open_miipher.shards.storage import Storage
 INDEX_MEMBER = "__index__"
 _BLOCK = tarfile.BLOCKSIZE
 _TAIL_BYTES = 1 << 18
-_END_OF_ARCHIVE = bytes(2 * _BLOCK)
 _INDEX_FORMAT = "open-miipher-2 shard index 1"
 _META = re.compile(r"__[^/]*__(/|$)")  # names that WebDataset's readers pass over
 
@@ -76,8 +75,8 @@ class ShardIndex:
         if len(data) < end - start:
             raise ShardError(f"{self.url} is truncated: sample {number} ends behind its end")
         keys, members = set[str](), dict[str, bytes]()
-        with _opened(io.BytesIO(data + _END_OF_ARCHIVE), self.url, "r:") as tar:
-            for header in _headers(tar, self.url):
+        with _opened(io.BytesIO(data), self.url, "r:") as tar:
+            for header in _headers(tar, self.url, end=len(data)):
                 key, name = split_name(header.name, self.url)
                 keys.add(key)
                 # A slice is several times as fast as what tarfile would return.
@@ -252,9 +251,14 @@ def _opened(file: BinaryIO, url: str, mode: str) -> Iterator[tarfile.TarFile]:
         raise ShardError(f"{url} cannot be read as a shard: {error}") from error
 
 
-def _headers(tar: tarfile.TarFile, url: str) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers of regular files; the archive stands behind each."""
-    while (member := tar.next()) is not None:
+def _headers(
+    tar: tarfile.TarFile, url: str, end: int | None = None
+) -> Iterator[tarfile.TarInfo]:
+    """Yield the headers of regular files, up to a byte or the end-of-archive mark.
+
+    The archive stands behind each.
+    """
+    while tar.offset != end and (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined] # or it would keep them all
         if member.issym() or member.islnk():
             raise ShardError(f"{url}: the member {member.name!r} is a link; pack the file itself")
