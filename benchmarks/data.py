@@ -204,7 +204,8 @@ def shards(arguments: argparse.Namespace) -> None:
         source = Preprocessed(PreprocessedConfig("preprocessed", 48000, crop_seconds, urls))
         dataset = source.train(seed=0)
         num_crops, num_workers = arguments.num_crops, arguments.num_workers
-        ours = ((sample.clean, sample.damaged) for sample in map(dataset.__getitem__, count()))
+        samples = map(dataset.__getitem__, count())
+        ours = ((as_floats(sample.clean), as_floats(sample.damaged)) for sample in samples)
         runs = {
             "webdataset, pairs in order": measure_pairs(pairs_of_webdataset(urls), num_crops),
             "ours, pairs at random": measure_pairs(ours, num_crops),
@@ -237,8 +238,12 @@ def pairs_of_webdataset(urls: list[str]) -> Iterator[tuple[np.ndarray, np.ndarra
     import webdataset
 
     for sample in webdataset.WebDataset(urls, shardshuffle=False).decode().repeat():
-        clean, damaged = (sample[name] for name in ("input_wav.npy", "noisy_input_wav.npy"))
-        yield clean * np.float32(1 / 32768), damaged * np.float32(1 / 32768)
+        yield as_floats(sample["input_wav.npy"]), as_floats(sample["noisy_input_wav.npy"])
+
+
+def as_floats(waveform: np.ndarray) -> np.ndarray:
+    """Bring 16 bits to full scale 1."""
+    return waveform * np.float32(1 / 32768)
 
 
 def measure_pairs(pairs: Iterator[tuple[np.ndarray, np.ndarray]], num_pairs: int) -> Figures:

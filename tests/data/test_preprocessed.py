@@ -16,8 +16,9 @@ import s3
 from pairs import RATE, pair, source, write_shard, write_shards
 
 from open_miipher.data import ClipsConfig, train_batches, validation_batches
+from open_miipher.data.batch import join
 from open_miipher.errors import UserError
-from open_miipher.shards import S3Config, decode_waveform
+from open_miipher.shards import S3Config
 
 
 @pytest.fixture
@@ -57,12 +58,12 @@ def test_both_sides_are_the_same_crop_of_what_the_shard_holds(urls):
     starts = set()
     for epoch in range(3):
         sample = data.sample(epoch, 7)  # the third of the second shard
-        whole = decode_waveform(pair(7)["input_wav.npy"], "x.npy")[0][0]
+        whole = np.load(io.BytesIO(pair(7)["input_wav.npy"]))
         start = round(sample.start_seconds * RATE)
         assert sample.name == f"{urls[1]} key0007 epoch {epoch} index 7"
         assert sample.clean.shape == sample.damaged.shape == (4800,)
         assert np.array_equal(sample.clean, whole[start : start + 4800])
-        assert np.abs(sample.damaged - sample.clean / 2).max() <= 1 / 32768
+        assert np.abs(sample.damaged - sample.clean / 2).max() <= 1
         starts.add(start)
     assert len(starts) == 3
 
@@ -96,11 +97,40 @@ def test_one_channel_of_several_is_drawn_the_same_of_both(tmp_path, extension):
             soundfile.write(file, array.T, RATE, format="FLAC")
         members[f"{name}.{extension}"] = file.getvalue()
     data = source(write_shard(tmp_path / "x.tar", {"a": members})).train(0)
-    levels = {
-        (sample.clean[0] * 32768, sample.damaged[0] * 32768)
-        for sample in (data.sample(e, 0) for e in range(20))
+    batch = join([(e, data.sample(e, 0)) for e in range(20)], None).to("cpu")
+    levels = zip(batch.clean[:, 0].tolist(), batch.damaged[:, 0].tolist(), strict=True)
+    expected = {(8000 / 32768, 4000 / 32768), (16000 / 32768, 8000 / 32768)}
+    assert set(levels) == expected
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_integers_stay_so_up_to_the_device(tmp_path, num_workers):
+    """With one sample of floats among them, all are floats from the start."""
+    integers = {
+        "input_wav.npy": array(2400, np.int16),
+        "noisy_input_wav.npy": array(1200, np.int16),
     }
-    assert levels == {(8000.0, 4000.0), (16000.0, 8000.0)}
+    floats = {"input_wav.npy": array(0.5, np.float32), "noisy_input_wav.npy": array(1, np.float32)}
+    for name, second, dtype in (("a", integers, torch.int16), ("b", floats, torch.float32)):
+        samples = {"x": {**integers, "sr.index": b"24000"}, "y": {**second, "sr.index": b"24000"}}
+        data = source(write_shard(tmp_path / f"{name}.tar", samples)).train(0)
+        batch = next(train_batches(data, 0, 2, num_workers=num_workers))
+        assert batch.clean.dtype == batch.damaged.dtype == dtype
+        moved = batch.to("cpu")
+        assert moved.clean.dtype == moved.damaged.dtype == torch.float32
+        levels = {
+            (clean[0].item(), damaged[0].item())
+            for clean, damaged in zip(moved.clean, moved.damaged, strict=True)
+        }
+        others = {(0.5, 1.0)} if second is floats else set()
+        assert levels == {(2400 / 32768, 1200 / 32768)} | others
+        assert not moved.clean[:, 2000:].any()
+
+
+def array(value: float, dtype: type) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.full(2000, value, dtype))
+    return file.getvalue()
 
 
 def test_short_pairs_are_taken_whole_and_padded(tmp_path):

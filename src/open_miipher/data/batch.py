@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from open_miipher.data.source import Sample
+from open_miipher.shards import FULL_SCALE
 
 
 @dataclass
@@ -17,8 +18,8 @@ class Batch:
     """Pairs of clean and damaged speech.
 
     Attributes:
-        clean: (batch, samples) float32, zero beyond `lengths`.
-        damaged: (batch, samples) float32, aligned with `clean`, zero beyond `lengths`.
+        clean: (batch, samples), zero beyond `lengths`; float32, or int16 until `to`.
+        damaged: as `clean`, and aligned with it.
         lengths: (batch,) int64, true samples.
         positions: (batch,) int64, places in the endless stream; they seed noise drawn in a step.
         names: file, epoch and index of each, for messages.
@@ -33,8 +34,11 @@ class Batch:
     failures: list[str]
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Copy the tensors to a device; from pinned memory without waiting for it."""
-        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
+        """Copy the tensors to a device, waveforms as float32; from pinned memory without waiting.
+
+        Integers on the way are half of what processes and buses hand over.
+        """
+        return self._map(lambda tensor: _as_float(tensor.to(device, non_blocking=True)))
 
     def pin_memory(self) -> "Batch":
         """Move the tensors to page-locked memory; torch's loader calls this."""
@@ -59,14 +63,10 @@ def join(samples: Sequence[tuple[int, Sample]], num_samples: int | None) -> Batc
         num_samples: width of the batch; that of the longest sample if None.
     """
     lengths = [len(sample.clean) for _, sample in samples]
-    shape = (len(samples), num_samples or max(lengths))
-    clean, damaged = _handed_over(shape), _handed_over(shape)
-    for row, (_, sample) in enumerate(samples):
-        for tensor, waveform in ((clean, sample.clean), (damaged, sample.damaged)):
-            tensor[row, : lengths[row]] = torch.from_numpy(waveform)
+    num_samples = num_samples or max(lengths)
     return Batch(
-        clean,
-        damaged,
+        _stack([sample.clean for _, sample in samples], num_samples),
+        _stack([sample.damaged for _, sample in samples], num_samples),
         torch.tensor(lengths),
         torch.tensor([position for position, _ in samples]),
         [sample.name for _, sample in samples],
@@ -74,9 +74,25 @@ def join(samples: Sequence[tuple[int, Sample]], num_samples: int | None) -> Batc
     )
 
 
-def _handed_over(shape: tuple[int, int]) -> Tensor:
-    """Return zeros (float32); a worker's lie where the trainer sees them, which saves a copy."""
+def _stack(waveforms: Sequence[np.ndarray], num_samples: int) -> Tensor:
+    """Join waveforms to (batch, num_samples): int16 if all are, else float32."""
+    are_integers = all(waveform.dtype == np.int16 for waveform in waveforms)
+    dtype = torch.int16 if are_integers else torch.float32
+    stacked = _zeros((len(waveforms), num_samples), dtype)
+    for row, waveform in zip(stacked.numpy(), waveforms, strict=True):
+        scale = 1 if waveform.dtype == row.dtype else np.float32(1 / FULL_SCALE)
+        np.multiply(waveform, scale, out=row[: len(waveform)])
+    return stacked
+
+
+def _zeros(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
+    """Return zeros; a worker's lie where the trainer reads them, which saves a copy."""
     if get_worker_info() is None:
-        return torch.from_numpy(np.zeros(shape, np.float32))  # torch.zeros touches every page
-    storage = torch.UntypedStorage._new_shared(4 * math.prod(shape))
-    return torch.tensor([], dtype=torch.float32).set_(storage, 0, shape)
+        return torch.zeros(shape, dtype=dtype)
+    storage = torch.UntypedStorage._new_shared(dtype.itemsize * math.prod(shape))
+    return torch.tensor([], dtype=dtype).set_(storage, 0, shape)
+
+
+def _as_float(tensor: Tensor) -> Tensor:
+    """Bring waveforms of 16 bits to full scale 1; leave all else."""
+    return tensor / FULL_SCALE if tensor.dtype == torch.int16 else tensor

@@ -20,7 +20,7 @@ from open_miipher.shards import (
     ShardIndex,
     Storage,
     StorageError,
-    decode_waveform,
+    decode_samples,
     measure_waveform,
     read_index,
 )
@@ -58,7 +58,7 @@ class Pair:
             sample_rate: Hz that it must have.
 
         Returns:
-            Clean and damaged, (samples,) float32 both; the crop's first sample; shard and key.
+            Clean and damaged, (samples,) float32 or int16; the crop's first sample; shard and key.
 
         Raises:
             ShardError, UserError: the sample is damaged, or its shard is gone.
@@ -83,8 +83,7 @@ class Pair:
             channel = int(rng.integers(num_channels)) if num_channels > 1 else 0
             start = int(rng.integers(max(0, num_samples - crop_samples) + 1))
             clean, damaged = (
-                decode_waveform(sample.members[n], n, start, crop_samples)[0][channel]
-                for n in names
+                decode_samples(sample.members[n], n, start, crop_samples)[0][channel] for n in names
             )
         except (ShardError, AudioError, WrongRateError) as error:
             raise type(error)(f"{name}: {error}") from error

@@ -13,8 +13,8 @@ class Sample:
     """One pair.
 
     Attributes:
-        clean: (samples,) float32, the target.
-        damaged: (samples,) float32, aligned with it.
+        clean: (samples,), the target: float32, or int16 as files of 16 bits have it.
+        damaged: as `clean`, and aligned with it.
         name: file, epoch and index.
         start_seconds: where in the file the crop begins.
         drawn: the stages that damaged it and their parameters, in order.

@@ -12,7 +12,9 @@ from open_miipher.shards.archive import (
 )
 from open_miipher.shards.members import (
     ARRAY_HEADER_BYTES,
+    FULL_SCALE,
     WaveformInfo,
+    decode_samples,
     decode_waveform,
     encode_waveform,
     measure_waveform,
@@ -22,6 +24,7 @@ from open_miipher.shards.urls import expand
 
 __all__ = [
     "ARRAY_HEADER_BYTES",
+    "FULL_SCALE",
     "S3Config",
     "Sample",
     "ShardError",
@@ -30,6 +33,7 @@ __all__ = [
     "Storage",
     "StorageError",
     "WaveformInfo",
+    "decode_samples",
     "decode_waveform",
     "encode_waveform",
     "expand",

@@ -251,19 +251,19 @@ def _opened(file: BinaryIO, url: str, mode: str) -> Iterator[tarfile.TarFile]:
         raise ShardError(f"{url} cannot be read as a shard: {error}") from error
 
 
-def _headers(
-    tar: tarfile.TarFile, url: str, end: int | None = None
-) -> Iterator[tarfile.TarInfo]:
+def _headers(tar: tarfile.TarFile, url: str, end: int | None = None) -> Iterator[tarfile.TarInfo]:
     """Yield the headers of regular files, up to a byte or the end-of-archive mark.
 
     The archive stands behind each.
     """
-    while tar.offset != end and (member := tar.next()) is not None:
+    while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined] # or it would keep them all
         if member.issym() or member.islnk():
             raise ShardError(f"{url}: the member {member.name!r} is a link; pack the file itself")
         if member.isfile() and not _META.match(member.name):
             yield member
+        if tar.offset == end:
+            break
 
 
 def _scan(file: BinaryIO, url: str) -> list[int]:

@@ -14,7 +14,9 @@ import soundfile
 from open_miipher.audio.io import AUDIO_EXTENSIONS, Encoded, read, read_header
 from open_miipher.shards.archive import ShardError
 
-_FULL_SCALE = 32768.0
+FULL_SCALE = 32768.0
+"""What int16 samples are divided by to become floats."""
+
 _LOUDEST = 32767
 ARRAY_HEADER_BYTES = 4096
 """More than the header of an array takes: what `measure_waveform` needs of one."""
@@ -37,7 +39,7 @@ def encode_waveform(waveform: np.ndarray, sample_rate: int, extension: str) -> b
         sample_rate: in Hz; `npy` does not keep it.
         extension: `npy` (an int16 array: fastest to read) or `flac` (about half the size).
     """
-    numbers = np.clip(np.rint(waveform * np.float32(_FULL_SCALE)), -_FULL_SCALE, _LOUDEST)
+    numbers = np.clip(np.rint(waveform * np.float32(FULL_SCALE)), -FULL_SCALE, _LOUDEST)
     file = io.BytesIO()
     if extension == "npy":
         np.save(file, numbers.astype(np.int16), allow_pickle=False)
@@ -51,6 +53,16 @@ def encode_waveform(waveform: np.ndarray, sample_rate: int, extension: str) -> b
 def decode_waveform(
     data: bytes, name: str, start: int = 0, num_samples: int | None = None
 ) -> tuple[np.ndarray, int | None]:
+    """Decode a member that is audio to (channels, samples) float32; else as `decode_samples`."""
+    samples, sample_rate = decode_samples(data, name, start, num_samples)
+    if samples.dtype == np.int16:
+        samples = samples * np.float32(1 / FULL_SCALE)
+    return samples, sample_rate
+
+
+def decode_samples(
+    data: bytes, name: str, start: int = 0, num_samples: int | None = None
+) -> tuple[np.ndarray, int | None]:
     """Decode a member that is audio; never runs code that it may hold.
 
     Args:
@@ -60,7 +72,8 @@ def decode_waveform(
         num_samples: how many at most; the rest if None.
 
     Returns:
-        (channels, samples) float32, and the sample rate in Hz where the member keeps it.
+        (channels, samples) float32, or int16 where an array or tensor is; and the sample rate in Hz
+        where the member keeps it.
 
     Raises:
         ShardError: it is not what its name says, or no waveform: neither (samples,) nor
@@ -75,8 +88,8 @@ def decode_waveform(
         _check(waveform.shape, waveform.dtype)
     end = None if num_samples is None else start + num_samples
     span = np.atleast_2d(waveform)[:, start:end]
-    if waveform.dtype.kind == "i":
-        return span * np.float32(1 / _FULL_SCALE), None
+    if waveform.dtype == np.int16:
+        return span, None
     return _finite(np.asarray(span, np.float32), name), None
 
 
