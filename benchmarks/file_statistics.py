@@ -11,6 +11,7 @@ defaults, and compared with the clean one. Speech and noise should be held back 
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from open_miipher.evaluation.tables import format_table
 from open_miipher.index import read_index
 from open_miipher.losses import MultiScaleMelConfig, MultiScaleMelLoss
 from open_miipher.restoration import Chain, RestoreOptions, Restorer, Source
+from open_miipher.restoration.job import Chunk, Job
+from open_miipher.restoration.leveler import Leveler
 from open_miipher.restoration.options import NORMALISE_OVER
 from open_miipher.restoration.sink import ArraySink
 
@@ -117,7 +120,7 @@ def measure(chain: Chain, over: str, clean: np.ndarray, noisy: np.ndarray) -> di
         figures[key] = distance_db(clean[spoken], x[spoken], rate)
     pauses = level_db(restored[~spoken]) - level_db(noisy[~spoken])
     figures["level in the pauses, restored over noisy (dB)"] = pauses
-    halves = list(overlaps(chain, options, listener.heard, restored))
+    halves = list(overlaps(job, listener.heard))
     steps = [abs(level_db(a) - level_db(b)) for place, a, b in halves if clean[place].any()]
     figures["level step at a spoken seam (dB), mean"] = float(np.mean(steps or [np.nan]))
     figures["level step at a spoken seam (dB), largest"] = max(steps, default=np.nan)
@@ -135,43 +138,41 @@ def places_of_speech(clean: np.ndarray, block: int = 2048) -> np.ndarray:
 
 
 class Listener:
-    """The chain, keeping what it makes of each chunk; for one signal in batches of one."""
+    """The chain, keeping what it hears and makes; for one signal in batches of one."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
-        self.heard: list[np.ndarray] = []
+        self.heard: list[tuple[np.ndarray, np.ndarray]] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._chain, name)
 
-    def restore(self, *arguments: Any) -> Tensor:
+    def restore(self, waveform: Tensor, *arguments: Any) -> Tensor:
         """See `Chain.restore`."""
-        restored = self._chain.restore(*arguments)
-        self.heard += [row.numpy() for row in restored]
+        restored = self._chain.restore(waveform, *arguments)
+        self.heard.append((waveform.numpy(), restored.numpy()))
         return restored
 
 
 def overlaps(
-    chain: Chain, options: RestoreOptions, chunks: Sequence[np.ndarray], restored: np.ndarray
+    job: Job, heard: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
     """Yield, for each seam, its place and what the chunks before and after it put there.
 
-    Both at the level that they have in the output: away from the seams it is the chunk times its
-    gain, which tells the gain.
+    Both at the level that they have in the output, in the middle of what they share.
     """
-    grid, hop = options.grid(chain), chain.output_hop
-    overlap, margin = grid.overlap_frames * hop, grid.margin_frames * hop
-    starts = [k * grid.hop_frames * hop for k in range(len(chunks))]
-    leveled = []
-    for k, (start, chunk) in enumerate(zip(starts, chunks, strict=True)):
-        end = len(chunk) - overlap if k + 1 < len(chunks) else len(restored) - start
-        alone = slice(overlap if k else 0, end)
-        gain = 10 ** ((level_db(restored[start:][alone]) - level_db(chunk[alone])) / 20)
-        leveled.append(gain * chunk)
-    for start, before, after in zip(starts[1:], leveled, leveled[1:], strict=False):
-        place = slice(start + margin, start + overlap - margin)
+    hop, leveler = job.model.output_hop, Leveler(job)
+    overlap, margin = job.grid.overlap_frames * hop, job.grid.margin_frames * hop
+    leveled: list[np.ndarray] = []
+    for k, (waveform, restored) in enumerate(heard):
+        length, nothing = waveform.shape[1], torch.empty(0)
+        chunk = Chunk(job, k, waveform, length, nothing, None, [0], restored)
+        leveled += leveler.push(chunk, last=k + 1 == len(heard))
+    for k, (before, after) in enumerate(pairwise(leveled), start=1):
+        start = k * job.grid.hop_frames * hop
         inside = slice(margin, overlap - margin)
-        yield place, before[-overlap:][inside], after[inside]
+        place = slice(start + inside.start, start + inside.stop)
+        yield place, before[0, -overlap:][inside], after[0][inside]
 
 
 def level_db(waveform: np.ndarray) -> float:

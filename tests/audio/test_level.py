@@ -8,9 +8,11 @@ import pytest
 from open_miipher.audio.level import (
     GainTrack,
     active_frames,
+    disagreement,
     fit_gain,
     frame_power,
     own_level_gain,
+    slope,
 )
 
 RNG = np.random.default_rng(0)
@@ -83,6 +85,23 @@ def test_nothing_to_scale_has_no_gain() -> None:
 def test_the_limit_is_the_inputs_own_level() -> None:
     gain = own_level_gain(power(noise(4, 0.02)), power(noise(4, 0.5)))
     assert abs(decibels(gain * 0.5 / 0.02)) < 0.1
+
+
+def test_two_chunks_are_compared_where_somebody_speaks() -> None:
+    before, after = np.array([4.0, 100.0, 4.0]), np.array([1.0, 1.0, 1.0])
+    speaking = np.array([True, False, True])
+    assert disagreement(before, after, speaking) == pytest.approx(math.log(2))
+    assert disagreement(after, before, speaking) == pytest.approx(-math.log(2))
+    assert disagreement(before, after, ~speaking & False) == 0
+    assert disagreement(before, 0 * after, speaking) == 0
+
+
+def test_a_slope_leads_from_each_seam_to_the_middle() -> None:
+    gains = slope(100, (10, 90), (math.log(2), -math.log(4)))
+    assert gains.dtype == np.float32
+    assert gains[[0, 10, 30, 50, 70, 90, 99]] == pytest.approx(
+        [2, 2, 2**0.5, 1, 0.5, 0.25, 0.25], rel=1e-5
+    )
 
 
 def decide(look_ahead: int, gains: list[float | None], limit: float = 1e9) -> list[float]:

@@ -141,6 +141,18 @@ def test_levels_come_back_within_a_decibel_also_at_the_seams(stand_in) -> None:
     assert np.abs(np.diff(gains)).max() < 1.0
 
 
+def test_chunks_that_disagree_meet_halfway_where_somebody_speaks(stand_in) -> None:
+    options = RestoreOptions(channels="each", chunk_seconds=6, overlap_seconds=1.5)
+    waveform = np.stack([bursts(33, 0.3), bursts(33, 0.03)]) + noise(33 * RATE, 0.0003)
+    restored, _ = Restorer(stand_in("uneven"), options).restore(waveform, RATE)
+    period = round(0.75 * RATE)  # of the bursts
+    for before, after in zip(waveform, restored, strict=True):
+        pairs = zip(before.reshape(-1, period), after.reshape(-1, period), strict=True)
+        gains = np.array([decibels(rms(b) / rms(a)) for a, b in pairs])
+        assert np.abs(np.diff(gains)).max() < 1.0  # left alone, chunks differ by 4.5 dB there
+        assert np.abs(gains[4:-4]).max() < 0.5  # and errors do not add up
+
+
 def test_a_noisy_pause_is_no_louder_than_it_was(stand_in) -> None:
     options = RestoreOptions(chunk_seconds=2, overlap_seconds=0.5)
     pause = noise(12 * RATE, 0.002)

@@ -3,7 +3,8 @@
 Every chunk gets one gain, fitted on the frames in which somebody speaks: there the level of the
 restored speech is known. A chunk without speech takes its gain from its neighbours, never louder
 than the input was, so that a pause full of noise does not come back as loud garbage. No gain is
-derived from another one through the overlap of two chunks, so errors do not add up.
+derived from another one through the overlap of two chunks, so errors do not add up. What two chunks
+then disagree on where they overlap, each gives way to by half, on a slope from its middle.
 """
 
 import math
@@ -79,6 +80,39 @@ def own_level_gain(reference: np.ndarray, restored: np.ndarray) -> float:
     """
     power = float(restored.sum())
     return math.sqrt(float(reference.sum()) / power) if power > 0 else 1.0
+
+
+def disagreement(before: np.ndarray, after: np.ndarray, active: np.ndarray) -> float:
+    """Return by how much two chunks differ in level where both speak: ln of the amplitude ratio.
+
+    Args:
+        before: (frames,) mean squares of what the earlier chunk puts there.
+        after: of the later chunk, same frames.
+        active: (frames,) bool, where somebody speaks.
+
+    Returns:
+        Above 0 if the earlier is louder; 0 if nobody speaks, or one of them is silent there.
+    """
+    powers = float(before[active].sum()), float(after[active].sum())
+    return 0.5 * math.log(powers[0] / powers[1]) if min(powers) > 0 else 0.0
+
+
+def slope(num_samples: int, seams: tuple[int, int], logs: tuple[float, float]) -> np.ndarray:
+    """Return gains whose logarithm falls, in a straight line, to 0 from each seam to the middle.
+
+    Args:
+        num_samples: of the chunk.
+        seams: the sample of the first seam, and that of the second; beyond them it is level.
+        logs: ln of the gain at each.
+
+    Returns:
+        (samples,) float32.
+    """
+    if not any(logs):
+        return np.ones(num_samples, np.float32)
+    places = [seams[0], (seams[0] + seams[1]) / 2, seams[1]]
+    line = np.interp(np.arange(num_samples), places, [logs[0], 0.0, logs[1]])
+    return np.exp(line.astype(np.float32))
 
 
 class GainTrack:

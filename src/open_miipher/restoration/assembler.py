@@ -7,19 +7,10 @@ import numpy as np
 
 from open_miipher.audio.chunking import OverlapAdd, Tap
 from open_miipher.audio.io import AudioError
-from open_miipher.audio.level import (
-    FRAME_SECONDS,
-    GainTrack,
-    fit_gain,
-    frame_power,
-    own_level_gain,
-)
 from open_miipher.audio.resample import StreamResampler
 from open_miipher.errors import UserError
 from open_miipher.restoration.job import Chunk, Job
-
-LOOK_AHEAD = 4
-"""Chunks that a chunk without speech waits for the next one with speech (see `GainTrack`)."""
+from open_miipher.restoration.leveler import Leveler
 
 
 class WriteError(UserError):
@@ -100,34 +91,3 @@ class Assembler:
             raise WriteError(str(error)) from error
         except OSError as error:
             raise WriteError(f"{error.filename} cannot be written: {error.strerror}") from error
-
-
-class Leveler:
-    """Gives a job's chunks, in order, the level that they have in the input."""
-
-    def __init__(self, job: Job) -> None:
-        model = job.model
-        group = max(1, round(FRAME_SECONDS * model.input_rate / model.input_hop))
-        self._input_length, self._output_length = group * model.input_hop, group * model.output_hop
-        self._tracks = [GainTrack(LOOK_AHEAD) for _ in range(job.num_channels)]
-        self._gains: list[list[float]] = [[] for _ in self._tracks]
-        self._waiting: list[np.ndarray] = []
-
-    def push(self, chunk: Chunk, last: bool) -> list[np.ndarray]:
-        """Take the next chunk; return those, scaled, whose gains are decided now."""
-        self._waiting.append(chunk.restored)
-        before = frame_power(chunk.waveform, self._input_length)
-        after = frame_power(chunk.restored, self._output_length)
-        for track, gains, reference, restored in zip(
-            self._tracks, self._gains, before, after, strict=True
-        ):
-            limit = own_level_gain(reference, restored)
-            gains += track.push(fit_gain(reference, restored), limit)
-            if last:
-                gains += track.finish()
-        decided = [self._waiting.pop(0) for _ in range(min(map(len, self._gains)))]
-        scales = [[gains.pop(0) for gains in self._gains] for _ in decided]
-        return [
-            restored * np.array(scale, dtype=np.float32)[:, None]
-            for restored, scale in zip(decided, scales, strict=True)
-        ]
