@@ -15,9 +15,11 @@ from open_miipher.corpus import (
     RestoreFiles,
     RestoreShards,
     ShardInputs,
+    TarShards,
 )
 from open_miipher.distributed import World
 from open_miipher.restoration import RestoreOptions, Restorer
+from open_miipher.shards import Storage
 
 RNG = np.random.default_rng(0)
 
@@ -83,5 +85,27 @@ def make_task(tmp_path: Path):
             return RestoreShards(restorer, shards, output_dir, FileFormat(format, subtype))
         recordings = recordings or Directory(input_dir)
         return RestoreFiles(restorer, recordings, output_dir, FileFormat(format, subtype))
+
+    return make
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    (tmp_path / "in").mkdir()
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def make(make_task, source: Path):
+    """`make("in/*.tar", member="flac", format="flac")`: a task from shards to shards."""
+
+    def make(*urls: object, member: str | None = None, **options):
+        inputs = TarShards([str(url) for url in urls or [source]], Storage(), member)
+        return make_task(shards=inputs, **options)
 
     return make

@@ -29,17 +29,6 @@ def leftovers(out: Path) -> list[Path]:
     return [p for p in out.rglob("*") if ".tmp" in p.name]
 
 
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    (tmp_path / "in").mkdir()
-    return tmp_path / "in"
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
 def test_three_files_of_one_name_give_three_outputs(
     source, out, write_audio, make_task, alone
 ) -> None:

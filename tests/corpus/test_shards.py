@@ -39,11 +39,6 @@ def source(tmp_path: Path, write_audio) -> Path:
 
 
 @pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
-@pytest.fixture
 def start(out: Path, make_task, alone) -> Iterator[Callable]:
     """Start a task in a process of its own; `seconds` are slept for every chunk."""
     started = []
