@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from open_miipher.corpus import (
+from open_miipher.corpus.restoring import (
     Directory,
     FileFormat,
     Groups,

@@ -11,9 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import yaml
 
 from open_miipher.config import compose_preprocessing
-from open_miipher.corpus import run
+from open_miipher.corpus import on_main, run
 from open_miipher.corpus.preprocessing import Preprocess, Preprocessing, build_tasks
-from open_miipher.corpus.run import on_main
 from open_miipher.distributed import World, alike_here, contact, mark_requeue, run_as_rank, start
 
 DESCRIPTION = """\

@@ -8,7 +8,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from open_miipher.corpus import (
+from open_miipher.corpus.restoring import (
     Directory,
     FileFormat,
     Recordings,

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 import status
-from open_miipher.corpus import Directory, FileFormat, RestoreFiles, Shard, run
+from open_miipher.corpus import Shard, run
+from open_miipher.corpus.restoring import Directory, FileFormat, RestoreFiles
 from open_miipher.corpus.rows import RowWriter
 from open_miipher.corpus.speed import measure
 from open_miipher.corpus.survey import open_ledger, survey

@@ -1,26 +1,6 @@
-"""The resumable map over a corpus, and what it is used for."""
+"""The resumable map over a corpus; what it is used for has a package each."""
 
-from open_miipher.corpus.file_format import FORMATS, SAMPLE_BYTES, FileFormat
-from open_miipher.corpus.manifest import Manifest
-from open_miipher.corpus.recordings import Directory, Recordings
-from open_miipher.corpus.restore import RestoreFiles
-from open_miipher.corpus.restore_shards import RestoreShards
-from open_miipher.corpus.run import run
+from open_miipher.corpus.run import on_main, run
 from open_miipher.corpus.shard import Shard
-from open_miipher.corpus.shard_inputs import Groups, ShardInputs, TarShards
 
-__all__ = [
-    "FORMATS",
-    "SAMPLE_BYTES",
-    "Directory",
-    "FileFormat",
-    "Groups",
-    "Manifest",
-    "Recordings",
-    "RestoreFiles",
-    "RestoreShards",
-    "Shard",
-    "ShardInputs",
-    "TarShards",
-    "run",
-]
+__all__ = ["Shard", "on_main", "run"]

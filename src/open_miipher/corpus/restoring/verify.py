@@ -9,9 +9,9 @@ from pathlib import Path
 from open_miipher.audio.io import AudioError, AudioFile, AudioReader, Encoded, printable
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.leftovers import is_temporary
-from open_miipher.corpus.levels import Level
-from open_miipher.corpus.listing import MANIFEST_NAME, PRIVATE
 from open_miipher.corpus.progress import Progress
+from open_miipher.corpus.restoring.levels import Level
+from open_miipher.corpus.restoring.listing import MANIFEST_NAME, PRIVATE
 from open_miipher.corpus.rows import Row, read_rows
 from open_miipher.corpus.threads import map_in_threads
 from open_miipher.shards import ShardError, read_samples

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from open_miipher.audio.resample import num_output_frames
-from open_miipher.corpus import FileFormat, run
+from open_miipher.corpus import run
+from open_miipher.corpus.restoring import FileFormat
 from open_miipher.errors import UserError
 
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from open_miipher.audio.io import WAV_BYTE_LIMIT, AudioError, AudioInfo, printable
-from open_miipher.corpus.file_format import FileFormat
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.naming import Assign
-from open_miipher.corpus.outputs import Restoration
+from open_miipher.corpus.restoring.file_format import FileFormat
+from open_miipher.corpus.restoring.outputs import Restoration
+from open_miipher.corpus.restoring.samples import Group, InputSample, InputShard, Unrestored
+from open_miipher.corpus.restoring.shard_inputs import ShardInputs
+from open_miipher.corpus.restoring.shard_output import OutputShard, RestoredMember, SampleInWork
+from open_miipher.corpus.restoring.signal import Signal
 from open_miipher.corpus.rows import Row
 from open_miipher.corpus.run import Item, Plan, Share
-from open_miipher.corpus.samples import Group, InputSample, InputShard, Unrestored
-from open_miipher.corpus.shard_inputs import ShardInputs
-from open_miipher.corpus.shard_output import OutputShard, RestoredMember, SampleInWork
-from open_miipher.corpus.signal import Signal
 from open_miipher.errors import UserError
 from open_miipher.restoration import Job, MemorySink, Restorer, WriteError
 from open_miipher.shards import StorageError

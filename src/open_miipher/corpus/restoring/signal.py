@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_miipher.corpus.levels import Level, MeasuredSink, measured
+from open_miipher.corpus.restoring.levels import Level, MeasuredSink, measured
 from open_miipher.corpus.rows import Row
 from open_miipher.restoration import EncodingSink, Job, Restorer, Source
 

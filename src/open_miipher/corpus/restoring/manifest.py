@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from open_miipher.audio.io import printable
-from open_miipher.corpus.recordings import Recording
+from open_miipher.corpus.restoring.recordings import Recording
 from open_miipher.errors import UserError, report
 
 _OWN = ("audio_filepath", "offset", "duration")

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from open_miipher.audio.io import AudioError, printable
 from open_miipher.corpus.naming import Assign, assign_groups, assign_names
-from open_miipher.corpus.recordings import Details, Recording, Recordings
-from open_miipher.corpus.samples import Group, InputShard
+from open_miipher.corpus.restoring.recordings import Details, Recording, Recordings
+from open_miipher.corpus.restoring.samples import Group, InputShard
 from open_miipher.errors import UserError, report
 from open_miipher.shards import Storage, StorageError, expand, is_s3
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, Encoded, printable, probe
 from open_miipher.corpus.naming import assign_keys, member_name
-from open_miipher.corpus.recordings import Details, Recording
+from open_miipher.corpus.restoring.recordings import Details, Recording
 from open_miipher.restoration import Source
 from open_miipher.shards import Sample, ShardError, Storage, decode_waveform, read_samples
 

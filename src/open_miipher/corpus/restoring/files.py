@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from open_miipher.audio.io import AudioError, printable
-from open_miipher.corpus.file_format import FileFormat
 from open_miipher.corpus.naming import Assign, assign_names
-from open_miipher.corpus.outputs import Restoration
-from open_miipher.corpus.recordings import Details, Recordings
+from open_miipher.corpus.restoring.file_format import FileFormat
+from open_miipher.corpus.restoring.outputs import Restoration
+from open_miipher.corpus.restoring.recordings import Details, Recordings
+from open_miipher.corpus.restoring.signal import Signal
 from open_miipher.corpus.rows import Row
 from open_miipher.corpus.run import Item, Share
-from open_miipher.corpus.signal import Signal
 from open_miipher.restoration import FileSink, Job, Restorer
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from open_miipher.audio.io import AudioInfo, printable
 from open_miipher.audio.resample import num_output_frames
-from open_miipher.corpus.file_format import FileFormat
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.leftovers import remove_leftovers
-from open_miipher.corpus.listing import MANIFEST_NAME, lines
 from open_miipher.corpus.naming import Assign
+from open_miipher.corpus.restoring.file_format import FileFormat
+from open_miipher.corpus.restoring.listing import MANIFEST_NAME, lines
 from open_miipher.corpus.rows import Row, write_atomically
 from open_miipher.corpus.run import Item, Plan, Share
 from open_miipher.corpus.shard import Shard

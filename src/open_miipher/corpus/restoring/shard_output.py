@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from open_miipher.audio.io import printable
+from open_miipher.corpus.restoring.samples import InputSample
+from open_miipher.corpus.restoring.signal import Signal
 from open_miipher.corpus.rows import Row
-from open_miipher.corpus.samples import InputSample
-from open_miipher.corpus.signal import Signal
 from open_miipher.restoration import MemorySink, WriteError
 from open_miipher.shards import Sample, ShardWriter
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from open_miipher.corpus import RestoreFiles, Shard, run
+from open_miipher.corpus import Shard, run
+from open_miipher.corpus.restoring import RestoreFiles
 from open_miipher.corpus.shard import place
 from open_miipher.distributed import REQUEUE
 from open_miipher.errors import UserError

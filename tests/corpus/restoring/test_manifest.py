@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 from open_miipher.audio.resample import num_output_frames
-from open_miipher.corpus import Manifest, run
+from open_miipher.corpus import run
+from open_miipher.corpus.restoring import Manifest
 from open_miipher.errors import UserError
 
 
