@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from inference_inputs import Task, ask_for_shards, ask_what_comes_in, check_inputs
 from open_miipher.corpus import Shard, on_main, run
 from open_miipher.corpus.restoring import FORMATS, SAMPLE_BYTES, FileFormat
-from open_miipher.distributed import World, contact, run_as_rank, start
+from open_miipher.distributed import StopSignal, World, contact, run_as_rank, start
 from open_miipher.errors import UserError
 from open_miipher.restoration import RestoreOptions, Restorer
 from open_miipher.restoration.options import LEVELS, NORMALISE_OVER
@@ -209,12 +209,21 @@ def main() -> int:
     arguments = parse_arguments()
     with contact():
         world = start(arguments.device, timeout_minutes=7 * 24 * 60)  # ranks end hours apart
-        shard = world.agree(lambda: _shard(arguments))
-        task = world.agree(lambda: _task(arguments, world))
-        act = _preview if arguments.dry_run else _run
-        code = act(task, shard, arguments, world)
+        try:
+            code = _restore(arguments, world)
+        except KeyboardInterrupt:  # the second one: the first lets the files in work come to an end
+            return 130
         world.close()
     return code
+
+
+def _restore(arguments: argparse.Namespace, world: World) -> int:
+    shard = world.agree(lambda: _shard(arguments))
+    if arguments.dry_run:
+        return _preview(world.agree(lambda: _task(arguments, world)), shard, arguments, world)
+    stop = StopSignal()  # a model may take minutes to load
+    task = world.agree(lambda: _task(arguments, world))
+    return _run(task, shard, arguments, world, stop)
 
 
 def _task(arguments: argparse.Namespace, world: World) -> Task:
@@ -256,11 +265,14 @@ def _preview(task: Task, shard: Shard | None, arguments: argparse.Namespace, wor
     return 0 if well else 1
 
 
-def _run(task: Task, shard: Shard | None, arguments: argparse.Namespace, world: World) -> int:
-    try:
-        summary = run(task, arguments.output_dir, world, arguments.overwrite, shard)
-    except KeyboardInterrupt:  # the second one: the first lets the files in work come to an end
-        return 130
+def _run(
+    task: Task,
+    shard: Shard | None,
+    arguments: argparse.Namespace,
+    world: World,
+    stop: StopSignal,
+) -> int:
+    summary = run(task, arguments.output_dir, world, arguments.overwrite, shard, stop)
     if world.is_main:
         print(f"{summary.num_done} {task.unit} restored, {summary.num_failed} {task.failed}")
         if summary.stopped:

@@ -17,8 +17,9 @@ import soundfile
 
 import inference
 import inference_inputs
-from open_miipher.distributed import says
+from open_miipher.distributed import REQUEUE, says
 from open_miipher.errors import exit_on_user_error
+from open_miipher.restoration import Restorer
 
 ROOT = Path(__file__).resolve().parents[2]
 RNG = np.random.default_rng(0)
@@ -323,6 +324,22 @@ def test_a_signal_ends_the_run_and_the_next_one_goes_on(chain, tmp_path, command
     assert 2 <= len(outputs(out)) < 30
     assert command(*words) == 0
     assert len(outputs(out)) == 30
+
+
+def test_a_signal_while_the_model_loads_asks_for_a_requeue(
+    command, tmp_path, monkeypatch, capsys
+) -> None:
+    load = Restorer.from_checkpoint
+
+    def interrupted(*arguments, **options):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(Restorer, "from_checkpoint", interrupted)
+    assert command() == 1
+    assert "ended early by SIGTERM" in capsys.readouterr().out
+    assert list(tmp_path.rglob(REQUEUE))
+    assert not outputs(tmp_path / "out")
 
 
 @pytest.mark.integration

@@ -149,6 +149,7 @@ def run(
     world: World,
     overwrite: bool = False,
     shard: Shard | None = None,
+    stop: StopSignal | None = None,
 ) -> Summary:
     """Map a task over what is left of its items.
 
@@ -158,6 +159,7 @@ def run(
         world: the ranks, which share the items out by duration.
         overwrite: do everything again, whatever it was made by.
         shard: do the items of this shard only.
+        stop: that the caller has listened to since before the task was there; else a new one.
 
     Returns:
         The same summary on every rank, once all have finished.
@@ -167,7 +169,7 @@ def run(
             directory is in use or holds outputs that were made otherwise.
     """
     ledger = Ledger(output_dir, shard)
-    stop = StopSignal()
+    stop = stop or StopSignal()
 
     def prepare() -> tuple[int, Plan, list[list[Item]]]:
         number = ledger.claim(task.identity, overwrite)
