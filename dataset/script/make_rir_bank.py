@@ -5,7 +5,8 @@
 Each room is a box of drawn size and decay with one source and one microphone in it (image-source
 method). DIR gets rir-000000.flac … and a metadata.csv with the drawn numbers, so that it can be
 given as data.train.rir_dir_list=[DIR]. Response number i depends on the options, the seed and i
-alone. Exit status: 0 done, 2 wrong use.
+alone. What small live rooms reflect more than 60 times is not simulated: there, noise goes on with
+the decay. Exit status: 0 done, 2 wrong use.
 """
 
 import argparse
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
 import numpy as np
 import pyroomacoustics
+from scipy.signal import fftconvolve
 from tqdm import tqdm
 
 from open_miipher.audio.io import AudioWriter, printable
@@ -31,7 +33,8 @@ from open_miipher.index import METADATA_NAME, Entry, write_index
 
 _WALL_METRES = 0.3  # source and microphone keep at least so far from every wall
 _APART_METRES = 0.5  # and from each other
-_HIGHEST_ORDER = 60  # of reflections; more take minutes in small live rooms and add little
+_HIGHEST_ORDER = 60  # of reflections; more take minutes in small live rooms
+_SEAM_SECONDS = 0.05  # that the simulated reflections and the noise after them share
 _PEAK = 0.9
 _MOST_DRAWS = 1000
 
@@ -144,8 +147,9 @@ def make(options: Options, number: int) -> Entry:
     Returns:
         Its row, with the drawn numbers as extra columns.
     """
-    room = draw_room(options, np.random.default_rng((options.seed, number)))
-    response = simulate(room, options.sample_rate)
+    rng = np.random.default_rng((options.seed, number))
+    room = draw_room(options, rng)
+    response = simulate(room, options.sample_rate, rng)
     path = options.output_dir / f"rir-{number:06d}.flac"
     with AudioWriter(path, options.sample_rate, 1, "flac", "PCM_24") as writer:
         writer.write(response[None])
@@ -175,12 +179,17 @@ def draw_room(options: Options, rng: np.random.Generator) -> Room:
             absorption, max_order = pyroomacoustics.inverse_sabine(rt60, size)
         except ValueError:  # walls that absorb everything would still not do
             continue
-        return Room(size, source, microphone, rt60, absorption, min(max_order, _HIGHEST_ORDER))
+        return Room(size, source, microphone, rt60, absorption, max_order)
     raise UserError("no room of that size decays that fast; widen --rt60 upwards")
 
 
-def simulate(room: Room, sample_rate: int) -> np.ndarray:
+def simulate(room: Room, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
     """Compute the impulse response of a room.
+
+    Args:
+        room: the room.
+        sample_rate: Hz.
+        rng: of the noise that late reflections become, where there are too many to simulate.
 
     Returns:
         (taps,) float32 with peak 0.9, ending once it has had time to decay by 60 dB.
@@ -190,7 +199,7 @@ def simulate(room: Room, sample_rate: int) -> np.ndarray:
         room.size,
         fs=sample_rate,
         materials=pyroomacoustics.Material(room.absorption),
-        max_order=room.max_order,
+        max_order=min(room.max_order, _HIGHEST_ORDER),
         air_absorption=True,
     )
     box.add_source(room.source)
@@ -198,8 +207,47 @@ def simulate(room: Room, sample_rate: int) -> np.ndarray:
     box.compute_rir()
     response = np.asarray(box.rir[0][0])
     seconds = np.linalg.norm(room.source - room.microphone) / box.c + room.rt60
-    response = response[: round(seconds * sample_rate) + 1]
+    num_samples = round(seconds * sample_rate) + 1
+    if room.max_order > _HIGHEST_ORDER:
+        # The nearest image that is left out lies so many times across the room's narrowest side.
+        complete = round(_HIGHEST_ORDER * room.size.min() / box.c * sample_rate)
+        if complete < num_samples:
+            response = with_late_tail(response[:complete], num_samples, room.rt60, sample_rate, rng)
+    response = response[:num_samples]
     return (response * _PEAK / np.abs(response).max()).astype(np.float32)
+
+
+def with_late_tail(
+    early: np.ndarray,
+    num_samples: int,
+    rt60: float,
+    sample_rate: int,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Let a response go on as decaying noise of the level and colour with which it ends.
+
+    Late reflections are so many that they are noise to the ear (Lehmann and Johansson, "Diffuse
+    reverberation model for efficient image-source simulation", 2010).
+
+    Args:
+        early: (taps,) complete up to its end.
+        num_samples: taps that are wanted.
+        rt60: seconds of decay by 60 dB.
+        sample_rate: Hz.
+        rng: of the noise.
+
+    Returns:
+        (num_samples,).
+    """
+    seam = min(round(_SEAM_SECONDS * sample_rate), len(early))
+    end = early[len(early) - seam :]
+    times = (np.arange(num_samples - len(early) + seam) - seam / 2) / sample_rate
+    noise = fftconvolve(rng.standard_normal(len(times) + seam - 1), end, mode="valid")
+    level = np.sqrt(np.mean(end**2) / np.mean(noise**2))
+    late = level * noise * 10 ** (-3 * times / rt60)
+    phase = 0.5 * np.pi * (np.arange(seam) + 0.5) / seam
+    late[:seam] = np.cos(phase) * end + np.sin(phase) * late[:seam]  # powers add up, not waves
+    return np.concatenate([early[: len(early) - seam], late])
 
 
 if __name__ == "__main__":

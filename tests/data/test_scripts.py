@@ -66,6 +66,19 @@ def test_rir_bank_is_deterministic_and_usable(run_script, tmp_path):
     assert source(np.random.default_rng(0))[0].any()
 
 
+def test_a_small_live_room_decays_as_long_as_it_should(run_script, tmp_path):
+    from pyroomacoustics.experimental import measure_rt60
+
+    size = [word for side in ("--width", "--depth", "--height") for word in (side, 2.5, 2.6)]
+    options = ["--output-dir", tmp_path / "x", "--num-workers", 1, "--num-rirs", 1, *size]
+    assert run_script("make_rir_bank", *options, "--rt60", 1.9, 2.0, "--sample-rate", 16000)[0] == 0
+    response, rate = soundfile.read(tmp_path / "x/rir-000000.flac")
+    rt60 = float(read_index(tmp_path / "x").entries[0].extra["rt60"])
+    assert len(response) > rt60 * rate
+    for decay in (20, 30, 50):  # dB: early, over the seam, late
+        assert measure_rt60(response, rate, decay_db=decay) == pytest.approx(rt60, rel=0.2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -9,6 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from open_miipher.encoders.front_ends import KaldiMel
+from open_miipher.errors import UserError
+
 NORMALISING = ["w2v_bert", "wavlm_base", "hubert_base", "xls_r"]
 OTHERS = ["log_mel", "gemma4", "gemma3n"]
 
@@ -138,3 +141,23 @@ def test_encoders_that_normalise_nothing_say_so(kind, encoder):
         model.measure([torch.zeros(1, 100)])
     with pytest.raises(NotImplementedError, match="no statistics"):
         model(torch.zeros(1, 100), torch.tensor([100]), torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("num_samples", [1, 320, 9001])
+def test_a_lead_is_as_if_the_clip_began_with_zeros(num_samples, extractor_of, speech_like):
+    """Of w2v-BERT's front end: features, and statistics of a stream."""
+    waveform = speech_like(num_samples)
+    front_end, frames = KaldiMel(lead_samples=40), -(-num_samples // 320)
+    filled = np.pad(waveform, (0, 320 * frames - num_samples))
+    padded = np.pad(filled, (40, 200))
+    expected = extractor_of("w2v_bert")([padded], sampling_rate=16000, return_tensors="pt")
+    features = front_end(torch.from_numpy(filled)[None], torch.tensor([frames]))
+    torch.testing.assert_close(features, expected["input_features"], atol=1e-4, rtol=1e-4)
+    measured = front_end.measure(cut(waveform, [num_samples // 3]))
+    stock = reference("w2v_bert", None, extractor_of, padded.astype(np.float64))
+    np.testing.assert_allclose(measured.numpy()[0], stock, rtol=1e-5, atol=1e-5)
+
+
+def test_a_lead_out_of_range_is_refused():
+    with pytest.raises(UserError, match="lead_samples=241 must lie between 0 and 240"):
+        KaldiMel(lead_samples=241)

@@ -60,6 +60,15 @@ def test_each_pass_reaches_its_network_alone(recipe):
             assert all(p.grad is None for p in network.parameters())
 
 
+def test_what_no_output_can_hold_is_asked_of_none(tiny_stages):
+    recipe = build_recipe(compose_run(tiny_stages["pretrain"]).model, 24000, 0)
+    recipe.vocoder.num_missing = 26
+    _, target, mask = recipe._conditions(batch())
+    assert target[:1, -30:-26].all()
+    assert not target[:, -26:].any()
+    assert not mask[:, -26:].any()
+
+
 def test_losses_are_means_over_samples(recipe):
     both = [item.losses for item in recipe.passes(batch(), recipe.trained)]
     whole = batch()

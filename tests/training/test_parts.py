@@ -49,9 +49,11 @@ def test_exponential_decay_has_the_same_factor_each_step():
 
 def test_only_matrices_decay_and_configured_values_win():
     network = torch.nn.Linear(3, 2)
+    network.alpha = torch.nn.Parameter(torch.ones(1, 4, 1))  # a snake's
     old = OptimizerConfig(lr=1.0, schedule_steps=1, weight_decay=0.1)
     optimizer = build_optimizer(network, old)
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.1, 0.0]
+    assert [len(g["params"]) for g in optimizer.param_groups] == [1, 2]
     apply_config(optimizer, OptimizerConfig(lr=1, schedule_steps=1, weight_decay=0.3, eps=1e-5))
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.3, 0.0]
     assert {g["eps"] for g in optimizer.param_groups} == {1e-5}

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from open_miipher.encoders.base import frame_mask
 from open_miipher.encoders.statistics import StreamMoments, own_statistics, with_tail
+from open_miipher.errors import UserError
 
 SAMPLE_RATE = 16000
 HOP_LENGTH = 160
@@ -94,15 +95,26 @@ class KaldiMel(nn.Module):
     80 bands on 25 ms Povey windows every 10 ms; each band is brought to mean 0 and variance 1 over
     the clip, or by the statistics of a signal that the clip is a piece of; frames 2k and 2k + 1 are
     joined to 160 values every 20 ms.
+
+    Args:
+        lead_samples: zeros before the clip, 0 … 240: windows begin so many samples earlier.
+
+    Raises:
+        UserError: it is out of range.
     """
 
     needs_statistics = True
     window_length = 400
-    # The last window ends so many samples after its hop; the clip's tail must fill it.
+    # The last window ends so many samples after its hop; zeros must fill it.
     beyond_hop = 240
 
-    def __init__(self) -> None:
+    def __init__(self, lead_samples: int = 0) -> None:
         super().__init__()
+        if not 0 <= lead_samples <= self.beyond_hop:
+            raise UserError(
+                f"encoder lead_samples={lead_samples} must lie between 0 and {self.beyond_hop}"
+            )
+        self.padding = lead_samples, self.beyond_hop - lead_samples
         basis = _mel_basis(512, 80, 20.0, 8000.0, "kaldi")
         povey = torch.hann_window(self.window_length, periodic=False, dtype=torch.float64) ** 0.85
         self.register_buffer("basis", basis, persistent=False)
@@ -121,7 +133,7 @@ class KaldiMel(nn.Module):
         Returns:
             (batch, frames, 160) float32, zero beyond `frame_lengths`.
         """
-        log_mel = self.log_mel(nn.functional.pad(waveform, (0, self.beyond_hop)))
+        log_mel = self.log_mel(nn.functional.pad(waveform, self.padding))
         if statistics is None:
             statistics = own_statistics(log_mel, 2 * frame_lengths, correction=1)
         mean, variance = statistics[:, None].chunk(2, dim=-1)
@@ -132,8 +144,9 @@ class KaldiMel(nn.Module):
     def measure(self, blocks: Iterable[Tensor]) -> Tensor:
         """(rows, n) blocks of whole signals -> (rows, 160) float64, for `forward`."""
         moments = StreamMoments(self.log_mel, self.window_length, HOP_LENGTH)
-        for block in with_tail(blocks, 2 * HOP_LENGTH, self.beyond_hop):
-            moments.push(block)
+        lead, tail = self.padding
+        for number, block in enumerate(with_tail(blocks, 2 * HOP_LENGTH, tail)):
+            moments.push(nn.functional.pad(block, (0 if number else lead, 0)))
         variance = moments.covariance(correction=1).diagonal(dim1=1, dim2=2)
         # Where a band never changes, rounding may leave less than nothing.
         return torch.cat([moments.mean(), variance.clamp(min=0.0)], dim=1)

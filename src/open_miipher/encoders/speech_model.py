@@ -27,10 +27,12 @@ class SpeechModelConfig:
         source: hub id or folder, as for `transformers.AutoModel`.
         layer: how many of its layers are used; the features are what the full model calls
             `hidden_states[layer]`.
+        lead_samples: zeros that w2v-BERT's front end puts before a clip; the others have 0.
     """
 
     source: str
     layer: int = 8
+    lead_samples: int = 0
 
 
 class SpeechModel(Encoder):
@@ -56,8 +58,13 @@ class SpeechModel(Encoder):
         self.front_end: KaldiMel | ConvolutionalFrontEnd
         if model.config.model_type == MEL_FAMILY:
             self.sample_rate, self.hop_length = SAMPLE_RATE, 320
-            self.front_end = KaldiMel()
-            settings = ""
+            self.front_end = KaldiMel(config.lead_samples)
+            settings = f"lead_samples={config.lead_samples}" if config.lead_samples else ""
+        elif config.lead_samples:
+            raise UserError(
+                f"encoder lead_samples={config.lead_samples} is for w2v-BERT; leave it out for "
+                f"{config.source}"
+            )
         else:
             extractor = read_json(config.source, "preprocessor_config.json")
             self.sample_rate = extractor.get("sampling_rate", SAMPLE_RATE)

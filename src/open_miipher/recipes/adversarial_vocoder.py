@@ -177,7 +177,9 @@ class AdversarialVocoder(Recipe):
         rows = torch.arange(len(starts), device=starts.device)[:, None]
         frame_places = starts[:, None] + torch.arange(count, device=starts.device)
         places = starts[:, None] * hop + torch.arange(count * hop, device=starts.device)
+        spoken = places.shape[1] - self.vocoder.num_missing
         mask = (places < batch.lengths[:, None]).to(clean.dtype)
+        mask[:, spoken:] = 0  # or the discriminators would tell by that which is which
         target = self.vocoder.target(clean[rows, places] * mask, clean)
         return features[rows, frame_places], target, mask
 

@@ -87,8 +87,8 @@ def apply_config(optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> N
 
 
 def _is_vector(parameter: nn.Parameter) -> bool:
-    """Whether it holds one number a channel, as biases, norms and weight norm's magnitudes do."""
-    return parameter.dim() == 0 or parameter.numel() == parameter.shape[0]
+    """Whether it holds one number a channel: biases, norms, weight norm's magnitudes, snakes."""
+    return parameter.numel() == max(parameter.shape, default=1)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -15,12 +15,14 @@ class Vocoder(nn.Module, ABC):
         needs_noise: whether the noise given is used.
         restores_level: True if the output has the level of the speech that the features describe;
             False if it comes at a fixed peak and levels must be put back.
+        num_missing: samples at the end of every output that are zeros, whatever the features.
     """
 
     sample_rate: int
     hop_length: int
     needs_noise: bool
     restores_level: bool
+    num_missing: int = 0
 
     @abstractmethod
     def forward(self, features: Tensor, noise: Tensor) -> list[Tensor]:

@@ -37,9 +37,9 @@ class Dac(Vocoder):
     Targets are scaled so that all the encoder has seen has peak 0.9, a quiet piece of it being
     quiet; at what level a chunk comes out is for the features to tell, which know no absolute one.
 
-    An upsampling by an odd rate returns one sample less than its share, half at each end, so that
-    the network's output falls short of `frames * hop_length` by `2 * margin` (26 samples at Sidon's
-    rates) and yet stands in the middle of it: zeros fill the ends.
+    An upsampling by an odd rate returns one sample less than its share, so that the network's
+    output falls short of `frames * hop_length` (by 26 samples at Sidon's rates). It begins with the
+    first frame, as Sidon's does, and zeros fill the end.
     """
 
     Config = DacConfig
@@ -75,7 +75,7 @@ class Dac(Vocoder):
             for module in list(self.decoder.modules()):
                 if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
                     weight_norm(module)
-        self.margin = missing_samples(config.upsampling_rates) // 2
+        self.num_missing = missing_samples(config.upsampling_rates)
 
     def forward(self, features: Tensor, noise: Tensor) -> list[Tensor]:
         """Vocode; see `Vocoder.forward`. The one output is float32.
@@ -85,8 +85,7 @@ class Dac(Vocoder):
             noise: not used.
         """
         waveform = self.decoder(features.transpose(1, 2))[:, 0].float()
-        missing = features.shape[1] * self.hop_length - waveform.shape[1]
-        return [functional.pad(waveform, (self.margin, missing - self.margin))]
+        return [functional.pad(waveform, (0, self.num_missing))]
 
     def target(self, clean: Tensor, whole: Tensor) -> Tensor:
         """(batch, samples) -> the same, by the gain that brings `whole` to peak 0.9."""

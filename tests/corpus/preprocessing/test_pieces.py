@@ -164,6 +164,16 @@ def test_reverb_moves_the_target_and_not_its_peak():
     assert int(np.argmax(np.abs(correlation))) == len(piece) - 1
 
 
+@pytest.mark.parametrize("num_samples", [1, 600, 960, 960 * 7 + 2])
+def test_ssl_inputs_of_a_short_sample_are_whole_frames(num_samples):
+    clean = np.random.default_rng(0).standard_normal(num_samples).astype(np.float32) / 8
+    group = [Piece(clean, clean / 2, "a", 0, [])]
+    members = to_sample("key", group, 48000, "npy", with_ssl_inputs=True).members
+    features = np.load(io.BytesIO(members["ssl_inputs.npy"]))
+    assert features.shape == (max(2, -(-num_samples // 960)), 160)
+    assert np.isfinite(features).all()
+
+
 def test_ssl_inputs_are_those_of_the_stock_extractor():
     rng = np.random.default_rng(0)
     clean = rng.standard_normal(2 * 24000).astype(np.float32) / 8

@@ -9,7 +9,9 @@ import numpy as np
 from open_miipher.audio.resample import resample
 
 _SAMPLE_RATE = 16000
+_FRAME = 320  # samples
 _PADDING = 40  # samples before and after: then 20 s give exactly 1000 frames
+_SHORTEST = 2 * _FRAME  # else too few windows to take a variance of
 
 
 def ssl_inputs(waveform: np.ndarray, sample_rate: int) -> bytes:
@@ -20,9 +22,12 @@ def ssl_inputs(waveform: np.ndarray, sample_rate: int) -> bytes:
         sample_rate: in Hz.
 
     Returns:
-        An npy file: (frames, 160) float16, 50 frames a second.
+        An npy file: (frames, 160) float16, 50 frames a second, two at least; zeros fill up the
+        waveform's last frame.
     """
-    padded = np.pad(resample(waveform, sample_rate, _SAMPLE_RATE), _PADDING)
+    speech = resample(waveform, sample_rate, _SAMPLE_RATE)
+    missing = max(-len(speech) % _FRAME, _SHORTEST - len(speech))
+    padded = np.pad(speech, (_PADDING, _PADDING + missing))
     features = _extractor()(padded, sampling_rate=_SAMPLE_RATE, return_tensors="np")
     file = io.BytesIO()
     np.save(file, features["input_features"][0].astype(np.float16), allow_pickle=False)
