@@ -4,6 +4,7 @@ import argparse
 import pickle
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Read, build, load, write."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     arguments = parse_arguments()
     if not arguments.path.is_dir():
         raise UserError(f"{arguments.path} is no folder")

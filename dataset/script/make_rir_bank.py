@@ -209,8 +209,10 @@ def simulate(room: Room, sample_rate: int, rng: np.random.Generator) -> np.ndarr
     seconds = np.linalg.norm(room.source - room.microphone) / box.c + room.rt60
     num_samples = round(seconds * sample_rate) + 1
     if room.max_order > _HIGHEST_ORDER:
-        # The nearest image that is left out lies so many times across the room's narrowest side.
-        complete = round(_HIGHEST_ORDER * room.size.min() / box.c * sample_rate)
+        # How far the nearest image left out is: the least |(i·width, j·depth, k·height)| of all
+        # with i + j + k = order.
+        metres = _HIGHEST_ORDER / np.linalg.norm(1 / room.size)
+        complete = round(metres / box.c * sample_rate)
         if complete < num_samples:
             response = with_late_tail(response[:complete], num_samples, room.rt60, sample_rate, rng)
     response = response[:num_samples]

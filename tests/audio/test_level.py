@@ -94,6 +94,8 @@ def test_two_chunks_are_compared_where_somebody_speaks() -> None:
     assert disagreement(after, before, speaking) == pytest.approx(-math.log(2))
     assert disagreement(before, after, ~speaking & False) == 0
     assert disagreement(before, 0 * after, speaking) == 0
+    assert disagreement(before, 1e-6 * after, speaking) == pytest.approx(math.log(4))
+    assert disagreement(1e-6 * before, after, speaking) == pytest.approx(-math.log(4))
 
 
 def test_a_slope_leads_from_each_seam_to_the_middle() -> None:

@@ -76,7 +76,7 @@ def test_a_small_live_room_decays_as_long_as_it_should(run_script, tmp_path):
     rt60 = float(read_index(tmp_path / "x").entries[0].extra["rt60"])
     assert len(response) > rt60 * rate
     for decay in (20, 30, 50):  # dB: early, over the seam, late
-        assert measure_rt60(response, rate, decay_db=decay) == pytest.approx(rt60, rel=0.2)
+        assert measure_rt60(response, rate, decay_db=decay) == pytest.approx(rt60, rel=0.1)
 
 
 @pytest.mark.parametrize(

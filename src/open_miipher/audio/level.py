@@ -82,6 +82,10 @@ def own_level_gain(reference: np.ndarray, restored: np.ndarray) -> float:
     return math.sqrt(float(reference.sum()) / power) if power > 0 else 1.0
 
 
+MOST_DISAGREEMENT = math.log(4)
+"""12 dB: chunks that differ by more are not brought together beyond it; one of them has failed."""
+
+
 def disagreement(before: np.ndarray, after: np.ndarray, active: np.ndarray) -> float:
     """Return by how much two chunks differ in level where both speak: ln of the amplitude ratio.
 
@@ -91,10 +95,14 @@ def disagreement(before: np.ndarray, after: np.ndarray, active: np.ndarray) -> f
         active: (frames,) bool, where somebody speaks.
 
     Returns:
-        Above 0 if the earlier is louder; 0 if nobody speaks, or one of them is silent there.
+        Above 0 if the earlier is louder; 0 if nobody speaks, or one of them is silent there; at
+        most MOST_DISAGREEMENT either way.
     """
     powers = float(before[active].sum()), float(after[active].sum())
-    return 0.5 * math.log(powers[0] / powers[1]) if min(powers) > 0 else 0.0
+    if min(powers) <= 0:
+        return 0.0
+    difference = 0.5 * math.log(powers[0] / powers[1])
+    return min(max(difference, -MOST_DISAGREEMENT), MOST_DISAGREEMENT)
 
 
 def slope(num_samples: int, seams: tuple[int, int], logs: tuple[float, float]) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Adapters as peft's `save_pretrained` writes them: a settings file and a file of weights."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,18 @@ def read_weights(folder: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Raises:
         UserError: naming each weight that is missing, unknown or of another shape.
+
+    Warns if it takes the encoder's biases.
     """
     path = folder / WEIGHTS
     try:
         state = safetensors.torch.load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
-    if not any(name.endswith(".bias") for name in state):
-        state |= {name: tensor for name, tensor in own.items() if name.endswith(".bias")}
+    biases = {name: tensor for name, tensor in own.items() if name.endswith(".bias")}
+    if biases and biases.keys().isdisjoint(state):
+        warnings.warn(f"{path} holds no biases; the encoder's own are taken", stacklevel=2)
+        state |= biases
     report(
         [f"{path} lacks {name}" for name in sorted(own.keys() - state)]
         + [f"{path} holds {name}, which the cleaner lacks" for name in sorted(state.keys() - own)]

@@ -34,6 +34,9 @@ FORGOTTEN = "forgotten"
 """Key of a row that says: what was known of this item no longer counts; and, in run.json, of the
 first run that counts, by number of shards and shard."""
 
+GROUP_SIZE = "samples_per_shard"
+"""Key of an identity: it decides names, which stay whatever is overwritten."""
+
 
 class Ledger:
     """The ledger of one output directory, as one of its tasks sees it.
@@ -82,13 +85,16 @@ class Ledger:
             The run's number, greater than that of every run before it in this directory.
 
         Raises:
-            UserError: another one is at work there, it cannot be written, or see `check`.
+            UserError: another one is at work there, it cannot be written, names would change, or
+                see `check`.
         """
         with turn(self.root):
             self._tenancy.begin()
+            state = self.state()
             if not overwrite:
                 self.check(identity)
-            state = self.state()
+            else:
+                self._check_names_fit(state.get("identity", identity), identity)
             self.number = state.get("number", 0) + 1
             forgotten = state.get(FORGOTTEN, {})
             if overwrite and self.shard is not None and state.get("identity") == identity:
@@ -99,6 +105,14 @@ class Ledger:
             state = {"number": self.number, "identity": dict(identity), FORGOTTEN: forgotten}
             write_atomically(self.root / "run.json", [json.dumps(state, indent=1)])
         return self.number
+
+    def _check_names_fit(self, recorded: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+        size, wanted = recorded.get(GROUP_SIZE), identity.get(GROUP_SIZE)
+        if size != wanted:
+            raise UserError(
+                f"{self.root.parent} was begun with {GROUP_SIZE}={size}, which decides names, and "
+                f"now it is {wanted}; keep it, or choose another output directory"
+            )
 
     @contextmanager
     def alone_at_the_end(self) -> Iterator[bool]:

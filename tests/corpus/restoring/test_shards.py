@@ -260,6 +260,19 @@ def test_files_that_come_later_get_shards_of_their_own(source, out, make_task, a
     assert sorted(key for group in keys[2:] for key in group) == ["a", "c", "e"]
 
 
+def test_another_size_of_shards_needs_another_directory(source, out, make_task, alone):
+    for number in range(5):
+        (source / f"{number}.wav").write_bytes(audio(format="wav"))
+    run(make_task(shards=Groups(Directory(source), 2)), out, alone)
+    made = files(out)
+    with pytest.raises(UserError, match=r"samples_per_shard was 2 and is 4"):
+        run(make_task(shards=Groups(Directory(source), 4)), out, alone)
+    with pytest.raises(UserError, match=r"begun with samples_per_shard=2.* now it is 4; keep it"):
+        run(make_task(shards=Groups(Directory(source), 4)), out, alone, overwrite=True)
+    again = run(make_task(shards=Groups(Directory(source), 2)), out, alone)
+    assert (again.num_done, files(out)) == (0, made)
+
+
 def test_an_array_makes_every_shard_once(source, out, make, alone):
     for number in range(11):
         pack(source / f"{number}.tar", [speech(number)])

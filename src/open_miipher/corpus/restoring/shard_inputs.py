@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from open_miipher.audio.io import AudioError, printable
+from open_miipher.corpus.ledger import GROUP_SIZE
 from open_miipher.corpus.naming import Assign, assign_groups, assign_names
 from open_miipher.corpus.restoring.recordings import Details, Recording, Recordings
 from open_miipher.corpus.restoring.samples import Group, InputShard
@@ -172,7 +173,7 @@ class Groups:
         self._recordings = recordings
         self._members: dict[str, list[str]] = {}
         self.assign: Assign = partial(assign_groups, size=size)
-        self.identity: Mapping[str, Any] = {"outputs": "shards"}
+        self.identity: Mapping[str, Any] = {"outputs": "shards", GROUP_SIZE: size}
 
     def check(self, output_dir: Path) -> None:
         """See `Recordings.check`."""
