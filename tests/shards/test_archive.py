@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import webdataset
 
+from open_miipher.corpus.leftovers import is_temporary, remove_leftovers
 from open_miipher.shards import Sample, ShardError, ShardWriter, Storage, read_index, read_samples
 
 SAMPLES = [
@@ -160,3 +161,23 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         write_and_fail()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_with_a_long_name_is_written(tmp_path):
+    path = tmp_path / f"{'n' * 246}.tar"
+    with ShardWriter(path) as writer:
+        writer.add(SAMPLES[0])
+    assert list(tmp_path.iterdir()) == [path]
+    assert read_index(Storage(), str(path)).read(Storage(), 0) == SAMPLES[0]
+
+
+def test_leftovers_of_a_long_name_are_removed_and_no_others(tmp_path):
+    path, other = (tmp_path / f"{letter * 246}.tar" for letter in "nm")
+    writer = ShardWriter(path)  # and never finished
+    (left,) = tmp_path.iterdir()
+    assert is_temporary(left.name)
+    remove_leftovers([other])
+    assert left.exists()
+    remove_leftovers([path])
+    assert list(tmp_path.iterdir()) == []
+    writer.__exit__(RuntimeError, RuntimeError())

@@ -3,13 +3,13 @@
 import io
 import os
 from contextlib import AbstractContextManager, suppress
-from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 import soundfile
 
+from open_miipher.audio.files import temporary_path
 from open_miipher.audio.reading import (
     AudioError,
     Encoded,
@@ -164,7 +164,7 @@ class AudioWriter(_Encoder, AbstractContextManager["AudioWriter"]):
     ) -> None:
         super().__init__(path, num_channels, format, subtype)
         self._path = Path(path)
-        self._temporary = _temporary_path(self._path)
+        self._temporary = temporary_path(self._path)
         self._sample_rate = sample_rate
         self._file = self._create(self._format)
 
@@ -238,10 +238,3 @@ class AudioWriter(_Encoder, AbstractContextManager["AudioWriter"]):
                     f"{printable(self._path)} cannot be written: no space left on its disk"
                 )
         return super()._refused(error)
-
-
-def _temporary_path(path: Path) -> Path:
-    name = path.name
-    if len(os.fsencode(name)) > 200:  # a file name has room for 255 bytes
-        name = sha256(os.fsencode(name)).hexdigest()
-    return path.with_name(f".{name}.{os.getpid()}.tmp")

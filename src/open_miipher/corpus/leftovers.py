@@ -1,14 +1,13 @@
 """Temporary files that killed runs left beside the outputs they were to become."""
 
-import os
 import re
 from collections import defaultdict
 from collections.abc import Iterable
-from hashlib import sha256
 from pathlib import Path
 
-_TEMPORARY = re.compile(r"\.(.+?)\.\d+(\.plain)?\.tmp", re.DOTALL)  # as AudioWriter names them
-_LONGEST_KEPT = 200  # bytes; a longer name is replaced by its SHA-256 there
+from open_miipher.audio.files import temporary_stem
+
+_TEMPORARY = re.compile(r"\.(.+?)\.\d+(\.plain)?\.tmp", re.DOTALL)  # see temporary_path
 
 
 def is_temporary(name: str) -> bool:
@@ -24,9 +23,7 @@ def remove_leftovers(outputs: Iterable[Path]) -> None:
     """
     names_in: dict[Path, set[str]] = defaultdict(set)
     for output in outputs:
-        raw = os.fsencode(output.name)
-        is_long = len(raw) > _LONGEST_KEPT
-        names_in[output.parent].add(sha256(raw).hexdigest() if is_long else output.name)
+        names_in[output.parent].add(temporary_stem(output.name))
     for folder, names in names_in.items():
         if folder.is_dir():
             for path in folder.iterdir():

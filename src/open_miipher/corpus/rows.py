@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from open_miipher.audio.files import temporary_path
 from open_miipher.errors import UserError
 
 Row = dict[str, Any]
@@ -92,7 +93,7 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 def write_atomically(path: Path, lines: Iterable[str]) -> None:
     """Write a text file under a temporary name, have it on the disk, and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(path)
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in lines)

@@ -9,6 +9,7 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
+from open_miipher.audio.files import walk
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, printable, probe
 from open_miipher.errors import UserError
 from open_miipher.index.metadata import Entry
@@ -49,7 +50,12 @@ def find_audio(root: str | Path, exts: Sequence[str] = AUDIO_EXTENSIONS) -> list
     if not os.path.isdir(root):
         raise UserError(f"{root} is not a directory")
     suffixes = tuple(f".{ext}" for ext in exts)
-    return sorted(_walk(str(root), "", suffixes, frozenset()))
+    return sorted(
+        folder + name
+        for folder, names in walk(str(root))
+        for name in names
+        if name.lower().endswith(suffixes)
+    )
 
 
 def scan(
@@ -80,30 +86,6 @@ def scan(
         if progress is not None:
             progress(done, len(paths))
     return Scan(entries, unreadable)
-
-
-def _walk(
-    folder: str, prefix: str, suffixes: tuple[str, ...], above: frozenset[tuple[int, int]]
-) -> Iterator[str]:
-    """Yield paths below `folder`; `above` identifies the folders that lead to it."""
-    try:
-        status = os.stat(folder)
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            return
-        items = list(os.scandir(folder))
-    except OSError as error:
-        raise UserError(f"{printable(folder)} cannot be listed: {error.strerror}") from error
-    for item in items:
-        if item.name.startswith("."):
-            continue
-        if os.path.isdir(item.path):
-            yield from _walk(item.path, f"{prefix}{item.name}/", suffixes, above | {identity})
-        elif item.name.lower().endswith(suffixes) and (
-            # a link to nowhere is listed too, so that it is reported and not passed over
-            os.path.isfile(item.path) or item.is_symlink()
-        ):
-            yield prefix + item.name
 
 
 def _map(

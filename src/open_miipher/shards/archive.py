@@ -21,6 +21,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
+from open_miipher.audio.files import temporary_path
 from open_miipher.errors import UserError
 from open_miipher.shards.storage import Storage
 
@@ -190,7 +191,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._temporary = temporary_path(path)
         self._file = open(self._temporary, "wb")  # noqa: SIM115 - open until __exit__
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
         self._bounds: list[int] = []

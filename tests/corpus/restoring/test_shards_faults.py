@@ -122,6 +122,15 @@ def test_leftovers_of_a_killed_run_are_removed(source, out, make, alone):
     assert [path for path in out.rglob("*") if ".tmp" in path.name] == []
 
 
+def test_a_shard_with_a_long_name_is_restored(source, out, make, alone):
+    name = f"{'n' * 236}.tar"
+    pack(source / name, [speech(0)])
+    pack(source / "y.tar", [speech(1)])
+    run(make(), out, alone)
+    assert (out / name).stat().st_size > 0
+    assert [path for path in out.rglob("*") if ".tmp" in path.name] == []
+
+
 def test_files_and_shards_are_never_mixed(source, out, make_task, alone):
     (source / "a.wav").write_bytes(audio(format="wav"))
     run(make_task(), out, alone)
