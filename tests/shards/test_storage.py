@@ -82,6 +82,9 @@ def test_a_stamp_tells_a_change(store, reached):
         ("s3://bucket/deep", ["deep/c.tar.gz", "deep/er/b.tar"]),
         ("s3://bucket/deep/", ["deep/c.tar.gz", "deep/er/b.tar"]),
         ("s3://bucket/**/*.tar", ["a-000.tar", "a-001.tar", "deep/er/b.tar"]),
+        ("s3://bucket/d*", ["deep/c.tar.gz", "deep/er/b.tar"]),
+        ("s3://bucket/*/e?", ["deep/er/b.tar"]),
+        ("s3://bucket/**", ["a-000.tar", "a-001.tar", "deep/c.tar.gz", "deep/er/b.tar"]),
         ("s3://bucket", ["a-000.tar", "a-001.tar", "deep/c.tar.gz", "deep/er/b.tar"]),
     ],
 )
@@ -103,13 +106,24 @@ def test_a_text_file_lists_objects_and_a_dead_line_is_named(reached, tmp_path):
         read_index(reached, urls[1])
 
 
+def test_a_text_file_in_the_store_lists_shards(store, reached):
+    lines = "\ufeff# shards\ns3://bucket/a-000.tar\ns3://bucket/deep/\n"
+    store.client.put_object(Bucket="bucket", Key="list.txt", Body=lines.encode())
+    assert len(expand(["s3://bucket/list.txt"], reached, "key", s3_only=True)) == 3
+    store.client.put_object(Bucket="bucket", Key="list.txt", Body=b"\n/data/x.tar\n")
+    with pytest.raises(UserError, match=r"^s3://bucket/list\.txt, line 2: /data/x\.tar is no s3:"):
+        expand(["s3://bucket/list.txt"], reached, "key", s3_only=True)
+    with pytest.raises(UserError, match=r"^key: s3://bucket/no\.txt at http.* does not exist$"):
+        expand(["s3://bucket/no.txt"], reached, "key")
+
+
 ACTIONS = {
     "size": lambda s, bucket: s.size(f"s3://{bucket}/a-000.tar"),
     "read": lambda s, bucket: s.read(f"s3://{bucket}/a-000.tar", 0, 9),
     "open": lambda s, bucket: s.open(f"s3://{bucket}/a-000.tar").read(9),
     "find": lambda s, bucket: s.find(f"s3://{bucket}/deep", (".tar",)),
     "find all": lambda s, bucket: s.find(f"s3://{bucket}", (".tar",)),
-    "glob": lambda s, bucket: s.glob(f"s3://{bucket}/*.tar"),
+    "glob": lambda s, bucket: s.glob(f"s3://{bucket}/*.tar", (".tar",)),
 }
 
 

@@ -4,9 +4,10 @@ import errno
 import io
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -17,6 +18,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from open_miipher.audio.io import printable
 from open_miipher.errors import UserError
+from open_miipher.shards import local
 
 T = TypeVar("T")
 S3_SCHEME = "s3://"
@@ -100,17 +102,36 @@ class Storage:
     def find(self, url: str, suffixes: tuple[str, ...]) -> list[str]:
         """List what lies in a folder, or under a prefix, and below, sorted; [] without one.
 
+        Symbolic links are followed.
+
         Raises:
-            UserError: there is no such bucket.
+            UserError: there is no such bucket, or a local folder cannot be listed.
             StorageError: it cannot be listed.
         """
-        found = self._ask(url, lambda: self._filesystem(url).find(url))
-        return sorted(self._url(url, name) for name in found if name.endswith(suffixes))
+        return _ending(self._ask(url, lambda: self._below(url)), suffixes)
 
-    def glob(self, pattern: str) -> list[str]:
-        """List what a pattern with *, ?, [] or ** matches, sorted; errors as `find`."""
-        found = self._ask(pattern, lambda: self._filesystem(pattern).glob(pattern))
-        return sorted(self._url(pattern, name) for name in found)
+    def glob(self, pattern: str, suffixes: tuple[str, ...]) -> list[str]:
+        """List what a pattern with *, ?, [] or ** matches, sorted; links and errors as `find`.
+
+        A folder that it matches stands for what lies in it and below.
+        """
+        if not is_s3(pattern):
+            return _ending(self._ask(pattern, lambda: local.match(_absolute(pattern))), suffixes)
+        found = self._ask(pattern, lambda: self._s3_filesystem.glob(pattern, detail=True))
+        files = [self._url(name) for name, info in found.items() if info["type"] == "file"]
+        folders = [self._url(name) for name, info in found.items() if info["type"] != "file"]
+        below = [self.find(folder, suffixes) for folder in _outermost(folders)]
+        return _ending(chain(files, *below), suffixes)
+
+    def identity(self, url: str) -> str:
+        """Return what is the same for all spellings of a local path; of an object, its URL.
+
+        Raises:
+            UserError: no path can be spelled so.
+        """
+        if is_s3(url):
+            return url
+        return self._ask(url, lambda: os.path.realpath(_absolute(url)))
 
     def stamp(self, url: str) -> list[Any]:
         """Return what tells that a file was changed: its size and time of change, or its ETag.
@@ -124,6 +145,11 @@ class Storage:
             return [status.st_size, status.st_mtime_ns]
         info = self._ask(url, lambda: self._filesystem(url).info(url))
         return [info["size"], info.get("ETag")]
+
+    def _below(self, url: str) -> list[str]:
+        if not is_s3(url):
+            return local.find(_absolute(url))
+        return [self._url(name) for name in self._s3_filesystem.find(url)]
 
     def _filesystem(self, url: str) -> Any:
         return self._s3_filesystem if is_s3(url) else _LOCAL
@@ -162,8 +188,8 @@ class Storage:
         return filesystem
 
     @staticmethod
-    def _url(like: str, name: str) -> str:
-        return f"{S3_SCHEME}{name}" if is_s3(like) and not is_s3(name) else name
+    def _url(name: str) -> str:
+        return name if is_s3(name) else f"{S3_SCHEME}{name}"
 
     def _ask(self, url: str, action: Callable[[], T]) -> T:
         """Do something with a store; ask again if it fails, and tell at last in one sentence."""
@@ -232,6 +258,24 @@ def _nothing_behind_the_end(read: Callable[[], bytes]) -> bytes:
         if answer.get("Error", {}).get("Code") in ("InvalidRange", "416"):
             return b""
         raise
+
+
+def _absolute(path: str) -> str:
+    return str(_LOCAL._strip_protocol(path))
+
+
+def _ending(names: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
+    """Return the names with these endings, each once, sorted."""
+    return sorted({name for name in names if name.endswith(suffixes)})
+
+
+def _outermost(folders: Iterable[str]) -> list[str]:
+    """Return the folders that lie in none of the others."""
+    kept: list[str] = []
+    for folder in sorted(f"{folder.rstrip('/')}/" for folder in folders):
+        if not kept or not folder.startswith(kept[-1]):
+            kept.append(folder)
+    return kept
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
 """From what a user writes to a list of shards: folders, patterns, braces, lists in text files."""
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+import os
+from collections.abc import Iterable, Iterator, Sequence
 
 from braceexpand import braceexpand
 
@@ -16,9 +16,11 @@ def expand(urls: Sequence[str], storage: Storage, key: str, s3_only: bool = Fals
     """Find the shards that URLs stand for.
 
     A URL is a shard; a folder, which stands for all shards in and below it; a pattern with `*`,
-    `?`, `[…]` or `**`; any of these with braces (`{000..099}`, `{a,b}`), which stand for one URL
-    each; or a text file (.txt) with a URL a line, where empty lines and those that begin with `#`
-    are passed over. Each may be a path or an s3:// URI.
+    `?`, `[…]` or `**`, which stands for the shards and folders that it matches; any of these with
+    braces (`{000..099}`, `{a,b}`), which stand for one URL each; or a text file (.txt) with a URL
+    a line, where empty lines and those that begin with `#` are passed over. Each may be a path or
+    an s3:// URI. Symbolic links are followed. What looks like a pattern and is a path that exists
+    is that path.
 
     Args:
         urls: at least one.
@@ -27,46 +29,65 @@ def expand(urls: Sequence[str], storage: Storage, key: str, s3_only: bool = Fals
         s3_only: refuse a shard that is no s3:// URI.
 
     Returns:
-        The shards, each once, in the order given, sorted within a folder or pattern.
+        The shards, each once, in the order given, sorted within a folder or pattern. One that a
+        folder or pattern holds under several names comes under the first of them.
 
     Raises:
-        UserError: a URL stands for nothing, is malformed, or a shard is named twice.
+        UserError: a URL stands for nothing, is malformed, or a shard is named by two URLs, also
+            under another spelling or through a link.
         StorageError: storage cannot be reached.
     """
-    shards: dict[str, str] = {}
+    shards: dict[str, tuple[str, str]] = {}  # by identity: its name, and the URL it came through
     problems = []
-    for where, url in _lines(urls, key):
-        found = _find(url, storage)
+    for where, url in _lines(urls, key, storage):
+        found = _once(_find(url, storage), storage)
         if not found:
             problems.append(f"{where}: {url} holds no shards ({', '.join(EXTENSIONS)})")
-        for shard in found:
-            if shard in shards:
+        for identity, shard in found.items():
+            if identity in shards:
+                first, through = shards[identity]
+                other = "" if first == shard else f"as {first} "
                 problems.append(
-                    f"{where}: {shard} stands there twice, also through {shards[shard]}"
+                    f"{where}: {shard} stands there twice, also {other}through {through}"
                 )
             elif s3_only and not is_s3(shard):
                 problems.append(f"{where}: {shard} is no s3:// URI, as is_s3=true asks for")
             else:
-                shards[shard] = url
+                shards[identity] = shard, url
     report(problems)
-    return list(shards)
+    return [shard for shard, _ in shards.values()]
 
 
-def _lines(urls: Sequence[str], key: str) -> Iterator[tuple[str, str]]:
+def _once(shards: Iterable[str], storage: Storage) -> dict[str, str]:
+    """Return shards by their identity: of several spellings, the first."""
+    found: dict[str, str] = {}
+    for shard in shards:
+        found.setdefault(storage.identity(shard), shard)
+    return found
+
+
+def _lines(urls: Sequence[str], key: str, storage: Storage) -> Iterator[tuple[str, str]]:
     """Yield where a URL stands, and the URL: braces expanded, text files read."""
     for url in urls:
         for plain in _braces(url, key):
             if not plain.endswith(MANIFEST_EXTENSION):
                 yield key, plain
                 continue
-            try:
-                lines = Path(plain).read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{key}: {plain} cannot be read: {error}") from error
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(_text(plain, key, storage).splitlines(), start=1):
                 if line.strip() and not line.lstrip().startswith("#"):
                     where = f"{plain}, line {number}"
                     yield from ((where, url) for url in _braces(line.strip(), where))
+
+
+def _text(url: str, key: str, storage: Storage) -> str:
+    """Read a text file; editors on Windows begin one with a mark, which is no part of it."""
+    try:
+        with storage.open(url) as file:
+            return file.read().decode("utf-8-sig")
+    except UserError as error:
+        raise type(error)(f"{key}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{key}: {url} is no text in UTF-8: {error}") from error
 
 
 def _braces(url: str, where: str) -> Iterator[str]:
@@ -77,8 +98,8 @@ def _braces(url: str, where: str) -> Iterator[str]:
 
 
 def _find(url: str, storage: Storage) -> list[str]:
-    if any(letter in url for letter in "*?["):
-        return [found for found in storage.glob(url) if found.endswith(EXTENSIONS)]
+    if any(letter in url for letter in "*?[") and not os.path.lexists(url):
+        return storage.glob(url, EXTENSIONS)
     if url.endswith(EXTENSIONS):
         return [url]  # whether it is there shows when it is read
     return storage.find(url, EXTENSIONS)
