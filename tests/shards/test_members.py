@@ -28,9 +28,9 @@ def npy(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def pth(content) -> bytes:
+def pth(content, is_old: bool = False) -> bytes:
     file = io.BytesIO()
-    torch.save(content, file)
+    torch.save(content, file, _use_new_zipfile_serialization=not is_old)
     return file.getvalue()
 
 
@@ -63,6 +63,15 @@ def test_tensors_and_arrays_of_floats_are_read_as_they_are(shape, kind):
     assert np.array_equal(
         decode_waveform(data, f"x.{kind}", 5, 9)[0], np.atleast_2d(array)[:, 5:14]
     )
+
+
+@pytest.mark.parametrize("is_old", [False, True])
+def test_parameters_and_tensors_of_a_graph_are_read(is_old):
+    tensor = torch.from_numpy(WAVEFORM)
+    for content in (torch.nn.Parameter(tensor), tensor.clone().requires_grad_()):
+        data = pth(content, is_old)
+        assert measure_waveform(data, "x.pth") == WaveformInfo(1, 3000, None)
+        assert np.array_equal(decode_waveform(data, "x.pth")[0][0], WAVEFORM)
 
 
 def test_the_beginning_of_an_array_tells_its_length():
@@ -102,6 +111,7 @@ def test_no_code_is_run(data, name, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks")
 @pytest.mark.parametrize(
     ("data", "name", "reason"),
     [
@@ -112,6 +122,10 @@ def test_no_code_is_run(data, name, tmp_path, monkeypatch):
         (npy(np.full(9, np.nan, np.float32)), "x.npy", "NaN or Inf"),
         (npy(np.zeros(9, np.float32))[:-4], "x.npy", "no waveform"),
         (b"", "x.npy", "no waveform"),
+        (npy(np.zeros(9, np.int16)).replace(b"(9,)", b"(-9,"), "x.npy", "cannot be read safely"),
+        (npy(np.zeros(10, np.int16)).replace(b"(10,)", b"(-5,)"), "x.npy", r"shape is \(-5,\)"),
+        (pth(torch.zeros(3).to_sparse()), "x.pth", "cannot be read safely"),
+        (pth(torch.zeros(3, dtype=torch.complex64)), "x.pth", "holds complex64"),
         (b"nothing", "x.npy", "no waveform"),
         (pth({"a": torch.zeros(3)}), "x.pth", "holds a dict, not a tensor"),
         (b"", "x.pth", "no waveform"),
@@ -122,6 +136,7 @@ def test_what_is_no_waveform_is_named(data, name, reason):
     with pytest.raises(ShardError, match=reason) as caught:
         decode_waveform(data, name)
     assert str(caught.value).startswith(name)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kept", [0, 3, 400])
@@ -129,3 +144,58 @@ def test_a_cut_audio_file_is_named(kept):
     data = encode_waveform(WAVEFORM, 24000, "flac")[:kept]
     with pytest.raises(AudioError, match=r"^x\.flac"):
         decode_waveform(data, "x.flac")
+
+
+def audio_file(format: str) -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, WAVEFORM[:500], 16000, format=format)
+    return file.getvalue()
+
+
+SHORT = torch.from_numpy(WAVEFORM[:40])
+VALID = {
+    "x.npy": npy(WAVEFORM[:40]),
+    "x2.npy": npy(np.ones((2, 30), np.int16)),
+    "x.pth": pth(SHORT),
+    "old.pth": pth(SHORT, is_old=True),
+    "parameter.pth": pth(torch.nn.Parameter(SHORT), is_old=True),
+    "half.pth": pth(SHORT.half().reshape(2, 20)),
+    "x.wav": audio_file("WAV"),
+    "x.flac": audio_file("FLAC"),
+}
+
+
+def damaged(data: bytes, rng: np.random.Generator) -> bytes:
+    """Change some bytes, mostly near the beginning, where the structure is; or cut, or repeat."""
+    content = bytearray(data)
+    reach = len(content) if rng.random() < 0.4 else min(len(content), 130)
+    for place in rng.integers(0, reach, rng.integers(1, 5)):
+        content[place] = rng.integers(0, 256)
+    kind, place = rng.integers(0, 8), rng.integers(0, reach)
+    if kind == 0:
+        del content[place:]
+    elif kind == 1:
+        del content[place : place + rng.integers(1, 20)]
+    elif kind == 2:
+        content[place:place] = content[: rng.integers(1, 40)]
+    return bytes(content)
+
+
+@pytest.mark.filterwarnings("ignore")  # what a damaged header makes numpy and Python warn of
+@pytest.mark.parametrize("name", VALID)
+def test_a_damaged_member_is_named_or_is_a_waveform(name):
+    rng, reasons = np.random.default_rng(0), []
+    for _ in range(400):
+        data = damaged(VALID[name], rng)
+        try:
+            info = measure_waveform(data, name)
+            assert min(info.num_channels, info.num_samples) > 0
+        except (ShardError, AudioError) as error:
+            reasons.append(str(error))
+        try:
+            waveform, _ = decode_waveform(data, name)
+            assert (waveform.ndim, waveform.dtype) == (2, np.float32)
+        except (ShardError, AudioError) as error:
+            reasons.append(str(error))
+    assert len(reasons) > 50
+    assert all(reason.startswith(name) and "\n" not in reason for reason in reasons)

@@ -2,11 +2,10 @@
 
 import io
 import math
-import pickle
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -85,7 +84,6 @@ def decode_samples(
         return _audio(Encoded(name, data), start, num_samples)
     with _told(name):
         waveform = _array(data) if extension == "npy" else _tensor(data)
-        _check(waveform.shape, waveform.dtype)
     end = None if num_samples is None else start + num_samples
     span = np.atleast_2d(waveform)[:, start:end]
     if waveform.dtype == np.int16:
@@ -108,12 +106,7 @@ def measure_waveform(data: bytes, name: str) -> WaveformInfo:
         info = read_header(Encoded(name, data))
         return WaveformInfo(info.num_channels, info.num_frames, info.sample_rate)
     with _told(name):
-        if extension == "npy":
-            shape, dtype, _ = _array_header(data)
-        else:
-            tensor = _tensor(data)
-            shape, dtype = tensor.shape, tensor.dtype
-        _check(shape, dtype)
+        shape = _array_header(data)[0] if extension == "npy" else _tensor(data).shape
     num_channels, num_samples = (1, *shape)[-2:]
     return WaveformInfo(num_channels, num_samples, None)
 
@@ -134,7 +127,7 @@ def _told(name: str) -> Iterator[None]:
 
 
 def _check(shape: tuple[int, ...], dtype: np.dtype) -> None:
-    if len(shape) not in (1, 2) or 0 in shape or (len(shape) == 2 and shape[0] > shape[1]):
+    if len(shape) not in (1, 2) or min(shape) < 1 or (len(shape) == 2 and shape[0] > shape[1]):
         raise ValueError(f"its shape is {tuple(shape)}, not (samples,) or (channels, samples)")
     if dtype != np.int16 and dtype.kind != "f":
         raise ValueError(f"it holds {dtype}; int16 or floating point is read")
@@ -153,15 +146,21 @@ def _array(data: bytes) -> np.ndarray:
 def _array_header(data: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
     """Return shape, type and where the numbers begin."""
     file = io.BytesIO(data)
-    version = np.lib.format.read_magic(file)
-    read_header = (
-        np.lib.format.read_array_header_1_0
-        if version == (1, 0)
-        else np.lib.format.read_array_header_2_0
-    )
-    shape, is_fortran, dtype = read_header(file)
+    try:
+        version = np.lib.format.read_magic(file)
+        read_header = (
+            np.lib.format.read_array_header_1_0
+            if version == (1, 0)
+            else np.lib.format.read_array_header_2_0
+        )
+        shape, is_fortran, dtype = read_header(file)
+    # the header is Python source to numpy, and what its tokenizer and parser raise on damaged
+    # bytes, and how they nest, differs by version
+    except Exception as error:
+        raise _unsafe(error) from error
     if dtype.hasobject or (is_fortran and len(shape) > 1):
         raise ValueError(f"{dtype} in column order" if is_fortran else "it holds Python objects")
+    _check(shape, dtype)
     return shape, dtype, file.tell()
 
 
@@ -170,11 +169,25 @@ def _tensor(data: bytes) -> np.ndarray:
 
     try:
         tensor = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"torch cannot read it safely: {str(error).splitlines()[0]}") from error
-    if not isinstance(tensor, torch.Tensor):
+        array = _plain_array(tensor) if isinstance(tensor, torch.Tensor) else None
+    # torch runs the pickle's steps without looking at what they work on: on damaged bytes they
+    # raise whatever Python has, KeyError and AssertionError as well as struct.error
+    except Exception as error:
+        raise _unsafe(error) from error
+    if array is None:
         raise ValueError(f"it holds a {type(tensor).__name__}, not a tensor")
+    _check(array.shape, array.dtype)
+    return array
+
+
+def _plain_array(tensor: Any) -> np.ndarray:
+    tensor = tensor.detach()  # a parameter would refuse to be an array
     return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
+
+
+def _unsafe(error: Exception) -> ValueError:
+    reason = (str(error).splitlines() or [""])[0]
+    return ValueError(f"it cannot be read safely: {type(error).__name__}: {reason}".rstrip(": "))
 
 
 def _finite(waveform: np.ndarray, name: str) -> np.ndarray:
