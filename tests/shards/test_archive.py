@@ -8,7 +8,15 @@ import pytest
 import webdataset
 
 from open_miipher.corpus.leftovers import is_temporary, remove_leftovers
-from open_miipher.shards import Sample, ShardError, ShardWriter, Storage, read_index, read_samples
+from open_miipher.shards import (
+    Sample,
+    ShardError,
+    ShardWriter,
+    Storage,
+    read_index,
+    read_samples,
+    visit_members,
+)
 
 SAMPLES = [
     Sample(f"folder/key{number:03d}", {"a.npy": bytes([number]) * (700 + number), "txt": b"words"})
@@ -117,25 +125,78 @@ def test_a_truncated_compressed_shard_is_named(tmp_path):
     [
         ([("../a.x", b"1")], "leads out of the shard"),
         ([("/etc/a.x", b"1")], "leads out of the shard"),
-        ([("noname", b"1")], "not named KEY.NAME"),
+        ([("../README", b"1")], "leads out of the shard"),
+        ([("/._a.x", b"1")], "leads out of the shard"),
+        ([("a\udcff.x", b"1"), ("a\udcff.x", b"2")], r"a\\xff\.x stands there twice"),
+        ([("a\udcff.x", b"1"), ("b.x", b"2"), ("a\udcff.y", b"3")], r"of a\\xff do not"),
+        ([("../\udcff.x", b"1")], r"'\.\./\\xff\.x' leads out"),
         ([("a.x", b"1"), ("b.x", b"2"), ("a.y", b"3")], "do not stand together"),
         ([("a.x", b"1"), ("a.x", b"2")], "twice"),
     ],
 )
 def test_a_malformed_shard_is_refused(tmp_path, members, reason):
     path = pack(tmp_path / "bad.tar", members)
-    with pytest.raises(ShardError, match=reason), path.open("rb") as file:
+    with pytest.raises(ShardError, match=reason) as caught, path.open("rb") as file:
         list(read_samples(file, str(path)))
+    assert str(caught.value).isprintable()
 
 
-def test_links_are_refused(tmp_path):
+MAC = {name: name.encode() * 300 for name in ("._a.x", ".DS_Store", "README", "d/._b.x", ".x")}
+
+
+@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+@pytest.mark.parametrize("places", [(0,), (1,), (2,), (3,), (4,), (0, 1, 2, 3, 4)])
+def test_members_of_no_sample_are_passed_over(tmp_path, places, format, monkeypatch):
+    """Between two samples, inside one, before the first and behind the last."""
+    monkeypatch.setattr(tarfile.TarFile, "format", format)
+    plain = [("a.x", b"1" * 700), ("a.y", b"2"), ("d/b.x", b"3"), ("d/b.y", b"4" * 512)]
+    members = [
+        member
+        for place in range(5)
+        for member in [*(MAC.items() if place in places else ()), *plain[place : place + 1]]
+    ]
+    members.insert(0, ("n" * 120 + "/README", b"long"))  # its header is several
+    path = pack(tmp_path / "mac.tar", members)
+    expected = [("a", dict(x=plain[0][1], y=b"2")), ("d/b", dict(x=b"3", y=plain[3][1]))]
+    with path.open("rb") as file:
+        assert [(s.key, dict(s.members)) for s in read_samples(file, str(path))] == expected
+    index = read_index(Storage(), str(path))
+    read = [index.read(Storage(), number) for number in range(len(index))]
+    assert [(s.key, dict(s.members)) for s in read] == expected
+    visited = []
+    with path.open("rb") as file:
+        visit_members(file, str(path), lambda key, name, data: visited.append((key, name)))
+    assert visited == [("a", "x"), ("a", "y"), ("d/b", "x"), ("d/b", "y")]
+
+
+def test_webdataset_passes_over_the_same_members(tmp_path):
+    members = [("._a.x", b"mac"), ("a.x", b"1"), ("README", b"words"), (".DS_Store", b"mac")]
+    path = pack(tmp_path / "mac.tar", [*members, ("a.y", b"2"), ("d/README", b""), ("b.x", b"3")])
+    with path.open("rb") as file:
+        ours = [{"__key__": s.key, **s.members} for s in read_samples(file, str(path))]
+    seen = webdataset.WebDataset(str(path), shardshuffle=False)
+    theirs = [{k: v for k, v in s.items() if k in ("__key__", "x", "y")} for s in seen]
+    assert ours == theirs == [{"__key__": "a", "x": b"1", "y": b"2"}, {"__key__": "b", "x": b"3"}]
+
+
+def test_a_shard_with_such_members_alone_holds_no_samples(tmp_path):
+    path = pack(tmp_path / "mac.tar", MAC.items())
+    with pytest.raises(ShardError, match="holds no samples"):
+        read_index(Storage(), str(path))
+    with path.open("rb") as file:
+        assert list(read_samples(file, str(path))) == []
+
+
+@pytest.mark.parametrize("name", ["a.x", "README", "._a.x", "\udcff.x"])
+def test_links_are_refused(tmp_path, name):
     path = tmp_path / "bad.tar"
     with tarfile.open(path, "w") as tar:
-        header = tarfile.TarInfo("a.x")
+        header = tarfile.TarInfo(name)
         header.type, header.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(header)
-    with pytest.raises(ShardError, match="is a link"):
+    with pytest.raises(ShardError, match="is a link") as caught:
         read_index(Storage(), str(path))
+    assert str(caught.value).isprintable()
 
 
 def test_empty_missing_and_compressed_shards_are_named(tmp_path):

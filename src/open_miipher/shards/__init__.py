@@ -4,7 +4,6 @@ from open_miipher.shards.archive import (
     Sample,
     ShardError,
     ShardIndex,
-    ShardWriter,
     is_compressed,
     read_index,
     read_samples,
@@ -21,6 +20,7 @@ from open_miipher.shards.members import (
 )
 from open_miipher.shards.storage import S3Config, Storage, StorageError, is_s3
 from open_miipher.shards.urls import expand
+from open_miipher.shards.writing import ShardWriter
 
 __all__ = [
     "ARRAY_HEADER_BYTES",

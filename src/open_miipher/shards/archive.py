@@ -1,34 +1,35 @@
 """Shards: tar files of samples, in the WebDataset convention.
 
 Members that share the path up to the first dot of their file name are one sample: that path is its
-key, the rest the member's name. They stand one behind the other. Shards that this project writes
-end with a member `__index__`, which WebDataset readers pass over: where each sample begins. It
-saves reading all headers; shards without one are read through once.
+key, the rest the member's name. They stand one behind the other. A member whose file name has no
+dot, or begins with one, is of no sample and passed over.
+
+Shards that this project writes end with a member `__index__`, which WebDataset readers pass over:
+where each sample begins. It saves reading all headers; shards without one are read through once.
 """
 
 import gzip
 import io
 import json
-import os
 import re
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 import numpy as np
 
-from open_miipher.audio.files import temporary_path
+from open_miipher.audio.io import printable
 from open_miipher.errors import UserError
 from open_miipher.shards.storage import Storage
 
 INDEX_MEMBER = "__index__"
 _BLOCK = tarfile.BLOCKSIZE
 _TAIL_BYTES = 1 << 18
-_INDEX_FORMAT = "open-miipher-2 shard index 1"
+INDEX_FORMAT = "open-miipher-2 shard index 1"
 _META = re.compile(r"__[^/]*__(/|$)")  # names that WebDataset's readers pass over
 
 
@@ -74,16 +75,21 @@ class ShardIndex:
         start, end = (int(bound) for bound in self.bounds[number : number + 2])
         data = storage.read(self.url, start, end)
         if len(data) < end - start:
-            raise ShardError(f"{self.url} is truncated: sample {number} ends behind its end")
+            raise ShardError(
+                f"{printable(self.url)} is truncated: sample {number} ends behind its end"
+            )
         keys, members = set[str](), dict[str, bytes]()
         with _opened(io.BytesIO(data), self.url, "r:") as tar:
             for header in _headers(tar, self.url, end=len(data)):
-                key, name = split_name(header.name, self.url)
+                place = split_name(header.name, self.url)
+                if place is None:
+                    continue
+                key, name = place
                 keys.add(key)
                 # A slice is several times as fast as what tarfile would return.
                 members[name] = data[header.offset_data : header.offset_data + header.size]
         if len(keys) != 1:
-            raise ShardError(f"{self.url}: its index is wrong at sample {number}")
+            raise ShardError(f"{printable(self.url)}: its index is wrong at sample {number}")
         return Sample(keys.pop(), members)
 
 
@@ -95,10 +101,12 @@ def read_index(storage: Storage, url: str) -> ShardIndex:
         StorageError: the storage cannot be reached.
     """
     if is_compressed(url):
-        raise ShardError(f"{url} is compressed, so its samples cannot be read at random; unpack it")
+        raise ShardError(
+            f"{printable(url)} is compressed, so its samples cannot be read at random; unpack it"
+        )
     size = storage.size(url)
     if size == 0:
-        raise ShardError(f"{url} is empty")
+        raise ShardError(f"{printable(url)} is empty")
     start = max(0, size - _TAIL_BYTES) // _BLOCK * _BLOCK
     tail = storage.read(url, start, size)
     bounds = _own_bounds(tail, start)
@@ -106,7 +114,7 @@ def read_index(storage: Storage, url: str) -> ShardIndex:
         with storage.open(url) as file:
             bounds = _scan(file, url)
     if len(bounds) < 2:
-        raise ShardError(f"{url} holds no samples")
+        raise ShardError(f"{printable(url)} holds no samples")
     return ShardIndex(url, np.asarray(bounds, np.int64))
 
 
@@ -124,20 +132,26 @@ def read_samples(file: BinaryIO, url: str) -> Iterator[Sample]:
     with _opened(file, url, "r|gz" if is_compressed(url) else "r|") as tar:
         for header in _headers(tar, url):
             try:
-                own_key, name = split_name(header.name, url)
+                place = split_name(header.name, url)
             except ShardError:
                 if members:
                     yield Sample(key, members)
                 raise
+            if place is None:
+                continue
+            own_key, name = place
             if own_key != key:
                 if members:
                     yield Sample(key, members)  # whole, even if the next one is truncated
                 if own_key in seen:
-                    raise ShardError(f"{url}: the members of {own_key} do not stand together")
+                    raise ShardError(
+                        f"{printable(url)}: the members of {printable(own_key)} do not stand "
+                        "together"
+                    )
                 seen.add(own_key)
                 key, members = own_key, {}
             if name in members:
-                raise ShardError(f"{url}: {header.name} stands there twice")
+                raise ShardError(f"{printable(url)}: {printable(header.name)} stands there twice")
             members[name] = cast(BinaryIO, tar.extractfile(header)).read()
     if members:
         yield Sample(key, members)
@@ -151,80 +165,31 @@ def visit_members(file: BinaryIO, url: str, visit: Callable[[str, str, BinaryIO]
     """
     with _opened(file, url, "r:gz" if is_compressed(url) else "r:") as tar:
         for header in _headers(tar, url):
-            visit(*split_name(header.name, url), cast(BinaryIO, tar.extractfile(header)))
+            place = split_name(header.name, url)
+            if place is not None:
+                visit(*place, cast(BinaryIO, tar.extractfile(header)))
 
 
-def split_name(path: str, url: str) -> tuple[str, str]:
+def split_name(path: str, url: str) -> tuple[str, str] | None:
     """Split a member's path into the sample's key and the member's name.
 
+    Returns:
+        None if it is of no sample: a file name without a dot, as `README`, or that begins with
+        one, as what a Mac adds to each file.
+
     Raises:
-        ShardError: no place inside the shard, or a file name without a dot.
+        ShardError: no place inside the shard.
     """
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts:
-        raise ShardError(f"{url}: the member {path!r} leads out of the shard")
+        raise ShardError(f"{printable(url)}: the member '{printable(path)}' leads out of the shard")
     stem, dot, name = parts.name.partition(".")
-    if not dot or not stem:
-        raise ShardError(f"{url}: the member {path!r} is not named KEY.NAME")
-    return str(parts.with_name(stem)), name
+    return (str(parts.with_name(stem)), name) if dot and stem else None
 
 
 def is_compressed(url: str) -> bool:
     """Whether a shard is gzipped, by its name."""
     return url.endswith((".gz", ".tgz"))
-
-
-class ShardWriter(AbstractContextManager["ShardWriter"]):
-    """Writes a shard under a temporary name; it gets its own once it is whole and on the disk.
-
-    The bytes depend on the samples alone.
-
-    Args:
-        path: of the shard; its folder must exist.
-
-    Attributes:
-        num_bytes: written so far.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._temporary = temporary_path(path)
-        self._file = open(self._temporary, "wb")  # noqa: SIM115 - open until __exit__
-        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
-        self._bounds: list[int] = []
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes written so far."""
-        return self._file.tell()
-
-    def add(self, sample: Sample) -> None:
-        """Append a sample."""
-        self._bounds.append(self._tar.offset)
-        for name, data in sample.members.items():
-            self._add(f"{sample.key}.{name}", data)
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._bounds.append(self._tar.offset)
-                index = {"format": _INDEX_FORMAT, "bounds": self._bounds}
-                self._add(INDEX_MEMBER, json.dumps(index).encode())
-                self._tar.close()
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._temporary.replace(self._path)
-        finally:
-            self._file.close()
-            self._temporary.unlink(missing_ok=True)
-
-    def _add(self, path: str, data: bytes) -> None:
-        header = tarfile.TarInfo(path)
-        header.size, header.mode = len(data), 0o644
-        self._tar.addfile(header, io.BytesIO(data))
 
 
 class _Header(tarfile.TarInfo):
@@ -249,7 +214,7 @@ def _opened(file: BinaryIO, url: str, mode: str) -> Iterator[tarfile.TarFile]:
         with tarfile.open(fileobj=file, mode=mode, tarinfo=_Header) as tar:  # type: ignore[call-overload]
             yield tar
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ShardError(f"{url} cannot be read as a shard: {error}") from error
+        raise ShardError(f"{printable(url)} cannot be read as a shard: {error}") from error
 
 
 def _headers(tar: tarfile.TarFile, url: str, end: int | None = None) -> Iterator[tarfile.TarInfo]:
@@ -260,7 +225,10 @@ def _headers(tar: tarfile.TarFile, url: str, end: int | None = None) -> Iterator
     while (member := tar.next()) is not None:
         tar.members.clear()  # type: ignore[attr-defined] # or it would keep them all
         if member.issym() or member.islnk():
-            raise ShardError(f"{url}: the member {member.name!r} is a link; pack the file itself")
+            raise ShardError(
+                f"{printable(url)}: the member '{printable(member.name)}' is a link; pack the "
+                "file itself"
+            )
         if member.isfile() and not _META.match(member.name):
             yield member
         if tar.offset == end:
@@ -272,10 +240,12 @@ def _scan(file: BinaryIO, url: str) -> list[int]:
     bounds, end, key = list[int](), 0, ""
     with _opened(file, url, "r:") as tar:
         for member in _headers(tar, url):
-            own_key, _ = split_name(member.name, url)
-            if own_key != key:
+            place = split_name(member.name, url)
+            if place is None:
+                continue
+            if place[0] != key:
                 bounds.append(member.offset)
-                key = own_key
+                key = place[0]
             end = member.offset_data + -(-member.size // _BLOCK) * _BLOCK
     return [*bounds, end]
 
@@ -293,7 +263,7 @@ def _own_bounds(tail: bytes, start: int) -> list[int] | None:
     try:
         header = tarfile.TarInfo.frombuf(tail[place : place + _BLOCK], "utf-8", "strict")
         index = json.loads(tail[place + _BLOCK : place + _BLOCK + header.size])
-        bounds = index["bounds"] if index["format"] == _INDEX_FORMAT else []
+        bounds = index["bounds"] if index["format"] == INDEX_FORMAT else []
     except (tarfile.HeaderError, ValueError, TypeError, KeyError):
         return None
     end = place + _BLOCK + -(-header.size // _BLOCK) * _BLOCK

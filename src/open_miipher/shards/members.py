@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from open_miipher.audio.io import AUDIO_EXTENSIONS, Encoded, read, read_header
+from open_miipher.audio.io import AUDIO_EXTENSIONS, Encoded, printable, read, read_header
 from open_miipher.shards.archive import ShardError
 
 FULL_SCALE = 32768.0
@@ -114,7 +114,9 @@ def measure_waveform(data: bytes, name: str) -> WaveformInfo:
 def _extension(name: str) -> str:
     extension = name.rpartition(".")[2].lower()
     if extension not in ("npy", "pth", *AUDIO_EXTENSIONS):
-        raise ShardError(f"{name} is no audio: npy, pth, {', '.join(AUDIO_EXTENSIONS)} are")
+        raise ShardError(
+            f"{printable(name)} is no audio: npy, pth, {', '.join(AUDIO_EXTENSIONS)} are"
+        )
     return extension
 
 
@@ -123,7 +125,7 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, EOFError, TypeError) as error:
-        raise ShardError(f"{name} is no waveform: {error}") from error
+        raise ShardError(f"{printable(name)} is no waveform: {error}") from error
 
 
 def _check(shape: tuple[int, ...], dtype: np.dtype) -> None:
@@ -192,5 +194,5 @@ def _unsafe(error: Exception) -> ValueError:
 
 def _finite(waveform: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(waveform).all():
-        raise ShardError(f"{name} holds NaN or Inf")
+        raise ShardError(f"{printable(name)} holds NaN or Inf")
     return waveform

@@ -1,0 +1,64 @@
+"""Write shards: whole under their name, or not at all."""
+
+import io
+import json
+import os
+import tarfile
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from open_miipher.audio.files import temporary_path
+from open_miipher.shards.archive import INDEX_FORMAT, INDEX_MEMBER, Sample
+
+
+class ShardWriter(AbstractContextManager["ShardWriter"]):
+    """Writes a shard under a temporary name; it gets its own once it is whole and on the disk.
+
+    The bytes depend on the samples alone.
+
+    Args:
+        path: of the shard; its folder must exist.
+
+    Attributes:
+        num_bytes: written so far.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = temporary_path(path)
+        self._file = open(self._temporary, "wb")  # noqa: SIM115 - open until __exit__
+        self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+        self._bounds: list[int] = []
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes written so far."""
+        return self._file.tell()
+
+    def add(self, sample: Sample) -> None:
+        """Append a sample."""
+        self._bounds.append(self._tar.offset)
+        for name, data in sample.members.items():
+            self._add(f"{sample.key}.{name}", data)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None:
+                self._bounds.append(self._tar.offset)
+                index = {"format": INDEX_FORMAT, "bounds": self._bounds}
+                self._add(INDEX_MEMBER, json.dumps(index).encode())
+                self._tar.close()
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._temporary.replace(self._path)
+        finally:
+            self._file.close()
+            self._temporary.unlink(missing_ok=True)
+
+    def _add(self, path: str, data: bytes) -> None:
+        header = tarfile.TarInfo(path)
+        header.size, header.mode = len(data), 0o644
+        self._tar.addfile(header, io.BytesIO(data))
