@@ -4,8 +4,8 @@
 
 A PATH is a shard, a directory of shards, a pattern, or a text file that lists them; s3:// as well.
 Durations come from headers: audio is not decoded. A sample without `input_wav` counts by its
-longest audio member. Broken shards are named. Exit status: 0 done, 1 a shard is broken, 2 wrong
-use.
+longest audio member; one without audio counts as a sample of no length, and the last line tells how
+many there are. Broken shards are named. Exit status: 0 done, 1 a shard is broken, 2 wrong use.
 """
 
 import argparse
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 import numpy as np
 from tqdm import tqdm
 
-from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError
+from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, printable
 from open_miipher.errors import UserError, exit_on_user_error
 from open_miipher.shards import (
     ARRAY_HEADER_BYTES,
@@ -50,7 +50,8 @@ class Summary:
     Attributes:
         url: of the shard.
         num_bytes: of the file.
-        seconds: of each sample.
+        seconds: of each sample with audio.
+        num_without_audio: the other samples.
         degradations: how many samples each took part in.
         num_degraded: samples that tell their degradations.
         broken: why it could not be read, if it could not.
@@ -59,9 +60,15 @@ class Summary:
     url: str
     num_bytes: int = 0
     seconds: list[float] = field(default_factory=list)
+    num_without_audio: int = 0
     degradations: Counter[str] = field(default_factory=Counter)
     num_degraded: int = 0
     broken: str | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """All samples."""
+        return len(self.seconds) + self.num_without_audio
 
     @property
     def hours(self) -> float:
@@ -114,13 +121,13 @@ def summarise(storage: Storage, url: str) -> Summary:
     try:
         summary.num_bytes = storage.size(url)
         if not summary.num_bytes:
-            raise ShardError(f"{url} is empty")
+            raise ShardError(f"{printable(url)} is empty")
         reading = _Reading(summary)
         with storage.open(url) as file:
             visit_members(file, url, reading.take)
         reading.finish_sample()
-        if not summary.seconds:
-            raise ShardError(f"{url} holds no samples")
+        if not summary.num_samples:
+            raise ShardError(f"{printable(url)} holds no samples")
     except StorageError:
         raise
     except UserError as error:
@@ -140,7 +147,7 @@ class _Reading:
         """Take the next member."""
         if key != self._key:
             self.finish_sample()
-            self._key, self._sample = key, _Sample(f"{self._summary.url} {key}")
+            self._key, self._sample = key, _Sample(printable(f"{self._summary.url} {key}"))
         self._sample.add(name, content)
 
     def finish_sample(self) -> None:
@@ -148,7 +155,11 @@ class _Reading:
         if self._key is None:
             return
         summary, degradations = self._summary, self._sample.degradations
-        summary.seconds.append(self._sample.seconds())
+        seconds = self._sample.seconds()
+        if seconds is None:
+            summary.num_without_audio += 1
+        else:
+            summary.seconds.append(seconds)
         if degradations is not None:
             summary.num_degraded += 1
             summary.degradations.update(degradations)
@@ -166,6 +177,7 @@ class _Sample:
     def add(self, name: str, content: BinaryIO) -> None:
         """Take a member."""
         stem, _, extension = name.rpartition(".")
+        extension = extension.lower()
         try:
             if name == _RATE:
                 self._rate = int(content.read(32))
@@ -176,16 +188,16 @@ class _Sample:
                 info = measure_waveform(data, name)
                 self._lengths[stem] = (info.num_samples, info.sample_rate)
         except (ValueError, TypeError, KeyError) as error:
-            raise ShardError(f"{self._where}: {name} is damaged: {error}") from error
+            raise ShardError(f"{self._where}: {printable(name)} is damaged: {error}") from error
         except (ShardError, AudioError) as error:
             raise ShardError(f"{self._where}: {error}") from error
 
-    def seconds(self) -> float:
-        """Return how long the target is, or the longest member."""
+    def seconds(self) -> float | None:
+        """Return how long the target is, or the longest member; None if there is no audio."""
         lengths = self._lengths
         chosen = [lengths[_TARGET]] if _TARGET in lengths else list(lengths.values())
         if not chosen:
-            raise ShardError(f"{self._where}: it has no audio member")
+            return None
         rates = [rate or self._rate for _, rate in chosen]
         if not all(rates):
             raise ShardError(f"{self._where}: neither its audio nor {_RATE} tells its sample rate")
@@ -202,9 +214,10 @@ def _report(summaries: list[Summary]) -> Iterator[str]:
     """Yield the lines of the tables."""
     yield f"{'samples':>9} {'hours':>10} {'GB':>9}  shard"
     for summary in summaries:
-        yield _row(summary, summary.url + (" (broken)" if summary.broken else ""))
+        yield _row(summary, printable(summary.url) + (" (broken)" if summary.broken else ""))
     seconds = [own for summary in summaries for own in summary.seconds]
-    total = Summary("all", sum(s.num_bytes for s in summaries), seconds)
+    silent = sum(summary.num_without_audio for summary in summaries)
+    total = Summary("all", sum(s.num_bytes for s in summaries), seconds, silent)
     yield _row(total, f"all {len(summaries)} shards")
     if seconds:
         yield ""
@@ -216,11 +229,14 @@ def _report(summaries: list[Summary]) -> Iterator[str]:
         yield f"degradations of {num_degraded} samples"
         for name, count in counts.most_common():
             yield f"{count:9} {100 * count / num_degraded:9.1f} %  {name}"
+    if silent:
+        yield ""
+        yield f"{silent} of {total.num_samples} samples hold no audio"
 
 
 def _row(summary: Summary, name: str) -> str:
     gigabytes = summary.num_bytes / 1e9
-    return f"{len(summary.seconds):9} {summary.hours:10.3f} {gigabytes:9.3f}  {name}"
+    return f"{summary.num_samples:9} {summary.hours:10.3f} {gigabytes:9.3f}  {name}"
 
 
 def _distribution(seconds: np.ndarray) -> Iterator[str]:

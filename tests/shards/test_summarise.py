@@ -68,17 +68,16 @@ def test_hours_durations_and_degradations_are_told(run_script, tmp_path, extensi
 
 
 def test_broken_shards_are_named_and_the_others_told(run_script, tmp_path):
-    urls = write_shards(tmp_path, [2, 2, 2, 2])
+    urls = write_shards(tmp_path, [2, 2, 2])
     whole = Path(urls[1]).read_bytes()
     Path(urls[1]).write_bytes(whole[: len(whole) // 2])
     Path(urls[2]).write_bytes(b"")
-    write_shard(Path(urls[3]), {"a": pair(0), "b": {"sr.index": b"24000"}})
     status, out, err = run_script(tmp_path, tmp_path / "x" / "missing.tar")
     assert status == 1
     assert f"{urls[0]}\n" in out
-    assert out.count("(broken)") == 4
-    assert "all 5 shards" in out
-    reasons = ["shard-001", "shard-002.tar is empty", "b: it has no audio", "does not exist"]
+    assert out.count("(broken)") == 3
+    assert "all 4 shards" in out
+    reasons = ["shard-001", "shard-002.tar is empty", "does not exist"]
     for line, reason in zip(err.splitlines(), reasons, strict=True):
         assert line.startswith("broken: ")
         assert reason in line
@@ -99,6 +98,43 @@ def test_damaged_members_are_named(run_script, tmp_path, name, data, reason):
     status, _, err = run_script(url)
     assert status == 1
     assert err.startswith(f"broken: {url} bad: {reason}")
+
+
+def test_samples_without_audio_are_counted_and_the_others_told(run_script, tmp_path):
+    silent = {"sr.index": b"24000", "degradations.json": b'[{"name": "noise"}]'}
+    samples = {"a": pair(0), "b": silent, "c": {"txt": b"words"}, "d": pair(1)}
+    url = write_shard(tmp_path / "a.tar", samples)
+    status, out, err = run_script(url)
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[1].split()[0] == "4"
+    assert "mean 0.50; percentiles 0 %: 0.50" in out
+    assert "degradations of 1 samples" in out
+    assert lines[-1] == "2 of 4 samples hold no audio"
+    only = write_shard(tmp_path / "b.tar", {"c": {"txt": b"words"}})
+    status, out, err = run_script(only)
+    assert (status, err) == (0, "")
+    assert out.splitlines()[-1] == "1 of 1 samples hold no audio"
+
+
+@pytest.mark.parametrize("extension", ["npy", "flac"])
+def test_extensions_are_read_in_any_case(run_script, tmp_path, extension):
+    members = pair(0, 1.5, extension=extension)
+    loud = {name.replace(extension, extension.upper()): data for name, data in members.items()}
+    status, out, err = run_script(write_shard(tmp_path / "a.tar", {"UP": loud}))
+    assert (status, err) == (0, "")
+    assert "seconds, mean 1.50" in out
+    assert "no audio" not in out
+
+
+def test_names_that_are_no_utf8_are_told_readably(run_script, tmp_path):
+    bad = {**pair(0), "sr\udcff.npy": b"no"}
+    url = write_shard(tmp_path / "\udcff.tar", {"k\udcff": bad})
+    status, out, err = run_script(url)
+    assert status == 1
+    assert f"{tmp_path}/\\xff.tar (broken)\n" in out
+    assert r"\xff.tar k\xff: sr\xff.npy is no waveform" in err
+    (out + err).encode()
 
 
 def test_nothing_to_read_is_wrong_use(run_script, tmp_path):
