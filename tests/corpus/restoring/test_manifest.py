@@ -9,8 +9,9 @@ import soundfile
 
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.corpus import run
-from open_miipher.corpus.restoring import Manifest
+from open_miipher.corpus.restoring import Groups, Manifest
 from open_miipher.errors import UserError
+from open_miipher.shards import read_samples
 
 
 def write_lines(path: Path, *lines: dict | str) -> Path:
@@ -153,6 +154,48 @@ def test_every_dead_line_is_named_before_any_work(tmp_path, out, write_audio, ma
     assert not list(out.rglob("*.wav"))
     with pytest.raises(UserError, match="8 problems"):
         task.preview(overwrite=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (f'{{"audio_filepath": "a.wav", "offset": {"1" * 400}}}', "offset is 1111"),
+        (f'{{"audio_filepath": "a.wav", "duration": {"1" * 400}}}', "duration is 1111"),
+        (f'{{"audio_filepath": "a.wav", "offset": {"1" * 5000}}}', "integer string conversion"),
+        ('{"audio_filepath": "a.wav", "offset": 1e300}', r"offset is 1e\+300"),
+        (r'{"audio_filepath": "\ud800.wav"}', r"audio_filepath holds '\\ud800'"),
+        ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ('{"audio_filepath": "a.wav", "x":' + "[" * 100_000 + "]" * 100_000 + "}", "nested too"),
+    ],
+    ids=["offset", "duration", "digits", "float", "surrogate", "list", "object"],
+)
+def test_contrived_lines_are_named_in_a_sentence(
+    tmp_path, out, write_audio, make, alone, line, reason
+):
+    write_audio(tmp_path / "in/a.wav", seconds=1.0)
+    with pytest.raises(UserError, match=rf"m\.jsonl, line 2:? .*{reason}") as caught:
+        run(make({"audio_filepath": "a.wav"}, line), out, alone)
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+def test_a_name_that_is_no_utf8_is_restored(tmp_path, out, write_audio, make, alone):
+    write_audio(tmp_path / "in/x.wav", seconds=1.0)
+    (tmp_path / "in/x.wav").rename(tmp_path / "in/\udcff.wav")
+    assert run(make({"audio_filepath": "\udcff.wav"}), out, alone).num_done == 1
+    assert (out / "\udcff.wav").exists()
+
+
+def test_text_with_half_a_surrogate_pair_is_carried_into_shards(
+    tmp_path, out, write_audio, make_task, alone
+):
+    write_audio(tmp_path / "in/a.wav", seconds=1.0)
+    line = {"audio_filepath": "a.wav", "text": "\ud800"}
+    groups = Groups(Manifest(write_lines(tmp_path / "in/m.jsonl", line)), 2)
+    assert run(make_task(shards=groups), out, alone).num_done == 1
+    (shard,) = out.glob("*.tar")
+    with shard.open("rb") as file:
+        (sample,) = read_samples(file, str(shard))
+    assert json.loads(sample.members["json"])["text"] == "\ud800"
 
 
 def test_a_segment_behind_the_end_is_named_and_rounding_is_not(

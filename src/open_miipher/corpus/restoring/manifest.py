@@ -1,8 +1,8 @@
 """A manifest in JSON lines: which files, or which segments of them, are restored."""
 
 import json
-import math
 import os
+import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +12,7 @@ from open_miipher.audio.io import printable
 from open_miipher.corpus.restoring.recordings import Recording
 from open_miipher.errors import UserError, report
 
+_LONGEST_SECONDS = 1e12  # so that frames, and names with a span, stay numbers that can be written
 _OWN = ("audio_filepath", "offset", "duration")
 
 
@@ -76,6 +77,9 @@ class Manifest:
             except json.JSONDecodeError as error:
                 yield f"{where} is no JSON: {error.msg} at column {error.colno}"
                 continue
+            except RecursionError:
+                yield f"{where} is nested too deeply"
+                continue
             except ValueError as error:
                 yield f"{where}: {error}"
                 continue
@@ -133,16 +137,25 @@ def _checked(line: Any) -> dict[str, Any]:
     path = line.get("audio_filepath")
     if not isinstance(path, str) or not path or "\0" in path:
         raise ValueError("audio_filepath must be a path")
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError as error:
+        broken = ascii(path[error.start : error.end])
+        raise ValueError(f"audio_filepath holds {broken}, which no file name can") from error
     offset, duration = line.get("offset"), line.get("duration")
+    most = f"{_LONGEST_SECONDS:g} s"
     if offset is not None and not (_is_number(offset) and offset >= 0):
-        raise ValueError(f"offset is {offset!r}; it must be 0 s or more")
+        raise ValueError(f"offset is {reprlib.repr(offset)}; it must be 0 s to {most}")
     if duration is not None and not (_is_number(duration) and duration > 0):
-        raise ValueError(f"duration is {duration!r}; it must be more than 0 s")
+        shown = reprlib.repr(duration)
+        raise ValueError(f"duration is {shown}; it must be more than 0 s, at most {most}")
     return line
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return abs(value) <= _LONGEST_SECONDS  # false for NaN too
 
 
 def _below(root: str, path: str) -> str:

@@ -149,7 +149,8 @@ class Group:
                 continue
             members: dict[str, bytes | Unrestored] = {extension: Unrestored(item, details.source())}
             if extra:
-                members["json"] = json.dumps(extra, ensure_ascii=False).encode()
+                text = json.dumps(extra, ensure_ascii=False)
+                members["json"] = text.encode("utf-8", "backslashreplace")  # half a surrogate pair
             yield InputSample(item, key, members, extra=extra)
 
 
