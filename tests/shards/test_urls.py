@@ -160,3 +160,11 @@ def test_a_shard_that_two_urls_spell_differently_stands_there_twice(root, monkey
 def test_a_path_that_cannot_be_is_told(root):
     with pytest.raises(UserError, match="null"):
         expand([f"{root}/a\0.tar"], Storage(), "key")
+
+
+@pytest.mark.parametrize("url", ["\udcff", "\udcff*", "\udcff{.tar", "\udcff.txt"])
+def test_names_that_are_no_utf8_are_told_readably(root, url):
+    (root / "\udcff.txt").write_text("gone\n")
+    with pytest.raises(UserError, match=r"\\xff") as caught:
+        expand([f"{root}/{url}"], Storage(), "key")
+    assert str(caught.value).isprintable()

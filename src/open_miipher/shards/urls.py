@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from braceexpand import braceexpand
 
+from open_miipher.audio.io import printable
 from open_miipher.errors import UserError, report
 from open_miipher.shards.storage import Storage, is_s3
 
@@ -42,16 +43,19 @@ def expand(urls: Sequence[str], storage: Storage, key: str, s3_only: bool = Fals
     for where, url in _lines(urls, key, storage):
         found = _once(_find(url, storage), storage)
         if not found:
-            problems.append(f"{where}: {url} holds no shards ({', '.join(EXTENSIONS)})")
+            problems.append(f"{where}: {printable(url)} holds no shards ({', '.join(EXTENSIONS)})")
         for identity, shard in found.items():
             if identity in shards:
                 first, through = shards[identity]
-                other = "" if first == shard else f"as {first} "
+                other = "" if first == shard else f"as {printable(first)} "
                 problems.append(
-                    f"{where}: {shard} stands there twice, also {other}through {through}"
+                    f"{where}: {printable(shard)} stands there twice, also {other}through "
+                    f"{printable(through)}"
                 )
             elif s3_only and not is_s3(shard):
-                problems.append(f"{where}: {shard} is no s3:// URI, as is_s3=true asks for")
+                problems.append(
+                    f"{where}: {printable(shard)} is no s3:// URI, as is_s3=true asks for"
+                )
             else:
                 shards[identity] = shard, url
     report(problems)
@@ -75,7 +79,7 @@ def _lines(urls: Sequence[str], key: str, storage: Storage) -> Iterator[tuple[st
                 continue
             for number, line in enumerate(_text(plain, key, storage).splitlines(), start=1):
                 if line.strip() and not line.lstrip().startswith("#"):
-                    where = f"{plain}, line {number}"
+                    where = f"{printable(plain)}, line {number}"
                     yield from ((where, url) for url in _braces(line.strip(), where))
 
 
@@ -87,14 +91,14 @@ def _text(url: str, key: str, storage: Storage) -> str:
     except UserError as error:
         raise type(error)(f"{key}: {error}") from error
     except UnicodeDecodeError as error:
-        raise UserError(f"{key}: {url} is no text in UTF-8: {error}") from error
+        raise UserError(f"{key}: {printable(url)} is no text in UTF-8: {error}") from error
 
 
 def _braces(url: str, where: str) -> Iterator[str]:
     try:
         yield from braceexpand(url)
     except ValueError as error:
-        raise UserError(f"{where}: the braces of {url} do not match") from error
+        raise UserError(f"{where}: the braces of {printable(url)} do not match") from error
 
 
 def _find(url: str, storage: Storage) -> list[str]:
