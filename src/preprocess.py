@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -87,6 +88,7 @@ def _run(tasks: dict[Path, Preprocess], config: Preprocessing, world: World) -> 
     codes = []
     shard = config.options.shard
     on_main(world, lambda: mark(config, False))
+    on_main(world, lambda: check(tasks.values()))
     for folder, task in tasks.items():
         try:
             summary = run(task, folder, world, config.options.overwrite, shard)
@@ -103,6 +105,12 @@ def _run(tasks: dict[Path, Preprocess], config: Preprocessing, world: World) -> 
                 mark(config, True)
             break
     return max(codes)
+
+
+def check(tasks: Iterable[Preprocess]) -> None:
+    """See that the inputs of all splits are there, before any work and before any is forgotten."""
+    for task in tasks:
+        task.check()
 
 
 def mark(config: Preprocessing, requeue: bool) -> None:

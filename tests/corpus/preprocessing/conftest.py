@@ -122,6 +122,7 @@ def preprocess(tasks, alone) -> Callable[..., tuple[Path, Summary]]:
 
     def start(*overrides: str, **more: Any) -> tuple[Path, Summary]:
         folder, task = next(iter(tasks(*overrides).items()))
-        return folder, run(task, folder, alone, **more)
+        overwrite = "preprocess.overwrite=true" in overrides
+        return folder, run(task, folder, alone, overwrite, **more)
 
     return start

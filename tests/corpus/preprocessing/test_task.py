@@ -129,7 +129,7 @@ def test_what_is_done_is_not_made_again_and_what_changed_is(tmp_path, preprocess
     with pytest.raises(UserError, match=r"preprocess\.seed was 0 and is 1.*overwrite=true"):
         preprocess(f"data.train.urls=[{first},{second}]", "preprocess.seed=1")
     folder, summary = preprocess(
-        f"data.train.urls=[{first},{second}]", "preprocess.seed=1", overwrite=True
+        f"data.train.urls=[{first},{second}]", "preprocess.seed=1", "preprocess.overwrite=true"
     )
     assert summary.num_done == 2
     assert set(files_of(folder)) == set(now)

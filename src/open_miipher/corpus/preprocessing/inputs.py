@@ -117,11 +117,16 @@ class Unit:
     @property
     def name(self) -> str:
         """A file name of its own, from which the shards' names and the keys come."""
-        stem = Path(self.source).name.partition(".")[0]
-        readable = re.sub(r"[^A-Za-z0-9-]+", "_", stem)[:40]
-        digest = sha256(self.source.encode("utf-8", "surrogateescape")).hexdigest()
         number = "" if self.block is None else f"-{self.block[0]:05d}"
-        return f"{readable}-{digest[:12]}{number}"
+        return source_name(self.source) + number
+
+
+def source_name(source: str) -> str:
+    """Return what the names of a source's units begin with: its own, and a digest of its path."""
+    stem = Path(source).name.partition(".")[0]
+    readable = re.sub(r"[^A-Za-z0-9-]+", "_", stem)[:40]
+    digest = sha256(source.encode("utf-8", "surrogateescape")).hexdigest()
+    return f"{readable}-{digest[:12]}"
 
 
 class RawInputs:
@@ -150,6 +155,15 @@ class RawInputs:
                 raise UserError(f"{key}.dir_list: {directory} stands there twice")
             self.directories[path] = open_files([path], f"{key}.dir_list", data.sample_rate)
 
+    def check(self) -> None:
+        """See that the tar files are there.
+
+        Raises:
+            UserError: those that do not exist, all together.
+            StorageError: storage cannot be reached.
+        """
+        self._stamps()
+
     def units(self, unit_samples: int, crop_samples: int | None) -> list[Unit]:
         """List the units of work.
 
@@ -161,12 +175,10 @@ class RawInputs:
             UserError: tar files that do not exist, all together.
             StorageError: storage cannot be reached.
         """
-        stamps = list(map_in_threads(self._stamp, self.urls, _STAMP_THREADS))
-        report([str(stamp) for stamp in stamps if isinstance(stamp, UserError)])
+        stamps = self._stamps()
         tars = [
             Unit(url, stamp, stamp[0] / _BYTES_A_SECOND)
             for url, stamp in zip(self.urls, stamps, strict=True)
-            if not isinstance(stamp, UserError)
         ]
         blocks = (
             self._blocks(directory, unit_samples, crop_samples) for directory in self.directories
@@ -189,6 +201,11 @@ class RawInputs:
             for sample in read_samples(tar, unit.source):
                 name, recording = _recording(sample, unit.source)
                 yield f"{unit.source}/{name}", recording
+
+    def _stamps(self) -> list[list[Any]]:
+        found = list(map_in_threads(self._stamp, self.urls, _STAMP_THREADS))
+        report([str(stamp) for stamp in found if isinstance(stamp, UserError)])
+        return [stamp for stamp in found if not isinstance(stamp, UserError)]
 
     def _stamp(self, url: str) -> list[Any] | UserError:
         try:

@@ -1,8 +1,6 @@
 """The corpus run that makes shards of degraded pairs from raw collections."""
 
-import contextlib
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,8 +10,9 @@ from typing import Any
 
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.leftovers import remove_leftovers
+from open_miipher.corpus.preprocessing import outputs
 from open_miipher.corpus.preprocessing.config import PreprocessingData, PreprocessingOptions
-from open_miipher.corpus.preprocessing.inputs import RawInputs, Unit
+from open_miipher.corpus.preprocessing.inputs import RawInputs, Unit, source_name
 from open_miipher.corpus.preprocessing.pieces import Piece, PieceMaker, Unreadable, pack, to_sample
 from open_miipher.corpus.rows import Row, write_atomically
 from open_miipher.corpus.run import Item, Plan, Share
@@ -24,8 +23,6 @@ from open_miipher.shards import Sample, ShardError, ShardWriter
 SUMMARY_NAME = "summary.json"
 
 _FEWEST_JUDGED = 200  # pieces; before so many, one failure would be too large a share
-_SHARD_NAME = re.compile(r"(?P<unit>.+)-\d{5,}\.tar")
-_TEMPORARY_NAME = re.compile(r"\.(?P<unit>.+)-\d{5,}\.tar\.\d+\.tmp")  # as ShardWriter names them
 _DONE, _FAILED = "done", "failed"  # before
 _SUMS = (
     *("files", "unreadable", "low_rate_files", "pieces", "samples", "seconds", "output_seconds"),
@@ -92,25 +89,37 @@ class Preprocess:
     ) -> None:
         self._inputs, self._maker, self._data, self._options = inputs, maker, data, options
         self._split, self._output_dir = split, output_dir
+        self._given: frozenset[str] = frozenset()  # ids of the units of the plan
         self.identity = identity
 
-    def plan(self, ledger: Ledger) -> Plan:
-        """Find the units that are left, and remove what killed runs left of theirs.
+    def check(self) -> None:
+        """See, before a run with `overwrite` forgets what is done, that the inputs are there.
 
         Raises:
-            UserError: an input does not exist, or the output directory holds shards of another.
+            UserError: they are not, or storage cannot be reached.
+        """
+        self._inputs.check()
+
+    def plan(self, ledger: Ledger) -> Plan:
+        """Find the units that are left, and remove what there is of them, and of units gone since.
+
+        Raises:
+            UserError: an input does not exist, or the output directory holds shards of another that
+                are not to be overwritten.
         """
         longest = None if self._options.crops == "all" else self._data.crop_samples
         all_units = self._inputs.units(
             self._options.shard_maxcount * self._data.sample_samples, longest
         )
-        sizes = self._sizes({unit.name for unit in all_units})
+        self._clear_stale(all_units)
+        sizes = outputs.sizes(self._output_dir)
         by_id = {unit.id: unit for unit in all_units}
+        self._given = frozenset(by_id)
         own = list(by_id) if ledger.shard is None else ledger.shard.own(by_id)
         rows = ledger.rows(set(own), ("error", "stamp", "outputs"))
         outcomes = {item: _outcome(rows.get(item), by_id[item], sizes) for item in own}
         left = [by_id[item] for item, outcome in outcomes.items() if outcome is None]
-        self._remove_outputs({unit.name for unit in left})
+        outputs.remove(self._output_dir, {unit.name for unit in left}.__contains__)
         return Plan(
             [Item(unit.id, unit.name, unit.seconds, unit) for unit in left],
             [],
@@ -136,20 +145,20 @@ class Preprocess:
             OSError: the disk refuses.
         """
         unit: Unit = item.details
-        counts, outputs, num_samples = Counts(), list[list[Any]](), 0
+        counts, made, num_samples = Counts(), list[list[Any]](), 0
         samples = self._samples(unit, counts)
         while (first := next(samples, None)) is not None:
-            path = self._output_dir / f"{unit.name}-{len(outputs):05d}.tar"
+            path = self._output_dir / f"{unit.name}-{len(made):05d}.tar"
             with ShardWriter(path) as shard:
                 for sample in chain([first], islice(samples, self._options.shard_maxcount - 1)):
                     shard.add(sample)
                     num_samples += 1
-            outputs.append([path.name, path.stat().st_size])
+            made.append([path.name, path.stat().st_size])
         return {
             "id": item.id,
             "stamp": unit.stamp,
-            "outputs": outputs,
-            "output_bytes": sum(size for _, size in outputs),
+            "outputs": made,
+            "output_bytes": sum(size for _, size in made),
             "files": counts.files,
             "unreadable": counts.unreadable,
             "low_rate_files": counts.low_rate_files,
@@ -163,10 +172,12 @@ class Preprocess:
         }
 
     def finish(self, rows: Iterable[Row]) -> None:
-        """Write the summary over all units, and say it in a line."""
+        """Write the summary over all units that there are now, and say it in a line."""
         sums, degradations = Counter[str](), Counter[str]()
         num_units, num_shards, problems = 0, 0, list[str]()
         for row in rows:
+            if row["id"] not in self._given:
+                continue
             num_units += 1
             num_shards += len(row["outputs"])
             sums.update({name: row[name] for name in _SUMS})
@@ -197,6 +208,11 @@ class Preprocess:
             f"{hours['output_seconds']:.2f} h in {num_shards} shards ({shares})",
             flush=True,
         )
+
+    def _clear_stale(self, units: Iterable[Unit]) -> None:
+        names = {unit.name for unit in units}
+        directories = {source_name(directory) for directory in self._inputs.directories}
+        outputs.clear_stale(self._output_dir, names, directories, self._options.overwrite)
 
     def _samples(self, unit: Unit, counts: Counts) -> Iterator[Sample]:
         groups = pack(self._pieces(unit, counts), self._data.sample_samples)
@@ -249,33 +265,6 @@ class Preprocess:
                 f"{unit.id}, more than data.max_degradation_failures={most} of them; the last: "
                 f"{counts.failures[-1]}"
             )
-
-    def _sizes(self, units: set[str]) -> dict[str, int]:
-        """Return the sizes of the shards that are there, by name.
-
-        Raises:
-            UserError: some come from none of the units.
-        """
-        sizes = {}
-        for path in self._output_dir.iterdir():
-            match = _SHARD_NAME.fullmatch(path.name)
-            if match is None:
-                continue
-            if match["unit"] not in units:
-                raise UserError(
-                    f"{path} comes from an input that is not given now; give all inputs of this "
-                    "folder again, with more if you like, or choose another preprocess.job_id"
-                )
-            # another task of an array may be removing one of its own
-            with contextlib.suppress(FileNotFoundError):
-                sizes[path.name] = path.stat().st_size
-        return sizes
-
-    def _remove_outputs(self, units: set[str]) -> None:
-        for path in self._output_dir.iterdir():
-            match = _SHARD_NAME.fullmatch(path.name) or _TEMPORARY_NAME.fullmatch(path.name)
-            if match is not None and match["unit"] in units:
-                path.unlink(missing_ok=True)
 
 
 def _outcome(row: Row | None, unit: Unit, sizes: Mapping[str, int]) -> str | None:

@@ -1,0 +1,93 @@
+"""Inputs that became fewer, and outputs that are made anew: what is removed, and what refused."""
+
+import json
+import sys
+
+import pytest
+
+import preprocess as command
+from open_miipher.corpus.shard import Shard
+from open_miipher.errors import UserError
+from open_miipher.index import read_index, write_index
+
+from .conftest import SMALL, files_of, make_directory, make_tar, pack_tar
+
+
+def test_longer_blocks_replace_shorter_ones(tmp_path, preprocess):
+    given = f"data.train.dir_list=[{make_directory(tmp_path / 'speech')}]"
+    folder, _ = preprocess(given)
+    before = files_of(folder)
+    with pytest.raises(UserError, match="shard_maxcount was 3 and is 100"):
+        preprocess(given, "preprocess.shard_maxcount=100")
+    assert files_of(folder) == before
+    again = [given, "preprocess.shard_maxcount=100", "preprocess.overwrite=true"]
+    _, summary = preprocess(*again)
+    assert (summary.num_done, summary.exit_code) == (1, 0)
+    expected = files_of(preprocess(*again, "preprocess.job_id=new")[0])
+    assert files_of(folder) == expected != before
+
+
+def test_a_shorter_index_leaves_nothing_of_what_is_gone(tmp_path, preprocess):
+    root = make_directory(tmp_path / "speech")
+    given = f"data.train.dir_list=[{root}]"
+    folder, first = preprocess(given)
+    last = max(path.name for path in folder.glob("*.tar"))
+    for name in (last, last.replace("-00001-", "-00002-")):  # the other left nothing else
+        (folder / f".{name}.1.tmp").touch()
+    write_index(root, read_index(root).entries[:3])
+    _, summary = preprocess(given)
+    assert summary.exit_code == 0
+    assert first.num_done > 1
+    assert files_of(folder) == files_of(preprocess(given, "preprocess.job_id=new")[0])
+    assert not list(folder.glob(".*.tmp"))
+    assert json.loads((folder / "summary.json").read_text())["files"] == 3
+
+
+def test_what_is_not_given_any_more_goes_only_to_make_everything_again(tmp_path, preprocess):
+    first, second = make_tar(tmp_path / "a.tar"), make_directory(tmp_path / "speech")
+    third = make_directory(tmp_path / "third", 3)
+    both = [f"data.train.urls=[{first}]", f"data.train.dir_list=[{second},{third}]"]
+    folder, _ = preprocess(*both)
+    whole = files_of(folder)
+    own = folder / "speech-00000.tar"  # no name of ours
+    own.touch()
+    write_index(second, read_index(second).entries[:3])
+    for less in (both[1], f"data.train.dir_list=[{second}]"):
+        with pytest.raises(UserError, match=r"is not given now; .*overwrite=true"):
+            preprocess(less)
+    assert files_of(folder) == {**whole, own.name: b""}  # what is refused removes nothing
+    preprocess(f"data.train.dir_list=[{third}]", "preprocess.overwrite=true")
+    assert own.exists()
+    assert {name.partition("-")[0] for name in files_of(folder)} == {"third", "speech"}
+    assert len(list(folder.glob("speech-*"))) == 1
+
+
+def test_the_summary_is_of_what_is_given_now(tmp_path, preprocess):
+    bad, good = pack_tar(tmp_path / "bad.tar", []), make_tar(tmp_path / "good.tar")
+    folder, summary = preprocess(f"data.train.urls=[{bad},{good}]")
+    assert summary.num_failed == 1
+    assert preprocess(f"data.train.urls=[{good}]")[1].exit_code == 0
+    told = json.loads((folder / "summary.json").read_text())
+    assert (told["inputs"], told["files"], told["problems"]) == (1, 7, [])
+
+
+def test_a_task_of_an_array_that_overwrites_keeps_what_others_made(tmp_path, preprocess):
+    given = [f"data.train.dir_list=[{make_directory(tmp_path / 'speech')}]"]
+    folder, _ = preprocess(*given)
+    again = [*given, "preprocess.shard_maxcount=1", "preprocess.overwrite=true"]
+    done = [preprocess(*again, shard=Shard(2, k))[1].num_done for k in (0, 1)]
+    assert all(done)
+    assert files_of(folder) == files_of(preprocess(*again, "preprocess.job_id=new")[0])
+
+
+def test_missing_inputs_are_refused_before_anything_is_forgotten(tmp_path, preprocess, monkeypatch):
+    first, second = make_tar(tmp_path / "a.tar"), make_tar(tmp_path / "b.tar", seed=1)
+    given = [f"data.train.urls=[{first},{second}]"]
+    folder, _ = preprocess(*given)
+    state = (folder / ".ledger/run.json").read_text()
+    second.unlink()
+    words = [*SMALL, f"preprocess.output_root={tmp_path / 'out'}", *given]
+    monkeypatch.setattr(sys, "argv", ["preprocess.py", *words, "preprocess.overwrite=true"])
+    with pytest.raises(UserError, match=r"b\.tar does not exist"):
+        command.main()
+    assert (folder / ".ledger/run.json").read_text() == state
