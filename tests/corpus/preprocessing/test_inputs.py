@@ -54,6 +54,19 @@ def test_the_audio_of_a_sample(members, name, tmp_path):
     assert len(found.read(0, 500, 250, RATE // 2)) == 250
 
 
+def test_no_file_is_lost_where_names_have_dots(tmp_path):
+    waves = [encode(speech(k, 0.1 + 0.1 * k), extension="wav") for k in range(3)]
+    members = [(f"sp.{k}.wav", wave) for k, wave in enumerate(waves)]
+    path = pack_tar(tmp_path / "x.tar", [*members, ("sp.txt", b"words"), ("one.WAV", waves[0])])
+    raw = inputs(urls=[str(path)])
+    found = dict(raw.recordings(raw.units(1, None)[0]))
+    names = ["sp.0.wav", "sp.1.wav", "sp.2.wav", "one.WAV"]
+    assert [recording.name for recording in found.values()] == names
+    assert list(found) == [f"{path}/{name}" for name in names]
+    lengths = [recording.num_samples(RATE) for recording in found.values()]
+    assert lengths == [800, 1600, 2400, 800]
+
+
 @pytest.mark.parametrize(
     ("members", "reason"),
     [

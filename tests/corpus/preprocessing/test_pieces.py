@@ -12,7 +12,6 @@ from transformers import SeamlessM4TFeatureExtractor
 
 from open_miipher.audio.resample import resample
 from open_miipher.corpus.preprocessing.config import PreprocessingData
-from open_miipher.corpus.preprocessing.inputs import Member
 from open_miipher.corpus.preprocessing.pieces import (
     Piece,
     PieceMaker,
@@ -20,6 +19,7 @@ from open_miipher.corpus.preprocessing.pieces import (
     to_sample,
     within_full_scale,
 )
+from open_miipher.corpus.preprocessing.raw_samples import Member
 from open_miipher.degradation import Context, DegradationConfig, build_degradation
 from open_miipher.degradation.band import low_cut
 from open_miipher.shards import decode_waveform

@@ -2,9 +2,7 @@
 
 import json
 import os
-import re
 import signal
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,20 +16,12 @@ from open_miipher.index import Entry, write_index
 
 from .conftest import (
     RATE,
-    encode,
     files_of,
     make_directory,
     make_tar,
-    pack_tar,
     samples_of,
-    speech,
     waveforms_of,
 )
-
-
-def rows_of(folder: Path) -> list[dict]:
-    files = sorted((folder / ".ledger").rglob("rank-*.jsonl"))
-    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
 
 def test_every_file_is_in_the_shards_once(tmp_path, preprocess):
@@ -134,72 +124,6 @@ def test_what_is_done_is_not_made_again_and_what_changed_is(tmp_path, preprocess
     assert summary.num_done == 2
     assert set(files_of(folder)) == set(now)
     assert all(files_of(folder)[name] != data for name, data in now.items())
-
-
-def cut(path: Path) -> None:
-    whole = path.read_bytes()
-    path.write_bytes(whole[: whole.index(b"utt003.flac") + 700])
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def without_samples(path: Path) -> None:
-    pack_tar(path, [])
-
-
-def with_a_way_out(path: Path) -> None:
-    good = [(f"utt{k:03d}.flac", encode(speech(k, 0.5))) for k in range(3)]
-    pack_tar(path, [*good, ("../../etc/x.flac", b""), ("z.flac", good[0][1])])
-
-
-def with_bad_flacs(path: Path) -> None:
-    broken = bytearray(encode(speech(1, 5.0)))
-    broken[300:] = bytes(len(broken) - 300)
-    good = encode(speech(0, 0.5))
-    names = ("utt000", "b", "utt001", "c", "utt002")
-    data = (good, b"no flac", good, bytes(broken), good)
-    pack_tar(path, [(f"{n}.flac", d) for n, d in zip(names, data, strict=True)])
-
-
-@pytest.mark.parametrize(
-    ("damage", "num_kept", "reason"),
-    [
-        (cut, 3, "x.tar cannot be read as a shard: .*; the 3 samples before are kept"),
-        (empty, 0, "x.tar cannot be read as a shard: truncated"),
-        (without_samples, 0, "x.tar holds no samples"),
-        (with_a_way_out, 3, "leads out of the shard; the 3 samples before are kept"),
-        (with_bad_flacs, 3, "2 of 5 files are unreadable, the first: .*b.flac cannot be opened"),
-    ],
-)
-def test_what_can_be_read_of_a_damaged_input_is_kept(
-    damage, num_kept, reason, tmp_path, preprocess, capfd
-):
-    path = make_tar(tmp_path / "x.tar")
-    damage(path)
-    make_tar(tmp_path / "good.tar", 3, seed=1)
-    given = f"data.train.urls=[{tmp_path}/*.tar]"
-    folder, summary = preprocess(given)
-    assert (summary.num_done, summary.num_failed, summary.exit_code) == (1, 1, 1)
-    row = next(row for row in rows_of(folder) if row["id"] == str(path))
-    assert re.search(reason, row["error"])
-    assert "\n" not in row["error"]
-    assert row["error"] in capfd.readouterr().err
-    names = {
-        part["name"]
-        for key, sample in samples_of(folder).items()
-        if key.startswith("train-x-")
-        for part in json.loads(sample.members["names.json"])
-    }
-    assert names == {f"utt{k:03d}.flac" for k in range(num_kept)}
-    made = files_of(folder)
-    _, summary = preprocess(given)  # not tried again
-    assert (summary.num_done, summary.num_failed, summary.exit_code) == (0, 1, 1)
-    assert files_of(folder) == made
-    make_tar(path)  # until it changes
-    _, summary = preprocess(given)
-    assert (summary.num_done, summary.num_failed, summary.exit_code) == (1, 0, 0)
 
 
 def test_degradations_that_fail_too_often_stop_the_run(tmp_path, preprocess, monkeypatch):

@@ -2,95 +2,23 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from open_miipher.audio.io import AUDIO_EXTENSIONS, Encoded, probe, read
-from open_miipher.audio.resample import num_output_frames
+from open_miipher.audio.io import printable
 from open_miipher.corpus.preprocessing.config import PreprocessingData, RawSource
+from open_miipher.corpus.preprocessing.raw_samples import Recording, open_recordings
 from open_miipher.corpus.threads import map_in_threads
 from open_miipher.data.building import open_files
-from open_miipher.data.files import Files, read_resampled
+from open_miipher.data.files import Files
 from open_miipher.errors import UserError, report
-from open_miipher.shards import (
-    Sample,
-    ShardError,
-    Storage,
-    StorageError,
-    decode_waveform,
-    expand,
-    is_s3,
-    read_samples,
-)
+from open_miipher.shards import ShardError, Storage, StorageError, expand, is_s3, read_samples
 
-RATE_MEMBER = "sr.index"
-_ARRAY_EXTENSIONS = ("npy", "pth")
 _BYTES_A_SECOND = 40_000  # of speech in a tar, about: an hour more or less only shows in progress
 _STAMP_THREADS = 16
-
-
-class Recording(Protocol):
-    """One recording, not decoded yet; `data.files.File` is one."""
-
-    @property
-    def name(self) -> str:
-        """For people."""
-
-    @property
-    def sample_rate(self) -> int:
-        """Its own, in Hz."""
-
-    def num_samples(self, sample_rate: int) -> int:
-        """Length once resampled."""
-
-    def draw_channel(self, rng: np.random.Generator) -> int:
-        """Draw one of its channels."""
-
-    def read(self, channel: int, start: int, num_samples: int, sample_rate: int) -> np.ndarray:
-        """Read a span of one channel, resampled: (num_samples,) float32."""
-
-
-@dataclass(frozen=True)
-class Member:
-    """A recording inside a tar file.
-
-    Attributes:
-        name: of the sample and of its member.
-        sample_rate: Hz.
-        num_frames: length in its own frames.
-        num_channels: how many.
-        decode: gives (channels, count) from a first frame and a count of frames.
-    """
-
-    name: str
-    sample_rate: int
-    num_frames: int
-    num_channels: int
-    decode: Callable[[int, int], np.ndarray]
-
-    def num_samples(self, sample_rate: int) -> int:
-        """Length once resampled to `sample_rate` Hz."""
-        return num_output_frames(self.num_frames, self.sample_rate, sample_rate)
-
-    def draw_channel(self, rng: np.random.Generator) -> int:
-        """Draw one of the channels."""
-        return int(rng.integers(self.num_channels)) if self.num_channels > 1 else 0
-
-    def read(self, channel: int, start: int, num_samples: int, sample_rate: int) -> np.ndarray:
-        """Read a span of one channel, resampled."""
-        return read_resampled(
-            lambda first, count: self.decode(first, count)[channel],
-            self.num_frames,
-            self.sample_rate,
-            start,
-            num_samples,
-            sample_rate,
-        )
 
 
 @dataclass(frozen=True)
@@ -189,7 +117,7 @@ class RawInputs:
         """Yield every recording of a unit, or why it is none, with an id of its own for ever.
 
         Raises:
-            ShardError: the tar is damaged; what came before is whole.
+            ShardError: the tar is empty, damaged, or holds pairs; what came before is whole.
             StorageError: storage cannot be reached.
         """
         if unit.block is not None:
@@ -197,10 +125,12 @@ class RawInputs:
             for file in (files[number] for number in range(*unit.block[1:])):
                 yield f"{unit.source}/{file.entry.file_path}", file
             return
+        if unit.stamp[0] == 0:  # its size
+            raise ShardError(f"{printable(unit.source)} is empty")
         with self._storage.open(unit.source) as tar:
             for sample in read_samples(tar, unit.source):
-                name, recording = _recording(sample, unit.source)
-                yield f"{unit.source}/{name}", recording
+                for name, recording in open_recordings(sample, unit.source):
+                    yield f"{unit.source}/{name}", recording
 
     def _stamps(self) -> list[list[Any]]:
         found = list(map_in_threads(self._stamp, self.urls, _STAMP_THREADS))
@@ -230,53 +160,3 @@ class RawInputs:
             held, seconds = held + taken, seconds + taken / rate
             digest.update(f"{file.entry}\n".encode())
         yield Unit(directory, [digest.hexdigest()], seconds, (number, first, len(files)))
-
-
-def _recording(sample: Sample, url: str) -> tuple[str, Recording | UserError]:
-    """Find a raw sample's audio; gives its name as well."""
-    name = _audio_member(sample)
-    if name is None:
-        return sample.key, ShardError(
-            f"{url}: {sample.key} has no audio among its members {', '.join(sample.members)}"
-        )
-    full_name = f"{sample.key}.{name}"
-    try:
-        return full_name, _open(full_name, sample.members[name], sample, url)
-    except UserError as error:
-        return full_name, ShardError(f"{url}: {error}")
-
-
-def _audio_member(sample: Sample) -> str | None:
-    for extensions in (
-        AUDIO_EXTENSIONS,
-        _ARRAY_EXTENSIONS if RATE_MEMBER in sample.members else (),
-    ):
-        for name in sample.members:
-            if name.rpartition(".")[2].lower() in extensions:
-                return name
-    return None
-
-
-def _open(name: str, data: bytes, sample: Sample, url: str) -> Recording:
-    if name.rpartition(".")[2].lower() not in _ARRAY_EXTENSIONS:
-        file = Encoded(name, data)
-        info = probe(file)  # so that a truncated file shows, wherever its crop lies
-        return Member(
-            name,
-            info.sample_rate,
-            info.num_frames,
-            info.num_channels,
-            lambda start, count: read(file, start, count)[0],
-        )
-    text = sample.members[RATE_MEMBER].decode("ascii", "replace").strip()
-    if not text.isdecimal() or int(text) < 1:
-        raise ShardError(f"{sample.key}.{RATE_MEMBER} is {text[:20]!r}, not a sample rate in Hz")
-    waveform, _ = decode_waveform(data, name)
-    channels, num_frames = waveform.shape
-    return Member(
-        name,
-        int(text),
-        num_frames,
-        channels,
-        lambda start, count: waveform[:, start : start + count],
-    )

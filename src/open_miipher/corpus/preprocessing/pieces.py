@@ -9,7 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from open_miipher.corpus.preprocessing.config import PreprocessingData
-from open_miipher.corpus.preprocessing.inputs import RATE_MEMBER, Recording
+from open_miipher.corpus.preprocessing.raw_samples import (
+    CLEAN_MEMBER,
+    DAMAGED_MEMBER,
+    RATE_MEMBER,
+    Recording,
+)
 from open_miipher.corpus.preprocessing.ssl_inputs import ssl_inputs
 from open_miipher.degradation import Stage, Trace
 from open_miipher.degradation.band import LOW_CUT_SECONDS, low_cut
@@ -182,8 +187,8 @@ def to_sample(
         for piece in group
     ]
     members = {
-        f"input_wav.{audio_format}": encode_waveform(clean, sample_rate, audio_format),
-        f"noisy_input_wav.{audio_format}": encode_waveform(damaged, sample_rate, audio_format),
+        f"{CLEAN_MEMBER}.{audio_format}": encode_waveform(clean, sample_rate, audio_format),
+        f"{DAMAGED_MEMBER}.{audio_format}": encode_waveform(damaged, sample_rate, audio_format),
         RATE_MEMBER: str(sample_rate).encode(),
         "names.json": _json(names),
         "degradations.json": _json([piece.drawn for piece in group]),

@@ -8,6 +8,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+from open_miipher.audio.io import printable
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.leftovers import remove_leftovers
 from open_miipher.corpus.preprocessing import outputs
@@ -195,6 +196,7 @@ class Preprocess:
             "problems": problems,
         }
         text = json.dumps(summary, indent=1, ensure_ascii=False)
+        text = text.encode("utf-8", "backslashreplace").decode()  # names that are no UTF-8
         path = self._output_dir / SUMMARY_NAME
         remove_leftovers([path])
         write_atomically(path, [text])
@@ -240,17 +242,17 @@ class Preprocess:
                     counts.unreadable += 1
                     first_unreadable = first_unreadable or str(error)
         except ShardError as error:
-            kept = f"; the {counts.files} samples before are kept" if counts.files else ""
-            damage = f"{error}{kept}"
+            kept = f"; the {counts.files} recordings before are kept" if counts.files else ""
+            damage = printable(f"{error}{kept}")  # it may name a member as the tar has it
         if counts.unreadable:
             counts.problems.append(
-                f"{unit.id}: {counts.unreadable} of {counts.files} files are unreadable, the "
-                f"first: {first_unreadable}"
+                f"{printable(unit.id)}: {counts.unreadable} of {counts.files} files are "
+                f"unreadable, the first: {first_unreadable}"
             )
         if damage is not None:
             counts.problems.append(damage)
         elif counts.files == 0:
-            counts.problems.append(f"{unit.id} holds no samples")
+            counts.problems.append(f"{printable(unit.id)} holds no samples")
 
     def _count(self, piece: Piece, failures: list[str], counts: Counts, unit: Unit) -> None:
         counts.pieces += 1
@@ -262,8 +264,8 @@ class Preprocess:
         if len(counts.failures) > most * max(counts.pieces, _FEWEST_JUDGED):
             raise UserError(
                 f"{len(counts.failures)} degradations failed in {counts.pieces} pieces of "
-                f"{unit.id}, more than data.max_degradation_failures={most} of them; the last: "
-                f"{counts.failures[-1]}"
+                f"{printable(unit.id)}, more than data.max_degradation_failures={most} of them; "
+                f"the last: {counts.failures[-1]}"
             )
 
 
