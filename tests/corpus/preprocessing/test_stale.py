@@ -4,8 +4,10 @@ import json
 import sys
 
 import pytest
+import soundfile
 
 import preprocess as command
+from open_miipher.corpus.run import run
 from open_miipher.corpus.shard import Shard
 from open_miipher.errors import UserError
 from open_miipher.index import read_index, write_index
@@ -91,3 +93,36 @@ def test_missing_inputs_are_refused_before_anything_is_forgotten(tmp_path, prepr
     with pytest.raises(UserError, match=r"b\.tar does not exist"):
         command.main()
     assert (folder / ".ledger/run.json").read_text() == state
+
+
+@pytest.mark.parametrize("by_link", [False, True])
+def test_a_file_that_was_replaced_at_the_same_length_is_made_again(tmp_path, preprocess, by_link):
+    root = make_directory(tmp_path / "speech")
+    place = root / "1.wav"
+    if by_link:
+        place = tmp_path / "kept.wav"
+        (root / "1.wav").replace(place)
+        (root / "1.wav").symlink_to(place)
+    folder, _ = preprocess(f"data.train.dir_list=[{root}]", "preprocess.shard_maxcount=1")
+    before = files_of(folder)
+    waveform, rate = soundfile.read(place)
+    soundfile.write(place, waveform[::-1], rate)
+    _, summary = preprocess(f"data.train.dir_list=[{root}]", "preprocess.shard_maxcount=1")
+    assert summary.num_done == 1
+    changed = {name for name, data in files_of(folder).items() if data != before[name]}
+    assert 0 < len(changed) < len(before)
+
+
+def test_a_file_that_is_missing_is_named_and_made_once_it_is_back(
+    tmp_path, preprocess, tasks, alone
+):
+    root = make_directory(tmp_path / "speech", 2)
+    given = f"data.train.dir_list=[{root}]"
+    folder, task = next(iter(tasks(given).items()))
+    (root / "1.wav").rename(tmp_path / "away.wav")
+    summary = run(task, folder, alone)
+    assert summary.num_failed == 1
+    (problem,) = json.loads((folder / "summary.json").read_text())["problems"]
+    assert "1 of 2 files are unreadable" in problem
+    (tmp_path / "away.wav").rename(root / "1.wav")
+    assert preprocess(given)[1].num_done == 1

@@ -5,15 +5,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from open_miipher.audio.io import printable
 from open_miipher.corpus.preprocessing.config import Preprocessing, RawSource
 from open_miipher.corpus.preprocessing.inputs import RawInputs
+from open_miipher.corpus.preprocessing.overlap import (
+    check_apart,
+    check_found_apart,
+    check_splits,
+)
 from open_miipher.corpus.preprocessing.pieces import PieceMaker
 from open_miipher.corpus.preprocessing.task import Preprocess
 from open_miipher.data.building import source_degradation
-from open_miipher.errors import UserError, report
 from open_miipher.index import read_index
-from open_miipher.shards import is_s3
 
 SPLITS = {"train": "train", "test": "val"}
 """Which split a section of `data` gives."""
@@ -44,10 +46,14 @@ def build_tasks(config: Preprocessing) -> dict[Path, Preprocess]:
         for section, source in (("train", data.train), ("test", data.test))
         if source.dir_list or source.urls
     }
+    output = Path(str(config.options.output_root), str(config.options.writer_name))
     for source in given.values():
-        _check_apart(source, Path(str(config.options.output_root), str(config.options.writer_name)))
+        check_apart(source, output)
     inputs = {name: RawInputs(source, f"data.{name}", data) for name, source in given.items()}
-    _check_splits(inputs)
+    for found in inputs.values():
+        check_found_apart(found, output)
+    if len(inputs) == 2:
+        check_splits(inputs["train"], inputs["test"])
     tasks = {}
     for section, source in given.items():
         split = SPLITS[section]
@@ -80,23 +86,3 @@ def _flat(node: Any, key: str) -> Iterator[tuple[str, Any]]:
         return
     for name, value in node.items():
         yield from _flat(value, f"{key}.{name}")
-
-
-def _check_apart(source: RawSource, output: Path) -> None:
-    """Refuse outputs that a later run would take for inputs, and inputs beside outputs."""
-    real_output = output.resolve()
-    for given in (*source.dir_list, *(url for url in source.urls if not is_s3(url))):
-        path = Path(given).resolve()
-        inside = path.is_dir() and real_output.is_relative_to(path)
-        if inside or path.is_relative_to(real_output):
-            raise UserError(
-                f"the output {printable(output)} and the input {printable(given)} lie inside each "
-                "other; choose another preprocess.output_root"
-            )
-
-
-def _check_splits(inputs: Mapping[str, RawInputs]) -> None:
-    if len(inputs) < 2:
-        return
-    train, test = ({*i.urls, *i.directories} for i in inputs.values())
-    report([f"{name} stands in data.train and in data.test" for name in sorted(train & test)])

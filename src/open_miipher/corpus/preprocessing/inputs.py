@@ -18,7 +18,7 @@ from open_miipher.errors import UserError, report
 from open_miipher.shards import ShardError, Storage, StorageError, expand, is_s3, read_samples
 
 _BYTES_A_SECOND = 40_000  # of speech in a tar, about: an hour more or less only shows in progress
-_STAMP_THREADS = 16
+STAMP_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class RawInputs:
                     yield f"{unit.source}/{name}", recording
 
     def _stamps(self) -> list[list[Any]]:
-        found = list(map_in_threads(self._stamp, self.urls, _STAMP_THREADS))
+        found = list(map_in_threads(self._stamp, self.urls, STAMP_THREADS))
         report([str(stamp) for stamp in found if isinstance(stamp, UserError)])
         return [stamp for stamp in found if not isinstance(stamp, UserError)]
 
@@ -149,8 +149,10 @@ class RawInputs:
         self, directory: str, unit_samples: int, crop_samples: int | None
     ) -> Iterator[Unit]:
         files, rate = self.directories[directory], self._data.sample_rate
+        paths = (files[place].path for place in range(len(files)))
+        stamps = map_in_threads(_file_stamp, paths, STAMP_THREADS)
         number, first, held, seconds, digest = 0, 0, 0, 0.0, sha256()
-        for place in range(len(files)):
+        for place, stamp in enumerate(stamps):
             file = files[place]
             length = file.num_samples(rate)
             taken = length if crop_samples is None else min(length, crop_samples)
@@ -158,5 +160,14 @@ class RawInputs:
                 yield Unit(directory, [digest.hexdigest()], seconds, (number, first, place))
                 number, first, held, seconds, digest = number + 1, place, 0, 0.0, sha256()
             held, seconds = held + taken, seconds + taken / rate
-            digest.update(f"{file.entry}\n".encode())
+            digest.update(f"{file.entry} {stamp}\n".encode())
         yield Unit(directory, [digest.hexdigest()], seconds, (number, first, len(files)))
+
+
+def _file_stamp(path: Path) -> tuple[int, int] | None:
+    """Return size and time of change, of what a link leads to; what is missing fails when read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
