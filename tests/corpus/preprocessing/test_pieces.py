@@ -15,6 +15,7 @@ from open_miipher.corpus.preprocessing.config import PreprocessingData
 from open_miipher.corpus.preprocessing.pieces import (
     Piece,
     PieceMaker,
+    Unreadable,
     pack,
     to_sample,
     within_full_scale,
@@ -22,6 +23,7 @@ from open_miipher.corpus.preprocessing.pieces import (
 from open_miipher.corpus.preprocessing.raw_samples import Member
 from open_miipher.degradation import Context, DegradationConfig, build_degradation
 from open_miipher.degradation.band import low_cut
+from open_miipher.errors import UserError
 from open_miipher.shards import decode_waveform
 
 RATE = 8000
@@ -120,6 +122,52 @@ def test_pairs_depend_on_seed_and_id_alone():
     assert np.array_equal(first.damaged, again.damaged)
     for other in (made(maker(seed=1), source)[0], made(maker(), source, "other")[0]):
         assert not np.array_equal(first.damaged, other.damaged)
+
+
+def test_all_pieces_of_a_recording_have_one_gain():
+    """A pause stays one, with reverb too; the loudest piece has the peak."""
+    rng = np.random.default_rng(0)
+    levels = np.float32([0.2, 0.5, 1e-4, 0.0]).repeat(RATE)
+    waveform = (levels * rng.uniform(-1, 1, len(levels)))[None].astype(np.float32)
+    source = Member("a.wav", RATE, len(levels), 1, lambda start, n: waveform[:, start : start + n])
+    whole = low_cut(waveform[0], RATE, 50.0)
+    plain = made(maker(crops="all", degradation=DegradationConfig({})), source)
+    joined = np.concatenate([piece.clean for piece in plain])
+    assert np.allclose(joined, 0.9 * whole / np.abs(whole).max(), atol=1e-5)
+    assert np.abs(plain[2].clean[RATE // 10 :]).max() < 1e-3
+    room = {"name": "reverb", "target": "direct", "direct_seconds": 0.0}
+    wet = made(maker(crops="all", degradation=DegradationConfig({"reverb": room})), source)
+    peaks = [[np.abs(piece.clean).max() for piece in pieces] for pieces in (plain, wet)]
+    assert peaks[1] == pytest.approx(peaks[0], rel=1e-5)
+    assert max(peaks[0]) == pytest.approx(0.9)
+    (crop,) = made(maker(), source)  # a random crop is scaled by itself
+    assert np.abs(crop.clean).max() == pytest.approx(0.9)
+
+
+def test_the_pieces_before_a_damaged_one_are_made():
+    whole = recording(3.0)
+
+    def decode(start, count):
+        if start + count > 2.5 * RATE:
+            raise UserError("a.wav is damaged")
+        return whole.decode(start, count)
+
+    pieces = []
+    with pytest.raises(Unreadable, match=r"a\.wav is damaged"):
+        pieces.extend(maker(crops="all").pieces(Member("a.wav", RATE, 3 * RATE, 1, decode), "id"))
+    assert len(pieces) == 2
+    assert max(np.abs(piece.clean).max() for piece, _ in pieces) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("crops", ["random", "all"])
+@pytest.mark.parametrize("loudest", [1e-42, 1e-38, 5e-7])
+def test_what_is_as_good_as_silent_is_silence(loudest, crops):
+    waveform = np.full((1, 2 * RATE), loudest, np.float32)
+    waveform[:, ::2] *= -1
+    source = Member("a.wav", RATE, 2 * RATE, 1, lambda start, n: waveform[:, start : start + n])
+    for piece in made(maker(crops=crops), source):
+        assert not piece.clean.any()
+        assert np.isfinite(piece.damaged).all()
 
 
 def test_silence_stays_silent():

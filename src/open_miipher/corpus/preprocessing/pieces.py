@@ -21,6 +21,9 @@ from open_miipher.degradation.band import LOW_CUT_SECONDS, low_cut
 from open_miipher.errors import UserError
 from open_miipher.shards import Sample, encode_waveform
 
+SILENCE = 1e-6
+"""Peak below which nothing was recorded: to scale that up gives noise, or overflows."""
+
 _LOUDEST = 32767 / 32768  # of what 16 bits can hold
 
 
@@ -90,30 +93,56 @@ class PieceMaker:
         """
         entropy = int.from_bytes(sha256(stable_id.encode("utf-8", "surrogateescape")).digest())
         num_samples = recording.num_samples(self._data.sample_rate)
-        longest = self._data.crop_samples
-        num_pieces = -(-num_samples // longest) if self._crops == "all" else 1
+        num_pieces = -(-num_samples // self._data.crop_samples) if self._crops == "all" else 1
+        loudest = self._loudest(recording, entropy, num_pieces) if num_pieces > 1 else None
         for number in range(num_pieces):
-            rng = np.random.default_rng((self._seed, entropy, number))
-            channel = recording.draw_channel(rng)
-            if self._crops == "all":
-                start = number * longest
-            else:
-                start = int(rng.integers(max(0, num_samples - longest) + 1))
-            length = min(longest, num_samples - start)
+            rng, span = self._draw(recording, entropy, number)
             try:
-                clean = self._read(recording, channel, start, length)
+                crop = self._read(recording, *span)
             except UserError as error:
                 raise Unreadable(str(error)) from error
+            own = peak_of(crop)
+            level = self._data.peak * (1.0 if loudest is None else own / max(own, loudest))
+            clean = at_peak(crop, level)
             trace = Trace(clean)
             damaged = self._degradation(clean, rng, trace)
             if trace.target is not clean:  # reverb moved it, and changed its level
-                clean = at_peak(trace.target, self._data.peak)
+                clean = at_peak(trace.target, level)
             drawn = list(trace.drawn)
             damaged = within_full_scale(damaged, drawn)
-            yield Piece(clean, damaged, recording.name, start, drawn), trace.failures
+            yield Piece(clean, damaged, recording.name, span[1], drawn), trace.failures
+
+    def _draw(
+        self, recording: Recording, entropy: int, number: int
+    ) -> tuple[np.random.Generator, tuple[int, int, int]]:
+        """Draw where a piece lies: channel, start, length; gives the generator for the rest."""
+        rng = np.random.default_rng((self._seed, entropy, number))
+        num_samples = recording.num_samples(self._data.sample_rate)
+        longest = self._data.crop_samples
+        channel = recording.draw_channel(rng)
+        if self._crops == "all":
+            start = number * longest
+        else:
+            start = int(rng.integers(max(0, num_samples - longest) + 1))
+        return rng, (channel, start, min(longest, num_samples - start))
+
+    def _loudest(self, recording: Recording, entropy: int, num_pieces: int) -> float:
+        """Return the peak over all pieces of a recording, of which one is in memory at a time.
+
+        They get one gain: each by itself, a pause would become as loud as speech. The recording is
+        read twice for it; its peak before the low cut would be that of rumble, and not of speech.
+        """
+        loudest = SILENCE
+        for number in range(num_pieces):
+            _, span = self._draw(recording, entropy, number)
+            try:
+                loudest = max(loudest, peak_of(self._read(recording, *span)))
+            except UserError:  # told where the piece is made; those before it are
+                break
+        return loudest
 
     def _read(self, recording: Recording, channel: int, start: int, num_samples: int) -> np.ndarray:
-        """Read a span as if the whole recording had gone through the low cut, at the set peak."""
+        """Read a span as if the whole recording had gone through the low cut."""
         rate, cutoff = self._data.sample_rate, self._data.low_cut_hz
         margin = 0 if cutoff is None else round(LOW_CUT_SECONDS * rate)
         first = max(0, start - margin)
@@ -121,14 +150,20 @@ class PieceMaker:
         span = recording.read(channel, first, end - first, rate)
         if cutoff is not None:
             span = low_cut(span, rate, cutoff)
-        crop = span[start - first :][:num_samples]
-        return at_peak(crop, self._data.peak)
+        return span[start - first :][:num_samples]
+
+
+def peak_of(waveform: np.ndarray) -> float:
+    """Return the peak of a waveform (samples,)."""
+    return float(np.abs(waveform).max())
 
 
 def at_peak(waveform: np.ndarray, peak: float) -> np.ndarray:
-    """Scale a waveform (samples,) to a peak; silence stays silent."""
+    """Scale a waveform (samples,) to a peak; what is as good as silent becomes silence."""
     loudest = np.abs(waveform).max()
-    return waveform * np.float32(peak / loudest) if loudest > 0 else waveform.copy()
+    if loudest < SILENCE:
+        return np.zeros_like(waveform)
+    return waveform * np.float32(peak / loudest)
 
 
 def within_full_scale(damaged: np.ndarray, drawn: list[dict[str, Any]]) -> np.ndarray:
@@ -140,7 +175,7 @@ def within_full_scale(damaged: np.ndarray, drawn: list[dict[str, Any]]) -> np.nd
         damaged: (samples,) float32.
         drawn: takes the note of the gain, if there is one.
     """
-    loudest = float(np.abs(damaged).max())
+    loudest = peak_of(damaged)
     if loudest <= _LOUDEST:
         return damaged
     gain = _LOUDEST / loudest
