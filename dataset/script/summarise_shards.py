@@ -28,6 +28,8 @@ from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, printable
 from open_miipher.errors import UserError, exit_on_user_error
 from open_miipher.shards import (
     ARRAY_HEADER_BYTES,
+    CLEAN_MEMBER,
+    RATE_MEMBER,
     S3Config,
     ShardError,
     Storage,
@@ -37,7 +39,7 @@ from open_miipher.shards import (
     visit_members,
 )
 
-_TARGET, _RATE, _DEGRADATIONS = "input_wav", "sr.index", "degradations.json"
+_DEGRADATIONS = "degradations.json"
 _PERCENTILES = (0, 5, 25, 50, 75, 95, 100)
 _BARS = 12
 _BAR_WIDTH = 40
@@ -179,7 +181,7 @@ class _Sample:
         stem, _, extension = name.rpartition(".")
         extension = extension.lower()
         try:
-            if name == _RATE:
+            if name == RATE_MEMBER:
                 self._rate = int(content.read(32))
             elif name == _DEGRADATIONS:
                 self.degradations = _names(json.loads(content.read()))
@@ -195,12 +197,14 @@ class _Sample:
     def seconds(self) -> float | None:
         """Return how long the target is, or the longest member; None if there is no audio."""
         lengths = self._lengths
-        chosen = [lengths[_TARGET]] if _TARGET in lengths else list(lengths.values())
+        chosen = [lengths[CLEAN_MEMBER]] if CLEAN_MEMBER in lengths else list(lengths.values())
         if not chosen:
             return None
         rates = [rate or self._rate for _, rate in chosen]
         if not all(rates):
-            raise ShardError(f"{self._where}: neither its audio nor {_RATE} tells its sample rate")
+            raise ShardError(
+                f"{self._where}: neither its audio nor {RATE_MEMBER} tells its sample rate"
+            )
         return max(num / rate for (num, _), rate in zip(chosen, rates, strict=True) if rate)
 
 

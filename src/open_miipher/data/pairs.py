@@ -16,6 +16,9 @@ from open_miipher.audio.io import AudioError
 from open_miipher.distributed import is_first_here
 from open_miipher.errors import UserError, report
 from open_miipher.shards import (
+    CLEAN_MEMBER,
+    DAMAGED_MEMBER,
+    RATE_MEMBER,
     ShardError,
     ShardIndex,
     Storage,
@@ -23,10 +26,8 @@ from open_miipher.shards import (
     decode_samples,
     measure_waveform,
     read_index,
+    read_rate,
 )
-
-CLEAN, DAMAGED, RATE = "input_wav", "noisy_input_wav", "sr.index"
-"""Names of a sample's members; the first two have an extension."""
 
 _THREADS = 16  # that index shards: they wait for storage, mostly
 _SECONDS_BETWEEN_LINES = 10.0
@@ -68,9 +69,9 @@ class Pair:
         sample = self.shard.read(self.storage, self.number)
         name = f"{self.shard.url} {sample.key}"
         try:
-            names = [_member(sample.members, stem) for stem in (CLEAN, DAMAGED)]
+            names = [_member(sample.members, stem) for stem in (CLEAN_MEMBER, DAMAGED_MEMBER)]
             infos = [measure_waveform(sample.members[n], n) for n in names]
-            rates = {_rate(sample.members), *(i.sample_rate for i in infos if i.sample_rate)}
+            rates = {read_rate(sample.members), *(i.sample_rate for i in infos if i.sample_rate)}
             shapes = {(i.num_channels, i.num_samples) for i in infos}
             if len(shapes) > 1 or len(rates) > 1:
                 raise ShardError("the two sides of the pair differ in length, channels or rate")
@@ -227,15 +228,6 @@ def _member(members: Mapping[str, bytes], stem: str) -> str:
     if len(names) != 1:
         raise ShardError(
             f"it has {len(names) or 'no'} members {stem}.*, but {', '.join(members)}; "
-            f"{CLEAN}.*, {DAMAGED}.* and {RATE} are asked for"
+            f"{CLEAN_MEMBER}.*, {DAMAGED_MEMBER}.* and {RATE_MEMBER} are asked for"
         )
     return names[0]
-
-
-def _rate(members: Mapping[str, bytes]) -> int:
-    if RATE not in members:
-        raise ShardError(f"it has no member {RATE}, but {', '.join(members)}")
-    try:
-        return int(members[RATE].decode("ascii"))
-    except ValueError as error:
-        raise ShardError(f"{RATE} is {members[RATE][:20]!r}, not a whole number of Hz") from error

@@ -11,12 +11,16 @@ from open_miipher.shards.archive import (
 )
 from open_miipher.shards.members import (
     ARRAY_HEADER_BYTES,
+    CLEAN_MEMBER,
+    DAMAGED_MEMBER,
     FULL_SCALE,
+    RATE_MEMBER,
     WaveformInfo,
     decode_samples,
     decode_waveform,
     encode_waveform,
     measure_waveform,
+    read_rate,
 )
 from open_miipher.shards.storage import S3Config, Storage, StorageError, is_s3
 from open_miipher.shards.urls import expand
@@ -24,7 +28,10 @@ from open_miipher.shards.writing import ShardWriter
 
 __all__ = [
     "ARRAY_HEADER_BYTES",
+    "CLEAN_MEMBER",
+    "DAMAGED_MEMBER",
     "FULL_SCALE",
+    "RATE_MEMBER",
     "S3Config",
     "Sample",
     "ShardError",
@@ -41,6 +48,7 @@ __all__ = [
     "is_s3",
     "measure_waveform",
     "read_index",
+    "read_rate",
     "read_samples",
     "visit_members",
 ]

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +13,17 @@ import soundfile
 from open_miipher.audio.io import AUDIO_EXTENSIONS, Encoded, printable, read, read_header
 from open_miipher.shards.archive import ShardError
 
+CLEAN_MEMBER, DAMAGED_MEMBER = "input_wav", "noisy_input_wav"
+"""The two sides of a sample of pairs; behind them comes the audio format's extension."""
+
+RATE_MEMBER = "sr.index"
+"""Holds the sample rate as text, since arrays do not keep it."""
+
 FULL_SCALE = 32768.0
 """What int16 samples are divided by to become floats."""
 
 _LOUDEST = 32767
+_MOST_DIGITS = 9
 ARRAY_HEADER_BYTES = 4096
 """More than the header of an array takes: what `measure_waveform` needs of one."""
 
@@ -109,6 +116,20 @@ def measure_waveform(data: bytes, name: str) -> WaveformInfo:
         shape = _array_header(data)[0] if extension == "npy" else _tensor(data).shape
     num_channels, num_samples = (1, *shape)[-2:]
     return WaveformInfo(num_channels, num_samples, None)
+
+
+def read_rate(members: Mapping[str, bytes]) -> int:
+    """Read the sample rate (Hz) that a sample keeps beside its arrays.
+
+    Raises:
+        ShardError: the member is missing, or no such number; the sample has to be named before.
+    """
+    if RATE_MEMBER not in members:
+        raise ShardError(f"it has no member {RATE_MEMBER}, but {printable(', '.join(members))}")
+    text = members[RATE_MEMBER].strip()
+    if not text.isdigit() or len(text) > _MOST_DIGITS or not int(text):
+        raise ShardError(f"{RATE_MEMBER} is {text[:20]!r}, not a whole number of Hz")
+    return int(text)
 
 
 def _extension(name: str) -> str:

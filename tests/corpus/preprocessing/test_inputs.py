@@ -76,7 +76,10 @@ def test_no_file_is_lost_where_names_have_dots(tmp_path):
         ([("a.flac", encode(speech(0, 3.0))[:-9000])], "a.flac is "),
         ([("a.wav", encode(speech(0, 3.0), extension="wav")[:-99])], "a.wav is truncated"),
         ([("a.npy", b"x"), ("a.sr.index", b"8000")], "a.npy is no waveform"),
-        ([("a.npy", b"x"), ("a.sr.index", b"fast")], "a.sr.index is 'fast', not a sample rate"),
+        (
+            [("a.npy", b"x"), ("a.sr.index", b"fast")],
+            "a: sr.index is b'fast', not a whole number of Hz",
+        ),
     ],
 )
 def test_what_is_no_audio_is_named_and_the_rest_goes_on(members, reason, tmp_path):

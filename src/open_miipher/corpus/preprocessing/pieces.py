@@ -9,17 +9,18 @@ from typing import Any, Literal
 import numpy as np
 
 from open_miipher.corpus.preprocessing.config import PreprocessingData
-from open_miipher.corpus.preprocessing.raw_samples import (
-    CLEAN_MEMBER,
-    DAMAGED_MEMBER,
-    RATE_MEMBER,
-    Recording,
-)
+from open_miipher.corpus.preprocessing.raw_samples import Recording
 from open_miipher.corpus.preprocessing.ssl_inputs import ssl_inputs
 from open_miipher.degradation import Stage, Trace
 from open_miipher.degradation.band import LOW_CUT_SECONDS, low_cut
 from open_miipher.errors import UserError
-from open_miipher.shards import Sample, encode_waveform
+from open_miipher.shards import (
+    CLEAN_MEMBER,
+    DAMAGED_MEMBER,
+    RATE_MEMBER,
+    Sample,
+    encode_waveform,
+)
 
 SILENCE = 1e-6
 """Peak below which nothing was recorded: to scale that up gives noise, or overflows."""

@@ -10,11 +10,15 @@ from open_miipher.audio.io import AUDIO_EXTENSIONS, Encoded, printable, probe, r
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.data.files import read_resampled
 from open_miipher.errors import UserError
-from open_miipher.shards import Sample, ShardError, decode_waveform
-
-RATE_MEMBER = "sr.index"
-CLEAN_MEMBER, DAMAGED_MEMBER = "input_wav", "noisy_input_wav"
-"""Of a sample of pairs, without the extension of the audio format."""
+from open_miipher.shards import (
+    CLEAN_MEMBER,
+    DAMAGED_MEMBER,
+    RATE_MEMBER,
+    Sample,
+    ShardError,
+    decode_waveform,
+    read_rate,
+)
 
 _ARRAY_EXTENSIONS = ("npy", "pth")
 
@@ -131,14 +135,15 @@ def _open(name: str, data: bytes, sample: Sample) -> Recording:
             info.num_channels,
             lambda start, count: read(file, start, count)[0],
         )
-    text = sample.members[RATE_MEMBER].decode("ascii", "replace").strip()
-    if not text.isdecimal() or int(text) < 1:
-        raise ShardError(f"{sample.key}.{RATE_MEMBER} is {text[:20]!r}, not a sample rate in Hz")
+    try:
+        rate = read_rate(sample.members)
+    except ShardError as error:
+        raise ShardError(f"{sample.key}: {error}") from error
     waveform, _ = decode_waveform(data, name)
     channels, num_frames = waveform.shape
     return Member(
         name,
-        int(text),
+        rate,
         num_frames,
         channels,
         lambda start, count: waveform[:, start : start + count],

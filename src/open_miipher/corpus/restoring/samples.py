@@ -9,9 +9,15 @@ from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, Encoded, printab
 from open_miipher.corpus.naming import assign_keys, member_name
 from open_miipher.corpus.restoring.recordings import Details, Recording
 from open_miipher.restoration import Source
-from open_miipher.shards import Sample, ShardError, Storage, decode_waveform, read_samples
+from open_miipher.shards import (
+    Sample,
+    ShardError,
+    Storage,
+    decode_waveform,
+    read_rate,
+    read_samples,
+)
 
-_RATE_MEMBER = "sr.index"
 _ARRAYS = ("npy", "pth")
 
 
@@ -164,10 +170,8 @@ def _source(sample: Sample, name: str, input_name: str) -> Source:
     if _extension(name) not in _ARRAYS:
         file = Encoded(input_name, data)
         return Source.from_file(file, probe(file))
-    rate = sample.members.get(_RATE_MEMBER, b"").strip()
-    if not rate.isdigit() or not int(rate):
-        raise ShardError(
-            f"{printable(input_name)} is an array, and its sample has no member {_RATE_MEMBER} "
-            "with its sample rate in Hz"
-        )
-    return Source.from_array(decode_waveform(data, input_name)[0], int(rate), input_name)
+    try:
+        rate = read_rate(sample.members)
+    except ShardError as error:
+        raise ShardError(f"{printable(input_name)} is an array, but {error}") from error
+    return Source.from_array(decode_waveform(data, input_name)[0], rate, input_name)
