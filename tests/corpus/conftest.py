@@ -1,5 +1,7 @@
 """A stand-in model and files to restore with it."""
 
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +52,15 @@ def write(
     waveform = 0.1 * RNG.standard_normal((max(1, round(seconds * rate)), channels))
     soundfile.write(path, waveform, rate, **kwargs)
     return waveform
+
+
+@pytest.fixture(autouse=True)
+def _keep_signal_handlers() -> Iterator[None]:
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+    handlers = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, handlers, strict=True):
+        signal.signal(number, handler)
 
 
 @pytest.fixture

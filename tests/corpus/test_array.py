@@ -23,15 +23,6 @@ FORK = multiprocessing.get_context("fork")  # a fresh interpreter imports for se
 NUM_FILES = 23
 
 
-@pytest.fixture(autouse=True)
-def _keep_signal_handlers() -> Iterator[None]:
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-    handlers = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
-
-
 @pytest.fixture
 def source(tmp_path: Path, write_audio) -> Path:
     for number in range(NUM_FILES):

@@ -45,15 +45,6 @@ class Count:
         self.rows = {row["id"]: row for row in rows}
 
 
-@pytest.fixture(autouse=True)
-def _keep_signal_handlers() -> Iterator[None]:
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-    handlers = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
-
-
 def test_every_item_is_done_once_and_then_no_more(tmp_path: Path, alone, capsys) -> None:
     task = Count()
     summary = run(task, tmp_path, alone)

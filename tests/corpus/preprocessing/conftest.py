@@ -1,9 +1,8 @@
 """Small raw collections, and runs over them."""
 
 import io
-import signal
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +93,6 @@ def waveforms_of(folder: Path, member: str = "input_wav.npy") -> list[np.ndarray
 def files_of(folder: Path) -> dict[str, bytes]:
     """The shards of a folder, by name."""
     return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.tar"))}
-
-
-@pytest.fixture(autouse=True)
-def _keep_signal_handlers() -> Iterator[None]:
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-    handlers = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, handlers, strict=True):
-        signal.signal(number, handler)
 
 
 @pytest.fixture
