@@ -14,7 +14,7 @@ if [ $# -ne 4 ] && [ $# -ne 7 ]; then
 fi
 speech=$(realpath "$1") full_band=$(realpath "$2") noise=$(realpath "$3")
 mkdir "$4" && out=$(realpath "$4")
-steps=("${5:-300}" "${6:-200}" "${7:-60}")
+steps=("${5:-200}" "${6:-100}" "${7:-40}")
 cd "$(dirname "$0")/.."
 python=${PYTHON:-$PWD/.venv/bin/python}
 export PATH=$PWD/.venv/bin:$PATH OMP_NUM_THREADS=1
@@ -65,14 +65,14 @@ for kind in 24k:speech 48k:full_band; do
   "$python" dataset/script/summarise_shards.py "$out/shards/${kind#*:}"
 done
 
-common=(trainer.validate_every=100 trainer.sample_every=100 trainer.num_workers=0
+common=(trainer.validate_every=20 trainer.sample_every=0 trainer.num_workers=0
   trainer.logger.kind=none trainer.ema.decay=0.99 trainer.amp=no)
 encoder=("model.encoder.source=$out/w2v" model.encoder.layer=2)
 pairs=(data=preprocessed_48k data.crop_seconds=3 trainer.batch_size=4
   "data.train_urls=$out/shards/full_band/train" "data.val_urls=$out/shards/full_band/val"
   data.test.clip_seconds=4)
-small=('model.discriminators.multi_period.channels=[8,16,32,32,32]'
-  model.discriminators.multi_band_stft.channels=8)
+small=('model.discriminators.multi_period={periods: [2, 5], channels: [4, 8, 8]}'
+  'model.discriminators.multi_band_stft={win_lengths: [512], channels: 4}')
 timed two src/train.py model=sidon_feature_predictor data=preprocessed data.sample_rate=24000 \
   data.crop_seconds=4 "data.train_urls=$out/shards/speech/train" \
   "data.val_urls=$out/shards/speech/val" "${encoder[@]}" "${common[@]}" \
