@@ -32,7 +32,8 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from open_miipher.audio.io import AudioWriter
-from open_miipher.checkpoint import from_mapping
+from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.base.registry import from_mapping
 from open_miipher.config import compose_plain
 from open_miipher.data import (
     DataConfig,
@@ -46,7 +47,6 @@ from open_miipher.data import (
 from open_miipher.degradation import Context, DegradationConfig, Trace, build_degradation
 from open_miipher.degradation.noise import coloured_noise
 from open_miipher.degradation.reverb import decaying_noise
-from open_miipher.errors import UserError, exit_on_user_error
 from open_miipher.index import Entry, write_index
 from open_miipher.shards import Sample, ShardWriter, encode_waveform
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from open_miipher.base.errors import UserError
 from open_miipher.config import CONFIG_DIR
-from open_miipher.errors import UserError
 
 
 def first_stages(model: str) -> tuple[str, str]:

@@ -21,8 +21,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
+from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.degradation.noise import active_power
-from open_miipher.errors import UserError, exit_on_user_error
 from open_miipher.evaluation.metrics import distance_db, read_mono
 from open_miipher.evaluation.tables import format_table
 from open_miipher.index import read_index

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -121,7 +121,7 @@ class Checks:
 
     def parts(self) -> tuple[nn.Module, nn.Module]:
         """Build the paper's cleaner, with adapters that do something, and its vocoder."""
-        from open_miipher.checkpoint import build
+        from open_miipher.base.registry import build
         from open_miipher.cleaners import CLEANERS
         from open_miipher.config import compose_plain
         from open_miipher.encoders import ENCODERS

@@ -22,6 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from open_miipher.audio.io import AudioWriter
+from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.config import compose_preprocessing
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.preprocessing import Preprocessing, build_tasks
@@ -31,7 +32,6 @@ from open_miipher.degradation import DegradationConfig, Trace
 from open_miipher.degradation.band import low_cut
 from open_miipher.degradation.noise import coloured_noise
 from open_miipher.degradation.reverb import decaying_noise
-from open_miipher.errors import UserError, exit_on_user_error
 from open_miipher.index import Entry, write_index
 from open_miipher.shards import encode_waveform
 

@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from demo.commands import Progress, run
 from open_miipher.audio.io import AudioWriter
+from open_miipher.base.errors import exit_on_user_error
 from open_miipher.config import compose_run
-from open_miipher.errors import exit_on_user_error
 from open_miipher.evaluation.metrics import distance_db, read_mono
 from open_miipher.evaluation.tables import format_table
 from open_miipher.index import Entry, read_index, write_index

@@ -31,12 +31,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from families import first_stages
 
 from open_miipher.audio.io import AudioWriter, probe
-from open_miipher.checkpoint import build
+from open_miipher.base.errors import exit_on_user_error
+from open_miipher.base.registry import build
 from open_miipher.cleaners import CLEANERS
 from open_miipher.config import compose_plain
 from open_miipher.distributed import World, says, start
 from open_miipher.encoders import ENCODERS
-from open_miipher.errors import exit_on_user_error
 from open_miipher.restoration import Chain, FileSink, Job, RestoreOptions, Restorer, Source
 from open_miipher.vocoders import VOCODERS
 

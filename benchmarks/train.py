@@ -29,9 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from families import first_stages
 
 from open_miipher.audio.io import AudioWriter
+from open_miipher.base.errors import exit_on_user_error
 from open_miipher.config import compose_run
 from open_miipher.distributed import World, says, start
-from open_miipher.errors import exit_on_user_error
 from open_miipher.index import scan, write_index
 from open_miipher.training import Trainer, prepare
 

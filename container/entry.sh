@@ -32,7 +32,7 @@ num_processes() {
   python - "$code/src" <<'END'
 import sys
 sys.path.insert(0, sys.argv[1])
-from open_miipher.gpu_support import read_driver
+from open_miipher.base.gpu_support import read_driver
 driver = read_driver()
 print(len(driver.capabilities) if driver and driver.capabilities else 1)
 END

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from open_miipher.gpu_support import Driver, gpu_problem, read_driver
+from open_miipher.base.gpu_support import Driver, gpu_problem, read_driver
 
 PACKAGES = ("transformers", "hydra", "soundfile", "soxr", "safetensors", "scipy", "wandb")
 WITHOUT_IMAGE = (

@@ -16,7 +16,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from open_miipher.errors import UserError, exit_on_user_error, report
+from open_miipher.base.errors import UserError, exit_on_user_error, report
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "config/encoder"
 DESCRIPTION = """\
@@ -231,7 +231,7 @@ def check(spec: dict[str, Any]) -> None:
     import torch
     from huggingface_hub import constants
 
-    from open_miipher.checkpoint import build
+    from open_miipher.base.registry import build
     from open_miipher.encoders import ENCODERS
 
     online, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True

@@ -13,10 +13,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import torch
 from torch import Tensor
 
+from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.checkpoint import complete_checkpoints, write_checkpoint
 from open_miipher.cleaners.peft_folder import WEIGHTS, read_settings, read_weights
 from open_miipher.config import compose_plain, compose_run
-from open_miipher.errors import UserError, exit_on_user_error
 from open_miipher.recipes import Recipe
 from open_miipher.training import Run
 from open_miipher.training.setup import build_recipe

@@ -8,10 +8,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from inference_inputs import Task, ask_for_shards, ask_what_comes_in, check_inputs
+from open_miipher.base.errors import UserError
 from open_miipher.corpus import Shard, on_main, run
 from open_miipher.corpus.restoring import FORMATS, SAMPLE_BYTES, FileFormat
 from open_miipher.distributed import StopSignal, World, contact, run_as_rank, start
-from open_miipher.errors import UserError
 from open_miipher.restoration import RestoreOptions, Restorer
 from open_miipher.restoration.options import LEVELS, NORMALISE_OVER
 

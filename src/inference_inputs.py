@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from open_miipher.base.errors import UserError
 from open_miipher.corpus.restoring import (
     Directory,
     FileFormat,
@@ -15,7 +16,6 @@ from open_miipher.corpus.restoring import (
     ShardInputs,
     TarShards,
 )
-from open_miipher.errors import UserError
 from open_miipher.restoration import Restorer
 from open_miipher.shards import S3Config, Storage
 

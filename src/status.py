@@ -12,13 +12,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from open_miipher.audio.io import printable
+from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.base.paths import printable
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.restoring.verify import Wrong, verify
 from open_miipher.corpus.speed import Speed
 from open_miipher.corpus.survey import RECENT_SECONDS, Survey, open_ledger, survey
 from open_miipher.corpus.tally import Tally
-from open_miipher.errors import UserError, exit_on_user_error
 
 DESCRIPTION = """\
 Say how far a restoration, or preprocessing, is, over all its processes and array tasks: done, left,

@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 from open_miipher import config
+from open_miipher.base.errors import UserError
 from open_miipher.checkpoint import Content, write_checkpoint
 from open_miipher.config import CONFIG_DIR, compose_plain, compose_run, merge_overrides
-from open_miipher.errors import UserError
 
 MODELS = sorted(path.stem for path in (CONFIG_DIR / "model").glob("*.yaml"))
 

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 import doctor
-from open_miipher.gpu_support import Driver
+from open_miipher.base.gpu_support import Driver
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -17,10 +17,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import fetch_models
+from open_miipher.base.errors import UserError
 from open_miipher.encoders import ENCODERS
 from open_miipher.encoders.fetching import _complete
 from open_miipher.encoders.licences import LICENCES
-from open_miipher.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 LANGUAGE_BYTES = 4 * 2**20

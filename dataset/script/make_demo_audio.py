@@ -22,7 +22,7 @@ from scipy.signal import butter, sosfilt
 
 from open_miipher.audio.io import AudioWriter, read
 from open_miipher.audio.resample import resample
-from open_miipher.errors import UserError, exit_on_user_error
+from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.index import scan, write_index
 
 _SAMPLE_RATE = 24000

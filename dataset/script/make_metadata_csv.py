@@ -19,8 +19,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
 from tqdm import tqdm
 
-from open_miipher.audio.io import AUDIO_EXTENSIONS, printable
-from open_miipher.errors import UserError, exit_on_user_error
+from open_miipher.audio.io import AUDIO_EXTENSIONS
+from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.base.paths import printable
 from open_miipher.index import Index, read_extra_columns, scan, write_index
 
 _SECONDS_BETWEEN_LINES = 10

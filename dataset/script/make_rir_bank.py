@@ -26,9 +26,10 @@ import pyroomacoustics
 from scipy.signal import fftconvolve
 from tqdm import tqdm
 
-from open_miipher.audio.io import AudioWriter, printable
+from open_miipher.audio.io import AudioWriter
+from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.base.paths import printable
 from open_miipher.distributed import die_with_parent
-from open_miipher.errors import UserError, exit_on_user_error
 from open_miipher.index import METADATA_NAME, Entry, write_index
 
 _WALL_METRES = 0.3  # source and microphone keep at least so far from every wall

@@ -19,11 +19,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from open_miipher.audio.io import AudioWriter, printable
-from open_miipher.checkpoint import from_mapping
+from open_miipher.audio.io import AudioWriter
+from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.base.paths import printable
+from open_miipher.base.registry import from_mapping
 from open_miipher.config import compose_plain
 from open_miipher.data import DataConfig, Sample, build_train_data
-from open_miipher.errors import UserError, exit_on_user_error
 from open_miipher.evaluation.spectrograms import Panel, save_spectrograms
 
 _DEFAULT_MODEL = "model=miipher2_feature_cleaner"

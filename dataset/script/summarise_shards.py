@@ -24,8 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 import numpy as np
 from tqdm import tqdm
 
-from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, printable
-from open_miipher.errors import UserError, exit_on_user_error
+from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError
+from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.base.paths import printable
 from open_miipher.shards import (
     ARRAY_HEADER_BYTES,
     CLEAN_MEMBER,

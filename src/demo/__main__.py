@@ -16,7 +16,7 @@ import torch
 
 from demo.commands import Progress, run
 from demo.results import compare, make_test_files
-from open_miipher.errors import UserError, exit_on_user_error
+from open_miipher.base.errors import UserError, exit_on_user_error
 
 ROOT = Path(__file__).resolve().parents[2]
 AUDIO = ROOT / "dataset/demo"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 SAY_EVERY_SECONDS = 15.0
 LOG_TAIL = 20

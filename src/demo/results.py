@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioReader, AudioWriter, read
+from open_miipher.base.errors import UserError
 from open_miipher.degradation import (
     Context,
     DegradationConfig,
@@ -14,7 +15,6 @@ from open_miipher.degradation import (
     Trace,
     build_degradation,
 )
-from open_miipher.errors import UserError
 from open_miipher.evaluation.metrics import score_file, score_table
 from open_miipher.evaluation.spectrograms import Panel, save_spectrograms
 

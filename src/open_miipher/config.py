@@ -11,14 +11,15 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from open_miipher.checkpoint import Checkpoint, build, complete_checkpoints, from_mapping
+from open_miipher.base.errors import UserError
+from open_miipher.base.registry import build, from_mapping
+from open_miipher.checkpoint import Checkpoint, complete_checkpoints
 from open_miipher.corpus.preprocessing import (
     Preprocessing,
     PreprocessingData,
     PreprocessingOptions,
 )
 from open_miipher.data import DATA
-from open_miipher.errors import UserError
 from open_miipher.recipes import PARTS, differing_keys, is_open, overlaid
 from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from open_miipher.audio.chunking import ChunkGrid, OverlapAdd, Tap
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 RNG = np.random.default_rng(0)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from open_miipher.base.errors import UserError
 from open_miipher.checkpoint import (
     Checkpoint,
     Content,
@@ -17,7 +18,6 @@ from open_miipher.checkpoint import (
     resolve_checkpoint,
     write_checkpoint,
 )
-from open_miipher.errors import UserError
 
 
 def content(step, value=1.0):
@@ -145,7 +145,7 @@ def test_a_full_disk_loses_nothing(tmp_path):
         from open_miipher.checkpoint import Content, write_checkpoint
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        from open_miipher.errors import exit_on_user_error
+        from open_miipher.base.errors import exit_on_user_error
         def main():
             weights = {{"generator": {{"w": torch.zeros(100_000)}}}}
             write_checkpoint(Path({str(tmp_path)!r}), Content({{}}, {{"step": 20}}, weights))

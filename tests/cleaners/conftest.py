@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from open_miipher.checkpoint.building import build
+from open_miipher.base.registry import build
 from open_miipher.encoders import ENCODERS
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from open_miipher.checkpoint.building import build
+from open_miipher.base.errors import UserError
+from open_miipher.base.registry import build
 from open_miipher.cleaners import CLEANERS
-from open_miipher.errors import UserError
 
 ADAPTERS = {"name": "parallel_adapters", "bottleneck": 24}
 CONFORMER = {"name": "conformer", "width": 16, "feed_forward_width": 24}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from open_miipher.checkpoint.building import build
+from open_miipher.base.registry import build
 from open_miipher.cleaners import CLEANERS
 
 pytestmark = [

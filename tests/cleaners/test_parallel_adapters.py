@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from open_miipher.checkpoint.building import build
+from open_miipher.base.errors import UserError
+from open_miipher.base.registry import build
 from open_miipher.cleaners import CLEANERS
 from open_miipher.encoders import Encoder
-from open_miipher.errors import UserError
 
 
 class Doubling(nn.Module):

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from open_miipher.base.errors import UserError
 from open_miipher.corpus import Shard, run
 from open_miipher.corpus.restoring import RestoreFiles
 from open_miipher.corpus.shard import place
 from open_miipher.distributed import REQUEUE
-from open_miipher.errors import UserError
 
 FORK = multiprocessing.get_context("fork")  # a fresh interpreter imports for seconds
 NUM_FILES = 23

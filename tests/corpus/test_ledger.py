@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from open_miipher.base.atomic import write_lines
+from open_miipher.base.errors import UserError
 from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.rows import RowWriter, read_rows, write_atomically
-from open_miipher.errors import UserError
+from open_miipher.corpus.rows import RowWriter, read_rows
 
 SOURCE = Path(__file__).parents[2] / "src"
 IDENTITY = {"model": "abc", "level": "peak"}
@@ -129,15 +130,15 @@ def test_reading_a_ledger_that_is_not_there_writes_nothing(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_write_atomically_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+def test_write_lines_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "manifest.jsonl"
-    write_atomically(path, ["1", "2"])
+    write_lines(path, ["1", "2"])
 
     def failing():
         yield json.dumps(3)
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
-        write_atomically(path, failing())
+        write_lines(path, failing())
     assert path.read_text() == "1\n2\n"
     assert list(tmp_path.iterdir()) == [path]

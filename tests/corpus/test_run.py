@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from open_miipher.base.errors import UserError
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.rows import Row
 from open_miipher.corpus.run import Item, Plan, run, split_by_duration
-from open_miipher.errors import UserError
 
 
 class Count:

@@ -11,8 +11,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from pairs import pair, source, write_shard, write_shards
 
+from open_miipher.base.errors import UserError
 from open_miipher.data import train_batches
-from open_miipher.errors import UserError
 from open_miipher.shards import StorageError, storage
 
 

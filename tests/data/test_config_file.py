@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from open_miipher.checkpoint import from_mapping
+from open_miipher.base.registry import from_mapping
 from open_miipher.data import DataConfig
 from open_miipher.degradation import Context, Trace, build_degradation
 

@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
+from open_miipher.base.errors import UserError
 from open_miipher.data import (
     AugmentConfig,
     CropConfig,
@@ -17,7 +18,6 @@ from open_miipher.data import (
 )
 from open_miipher.data.dataset import augmented
 from open_miipher.degradation import STAGES, DegradationConfig
-from open_miipher.errors import UserError
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*upper band is empty")
 PLAIN = AugmentConfig(shift_seconds=0.0, polarity_probability=0.0, volume_db=(0.0, 0.0))

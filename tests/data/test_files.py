@@ -6,8 +6,8 @@ import soundfile
 
 from open_miipher.audio import io
 from open_miipher.audio.resample import resample
+from open_miipher.base.errors import UserError
 from open_miipher.data.files import Files
-from open_miipher.errors import UserError
 
 
 def noise(num_frames: int, seed: int = 0) -> np.ndarray:

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from open_miipher.checkpoint import build
+from open_miipher.base.errors import UserError
+from open_miipher.base.registry import build
 from open_miipher.config import compose_plain, compose_run
 from open_miipher.data import DATA, DegradedSpeech, Preprocessed, PreprocessedConfig
-from open_miipher.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = sorted(path.stem for path in (ROOT / "config/model").glob("*.yaml"))

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from open_miipher.audio import codec
+from open_miipher.base.errors import UserError
 from open_miipher.data import (
     AugmentConfig,
     Batch,
@@ -25,7 +26,6 @@ from open_miipher.data import (
 )
 from open_miipher.data.files import Files
 from open_miipher.degradation import Context, DegradationConfig, build_degradation
-from open_miipher.errors import UserError
 
 
 def dataset(speech_dir: str, max_failures: float = 1.0, stages=("reverb", "noise", "mp3")):

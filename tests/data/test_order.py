@@ -4,9 +4,9 @@ from itertools import islice
 
 import pytest
 
+from open_miipher.base.errors import UserError
 from open_miipher.data import Order
 from open_miipher.data.order import micro_batches
-from open_miipher.errors import UserError
 
 
 def test_every_epoch_is_a_new_permutation():

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import s3
 from pairs import RATE, pair, source, write_shard, write_shards
 
+from open_miipher.base.errors import UserError
 from open_miipher.data import ClipsConfig, train_batches, validation_batches
 from open_miipher.data.batch import join
-from open_miipher.errors import UserError
 from open_miipher.shards import S3Config
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from open_miipher.base.errors import UserError
 from open_miipher.degradation import Context
 from open_miipher.degradation.band import BandLimit, LowPass, low_cut
 from open_miipher.degradation.clipping import HardClipping, QuantileClipping, SoftClipping
-from open_miipher.errors import UserError
 
 
 def tone(frequency: float) -> np.ndarray:

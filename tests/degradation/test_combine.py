@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from open_miipher.base.errors import UserError
 from open_miipher.degradation import (
     Chain,
     Choice,
@@ -12,7 +13,6 @@ from open_miipher.degradation import (
     Stage,
     build_degradation,
 )
-from open_miipher.errors import UserError
 
 WAVEFORM = np.ones(4, np.float32)
 

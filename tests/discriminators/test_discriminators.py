@@ -3,9 +3,9 @@ import torch
 from safetensors.torch import load, save
 from torch.nn import functional
 
-from open_miipher.checkpoint import build
+from open_miipher.base.errors import UserError
+from open_miipher.base.registry import build
 from open_miipher.discriminators import DISCRIMINATORS
-from open_miipher.errors import UserError
 
 SMALL = {
     "multi_scale": {"num_scales": 2, "base_channels": 4, "max_channels": 16, "num_layers": 2},

@@ -10,8 +10,8 @@ from threading import Timer
 import pytest
 import torch.distributed as dist
 
+from open_miipher.base.errors import UserError
 from open_miipher.distributed import StopSignal, contact, hold, start
-from open_miipher.errors import UserError
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -118,7 +118,7 @@ def test_what_went_well_ends_before_the_interpreter_is_taken_apart(code, takes_a
     source = (
         f"import atexit, sys; sys.path.insert(0, {str(SRC)!r})\n"
         "from open_miipher.distributed import run_as_rank\n"
-        "from open_miipher.errors import UserError\n"
+        "from open_miipher.base.errors import UserError\n"
         "def main():\n"
         "    atexit.register(print, 'apart', flush=True)\n"
         "    print('done', end='')\n"

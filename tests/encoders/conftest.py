@@ -143,7 +143,7 @@ def checkpoint(tmp_path_factory, stock):
 @pytest.fixture(scope="session")
 def encoder(checkpoint):
     """Kind -> our encoder with two of the three layers."""
-    from open_miipher.checkpoint.building import build
+    from open_miipher.base.registry import build
     from open_miipher.encoders import ENCODERS
 
     @functools.cache

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from open_miipher.checkpoint.building import build
+from open_miipher.base.errors import UserError
+from open_miipher.base.registry import build
 from open_miipher.encoders import ENCODERS
-from open_miipher.errors import UserError
 
 
 def gemma(kind, source, num_layers=2):

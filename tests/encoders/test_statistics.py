@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from open_miipher.base.errors import UserError
 from open_miipher.encoders.front_ends import KaldiMel
-from open_miipher.errors import UserError
 
 NORMALISING = ["w2v_bert", "wavlm_base", "hubert_base", "xls_r"]
 OTHERS = ["log_mel", "gemma4", "gemma3n"]

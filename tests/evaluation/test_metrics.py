@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.evaluation.metrics import (
     distance_db,
     file_level_db,

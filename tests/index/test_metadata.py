@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.index import Entry, Index, read_extra_columns, read_index, write_index
 
 HEADER = "file_path,sample_rate,num_frames,num_channels"

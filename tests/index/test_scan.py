@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.index import Entry, Index, find_audio, scan, verify_index
 
 

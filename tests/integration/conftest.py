@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from open_miipher.checkpoint import Content, build, write_checkpoint
+from open_miipher.base.registry import build
+from open_miipher.checkpoint import Content, write_checkpoint
 from open_miipher.cleaners import CLEANERS
 from open_miipher.encoders import ENCODERS
 from open_miipher.vocoders import VOCODERS

@@ -15,7 +15,7 @@ import soundfile
 from demo.__main__ import main
 from demo.commands import Progress, descendants, kill_tree, run
 from demo.results import compare, make_test_files
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.evaluation.metrics import score_file
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,8 +17,8 @@ import soundfile
 
 import inference
 import inference_inputs
+from open_miipher.base.errors import exit_on_user_error
 from open_miipher.distributed import REQUEUE, says
-from open_miipher.errors import exit_on_user_error
 from open_miipher.restoration import Restorer
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,8 +13,8 @@ import pytest
 import soundfile
 
 import inference
+from open_miipher.base.errors import exit_on_user_error
 from open_miipher.distributed import says
-from open_miipher.errors import exit_on_user_error
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from open_miipher.audio.resample import num_output_frames
+from open_miipher.base.errors import UserError
 from open_miipher.checkpoint import Checkpoint
-from open_miipher.errors import UserError
 from open_miipher.restoration import Chain, RestoreOptions, Restorer
 
 RNG = np.random.default_rng(0)

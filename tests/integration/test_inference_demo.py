@@ -10,8 +10,8 @@ import soundfile
 from torch import Tensor
 
 from open_miipher.audio.resample import resample
+from open_miipher.base.noise import white_noise
 from open_miipher.restoration import Chain, RestoreOptions, Restorer
-from open_miipher.vocoders.noise import white_noise
 
 ROOT = Path(__file__).resolve().parents[2]
 DEMO = ROOT / "pretrained/demo"

@@ -21,8 +21,8 @@ from moto.server import ThreadedMotoServer
 
 import inference
 import status
+from open_miipher.base.errors import exit_on_user_error
 from open_miipher.distributed import says
-from open_miipher.errors import exit_on_user_error
 from open_miipher.shards import Sample, ShardWriter
 
 ROOT = Path(__file__).resolve().parents[2]

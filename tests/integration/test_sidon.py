@@ -14,10 +14,10 @@ import pytest
 import soundfile
 import torch
 
+from open_miipher.base.errors import UserError
 from open_miipher.checkpoint import Checkpoint
 from open_miipher.config import compose_run
 from open_miipher.distributed import start
-from open_miipher.errors import UserError
 from open_miipher.index import Entry, write_index
 from open_miipher.restoration import Restorer
 from open_miipher.shards import Sample, ShardWriter, read_samples

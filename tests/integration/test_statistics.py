@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from open_miipher.checkpoint import build
+from open_miipher.base.registry import build
 from open_miipher.cleaners import CLEANERS
 from open_miipher.encoders import ENCODERS
 from open_miipher.restoration import Chain, RestoreOptions, Restorer, Source

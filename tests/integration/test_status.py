@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import status
+from open_miipher.base.errors import exit_on_user_error
 from open_miipher.corpus import Shard, run
 from open_miipher.corpus.restoring import Directory, FileFormat, RestoreFiles
 from open_miipher.corpus.rows import RowWriter
@@ -22,7 +23,6 @@ from open_miipher.corpus.speed import measure
 from open_miipher.corpus.survey import open_ledger, survey
 from open_miipher.corpus.tally import Made
 from open_miipher.distributed import World
-from open_miipher.errors import exit_on_user_error
 from open_miipher.restoration import RestoreOptions, Restorer
 
 ROOT = Path(__file__).resolve().parents[2]

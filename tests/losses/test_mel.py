@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchaudio.transforms import MelSpectrogram
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.losses import MultiScaleMelConfig, MultiScaleMelLoss
 
 RATE = 48000

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.losses import MultiResolutionSTFTConfig, MultiResolutionSTFTLoss
 
 MIIPHER = MultiResolutionSTFTConfig(win_lengths=[240, 600, 1200], hop_lengths=[50, 120, 240])

@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 
+from open_miipher.base.errors import UserError
 from open_miipher.checkpoint import Checkpoint, Content, write_checkpoint
-from open_miipher.errors import UserError
 from open_miipher.recipes import differing_keys, fill_parts
 from open_miipher.recipes.adversarial_vocoder import loud_starts
 from open_miipher.recipes.parts import at_rate

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from open_miipher.base.errors import UserError
 from open_miipher.config import compose_run
 from open_miipher.data import Batch
-from open_miipher.errors import UserError
 from open_miipher.recipes import RECIPES, fill_parts
 from open_miipher.training.setup import build_recipe
 

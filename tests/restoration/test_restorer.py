@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from open_miipher.audio.resample import num_output_frames, resample
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
+from open_miipher.base.noise import white_noise
 from open_miipher.restoration import RestoreOptions, Restorer
-from open_miipher.vocoders.noise import white_noise
 
 RNG = np.random.default_rng(0)
 RATE = 8000

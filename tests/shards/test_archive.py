@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import webdataset
 
-from open_miipher.corpus.leftovers import is_temporary, remove_leftovers
+from open_miipher.base.atomic import is_temporary, remove_leftovers
 from open_miipher.shards import (
     Sample,
     ShardError,

@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import s3
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.shards import S3Config, Storage, StorageError, expand, read_index, storage
 
 CONTENT = bytes(range(256)) * 4000

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.shards import Storage, expand
 
 

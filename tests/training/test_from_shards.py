@@ -12,10 +12,10 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from pairs import pair, write_shard, write_shards
 
+from open_miipher.base.errors import UserError
 from open_miipher.checkpoint import Checkpoint
 from open_miipher.config import compose_run
 from open_miipher.distributed import World, start
-from open_miipher.errors import UserError
 from open_miipher.training import Trainer, prepare
 
 

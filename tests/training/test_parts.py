@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.training.config import EmaConfig, TrainerConfig
 from open_miipher.training.ema import Ema
 from open_miipher.training.metrics_log import MetricsLog

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from open_miipher.base.errors import UserError
 from open_miipher.checkpoint import Checkpoint
 from open_miipher.config import compose_run
 from open_miipher.distributed import World, start
-from open_miipher.errors import UserError
 from open_miipher.index import Entry, read_index, write_index
 from open_miipher.training import Trainer, prepare
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 
-from open_miipher.checkpoint.building import build, part_config
+from open_miipher.base.registry import build, part_config
 from open_miipher.discriminators import DISCRIMINATORS
 from open_miipher.vocoders import VOCODERS
 

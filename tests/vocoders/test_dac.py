@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from open_miipher.checkpoint import build
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
+from open_miipher.base.registry import build
 from open_miipher.vocoders import VOCODERS
 from open_miipher.vocoders.dac import missing_samples
 

@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional
 
 from open_miipher.audio.mel import LogMel
-from open_miipher.checkpoint import build
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
+from open_miipher.base.registry import build
 from open_miipher.vocoders import VOCODERS
 from open_miipher.vocoders.wavefit import PreNetConfig, WaveFit, WaveFitConfig, interpolate
 from open_miipher.vocoders.wavegrad import UNetConfig

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.vocoders.wavegrad import UNet, UNetConfig, UpBlock, repeat, step_embedding
 
 

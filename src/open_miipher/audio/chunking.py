@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 
 @dataclass(frozen=True)

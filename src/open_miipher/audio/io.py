@@ -7,10 +7,10 @@ from open_miipher.audio.reading import (
     AudioInfo,
     AudioReader,
     Encoded,
-    printable,
     probe,
     read,
     read_header,
+    shown,
 )
 from open_miipher.audio.writing import WAV_BYTE_LIMIT, AudioWriter, MemoryWriter
 
@@ -24,8 +24,8 @@ __all__ = [
     "AudioWriter",
     "Encoded",
     "MemoryWriter",
-    "printable",
     "probe",
     "read",
     "read_header",
+    "shown",
 ]

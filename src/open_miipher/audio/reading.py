@@ -15,7 +15,8 @@ import numpy as np
 import soundfile
 
 from open_miipher.audio.truncation import missing_bytes
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 
 AUDIO_EXTENSIONS = ("wav", "flac", "mp3", "ogg", "opus", "aiff", "aif")
 """File extensions taken for audio, lower case, without the dot."""
@@ -52,10 +53,9 @@ AudioFile = str | Path | Encoded
 """What can be read: a path, or a file in memory."""
 
 
-def printable(file: AudioFile) -> str:
-    """The path for a message: bytes of its name that are no UTF-8 are written as escapes."""
-    path = file.name if isinstance(file, Encoded) else file
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+def shown(file: AudioFile) -> str:
+    """Return a file's path, or its name in memory, for a message (see `printable`)."""
+    return printable(file.name if isinstance(file, Encoded) else file)
 
 
 def read_header(path: AudioFile) -> AudioInfo:
@@ -102,7 +102,7 @@ def read(path: AudioFile, start: int = 0, num_frames: int | None = None) -> tupl
             num_frames = info.num_frames - start
         if start < 0 or num_frames < 0 or start + num_frames > info.num_frames:
             raise AudioError(
-                f"{printable(path)} has {info.num_frames} frames; "
+                f"{shown(path)} has {info.num_frames} frames; "
                 f"frames {start} to {start + num_frames} were asked for"
             )
         _seek(path, file, start)
@@ -160,17 +160,15 @@ def _open(path: AudioFile) -> soundfile.SoundFile:
         with _raw(path) as raw:  # also because soundfile would hide the system's reason
             missing = missing_bytes(raw)
         if missing:
-            raise AudioError(
-                f"{printable(path)} is truncated: its last {missing} bytes are missing"
-            )
+            raise AudioError(f"{shown(path)} is truncated: its last {missing} bytes are missing")
         if isinstance(path, Encoded):
             return soundfile.SoundFile(io.BytesIO(path.data))
         return soundfile.SoundFile(os.fsencode(path))  # bytes: names need not be UTF-8
     except OSError as error:
-        raise AudioError(f"{printable(path)}: {error.strerror}") from error
+        raise AudioError(f"{shown(path)}: {error.strerror}") from error
     except soundfile.LibsndfileError as error:
         raise AudioError(
-            f"{printable(path)} cannot be opened as audio: {error.error_string}"
+            f"{shown(path)} cannot be opened as audio: {error.error_string}"
         ) from error
 
 
@@ -180,9 +178,9 @@ def _raw(path: AudioFile) -> BinaryIO:
 
 def _info(path: AudioFile, file: soundfile.SoundFile) -> AudioInfo:
     if file.frames <= 0:
-        raise AudioError(f"{printable(path)} holds no audio frames")
+        raise AudioError(f"{shown(path)} holds no audio frames")
     if file.frames == _UNKNOWN_FRAMES:
-        raise AudioError(f"{printable(path)}: its header does not give its length; re-encode it")
+        raise AudioError(f"{shown(path)}: its header does not give its length; re-encode it")
     return AudioInfo(file.samplerate, file.frames, file.channels, file.format, file.subtype)
 
 
@@ -192,7 +190,7 @@ def _seek(path: AudioFile, file: soundfile.SoundFile, start: int) -> None:
             file.seek(start)
             return
     except soundfile.SoundFileError as error:
-        raise AudioError(f"{printable(path)} is damaged before frame {start}: {error}") from error
+        raise AudioError(f"{shown(path)} is damaged before frame {start}: {error}") from error
     for skipped in range(0, start, _BLOCK_FRAMES):  # GSM in WAV, for one
         _read_exactly(path, file, skipped, min(_BLOCK_FRAMES, start - skipped))
 
@@ -203,10 +201,10 @@ def _read_exactly(
     try:
         block = file.read(num_frames, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
-        raise AudioError(f"{printable(path)} is damaged after frame {start}: {error}") from error
+        raise AudioError(f"{shown(path)} is damaged after frame {start}: {error}") from error
     if len(block) < num_frames:
         raise AudioError(
-            f"{printable(path)} is truncated: its header says {file.frames} frames, "
+            f"{shown(path)} is truncated: its header says {file.frames} frames, "
             f"it ends after {start + len(block)}"
         )
     return np.ascontiguousarray(block.T)
@@ -220,4 +218,4 @@ def check_finite(path: AudioFile, block: np.ndarray, start: int) -> None:
     """
     if not np.isfinite(block).all():
         frame = start + int(np.flatnonzero(~np.isfinite(block).all(axis=0))[0])
-        raise AudioError(f"{printable(path)} holds NaN or Inf at frame {frame}")
+        raise AudioError(f"{shown(path)} holds NaN or Inf at frame {frame}")

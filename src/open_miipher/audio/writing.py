@@ -9,14 +9,9 @@ from types import TracebackType
 import numpy as np
 import soundfile
 
-from open_miipher.audio.files import temporary_path
-from open_miipher.audio.reading import (
-    AudioError,
-    Encoded,
-    check_finite,
-    printable,
-    read_header,
-)
+from open_miipher.audio.reading import AudioError, Encoded, check_finite, read_header
+from open_miipher.base.atomic import put_in_place, temporary_path
+from open_miipher.base.paths import printable
 
 WAV_BYTE_LIMIT = 2**32 - 2**16
 """A WAV file's sizes are 32 bits wide; whatever would pass this is written as RF64."""
@@ -187,10 +182,8 @@ class AudioWriter(_Encoder, AbstractContextManager["AudioWriter"]):
             raise AudioError(f"{printable(self._path)}: no frames were written")
         try:
             self._file.close()
-            with open(self._temporary, "rb") as written:
-                os.fsync(written.fileno())
             self._check_count(self._temporary)
-            os.replace(self._temporary, self._path)
+            put_in_place(self._temporary, self._path)
         except (OSError, soundfile.SoundFileError) as error:
             raise self._refused(error) from error
 

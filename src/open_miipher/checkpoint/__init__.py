@@ -1,6 +1,5 @@
-"""The checkpoint folder's format, and building models from names and plain data."""
+"""The checkpoint folder: written, read, verified, pruned."""
 
-from open_miipher.checkpoint.building import build, from_mapping, part_config
 from open_miipher.checkpoint.folder import Checkpoint, complete_checkpoints, resolve_checkpoint
 from open_miipher.checkpoint.loading import load_strictly
 from open_miipher.checkpoint.writing import (
@@ -14,11 +13,8 @@ from open_miipher.checkpoint.writing import (
 __all__ = [
     "Checkpoint",
     "Content",
-    "build",
     "complete_checkpoints",
-    "from_mapping",
     "load_strictly",
-    "part_config",
     "point",
     "prune",
     "remove_leftovers",

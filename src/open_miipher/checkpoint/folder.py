@@ -25,7 +25,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 CONFIG, STATE, TRAINING, FILES = "config.yaml", "state.json", "training.pt", "files.json"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 
 def load_strictly(network: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:

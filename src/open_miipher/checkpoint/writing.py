@@ -17,6 +17,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from open_miipher.base.errors import UserError
 from open_miipher.checkpoint.folder import (
     CONFIG,
     FILES,
@@ -25,7 +26,6 @@ from open_miipher.checkpoint.folder import (
     complete_checkpoints,
     incompleteness,
 )
-from open_miipher.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from open_miipher.base.errors import report
 from open_miipher.encoders import Encoder
-from open_miipher.errors import report
 
 
 class Cleaner(nn.Module, ABC):

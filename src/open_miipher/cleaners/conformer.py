@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from open_miipher.cleaners.base import Cleaner
 from open_miipher.encoders import Encoder
 from open_miipher.encoders.base import frame_mask
-from open_miipher.encoders.conformer import ConformerBlock
+from open_miipher.layers.conformer import ConformerBlock
 
 
 @dataclass

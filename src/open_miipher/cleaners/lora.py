@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from open_miipher.base.errors import UserError
 from open_miipher.cleaners.base import HookedCleaner
 from open_miipher.encoders import Encoder
-from open_miipher.errors import UserError
 
 
 @dataclass

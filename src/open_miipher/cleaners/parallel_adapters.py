@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from open_miipher.base.errors import UserError
 from open_miipher.cleaners.base import HookedCleaner
 from open_miipher.encoders import Encoder
-from open_miipher.errors import UserError
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU}
 

@@ -10,7 +10,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from open_miipher.errors import UserError, report
+from open_miipher.base.errors import UserError, report
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # What would make the adapters something else than B A x.

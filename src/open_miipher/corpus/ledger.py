@@ -24,11 +24,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from open_miipher.base.atomic import write_lines
+from open_miipher.base.errors import UserError
 from open_miipher.corpus.naming import Assign, assign_names
-from open_miipher.corpus.rows import Row, RowReader, RowWriter, read_rows, write_atomically
+from open_miipher.corpus.rows import Row, RowReader, RowWriter, read_rows
 from open_miipher.corpus.shard import Shard, place
 from open_miipher.corpus.tenancy import Tenancy, turn
-from open_miipher.errors import UserError
 
 FORGOTTEN = "forgotten"
 """Key of a row that says: what was known of this item no longer counts; and, in run.json, of the
@@ -103,7 +104,7 @@ class Ledger:
             elif overwrite:
                 forgotten = {"1": {"0": self.number}}  # shard 0 of 1: everything
             state = {"number": self.number, "identity": dict(identity), FORGOTTEN: forgotten}
-            write_atomically(self.root / "run.json", [json.dumps(state, indent=1)])
+            write_lines(self.root / "run.json", [json.dumps(state, indent=1)])
         return self.number
 
     def _check_names_fit(self, recorded: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
@@ -223,7 +224,7 @@ class Ledger:
         """List the samples of an item, before its own row is written."""
         path = self.samples_path(item)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, map(json.dumps, samples))
+        write_lines(path, map(json.dumps, samples))
 
     def samples(self, item: str) -> Iterator[Row]:
         """Yield what became of each sample of an item, in order.

@@ -10,8 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from open_miipher.audio.files import temporary_path
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 Row = dict[str, Any]
 
@@ -89,19 +88,6 @@ class RowReader:
 def read_rows(path: Path) -> Iterator[Row]:
     """Read all rows of a file (see `RowReader.read`)."""
     return RowReader(path).read()
-
-
-def write_atomically(path: Path, lines: Iterable[str]) -> None:
-    """Write a text file under a temporary name, have it on the disk, and rename it."""
-    temporary = temporary_path(path)
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _end_of_whole_lines(file: BinaryIO) -> int:

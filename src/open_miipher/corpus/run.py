@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from open_miipher.base.errors import UserError
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.progress import Progress
 from open_miipher.corpus.rows import Row
 from open_miipher.corpus.shard import Shard
 from open_miipher.distributed import StopSignal, World, mark_requeue
-from open_miipher.errors import UserError
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 _FOLDER = re.compile(r"shard-(\d{5,})-of-(\d{5,})")
 

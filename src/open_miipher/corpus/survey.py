@@ -10,14 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from open_miipher.audio.io import printable
+from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.rows import Row, read_rows
 from open_miipher.corpus.shard import Shard, place
 from open_miipher.corpus.speed import Speed, measure
 from open_miipher.corpus.tally import Failure, Samples, Tally
 from open_miipher.corpus.tenancy import holder
-from open_miipher.errors import UserError
 
 RECENT_SECONDS = 600.0
 """What speed and time to go are taken from."""

@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from open_miipher.audio.io import printable
+from open_miipher.base.paths import printable
 from open_miipher.corpus.ledger import FORGOTTEN, Ledger
 from open_miipher.corpus.rows import Row
 from open_miipher.corpus.shard import place

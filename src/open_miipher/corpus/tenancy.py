@@ -12,9 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from open_miipher.base.errors import UserError
 from open_miipher.corpus.shard import Shard
 from open_miipher.distributed import hold
-from open_miipher.errors import UserError
 
 _TRIES, _BETWEEN_TRIES = 5, 0.05  # s; to ask who holds a lock takes it for an instant
 

@@ -9,9 +9,9 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from open_miipher.base.errors import UserError
 from open_miipher.corpus.run import Item, Share
 from open_miipher.distributed import die_with_parent
-from open_miipher.errors import UserError
 
 R = TypeVar("R")
 

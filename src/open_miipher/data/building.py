@@ -3,13 +3,13 @@
 import warnings
 from pathlib import Path
 
+from open_miipher.base.errors import UserError
 from open_miipher.data.config import DataConfig, TrainSource
 from open_miipher.data.dataset import DegradedSpeechDataset
 from open_miipher.data.files import Files
 from open_miipher.data.material import RecordedNoise, RecordedResponses
 from open_miipher.data.order import Order
 from open_miipher.degradation import Context, DegradationConfig, Stage, build_degradation
-from open_miipher.errors import UserError
 
 
 class DegradedSpeech:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from open_miipher.base.errors import report
 from open_miipher.degradation import DegradationConfig
-from open_miipher.errors import report
 from open_miipher.shards import S3Config
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from open_miipher.audio.io import AudioError, read
 from open_miipher.audio.resample import num_output_frames, resample
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.index import Entry, Index, read_index, verify_index
 
 _MARGIN_SECONDS = 0.05

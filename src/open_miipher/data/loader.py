@@ -8,11 +8,11 @@ from threading import Thread
 import torch
 from torch.utils.data import DataLoader
 
+from open_miipher.base.errors import UserError
 from open_miipher.data.batch import Batch, join
 from open_miipher.data.order import micro_batches
 from open_miipher.data.source import Dataset, FailureLimit, Sample
 from open_miipher.distributed import die_with_parent, ignore_stop_signals
-from open_miipher.errors import UserError
 
 _PREFETCHED_BATCHES = 2
 _FEWEST_JUDGED = 200  # samples; before so many, one failure would be too large a share

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 
 class Order:

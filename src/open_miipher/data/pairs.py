@@ -13,8 +13,8 @@ from itertools import accumulate
 import numpy as np
 
 from open_miipher.audio.io import AudioError
+from open_miipher.base.errors import UserError, report
 from open_miipher.distributed import is_first_here
-from open_miipher.errors import UserError, report
 from open_miipher.shards import (
     CLEAN_MEMBER,
     DAMAGED_MEMBER,

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from open_miipher.base.errors import UserError, report
 from open_miipher.data.config import PreprocessedConfig
 from open_miipher.data.order import Order
 from open_miipher.data.pairs import Pair, Pairs, WrongRateError, check_apart, index_shards
 from open_miipher.data.source import FailureLimit, Sample
-from open_miipher.errors import UserError, report
 from open_miipher.shards import ShardIndex, Storage, StorageError, expand, is_s3
 
 _MOST_TRIES = 8  # damaged samples in a row; more is no accident

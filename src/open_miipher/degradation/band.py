@@ -7,9 +7,9 @@ import numpy as np
 from scipy.signal import firwin
 
 from open_miipher.audio.resample import resample
+from open_miipher.base.errors import UserError
 from open_miipher.degradation.base import Context, Stage, Trace, check_range
 from open_miipher.degradation.filtering import convolve
-from open_miipher.errors import UserError
 
 _FILTER_SECONDS = 0.005  # half the filter: the transition is about 350 Hz wide
 LOW_CUT_SECONDS = 0.05

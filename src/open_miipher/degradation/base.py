@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 NoiseSource = Callable[[np.random.Generator, int], tuple[np.ndarray, str]]
 """Draws so many samples of noise: (samples,) float32 at the context's rate, and whence."""

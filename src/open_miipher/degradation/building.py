@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from open_miipher.checkpoint.building import build, from_mapping
+from open_miipher.base.errors import UserError
+from open_miipher.base.registry import build, from_mapping
 from open_miipher.degradation.band import BandLimit, LowPass
 from open_miipher.degradation.base import Context, Stage
 from open_miipher.degradation.clipping import HardClipping, QuantileClipping, SoftClipping
@@ -13,7 +14,6 @@ from open_miipher.degradation.combine import Chain, Choice, Maybe
 from open_miipher.degradation.noise import BackgroundNoise
 from open_miipher.degradation.packet_loss import PacketLoss
 from open_miipher.degradation.reverb import Reverb
-from open_miipher.errors import UserError
 
 STAGES: dict[str, type[Stage]] = {
     "noise": BackgroundNoise,

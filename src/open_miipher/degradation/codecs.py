@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from open_miipher.audio import codec
+from open_miipher.base.errors import UserError
 from open_miipher.degradation.base import Context, Stage, Trace, check_range
-from open_miipher.errors import UserError
 
 
 class Mp3(Stage):

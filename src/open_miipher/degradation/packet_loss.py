@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from open_miipher.base.errors import UserError
 from open_miipher.degradation.base import Context, Stage, Trace, check_range
-from open_miipher.errors import UserError
 
 
 class PacketLoss(Stage):

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from open_miipher.base.errors import UserError
 from open_miipher.discriminators.convolution import convolution_2d
-from open_miipher.errors import UserError
 
 NEGATIVE_SLOPE = 0.1
 STRIDES = (1, 2, 2, 2)  # in the bins, before the last convolution of a band

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from open_miipher.base.errors import UserError
 from open_miipher.discriminators.convolution import convolution
-from open_miipher.errors import UserError
 
 NEGATIVE_SLOPE = 0.1
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 _RETRY_SECONDS = 0.5
 

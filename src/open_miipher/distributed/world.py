@@ -12,9 +12,9 @@ from typing import Any, NoReturn, TypeVar
 import torch
 import torch.distributed as dist
 
+from open_miipher.base.errors import USER_ERROR_STATUS, UserError, exit_on_user_error
+from open_miipher.base.gpu_support import gpu_problem, read_driver
 from open_miipher.distributed.process import die_with_launcher
-from open_miipher.errors import USER_ERROR_STATUS, UserError, exit_on_user_error
-from open_miipher.gpu_support import gpu_problem, read_driver
 
 T = TypeVar("T")
 

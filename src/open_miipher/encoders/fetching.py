@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from open_miipher.base.errors import UserError
 from open_miipher.distributed import hold
-from open_miipher.errors import UserError
 
 TOWER = "audio_tower."
 """What stands in the names of the tower's tensors, and of no others."""

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from open_miipher.base.errors import UserError
 from open_miipher.encoders.base import frame_mask
 from open_miipher.encoders.statistics import StreamMoments, own_statistics, with_tail
-from open_miipher.errors import UserError
 
 SAMPLE_RATE = 16000
 HOP_LENGTH = 160

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from open_miipher.base.errors import UserError, report
 from open_miipher.encoders.fetching import WEIGHTS, tower_folder
-from open_miipher.errors import UserError, report
 
 
 def find_file(source: str, *names: str) -> Path:

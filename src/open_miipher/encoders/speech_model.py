@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from open_miipher.base.errors import UserError
 from open_miipher.encoders.base import Encoder, frame_mask
 from open_miipher.encoders.convolutional import ConvolutionalFrontEnd
 from open_miipher.encoders.front_ends import SAMPLE_RATE, KaldiMel
 from open_miipher.encoders.pretrained import find_file, how_to_fetch, read_json
 from open_miipher.encoders.relative_key import RelativeKeyAttention
-from open_miipher.errors import UserError
 
 MEL_FAMILY = "wav2vec2-bert"
 WAVEFORM_FAMILIES = ("hubert", "wav2vec2", "wavlm")

@@ -5,10 +5,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from open_miipher.base.errors import UserError
 from open_miipher.encoders.base import Encoder, frame_mask
 from open_miipher.encoders.front_ends import SAMPLE_RATE, Gemma3nMel, Gemma4Mel
 from open_miipher.encoders.pretrained import load_part, read_json
-from open_miipher.errors import UserError
 
 
 @dataclass

@@ -10,7 +10,7 @@ import torch
 from open_miipher.audio.io import AudioReader, read
 from open_miipher.audio.resample import resample
 from open_miipher.audio.spectral import FLOOR_DB, log_spectral_distance
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.evaluation.tables import format_table
 
 _BLOCK_FRAMES = 1 << 18

@@ -1,7 +1,6 @@
 """metadata.csv: one row a file, paths relative to the root, extra columns passed through."""
 
 import csv
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,7 +8,8 @@ from functools import cached_property
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 
-from open_miipher.errors import UserError, report
+from open_miipher.base.atomic import replacing
+from open_miipher.base.errors import UserError, report
 
 METADATA_NAME = "metadata.csv"
 _COLUMNS = ("file_path", "sample_rate", "num_frames", "num_channels")
@@ -118,21 +118,18 @@ def write_index(root: str | Path, entries: Sequence[Entry]) -> Path:
     """
     extra_names = list(dict.fromkeys(name for entry in entries for name in entry.extra))
     path = Path(root) / METADATA_NAME
-    temporary = path.with_name(f".{METADATA_NAME}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
+        with (
+            replacing(path) as temporary,
+            open(temporary, "w", encoding="utf-8", newline="") as file,
+        ):
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow([*_COLUMNS, *extra_names])
             for entry in sorted(entries, key=lambda entry: entry.file_path):
                 extra = [entry.extra.get(name, "") for name in extra_names]
                 writer.writerow([*(getattr(entry, name) for name in _COLUMNS), *extra])
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

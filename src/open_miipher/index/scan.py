@@ -9,9 +9,9 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
-from open_miipher.audio.files import walk
-from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, printable, probe
-from open_miipher.errors import UserError
+from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, probe
+from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable, walk
 from open_miipher.index.metadata import Entry
 
 _CHUNK = 16

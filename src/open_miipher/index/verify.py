@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 
 from open_miipher.audio.io import AudioError, read_header
-from open_miipher.errors import report
+from open_miipher.base.errors import report
 from open_miipher.index.metadata import (
     METADATA_NAME,
     Entry,

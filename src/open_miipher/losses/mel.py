@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchaudio.functional import melscale_fbanks
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 
 @dataclass

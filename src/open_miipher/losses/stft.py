@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 
 @dataclass

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from open_miipher.audio.spectral import log_spectral_distance
-from open_miipher.checkpoint import build
+from open_miipher.base.errors import UserError
+from open_miipher.base.registry import build
 from open_miipher.cleaners import Cleaner
 from open_miipher.discriminators import DISCRIMINATORS
-from open_miipher.errors import UserError
 from open_miipher.losses import (
     Kind,
     MultiResolutionSTFTConfig,

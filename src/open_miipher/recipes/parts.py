@@ -6,10 +6,11 @@ from typing import Any
 from torch import Tensor
 
 from open_miipher.audio.resample import resample_on_device
-from open_miipher.checkpoint import Checkpoint, build
+from open_miipher.base.errors import UserError, report
+from open_miipher.base.registry import build
+from open_miipher.checkpoint import Checkpoint
 from open_miipher.cleaners import CLEANERS, Cleaner
 from open_miipher.encoders import ENCODERS, Encoder
-from open_miipher.errors import UserError, report
 from open_miipher.vocoders import VOCODERS, Vocoder
 
 PARTS = ("encoder", "cleaner", "vocoder", "discriminators")

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from open_miipher.base.errors import UserError
+from open_miipher.base.noise import white_noise
 from open_miipher.checkpoint import load_strictly
 from open_miipher.encoders import Encoder
-from open_miipher.errors import UserError
-from open_miipher.vocoders.noise import white_noise
 
 
 class Batch(Protocol):

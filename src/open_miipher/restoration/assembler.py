@@ -8,7 +8,7 @@ import numpy as np
 from open_miipher.audio.chunking import OverlapAdd, Tap
 from open_miipher.audio.io import AudioError
 from open_miipher.audio.resample import StreamResampler
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.restoration.job import Chunk, Job
 from open_miipher.restoration.leveler import Leveler
 

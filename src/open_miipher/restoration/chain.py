@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from open_miipher.checkpoint import Checkpoint, build, load_strictly
+from open_miipher.base.errors import UserError
+from open_miipher.base.registry import build
+from open_miipher.checkpoint import Checkpoint, load_strictly
 from open_miipher.cleaners import CLEANERS, Cleaner
 from open_miipher.encoders import ENCODERS
-from open_miipher.errors import UserError
 from open_miipher.vocoders import VOCODERS, Vocoder
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from open_miipher.audio.chunking import Tap
 from open_miipher.audio.resample import num_output_frames
+from open_miipher.base.noise import white_noise
 from open_miipher.restoration.chain import Model
 from open_miipher.restoration.options import RestoreOptions
 from open_miipher.restoration.sink import Sink
 from open_miipher.restoration.source import Source
-from open_miipher.vocoders.noise import white_noise
 
 KEPT_SAMPLES = 1 << 24
 """A signal is kept in memory after its first pass up to this size (64 MiB), a longer one is read

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from open_miipher.audio.chunking import ChunkGrid
-from open_miipher.errors import report
+from open_miipher.base.errors import report
 from open_miipher.restoration.chain import Model
 
 LEVELS = ("match-input", "peak", "none")

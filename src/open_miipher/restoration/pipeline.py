@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from open_miipher.audio.io import AudioError
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.restoration.assembler import Assembler
 from open_miipher.restoration.chain import Model
 from open_miipher.restoration.job import Chunk, Job

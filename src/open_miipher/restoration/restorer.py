@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.restoration.chain import Chain, Model
 from open_miipher.restoration.job import Job
 from open_miipher.restoration.options import RestoreOptions

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from open_miipher.audio.io import AudioError, AudioFile, AudioInfo, AudioReader, printable
+from open_miipher.audio.io import AudioError, AudioFile, AudioInfo, AudioReader, shown
 from open_miipher.audio.resample import StreamResampler
 
 BLOCK_FRAMES = 1 << 16
@@ -49,10 +49,10 @@ class Source:
         def blocks() -> Iterator[np.ndarray]:
             with AudioReader(file) as reader:
                 if reader.info != info:
-                    raise AudioError(f"{printable(file)} was changed while it was waiting")
+                    raise AudioError(f"{shown(file)} was changed while it was waiting")
                 yield from reader.blocks(BLOCK_FRAMES, start, num_frames)
 
-        return cls(printable(file), info.sample_rate, num_frames, info.num_channels, blocks)
+        return cls(shown(file), info.sample_rate, num_frames, info.num_channels, blocks)
 
     @classmethod
     def from_array(

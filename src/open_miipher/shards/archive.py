@@ -22,8 +22,8 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from open_miipher.audio.io import printable
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 from open_miipher.shards.storage import Storage
 
 INDEX_MEMBER = "__index__"

@@ -4,7 +4,7 @@ import glob
 import os
 from collections.abc import Iterator
 
-from open_miipher.audio.files import walk
+from open_miipher.base.paths import walk
 
 
 def find(path: str) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from open_miipher.audio.io import AUDIO_EXTENSIONS, Encoded, printable, read, read_header
+from open_miipher.audio.io import AUDIO_EXTENSIONS, Encoded, read, read_header
+from open_miipher.base.paths import printable
 from open_miipher.shards.archive import ShardError
 
 CLEAN_MEMBER, DAMAGED_MEMBER = "input_wav", "noisy_input_wav"

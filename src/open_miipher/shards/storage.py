@@ -16,8 +16,8 @@ import botocore.exceptions as boto
 import botocore.parsers
 from fsspec.implementations.local import LocalFileSystem
 
-from open_miipher.audio.io import printable
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 from open_miipher.shards import local
 
 T = TypeVar("T")

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from braceexpand import braceexpand
 
-from open_miipher.audio.io import printable
-from open_miipher.errors import UserError, report
+from open_miipher.base.errors import UserError, report
+from open_miipher.base.paths import printable
 from open_miipher.shards.storage import Storage, is_s3
 
 EXTENSIONS = (".tar", ".tar.gz", ".tgz")

@@ -2,12 +2,11 @@
 
 import io
 import json
-import os
 import tarfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from open_miipher.audio.files import temporary_path
+from open_miipher.base.atomic import put_in_place, temporary_path
 from open_miipher.shards.archive import INDEX_FORMAT, INDEX_MEMBER, Sample
 
 
@@ -51,9 +50,8 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
                 index = {"format": INDEX_FORMAT, "bounds": self._bounds}
                 self._add(INDEX_MEMBER, json.dumps(index).encode())
                 self._tar.close()
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._temporary.replace(self._path)
+                self._file.close()
+                put_in_place(self._temporary, self._path)
         finally:
             self._file.close()
             self._temporary.unlink(missing_ok=True)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from open_miipher.base.errors import report
 from open_miipher.checkpoint import Checkpoint
 from open_miipher.data import DataSource
-from open_miipher.errors import report
 from open_miipher.training.optimization import OptimizerConfig
 
 AUTO = "auto"  # as ckpt_dir: go on with the run in output_dir, or start it

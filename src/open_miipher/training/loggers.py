@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
 from open_miipher.audio.io import AudioWriter
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.evaluation.spectrograms import Panel, draw_spectrograms
 from open_miipher.training.config import LoggerConfig
 

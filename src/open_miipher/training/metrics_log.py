@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from open_miipher.base.atomic import write_lines
+
 
 class MetricsLog:
     """The run's numbers, one JSON object a line, in full precision.
@@ -17,9 +19,7 @@ class MetricsLog:
 
     def __init__(self, path: Path, step: int) -> None:
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text("".join(kept))
-        temporary.replace(path)
+        write_lines(path, kept)
         self._file = open(path, "a")  # noqa: SIM115 - open for the whole run
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
@@ -32,4 +32,4 @@ class MetricsLog:
 def _complete_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
-    return [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return path.read_text().split("\n")[:-1]  # what follows the last end of line is torn

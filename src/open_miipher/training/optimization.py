@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from open_miipher.errors import report
+from open_miipher.base.errors import report
 
 
 @dataclass

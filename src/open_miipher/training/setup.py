@@ -10,10 +10,11 @@ from typing import Any, TextIO
 
 import torch
 
-from open_miipher.checkpoint import Checkpoint, build, complete_checkpoints, remove_leftovers
+from open_miipher.base.errors import UserError
+from open_miipher.base.registry import build
+from open_miipher.checkpoint import Checkpoint, complete_checkpoints, remove_leftovers
 from open_miipher.data import Dataset, train_batches, validation_batches
 from open_miipher.distributed import StopSignal, World, hold, mark_requeue
-from open_miipher.errors import UserError
 from open_miipher.recipes import RECIPES, Recipe, fill_parts
 from open_miipher.training.config import AUTO, Run
 from open_miipher.training.console import Console

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from open_miipher.base.errors import UserError
 from open_miipher.checkpoint import prune, write_checkpoint
 from open_miipher.data import Batch
 from open_miipher.distributed import StopSignal, World, mark_requeue
-from open_miipher.errors import UserError
 from open_miipher.recipes import Pass
 from open_miipher.training.config import TrainerConfig
 from open_miipher.training.console import Console

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from open_miipher.errors import report
+from open_miipher.base.errors import report
 from open_miipher.vocoders.base import Vocoder
 from open_miipher.vocoders.gain import PEAK, SMALLEST_PEAK
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from open_miipher.errors import UserError, report
+from open_miipher.base.errors import UserError, report
 
 _BLOCK = re.compile(r"model\.(\d+)\.block\.")
 # Weight norm's magnitude and direction: descript's names, and torch's newer ones.

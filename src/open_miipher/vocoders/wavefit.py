@@ -14,8 +14,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from open_miipher.audio.mel import MelConfig
-from open_miipher.encoders.conformer import ConformerBlock
-from open_miipher.errors import report
+from open_miipher.base.errors import report
+from open_miipher.layers.conformer import ConformerBlock
 from open_miipher.vocoders.base import Vocoder
 from open_miipher.vocoders.gain import PeakGain, PowerGain
 from open_miipher.vocoders.wavegrad import UNet, UNetConfig, repeat

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from open_miipher.errors import report
+from open_miipher.base.errors import report
 
 NEGATIVE_SLOPE = 0.2
 DOWN_DILATIONS = (1, 2, 4)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from open_miipher.base.errors import UserError
 from open_miipher.corpus.preprocessing.config import PreprocessingData, RawSource
 from open_miipher.corpus.preprocessing.inputs import RawInputs, Unit
-from open_miipher.errors import UserError
 from open_miipher.shards import ShardError
 
 from .conftest import RATE, encode, make_directory, make_tar, pack_tar, speech

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 from open_miipher.index import Entry, read_index, write_index
 
 from .conftest import RATE, make_directory, make_tar

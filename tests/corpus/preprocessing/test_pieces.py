@@ -11,6 +11,7 @@ from scipy.signal import correlate
 from transformers import SeamlessM4TFeatureExtractor
 
 from open_miipher.audio.resample import resample
+from open_miipher.base.errors import UserError
 from open_miipher.corpus.preprocessing.config import PreprocessingData
 from open_miipher.corpus.preprocessing.pieces import (
     Piece,
@@ -23,7 +24,6 @@ from open_miipher.corpus.preprocessing.pieces import (
 from open_miipher.corpus.preprocessing.raw_samples import Member
 from open_miipher.degradation import Context, DegradationConfig, build_degradation
 from open_miipher.degradation.band import low_cut
-from open_miipher.errors import UserError
 from open_miipher.shards import decode_waveform
 
 RATE = 8000

@@ -2,7 +2,7 @@
 
 import pytest
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 from .conftest import files_of, make_tar
 

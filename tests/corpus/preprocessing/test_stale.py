@@ -7,9 +7,9 @@ import pytest
 import soundfile
 
 import preprocess as command
+from open_miipher.base.errors import UserError
 from open_miipher.corpus.run import run
 from open_miipher.corpus.shard import Shard
-from open_miipher.errors import UserError
 from open_miipher.index import read_index, write_index
 
 from .conftest import SMALL, files_of, make_directory, make_tar, pack_tar

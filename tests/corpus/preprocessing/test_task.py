@@ -9,9 +9,9 @@ import pytest
 import soundfile
 
 from open_miipher.audio.resample import resample
+from open_miipher.base.errors import UserError
 from open_miipher.corpus.run import run
 from open_miipher.corpus.shard import Shard
-from open_miipher.errors import UserError
 from open_miipher.index import Entry, write_index
 
 from .conftest import (

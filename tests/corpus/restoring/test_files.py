@@ -10,9 +10,9 @@ import pytest
 import soundfile
 
 from open_miipher.audio.resample import num_output_frames
+from open_miipher.base.errors import UserError
 from open_miipher.corpus import run
 from open_miipher.corpus.restoring import FileFormat
-from open_miipher.errors import UserError
 
 
 def manifest(out: Path) -> dict[str, dict]:

@@ -8,9 +8,9 @@ import pytest
 import soundfile
 
 from open_miipher.audio.resample import num_output_frames
+from open_miipher.base.errors import UserError
 from open_miipher.corpus import run
 from open_miipher.corpus.restoring import Groups, Manifest
-from open_miipher.errors import UserError
 from open_miipher.shards import read_samples
 
 

@@ -13,11 +13,11 @@ import soundfile
 import webdataset
 
 from open_miipher.audio.resample import num_output_frames
+from open_miipher.base.errors import UserError
 from open_miipher.corpus import Shard, run
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.restoring import Directory, Groups, Manifest
 from open_miipher.corpus.restoring.shard_output import OutputShard
-from open_miipher.errors import UserError
 from open_miipher.shards import (
     Sample,
     encode_waveform,

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from open_miipher.base.errors import UserError
 from open_miipher.corpus import run
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.restoring import Directory, Groups
 from open_miipher.corpus.restoring.verify import verify
-from open_miipher.errors import UserError
 from open_miipher.shards import (
     Sample,
     ShardWriter,

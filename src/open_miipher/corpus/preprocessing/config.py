@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from open_miipher.base.errors import report
 from open_miipher.corpus.shard import Shard
 from open_miipher.data import TrainSource
 from open_miipher.degradation import DegradationConfig
-from open_miipher.errors import report
 from open_miipher.shards import S3Config, is_s3
 
 _FOLDER_NAME = re.compile(r"\w[\w.-]*")

@@ -8,13 +8,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from open_miipher.audio.io import printable
+from open_miipher.base.errors import UserError, report
+from open_miipher.base.paths import printable
 from open_miipher.corpus.preprocessing.config import PreprocessingData, RawSource
 from open_miipher.corpus.preprocessing.raw_samples import Recording, open_recordings
 from open_miipher.corpus.threads import map_in_threads
 from open_miipher.data.building import open_files
 from open_miipher.data.files import Files
-from open_miipher.errors import UserError, report
 from open_miipher.shards import ShardError, Storage, StorageError, expand, is_s3, read_samples
 
 _BYTES_A_SECOND = 40_000  # of speech in a tar, about: an hour more or less only shows in progress

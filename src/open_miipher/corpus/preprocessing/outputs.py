@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from open_miipher.audio.io import printable
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 
 # As `inputs.Unit.name` has it: what can be read, a digest, and a block's number.
 _UNIT = r"(?P<unit>(?P<source>[A-Za-z0-9_-]*-[0-9a-f]{12})(?P<block>-\d{5,})?)"

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
-from open_miipher.audio.io import printable
+from open_miipher.base.errors import UserError, report
+from open_miipher.base.paths import printable
 from open_miipher.corpus.preprocessing.config import RawSource
 from open_miipher.corpus.preprocessing.inputs import STAMP_THREADS, RawInputs
 from open_miipher.corpus.threads import map_in_threads
 from open_miipher.data.files import File
-from open_miipher.errors import UserError, report
 from open_miipher.shards import is_s3
 
 

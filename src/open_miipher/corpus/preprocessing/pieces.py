@@ -8,12 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
+from open_miipher.base.errors import UserError
 from open_miipher.corpus.preprocessing.config import PreprocessingData
 from open_miipher.corpus.preprocessing.raw_samples import Recording
 from open_miipher.corpus.preprocessing.ssl_inputs import ssl_inputs
 from open_miipher.degradation import Stage, Trace
 from open_miipher.degradation.band import LOW_CUT_SECONDS, low_cut
-from open_miipher.errors import UserError
 from open_miipher.shards import (
     CLEAN_MEMBER,
     DAMAGED_MEMBER,

@@ -6,10 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
-from open_miipher.audio.io import AUDIO_EXTENSIONS, Encoded, printable, probe, read
+from open_miipher.audio.io import AUDIO_EXTENSIONS, Encoded, probe, read
 from open_miipher.audio.resample import num_output_frames
+from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 from open_miipher.data.files import read_resampled
-from open_miipher.errors import UserError
 from open_miipher.shards import (
     CLEAN_MEMBER,
     DAMAGED_MEMBER,

@@ -8,17 +8,17 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from open_miipher.audio.io import printable
+from open_miipher.base.atomic import remove_leftovers, write_lines
+from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.leftovers import remove_leftovers
 from open_miipher.corpus.preprocessing import outputs
 from open_miipher.corpus.preprocessing.config import PreprocessingData, PreprocessingOptions
 from open_miipher.corpus.preprocessing.inputs import RawInputs, Unit, source_name
 from open_miipher.corpus.preprocessing.pieces import Piece, PieceMaker, Unreadable, pack, to_sample
-from open_miipher.corpus.rows import Row, write_atomically
+from open_miipher.corpus.rows import Row
 from open_miipher.corpus.run import Item, Plan, Share
 from open_miipher.corpus.workers import map_in_processes
-from open_miipher.errors import UserError
 from open_miipher.shards import Sample, ShardError, ShardWriter
 
 SUMMARY_NAME = "summary.json"
@@ -199,7 +199,7 @@ class Preprocess:
         text = text.encode("utf-8", "backslashreplace").decode()  # names that are no UTF-8
         path = self._output_dir / SUMMARY_NAME
         remove_leftovers([path])
-        write_atomically(path, [text])
+        write_lines(path, [text])
         shares = ", ".join(
             f"{name} {count / max(1, sums['pieces']):.0%}"
             for name, count in sorted(degradations.items())

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import soundfile
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 FORMATS = ("wav", "flac")
 SAMPLE_BYTES = {

@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from open_miipher.audio.io import AudioError, printable
+from open_miipher.audio.io import AudioError
+from open_miipher.base.paths import printable
 from open_miipher.corpus.naming import Assign, assign_names
 from open_miipher.corpus.restoring.file_format import FileFormat
 from open_miipher.corpus.restoring.outputs import Restoration

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from open_miipher.audio.io import printable
+from open_miipher.base.errors import UserError, report
+from open_miipher.base.paths import printable
 from open_miipher.corpus.restoring.recordings import Recording
-from open_miipher.errors import UserError, report
 
 _LONGEST_SECONDS = 1e12  # so that frames, and names with a span, stay numbers that can be written
 _OWN = ("audio_filepath", "offset", "duration")

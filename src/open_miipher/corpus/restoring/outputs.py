@@ -9,18 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from open_miipher.audio.io import AudioInfo, printable
+from open_miipher.audio.io import AudioInfo
 from open_miipher.audio.resample import num_output_frames
+from open_miipher.base.atomic import remove_leftovers, write_lines
+from open_miipher.base.errors import UserError, report
+from open_miipher.base.paths import printable
 from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.leftovers import remove_leftovers
 from open_miipher.corpus.naming import Assign
 from open_miipher.corpus.restoring.file_format import FileFormat
 from open_miipher.corpus.restoring.listing import MANIFEST_NAME, lines
-from open_miipher.corpus.rows import Row, write_atomically
+from open_miipher.corpus.rows import Row
 from open_miipher.corpus.run import Item, Plan, Share
 from open_miipher.corpus.shard import Shard
 from open_miipher.corpus.threads import map_in_threads
-from open_miipher.errors import UserError, report
 from open_miipher.restoration import Restorer
 
 _LOOK_THREADS = 16
@@ -152,7 +153,7 @@ class Restoration(ABC):
         listed = (self._listed(line) for line in lines(Ledger(self._output_dir), rows))
         path = self._output_dir / MANIFEST_NAME
         remove_leftovers([path])
-        write_atomically(path, map(json.dumps, listed))
+        write_lines(path, map(json.dumps, listed))
 
     def _listed(self, line: Row) -> Row:
         """Return a line of the manifest with what else is to stand there."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioInfo, printable, probe
-from open_miipher.errors import UserError
+from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioInfo, probe
+from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 from open_miipher.index import find_audio
 from open_miipher.restoration import Source
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, Encoded, printable, probe
+from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, Encoded, probe
+from open_miipher.base.paths import printable
 from open_miipher.corpus.naming import assign_keys, member_name
 from open_miipher.corpus.restoring.recordings import Details, Recording
 from open_miipher.restoration import Source

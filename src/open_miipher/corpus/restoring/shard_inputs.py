@@ -10,12 +10,13 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from open_miipher.audio.io import AudioError, printable
+from open_miipher.audio.io import AudioError
+from open_miipher.base.errors import UserError, report
+from open_miipher.base.paths import printable
 from open_miipher.corpus.ledger import GROUP_SIZE
 from open_miipher.corpus.naming import Assign, assign_groups, assign_names
 from open_miipher.corpus.restoring.recordings import Details, Recording, Recordings
 from open_miipher.corpus.restoring.samples import Group, InputShard
-from open_miipher.errors import UserError, report
 from open_miipher.shards import Storage, StorageError, expand, is_s3
 
 _MEASURED_SHARDS, _MEASURED_SAMPLES = 3, 8

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_miipher.audio.io import printable
+from open_miipher.base.paths import printable
 from open_miipher.corpus.restoring.samples import InputSample
 from open_miipher.corpus.restoring.signal import Signal
 from open_miipher.corpus.rows import Row

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from open_miipher.audio.io import WAV_BYTE_LIMIT, AudioError, AudioInfo, printable
+from open_miipher.audio.io import WAV_BYTE_LIMIT, AudioError, AudioInfo
+from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.naming import Assign
 from open_miipher.corpus.restoring.file_format import FileFormat
@@ -17,7 +19,6 @@ from open_miipher.corpus.restoring.shard_output import OutputShard, RestoredMemb
 from open_miipher.corpus.restoring.signal import Signal
 from open_miipher.corpus.rows import Row
 from open_miipher.corpus.run import Item, Plan, Share
-from open_miipher.errors import UserError
 from open_miipher.restoration import Job, MemorySink, Restorer, WriteError
 from open_miipher.shards import StorageError
 

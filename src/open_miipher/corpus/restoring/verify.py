@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from open_miipher.audio.io import AudioError, AudioFile, AudioReader, Encoded, printable
+from open_miipher.audio.io import AudioError, AudioFile, AudioReader, Encoded, shown
+from open_miipher.base.atomic import is_temporary
+from open_miipher.base.paths import printable
 from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.leftovers import is_temporary
 from open_miipher.corpus.progress import Progress
 from open_miipher.corpus.restoring.levels import Level
 from open_miipher.corpus.restoring.listing import MANIFEST_NAME, PRIVATE
@@ -136,7 +137,7 @@ def audio_problems(file: AudioFile, row: Row) -> list[str]:
     ]
     if not differences and "output_level_db" in row:
         differences = _level_problems(level, info.subtype, row)
-    return [f"{printable(file)}: {', '.join(differences)}"] if differences else []
+    return [f"{shown(file)}: {', '.join(differences)}"] if differences else []
 
 
 def _level_problems(level: Level, subtype: str, row: Row) -> list[str]:

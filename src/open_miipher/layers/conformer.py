@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
 
 class ConformerBlock(nn.Module):

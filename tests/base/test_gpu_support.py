@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from open_miipher.base.errors import UserError
+from open_miipher.base.gpu_support import Driver, gpu_problem, read_driver, runs_on
 from open_miipher.distributed import start, world
-from open_miipher.errors import UserError
-from open_miipher.gpu_support import Driver, gpu_problem, read_driver, runs_on
 
 CU130 = ("13.0", ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"])
 CU126 = ("12.6", ["sm_50", "sm_60", "sm_70", "sm_75", "sm_80", "sm_86", "sm_90"])
@@ -128,7 +128,7 @@ def test_a_run_ends_in_one_sentence_and_the_cpu_stays_free(
 
 def test_it_loads_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.delitem(sys.modules, "open_miipher.gpu_support")
-    from open_miipher import gpu_support
+    monkeypatch.delitem(sys.modules, "open_miipher.base.gpu_support")
+    from open_miipher.base import gpu_support
 
     assert [variant.name for variant in gpu_support.VARIANTS] == ["cu130", "cu126"]

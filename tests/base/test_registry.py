@@ -3,10 +3,10 @@ from typing import Literal
 
 import pytest
 
-from open_miipher.checkpoint import build, from_mapping
+from open_miipher.base.errors import UserError
+from open_miipher.base.registry import build, from_mapping
 from open_miipher.cleaners import CLEANERS
 from open_miipher.encoders import ENCODERS
-from open_miipher.errors import UserError
 
 
 @dataclass

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from open_miipher.vocoders.noise import BLOCK_SIZE, white_noise
+from open_miipher.base.noise import BLOCK_SIZE, white_noise
 
 
 @pytest.mark.parametrize("start", [0, 1, BLOCK_SIZE - 1, BLOCK_SIZE, 2**40 + 17, 2**62])

@@ -1,14 +1,15 @@
-"""Files by their names: what lies below a folder, and what a file is called until it is whole."""
+"""Names of files for people, and what lies below a folder."""
 
 import os
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 
-from open_miipher.audio.reading import printable
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
 
-_LONGEST_KEPT = 200  # bytes; a file name has room for 255
+
+def printable(path: str | Path) -> str:
+    """Return a path for a message: bytes of it that are not UTF-8 are written as escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def walk(root: str) -> Iterator[tuple[str, list[str]]]:
@@ -29,17 +30,6 @@ def walk(root: str) -> Iterator[tuple[str, list[str]]]:
         UserError: a folder that cannot be listed.
     """
     yield from _walk(root, "", frozenset())
-
-
-def temporary_path(path: Path) -> Path:
-    """Return where a file is written until it is whole: beside it, hidden, with the process id."""
-    return path.with_name(f".{temporary_stem(path.name)}.{os.getpid()}.tmp")
-
-
-def temporary_stem(name: str) -> str:
-    """Return what stands for a file's name in its temporary one: its SHA-256 if it is long."""
-    raw = os.fsencode(name)
-    return sha256(raw).hexdigest() if len(raw) > _LONGEST_KEPT else name
 
 
 def _walk(

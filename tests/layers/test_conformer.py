@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from open_miipher.encoders.conformer import ConformerBlock
-from open_miipher.errors import UserError
+from open_miipher.base.errors import UserError
+from open_miipher.layers.conformer import ConformerBlock
 
 
 @pytest.fixture

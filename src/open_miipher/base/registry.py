@@ -6,7 +6,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from open_miipher.errors import UserError, report
+from open_miipher.base.errors import UserError, report
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""What everything stands on: errors, names and files, plain data to parts, seeded noise."""
