@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from open_miipher.base.errors import UserError, exit_on_user_error
-from open_miipher.checkpoint import complete_checkpoints, write_checkpoint
+from open_miipher.checkpoint import (
+    complete_checkpoints,
+    load_weights,
+    weights_of,
+    write_checkpoint,
+)
 from open_miipher.cleaners.peft_folder import WEIGHTS, read_settings, read_weights
 from open_miipher.config import compose_plain, compose_run
 from open_miipher.recipes import Recipe
@@ -70,10 +75,10 @@ def main() -> int:
         _read_tensors(arguments.path / DECODER), str(arguments.path / DECODER)
     )
     run = _run(arguments, cleaner, {"name": "dac", **decoder})
-    recipe = build_recipe(run.model, run.data.sample_rate, run.trainer.seed)
-    own = recipe.state_dict_of("cleaner")
-    recipe.load("cleaner", read_weights(arguments.path, own), arguments.path)
-    recipe.load("generator", generator, arguments.path / DECODER)
+    recipe = build_recipe(run.model, run.data, run.trainer.seed)
+    network = recipe.saved["cleaner"]
+    load_weights(network, read_weights(arguments.path, weights_of(network)), arguments.path)
+    load_weights(recipe.saved["generator"], generator, arguments.path / DECODER)
     written = write_checkpoint(root, _state(run, recipe).content())
     print(f"{written}: restore with python src/inference.py --ckpt-dir {arguments.output_dir} …")
     return 0
@@ -121,7 +126,7 @@ def _num_layers(path: Path) -> int:
     return max(numbers) + 1
 
 
-def _state(run: Run, recipe: Recipe) -> TrainingState:
+def _state(run: Run, recipe: Recipe[Any]) -> TrainingState:
     """Return the state of a run of that stage that has not taken a step yet."""
     position = Position(1, "imported")
     return TrainingState.fresh(

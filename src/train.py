@@ -6,12 +6,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import yaml
-
-from open_miipher.config import CONFIG_DIR, compose_run
-from open_miipher.distributed import alike_here, contact, run_as_rank, start
-from open_miipher.training import prepare
-
 _EXAMPLES = """\
 examples:
   python src/train.py model=demo_feature_cleaner data.train.dir_list=[dataset/demo/speech/train]
@@ -24,9 +18,10 @@ whenever it is given again.
 """
 
 
-def main() -> int:
-    """Compose, check, build, train."""
-    models = sorted(path.stem for path in (CONFIG_DIR / "model").glob("*.yaml"))
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line; nothing slow is imported for it."""
+    folder = Path(__file__).resolve().parents[1] / "config/model"
+    models = sorted(path.stem for path in folder.glob("*.yaml"))
     parser = argparse.ArgumentParser(
         description="Train one stage, or resume one with trainer.ckpt_dir=….",
         epilog=f"models: {', '.join(models)}\n\n{_EXAMPLES}",
@@ -36,7 +31,17 @@ def main() -> int:
     parser.add_argument(
         "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
     )
-    arguments = parser.parse_intermixed_args()
+    return parser.parse_intermixed_args()
+
+
+def main(arguments: argparse.Namespace) -> int:
+    """Compose, check, build, train."""
+    import yaml
+
+    from open_miipher.config import compose_run
+    from open_miipher.distributed import alike_here, contact, start
+    from open_miipher.training import prepare
+
     run = alike_here(lambda: compose_run(arguments.overrides))
     if arguments.cfg:
         print(yaml.safe_dump(run.plain, sort_keys=False, allow_unicode=True), end="")
@@ -49,4 +54,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_as_rank(main)
+    given = parse_arguments()
+    from open_miipher.distributed import run_as_rank
+
+    run_as_rank(lambda: main(given))

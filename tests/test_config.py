@@ -177,3 +177,35 @@ def test_code_by_name_is_refused():
 def test_plain_data_only():
     plain = compose_plain(["model=miipher2_wavefit_pretrain"])
     assert yaml.safe_load(yaml.safe_dump(plain)) == plain
+
+
+def test_one_network_s_optimiser_needs_no_name(tmp_path):
+    base = ["model=demo_feature_cleaner"]
+    run = compose_run([*base, "optimizer.lr=0.5", "optimizer.betas=[0.5, 0.6]"])
+    assert (run.optimizers["cleaner"].lr, run.optimizers["cleaner"].betas) == (0.5, (0.5, 0.6))
+    folder = save(tmp_path, [*base, "optimizer.lr=0.5"])
+    resumed = compose_run([f"trainer.ckpt_dir={folder}", "optimizer.lr=0.25"])
+    assert resumed.optimizers["cleaner"].lr == 0.25
+    assert resumed.overrides == [*base, "optimizer.cleaner.lr=0.25"]
+
+
+def test_several_networks_optimisers_need_their_names():
+    with pytest.raises(
+        UserError,
+        match=r"optimizer\.lr=0\.5 says not which network.*"
+        r"give optimizer\.generator\.lr=0\.5 and optimizer\.discriminator\.lr=0\.5",
+    ):
+        compose_run(["model=demo_wavefit_pretrain", "optimizer.lr=0.5"])
+
+
+def test_a_part_of_another_name_replaces_the_run_s_on_resume(tmp_path):
+    """What the new group lacks goes; what the run filled in elsewhere stays."""
+    folder = save(tmp_path, ["model=demo_feature_cleaner"], trainer__output_dir="where/it/was")
+    run = compose_run([f"trainer.ckpt_dir={folder}", "cleaner@model.cleaner=lora"])
+    assert (
+        run.model["cleaner"]
+        == compose_plain(["model=demo_feature_cleaner", "cleaner@model.cleaner=lora"])["model"][
+            "cleaner"
+        ]
+    )
+    assert run.trainer.output_dir == "where/it/was"

@@ -24,7 +24,7 @@ from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
 from open_miipher.base.registry import from_mapping
 from open_miipher.config import compose_plain
-from open_miipher.data import DataConfig, Sample, build_train_data
+from open_miipher.data import DataConfig, PairSample, build_train_data
 from open_miipher.evaluation.spectrograms import Panel, save_spectrograms
 
 _DEFAULT_MODEL = "model=miipher2_feature_cleaner"
@@ -78,7 +78,7 @@ def main() -> int:
     return 0
 
 
-def _write(output_dir: Path, sample: Sample, numbers: dict[str, int], sample_rate: int) -> str:
+def _write(output_dir: Path, sample: PairSample, numbers: dict[str, int], sample_rate: int) -> str:
     """Write the files of one pair; returns a line about it."""
     stem = "seed{seed}-epoch{epoch}-index{index:05d}".format(**numbers)
     panels = []

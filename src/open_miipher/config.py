@@ -1,6 +1,7 @@
 """Configuration: the one module that knows Hydra."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.plain import from_leaves, leaves, same
 from open_miipher.base.registry import build, from_mapping
 from open_miipher.checkpoint import Checkpoint, complete_checkpoints
 from open_miipher.corpus.preprocessing import (
@@ -20,14 +22,12 @@ from open_miipher.corpus.preprocessing import (
     PreprocessingOptions,
 )
 from open_miipher.data import DATA
-from open_miipher.recipes import PARTS, differing_keys, is_open, overlaid
+from open_miipher.recipes import RECIPES
 from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
 # Says how to go on and does not describe the run: a resume neither keeps nor compares it.
 _RESUME_KEY = "trainer.ckpt_dir"
-# Where a run's first weights came from: a resume takes none from there any more.
-_SOURCE_KEYS = ("trainer.init_from", "model.cleaner_ckpt_dir", "model.vocoder_ckpt_dir")
 
 
 def compose_run(overrides: Sequence[str]) -> Run:
@@ -43,7 +43,8 @@ def compose_run(overrides: Sequence[str]) -> Run:
     """
     ckpt_dir = dict(map(_parse, overrides)).get(_RESUME_KEY)
     kept = [o for o in overrides if _parse(o)[0] != _RESUME_KEY]
-    checkpoint = _resumed(ckpt_dir, kept)
+    checkpoint = _resumed(ckpt_dir, [o for o in kept if not _is_flat(o)])
+    kept = _spelt_out(kept, checkpoint)
     if checkpoint is None:
         plain = compose_plain(kept)
     else:
@@ -77,6 +78,38 @@ def _resumed(ckpt_dir: Any, kept: Sequence[str]) -> Checkpoint | None:
         )
     complete = complete_checkpoints(Path(output_dir) / "ckpt")
     return Checkpoint.open(complete[-1]) if complete else None
+
+
+def _is_flat(override: str) -> bool:
+    """Whether an override gives a key of the optimiser without the network's name."""
+    group, _, field = _parse(override)[0].partition(".")
+    return group == "optimizer" and field in {f.name for f in fields(OptimizerConfig)}
+
+
+def _spelt_out(overrides: Sequence[str], checkpoint: Checkpoint | None) -> list[str]:
+    """Give keys of the optimiser (`optimizer.lr=…`) the name of the one network that trains.
+
+    Raises:
+        UserError: the recipe trains several.
+    """
+    if not any(map(_is_flat, overrides)):
+        return list(overrides)
+    others = [o for o in overrides if not _is_flat(o)]
+    config = compose_plain(others) if checkpoint is None else checkpoint.config
+    networks = list(config["optimizer"])
+    if len(networks) != 1:
+        first = next(filter(_is_flat, overrides))
+        each = " and ".join(
+            first.replace("optimizer.", f"optimizer.{network}.", 1) for network in networks
+        )
+        raise UserError(
+            f"{first} says not which network: {config['name']} trains {', '.join(networks)}; "
+            f"give {each}"
+        )
+    return [
+        o.replace("optimizer.", f"optimizer.{networks[0]}.", 1) if _is_flat(o) else o
+        for o in overrides
+    ]
 
 
 def compose_preprocessing(overrides: Sequence[str]) -> Preprocessing:
@@ -113,44 +146,55 @@ def compose_plain(overrides: Sequence[str], root: str = "train") -> dict[str, An
 def _compose_resumed(
     checkpoint: Checkpoint, new: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    saved_overrides = checkpoint.state["overrides"]
-    merged = merge_overrides(saved_overrides, new)
-    saved = checkpoint.config
-    before, now = (
-        _with_parts(compose_plain(overrides), saved) for overrides in (saved_overrides, merged)
-    )
-    given = {key for key, _ in map(_parse, new) if key in _SOURCE_KEYS}
-    other = given.intersection(differing_keys(saved, now))  # the same command again is welcome
-    if other:
+    """Return the configuration and the overrides of a run that goes on.
+
+    The run keeps the configuration that its checkpoint holds. The overrides that composed it are
+    composed again, without and with the new ones: what differs between the two is what the new
+    ones ask for, and is changed; so is every key that they name. All else stays, and with it what
+    the run found at its start for keys that were left empty.
+
+    Raises:
+        UserError: the configuration files say something else than they did when the run started,
+            in keys that the command line does not give; or a new override names a source of
+            weights, of which a run that goes on takes none.
+    """
+    merged = merge_overrides(checkpoint.state["overrides"], new)
+    saved = leaves(checkpoint.config)
+    before = leaves(compose_plain(checkpoint.state["overrides"]))
+    now = leaves(compose_plain(merged))
+    named = [_parse(override)[0] for override in new]
+
+    def is_asked(key: str) -> bool:
+        of_new = any(key == name or key.startswith(f"{name}.") for name in named)
+        return of_new or not same(before.get(key), now.get(key))
+
+    other = [key for key in _sources(checkpoint) if key in named and saved[key] != now[key]]
+    if other:  # the same command again is welcome
         raise UserError(
-            f"{', '.join(sorted(other))} has no use on resume: the checkpoint holds the networks "
-            "that the run started from; start another run with trainer.init_from=… to change them"
+            f"{', '.join(other)} has no use on resume: the checkpoint holds the networks that the "
+            "run started from; start another run with trainer.init_from=… to change them"
         )
-    own = (_RESUME_KEY, *_SOURCE_KEYS)
-    asked = [*own, *(_parse(o)[0] for o in new), *differing_keys(before, now)]
+    given = {key: value for key, value in before.items() if value not in (None, {})}
+    own = (_RESUME_KEY, *_sources(checkpoint))
+    missing = object()
     changed = [
         key
-        for key in differing_keys(saved, before)
-        if not _is_filled(before, key)
-        and not any(key == a or key.startswith(f"{a}.") for a in asked)
+        for key, value in given.items()
+        if key not in own and not is_asked(key) and not same(saved.get(key, missing), value)
     ]
     if changed:
         raise UserError(
             f"{', '.join(changed)} differ between {checkpoint.path} and the configuration files; "
             "give each on the command line with the value to go on with"
         )
-    return _fill(now, before, saved), merged
+    kept = {key: value for key, value in saved.items() if key not in before or key in now}
+    return from_leaves(kept | {k: v for k, v in now.items() if is_asked(k)}), merged
 
 
-def _with_parts(plain: dict[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill the parts of the model that the configuration leaves open with those of the run."""
-    model = plain["model"]
-    parts = {
-        part: overlaid(saved["model"][part], model[part])
-        for part in PARTS
-        if part in model and is_open(part, model[part]) and saved["model"].get(part)
-    }
-    return {**plain, "model": {**model, **parts}}
+def _sources(checkpoint: Checkpoint) -> list[str]:
+    """Return the keys that say where a run's first weights came from."""
+    takes = RECIPES[checkpoint.config["model"]["recipe"]].takes
+    return ["trainer.init_from", *(f"model.{key}" for key in takes)]
 
 
 def merge_overrides(saved: Sequence[str], new: Sequence[str]) -> list[str]:
@@ -168,28 +212,3 @@ def _parse(override: str) -> tuple[str, Any]:
         raise UserError(f"{override!r} is not an override (key=value): {message}") from error
     key = f"{parsed.key_or_group}@{parsed.package}" if parsed.package else parsed.key_or_group
     return key, parsed.value()
-
-
-def _is_filled(composed: Any, key: str) -> bool:
-    """Whether the composed configuration leaves this key, or one above it, empty (null)."""
-    node = composed
-    for name in key.split("."):
-        if not isinstance(node, Mapping) or name not in node:
-            return False
-        node = node[name]
-        if node is None:
-            return True
-    return False
-
-
-def _fill(now: Any, before: Any, saved: Any) -> Any:
-    """Fill what both the old and the new overrides leave empty with what the run had."""
-    if now is None and before is None:
-        return saved
-    if not isinstance(now, Mapping):
-        return now
-    before, saved = (x if isinstance(x, Mapping) else {} for x in (before, saved))
-    return {
-        name: _fill(value, before.get(name, value), saved.get(name, value))
-        for name, value in now.items()
-    }

@@ -1,44 +1,104 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 
-from open_miipher.base.noise import BLOCK_SIZE, white_noise
+from open_miipher.base.noise import _at, stream_keys, uniform, white_noise
+
+ZERO = torch.zeros(1, dtype=torch.int64)
 
 
-@pytest.mark.parametrize("start", [0, 1, BLOCK_SIZE - 1, BLOCK_SIZE, 2**40 + 17, 2**62])
-def test_slices_of_one_stream_agree_wherever_they_are_cut(start):
-    whole = white_noise(5, start, 2 * BLOCK_SIZE + 3)
-    for offset, length in [(0, 1), (3, 10), (BLOCK_SIZE - 2, 5), (BLOCK_SIZE, BLOCK_SIZE + 3)]:
-        assert torch.equal(white_noise(5, start + offset, length), whole[offset : offset + length])
+def keys(*items: int, seed: int = 0, draw: int = 0) -> torch.Tensor:
+    return stream_keys(seed, torch.tensor(items), draw)
 
 
-def test_values_are_fixed_for_ever():
-    """A restored file must come out alike with every later version."""
-    values = [1.2723618745803833, -0.6972954869270325, -0.4863932430744171, -0.356408953666687]
-    assert white_noise(1234, BLOCK_SIZE - 2, 4).tolist() == values
+def noise(num_samples: int, start: int = 0, seed: int = 0, item: int = 0) -> torch.Tensor:
+    return white_noise(keys(item, seed=seed), ZERO + start, num_samples)[0]
 
 
-def test_is_standard_normal_and_white():
-    noise = white_noise(0, 0, 200_000)
-    assert noise.dtype == torch.float32
-    assert abs(noise.mean()) < 0.01
-    assert abs(noise.var() - 1) < 0.02
-    assert abs((noise[1:] * noise[:-1]).mean()) < 0.01
-    assert abs(noise.pow(4).mean() - 3) < 0.1
+def split_mix(state: int) -> int:
+    """SplitMix64's step as it is published, in Python's whole numbers."""
+    word = 2**64 - 1
+    z = (state + 0x9E3779B97F4A7C15) & word
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & word
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & word
+    return z ^ (z >> 31)
 
 
-def test_seeds_and_blocks_are_unrelated():
+@pytest.mark.parametrize("state", [0, 1, 1234567, 2**63 - 1])
+def test_bits_are_the_published_generator_s(state):
+    key = torch.tensor([state])
+    assert int(_at(key, ZERO)) % 2**64 == split_mix(state)
+    assert int(_at(key, ZERO + 1)) % 2**64 == split_mix(state + 0x9E3779B97F4A7C15)
+
+
+def test_the_first_published_value():
+    """With state 0 SplitMix64 begins with e220a8397b1dcdaf, as its authors' code prints it."""
+    assert int(_at(ZERO, ZERO)) % 2**64 == 0xE220A8397B1DCDAF
+
+
+def test_any_slice_agrees_with_the_whole():
+    whole = noise(5000, start=2**40)
+    for offset, length in ((0, 5), (4097, 900), (4999, 1)):
+        assert torch.equal(noise(length, 2**40 + offset), whole[offset : offset + length])
+
+
+def test_a_stream_does_not_depend_on_the_batch():
+    both = white_noise(keys(3, 7), torch.tensor([5, 0]), 100)
+    assert torch.equal(both[1], noise(100, item=7))
+    assert torch.equal(both[0], noise(105, item=3)[5:])
+
+
+def test_values_stay_what_they_are():
+    """A changed stream would change every run that is resumed, and every restored file."""
+    expected = [-1.1766988, -1.6828626, 0.28169525, -1.4954028]
+    assert noise(4, seed=1234, item=5).tolist() == pytest.approx(expected, abs=1e-6)
+    assert uniform(keys(0, 1, seed=3, draw=2)).tolist() == pytest.approx(
+        [0.07312268, 0.26355696], abs=1e-7
+    )
+
+
+def test_it_is_white_and_normal():
+    samples = noise(400_000).double().numpy()
+    assert samples.mean() == pytest.approx(0, abs=0.01)
+    assert samples.std() == pytest.approx(1, abs=0.01)
+    for limit in (0.5, 1, 2, 3):  # against the normal distribution
+        share = (np.abs(samples) < limit).mean()
+        assert share == pytest.approx(math.erf(limit / math.sqrt(2)), abs=0.003)
+    power = np.abs(np.fft.rfft(samples.reshape(-1, 1000))[:, 1:-1]) ** 2 / 1000
+    assert power.mean(0).std() < 0.08  # 400 spectra: 0.05 if they are independent
+    assert np.abs(np.corrcoef(samples[:-1], samples[1:])[0, 1]) < 0.01
+
+
+def test_seeds_items_and_draws_give_other_noise():
     streams = torch.stack(
-        [white_noise(seed, 0, 2 * BLOCK_SIZE) for seed in (0, 1, 2**64 - 1)]
-    ).view(-1, BLOCK_SIZE)
-    correlation = streams @ streams.T / BLOCK_SIZE - torch.eye(6)
-    assert correlation.abs().max() < 0.06
+        [
+            white_noise(stream_keys(seed, torch.tensor([item]), draw), ZERO, 20_000)[0]
+            for seed, item, draw in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (2**63 - 1, 1, 1))
+        ]
+    )
+    correlation = np.corrcoef(streams.numpy()) - np.eye(len(streams))
+    assert np.abs(correlation).max() < 0.03
 
 
-def test_no_samples_are_no_samples():
-    assert white_noise(3, 100, 0).shape == (0,)
+def test_uniform_numbers_fill_their_range():
+    numbers = uniform(stream_keys(5, torch.arange(100_000), 1))
+    assert 0 <= numbers.min() < 1e-4
+    assert 1 - 1e-4 < numbers.max() < 1
+    assert numbers.histc(10, 0, 1).tolist() == pytest.approx([10_000] * 10, rel=0.05)
 
 
-@pytest.mark.parametrize("arguments", [(-1, 0, 1), (2**64, 0, 1), (0, -1, 1), (0, 0, -1)])
-def test_arguments_out_of_range_are_refused(arguments):
-    with pytest.raises(ValueError, match="no noise for"):
-        white_noise(*arguments)
+def test_nothing_is_nothing():
+    assert noise(0).shape == (0,)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same():
+    keys_here = keys(1, 2, 3)
+    starts = torch.tensor([0, 5, 2**40])
+    here = white_noise(keys_here, starts, 100_000)
+    there = white_noise(keys_here.cuda(), starts.cuda(), 100_000).cpu()
+    assert (here != there).sum() <= 3
+    torch.testing.assert_close(here, there, atol=1e-6, rtol=1e-6)
+    assert torch.equal(uniform(keys_here), uniform(keys_here.cuda()).cpu())

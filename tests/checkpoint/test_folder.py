@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import subprocess
@@ -6,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 from open_miipher.base.errors import UserError
@@ -13,6 +15,8 @@ from open_miipher.checkpoint import (
     Checkpoint,
     Content,
     complete_checkpoints,
+    folder,
+    load_weights,
     prune,
     remove_leftovers,
     resolve_checkpoint,
@@ -167,3 +171,132 @@ def test_leftovers_of_killed_runs_go(tmp_path):
     (tmp_path / ".latest.123.tmp").symlink_to("nowhere")
     remove_leftovers(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-00000010"]
+
+
+def test_the_newest_is_the_one_saved_last_whatever_clocks_and_steps_say(tmp_path, monkeypatch):
+    """A run that went back to step 10 and on from there is where it was last."""
+    for step in (10, 20, 30):
+        write_checkpoint(tmp_path, content(step))
+    monkeypatch.setattr("time.time", lambda: 0.0)  # a clock that was set back
+    write_checkpoint(tmp_path, content(15))
+    assert resolve_checkpoint(tmp_path).name == "step-00000015"
+    write_checkpoint(tmp_path, content(20, 5.0))
+    names = [folder.name for folder in complete_checkpoints(tmp_path)]
+    assert names == ["step-00000010", "step-00000030", "step-00000015", "step-00000020"]
+
+
+@pytest.mark.skipif(shutil.which("chattr") is None, reason="chattr makes a file that cannot go")
+def test_what_cannot_be_removed_is_told_and_ends_nothing(tmp_path):
+    """As on NFS while somebody reads: root may remove anything but an immutable file."""
+    old = write_checkpoint(tmp_path, content(10))
+    fixed = old / "training.pt"
+    if subprocess.run(["chattr", "+i", fixed], stderr=subprocess.DEVNULL).returncode:
+        pytest.skip("this file system or sandbox has no immutable files")
+    try:
+        for step in (20, 30):
+            write_checkpoint(tmp_path, content(step))
+        [told] = prune(tmp_path, keep_last=2)
+        assert "cannot be removed: Operation not permitted" in told
+        again = prune(tmp_path, keep_last=2)
+        assert again == [told]
+        assert resolve_checkpoint(tmp_path).name == "step-00000030"
+    finally:
+        left = [*tmp_path.glob(".*.tmp/training.pt"), fixed]
+        subprocess.run(["chattr", "-i", *(path for path in left if path.exists())], check=True)
+    assert prune(tmp_path, keep_last=2) == []
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+def test_a_folder_that_cannot_be_renamed_or_removed_is_a_sentence(tmp_path, monkeypatch):
+    for step in (10, 20, 30):
+        write_checkpoint(tmp_path, content(step))
+
+    def refuse(*_: object) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", refuse)
+        [told] = prune(tmp_path, keep_last=2)
+    assert told.endswith("step-00000010 cannot be removed: Device or resource busy")
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", refuse)
+        [told] = prune(tmp_path, keep_last=2)
+    assert "cannot be removed: Device or resource busy" in told
+    assert prune(tmp_path, keep_last=2) == []
+    assert len(complete_checkpoints(tmp_path)) == 2
+
+
+def test_tensors_that_share_storage_are_saved_under_both_names(tmp_path):
+    network = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 3), "b": torch.nn.Linear(3, 3)})
+    network["b"].weight = network["a"].weight
+    write_checkpoint(tmp_path, Content({}, {"step": 1}, {"tied": network.state_dict()}))
+    weights = Checkpoint.open(tmp_path).weights("tied")
+    assert torch.equal(weights["a.weight"], weights["b.weight"])
+    other = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 3), "b": torch.nn.Linear(3, 3)})
+    load_weights(other, weights, "here")
+    assert torch.equal(other["b"].weight, network["a"].weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool])
+def test_its_own_library_reads_what_is_written(tmp_path, dtype):
+    tensors = {
+        "scalar": torch.ones((), dtype=dtype),
+        "none": torch.ones(0, 3, dtype=dtype),
+        "turned": torch.arange(6).reshape(2, 3).to(dtype).T,
+    }
+    write_checkpoint(tmp_path, Content({}, {"step": 1}, {"a": tensors}))
+    read = safetensors.torch.load_file(tmp_path / "latest/a.safetensors")
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert read[name].dtype == dtype
+        assert torch.equal(read[name], tensor)
+
+
+def test_files_are_hashed_once_by_whoever_verifies(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path, content(10))
+    verified = Checkpoint.open(tmp_path).verify()
+    monkeypatch.setattr(folder, "_sha256", lambda file: pytest.fail(f"{file} is hashed again"))
+    assert verified.weights("generator", ema=True)["w"][0, 0] == 0.5
+    assert verified.training_state()["optimizers"]["generator"]["lr"] == 0.1
+    monkeypatch.undo()
+    data = (tmp_path / "latest/training.pt").read_bytes()
+    (tmp_path / "latest/training.pt").write_bytes(data[:-1] + b"\xff")
+    with pytest.raises(UserError, match=r"training\.pt is damaged"):
+        Checkpoint.open(tmp_path).verify()
+
+
+MEMORY = """
+import resource, sys
+from pathlib import Path
+import torch
+from open_miipher.checkpoint import Checkpoint, Content, write_checkpoint
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+tensors = {str(k): torch.full((2 << 20,), float(k)) for k in range(40)}  # 8 MiB each
+moments = {"state": {k: {"m": torch.full((2 << 20,), 1.0)} for k in range(20)}}
+before = peak()
+write_checkpoint(Path(sys.argv[1]), Content({}, {"step": 1}, {"a": tensors}, training=moments))
+print(peak() - before)
+"""
+
+
+def test_writing_takes_little_memory_beyond_the_state(tmp_path):
+    """480 MiB of weights and moments; before, they were in memory twice more."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "src")}
+    process = subprocess.run(
+        [sys.executable, "-c", MEMORY, tmp_path],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert float(process.stdout) < 40  # MiB: one tensor is 8
+
+
+def test_an_earlier_version_s_checkpoint_says_how_to_convert_it(tmp_path):
+    written = write_checkpoint(tmp_path, content(10))
+    listing = json.loads((written / "files.json").read_text())
+    del listing["networks.json"]
+    (written / "files.json").write_text(json.dumps(listing))
+    (written / "networks.json").unlink()
+    with pytest.raises(UserError, match=r"earlier version.*python src/convert_checkpoint\.py"):
+        Checkpoint.open(tmp_path)

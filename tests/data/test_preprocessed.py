@@ -17,7 +17,7 @@ from pairs import RATE, pair, source, write_shard, write_shards
 
 from open_miipher.base.errors import UserError
 from open_miipher.data import ClipsConfig, train_batches, validation_batches
-from open_miipher.data.batch import join
+from open_miipher.data.batch import PairBatch
 from open_miipher.shards import S3Config
 
 
@@ -97,7 +97,7 @@ def test_one_channel_of_several_is_drawn_the_same_of_both(tmp_path, extension):
             soundfile.write(file, array.T, RATE, format="FLAC")
         members[f"{name}.{extension}"] = file.getvalue()
     data = source(write_shard(tmp_path / "x.tar", {"a": members})).train(0)
-    batch = join([(e, data.sample(e, 0)) for e in range(20)], None).to("cpu")
+    batch = PairBatch.join([(e, data.sample(e, 0)) for e in range(20)], None).to("cpu")
     levels = zip(batch.clean[:, 0].tolist(), batch.damaged[:, 0].tolist(), strict=True)
     expected = {(8000 / 32768, 4000 / 32768), (16000 / 32768, 8000 / 32768)}
     assert set(levels) == expected

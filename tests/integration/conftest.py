@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from open_miipher.base.registry import build
-from open_miipher.checkpoint import Content, write_checkpoint
+from open_miipher.checkpoint import Blueprint, Content, write_checkpoint
 from open_miipher.cleaners import CLEANERS
 from open_miipher.encoders import ENCODERS
 from open_miipher.vocoders import VOCODERS
@@ -51,7 +51,7 @@ def write_chain(root: Path, gain: str = "power", seed: int = 0, **changes: Any) 
         root: gets `ckpt/step-00000007` and `ckpt/latest`, as a run's output directory does.
         gain: of the vocoder.
         seed: of the weights.
-        **changes: `state` or `weights` to put in their place.
+        **changes: `fingerprint` of the encoder, or `weights`, to put in their place.
 
     Returns:
         `root`.
@@ -67,11 +67,17 @@ def write_chain(root: Path, gain: str = "power", seed: int = 0, **changes: Any) 
             torch.nn.init.normal_(parameter, std=0.05)
     weights = {"cleaner": cleaner.trained_state_dict(), "generator": vocoder.state_dict()}
     ema = {"generator": {name: 0.9 * tensor for name, tensor in weights["generator"].items()}}
+    fingerprint = changes.get("fingerprint", encoder.fingerprint())
     content = Content(
         config={"model": specs, "data": {"sample_rate": 24000}},
-        state=changes.get("state", {"step": 7, "encoder_fingerprint": encoder.fingerprint()}),
+        state={"step": 7},
         weights=changes.get("weights", weights),
         ema=ema if "generator" in changes.get("weights", weights) else {},
+        networks={
+            "encoder": Blueprint("encoder", specs["encoder"], [], fingerprint),
+            "cleaner": Blueprint("cleaner", specs["cleaner"], [{"network": "encoder"}]),
+            "generator": Blueprint("vocoder", specs["vocoder"], [encoder.width, frame_rate]),
+        },
     )
     write_checkpoint(root / "ckpt", content)
     return root

@@ -130,9 +130,8 @@ def test_an_incomplete_chain_is_refused_with_the_stage_to_take(chain, make_chain
 
 
 def test_another_base_encoder_is_refused(make_chain, tmp_path) -> None:
-    state = {"step": 1, "encoder_fingerprint": "another"}
     with pytest.raises(UserError, match="base encoder with other weights"):
-        Chain.from_checkpoint(make_chain(tmp_path, state=state))
+        Chain.from_checkpoint(make_chain(tmp_path, fingerprint="another"))
 
 
 def test_another_architecture_is_refused(chain, make_chain, tmp_path) -> None:
@@ -163,16 +162,17 @@ def test_a_truncated_or_missing_checkpoint_is_refused(chain, tmp_path) -> None:
 
 def test_a_target_in_the_configuration_is_refused(chain, tmp_path) -> None:
     copy = shutil.copytree((chain / "ckpt/latest").resolve(), tmp_path / "copy")
-    text = (copy / "config.yaml").read_text().replace("name: conformer", "_target_: os.system")
+    text = (copy / "networks.json").read_text()
+    text = text.replace('"name": "conformer"', '"name": "conformer", "_target_": "os.system"')
     assert "_target_" in text
-    (copy / "config.yaml").write_text(text)
+    (copy / "networks.json").write_text(text)
     import hashlib
 
     files = json.loads((copy / "files.json").read_text())
-    files["config.yaml"] = {
+    files["networks.json"] = {
         "bytes": len(text.encode()),
         "sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
     (copy / "files.json").write_text(json.dumps(files))
-    with pytest.raises(UserError, match=r"model.cleaner"):
+    with pytest.raises(UserError, match=r"cleaner of .*_target_ is refused"):
         Chain.from_checkpoint(copy)

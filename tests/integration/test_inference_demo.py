@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from torch import Tensor
 
 from open_miipher.audio.resample import resample
-from open_miipher.base.noise import white_noise
+from open_miipher.base.noise import noise_key, white_noise
 from open_miipher.restoration import Chain, RestoreOptions, Restorer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,18 +94,18 @@ def test_overlapping_chunks_draw_the_same_noise_at_the_same_sample(
     model, speech, monkeypatch
 ) -> None:
     drawn: list[Tensor] = []
-    restore = model.restore
+    generate = model.vocoder.generate
 
-    def spy(waveform: Tensor, lengths: Tensor, noise: Tensor, statistics: None) -> Tensor:
+    def spy(features: Tensor, noise: Tensor) -> Tensor:
         drawn.extend(noise)
-        return restore(waveform, lengths, noise, statistics)
+        return generate(features, noise)
 
-    monkeypatch.setattr(model, "restore", spy)
+    monkeypatch.setattr(model.vocoder, "generate", spy)
     options = RestoreOptions(seed=5, **CHUNKS)
     Restorer(model, options, batch_size=2).restore(speech[: 5 * RATE], RATE)
     bounds = list(options.grid(model).bounds(5 * RATE // model.input_hop))
     assert len(drawn) == len(bounds) > 2
-    stream = white_noise(5, 0, 5 * RATE)
+    [stream] = white_noise(noise_key(5), torch.zeros(1, dtype=torch.int64), 5 * RATE)
     for (start, end), chunk in zip(bounds, drawn, strict=True):
         expected = stream[start * model.output_hop : end * model.output_hop]
         np.testing.assert_array_equal(chunk.numpy(), expected.numpy())

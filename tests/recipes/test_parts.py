@@ -1,14 +1,21 @@
+from dataclasses import fields, replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from open_miipher.audio.mel import MelConfig
 from open_miipher.base.errors import UserError
+from open_miipher.base.plain import differing_keys
 from open_miipher.checkpoint import Checkpoint, Content, write_checkpoint
-from open_miipher.recipes import differing_keys, fill_parts
-from open_miipher.recipes.adversarial_vocoder import loud_starts
-from open_miipher.recipes.parts import at_rate
-from open_miipher.recipes.recipe import check_weights, frozen, sample_noise, sample_uniform
+from open_miipher.config import compose_run
+from open_miipher.recipes import fill_parts
+from open_miipher.recipes.adversarial_vocoder import AdversarialVocoder, loud_starts
+from open_miipher.recipes.parts import at_rate, check_fit
+from open_miipher.recipes.recipe import check_weights, frozen
+from open_miipher.training.setup import build_recipe
 
 
 def saved(tmp_path, **model) -> Checkpoint:
@@ -21,7 +28,7 @@ def test_empty_parts_come_from_earlier_stages(tmp_path):
     stage2 = saved(tmp_path / "2", encoder={"name": "log_mel"}, vocoder={"name": "wavefit"})
     vocoder = {"gradient_checkpointing": True}
     model = {"recipe": "r", "encoder": {}, "cleaner": {}, "vocoder": vocoder}
-    assert fill_parts(model, [stage1, stage2]) == {
+    assert fill_parts(AdversarialVocoder, model, [stage1, stage2]) == {
         "recipe": "r",
         "encoder": {"name": "log_mel"},
         "cleaner": {"name": "conformer"},
@@ -33,18 +40,18 @@ def test_stages_with_different_parts_do_not_join(tmp_path):
     stage1 = saved(tmp_path / "1", encoder={"name": "log_mel", "mel": {"n_mels": 80}})
     stage2 = saved(tmp_path / "2", encoder={"name": "log_mel", "mel": {"n_mels": 128}})
     with pytest.raises(UserError, match=r"model\.encoder\.mel\.n_mels differ"):
-        fill_parts({"encoder": {}}, [stage1, stage2])
+        fill_parts(AdversarialVocoder, {"encoder": {}}, [stage1, stage2])
 
 
 def test_an_encoder_may_lie_elsewhere(tmp_path):
     stage1 = saved(tmp_path, encoder={"name": "usm_gemma4", "source": "/there", "num_layers": 6})
-    filled = fill_parts({"encoder": {"source": "/here"}}, [stage1])
+    filled = fill_parts(AdversarialVocoder, {"encoder": {"source": "/here"}}, [stage1])
     assert filled["encoder"] == {"name": "usm_gemma4", "source": "/here", "num_layers": 6}
 
 
 def test_a_missing_stage_is_named(tmp_path):
     with pytest.raises(UserError, match=r"model\.cleaner is empty.*model\.cleaner_ckpt_dir"):
-        fill_parts({"cleaner": {}}, [saved(tmp_path)])
+        fill_parts(AdversarialVocoder, {"cleaner": {}}, [saved(tmp_path)])
 
 
 def test_differing_keys_are_leaves():
@@ -76,15 +83,6 @@ def test_frozen_lets_gradients_through_but_not_in():
     assert [p.requires_grad for p in network.parameters()] == [True, False]
 
 
-def test_noise_depends_on_seed_and_position_alone():
-    alone = sample_noise(5, torch.tensor([7]), 1000)
-    among = sample_noise(5, torch.tensor([3, 7]), 1000)
-    assert torch.equal(alone[0], among[1])
-    assert not torch.equal(among[0], among[1])
-    assert not torch.equal(alone, sample_noise(6, torch.tensor([7]), 1000))
-    assert sample_uniform(5, torch.arange(2000)).mean() == pytest.approx(0.5, abs=0.03)
-
-
 def test_loud_places_are_chosen_in_proportion():
     """Levels 3 and 1 in two halves: of pieces of one frame, three in four lie in the loud half."""
     waveform = np.concatenate([np.full(100, 0.3), np.full(100, 0.1)]).astype(np.float32)
@@ -98,3 +96,25 @@ def test_loud_places_are_chosen_in_proportion():
 def test_silence_has_places_too():
     starts = loud_starts(torch.zeros(3, 200), 10, 5, torch.tensor([0.0, 0.5, 0.999999]))
     assert starts.tolist() == [0, 7, 15]
+
+
+MEL = MelConfig()
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(MelConfig)])
+def test_every_field_of_the_front_end_must_be_the_vocoder_s(name):
+    """A vocoder of n_fft 1024 would take features of n_fft 2048 for its own."""
+    value = getattr(MEL, name)
+    other = replace(MEL, **{name: value * 2 if isinstance(value, int) else value * 0.5})
+    encoder = SimpleNamespace(carries_level=True, mel=MEL)
+    vocoder = SimpleNamespace(sample_rate=24000, restores_level=True, mel=other)
+    with pytest.raises(UserError, match=rf"differs in {name} \("):
+        check_fit(vocoder, encoder, 24000)
+    vocoder.mel = MelConfig()
+    check_fit(vocoder, encoder, 24000)
+
+
+def test_a_recipe_with_another_front_end_is_refused(tiny_stages):
+    run = compose_run([*tiny_stages["pretrain"], "model.vocoder.mel.n_fft=4096"])
+    with pytest.raises(UserError, match=r"differs in n_fft \(4096, the features have 2048\)"):
+        build_recipe(run.model, SimpleNamespace(sample_rate=24000), 0)

@@ -1,24 +1,28 @@
 """The passes of a step, for every recipe at a small size."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from open_miipher.base.errors import UserError
+from open_miipher.checkpoint import load_weights, weights_of
 from open_miipher.config import compose_run
-from open_miipher.data import Batch
+from open_miipher.data import PairBatch
 from open_miipher.recipes import RECIPES, fill_parts
-from open_miipher.training.setup import build_recipe
+from open_miipher.training.setup import build_recipe, recipe_class
+
+DATA = SimpleNamespace(sample_rate=24000)
 
 
-def batch(size: int = 2, samples: int = 9600) -> Batch:
+def batch(size: int = 2, samples: int = 9600) -> PairBatch:
     generator = torch.Generator().manual_seed(0)
     clean = 0.1 * torch.randn(size, samples, generator=generator)
     lengths = torch.tensor([samples, samples // 2][:size])
     clean = clean * (torch.arange(samples) < lengths[:, None])
     damaged = clean + 0.01 * torch.randn(size, samples, generator=generator)
-    return Batch(clean, damaged, lengths, torch.arange(size), ["a", "b"][:size], [])
+    return PairBatch(torch.arange(size), ["a", "b"][:size], [], clean, damaged, lengths)
 
 
 LEAST_SQUARES = [
@@ -38,7 +42,8 @@ def recipe(request, tiny_stages):
     run = compose_run(stages[request.param])
     keys = ("cleaner_ckpt_dir", "vocoder_ckpt_dir")
     sources = [Checkpoint.open(run.model[key]) for key in keys if run.model.get(key)]
-    return build_recipe(fill_parts(run.model, sources), 24000, 0)
+    model = fill_parts(recipe_class(run.model), run.model, sources)
+    return build_recipe(model, DATA, 0)
 
 
 def test_every_recipe_has_a_stage():
@@ -61,7 +66,7 @@ def test_each_pass_reaches_its_network_alone(recipe):
 
 
 def test_what_no_output_can_hold_is_asked_of_none(tiny_stages):
-    recipe = build_recipe(compose_run(tiny_stages["pretrain"]).model, 24000, 0)
+    recipe = build_recipe(compose_run(tiny_stages["pretrain"]).model, DATA, 0)
     recipe.vocoder.num_missing = 26
     _, target, mask = recipe._conditions(batch())
     assert target[:1, -30:-26].all()
@@ -75,9 +80,9 @@ def test_losses_are_means_over_samples(recipe):
     for number, losses in enumerate(both):
         singles = []
         for i in range(2):
-            one = Batch(
-                whole.clean[i : i + 1], whole.damaged[i : i + 1], whole.lengths[i : i + 1],
-                whole.positions[i : i + 1], ["x"], [],
+            one = PairBatch(
+                whole.positions[i : i + 1], ["x"], [], whole.clean[i : i + 1],
+                whole.damaged[i : i + 1], whole.lengths[i : i + 1],
             )  # fmt: skip
             singles.append(list(recipe.passes(one, recipe.trained))[number].losses)
         for name, value in losses.items():
@@ -87,19 +92,29 @@ def test_losses_are_means_over_samples(recipe):
 
 def test_scores_and_samples_of_a_clip(recipe):
     clip = batch(size=1)
-    scores = recipe.validate(clip)
+    with torch.no_grad():
+        scores = recipe.validate(clip)
+        sounds = recipe.samples(clip)
     assert scores[recipe.score] > 0
-    for waveform in recipe.samples(clip).values():
-        assert waveform.shape == (9600,)
-        assert waveform.isfinite().all()
+    first = next(recipe.passes(clip, recipe.trained))
+    assert scores["loss"] == pytest.approx(first.loss.item(), rel=1e-5)
+    assert {name: scores[name] for name in first.losses} == pytest.approx(
+        {name: value.item() for name, value in first.losses.items()}, rel=1e-5
+    )
+    assert bool(sounds) == ("generator" in recipe.trained)
+    for sound in sounds.values():
+        assert sound.waveform.shape == (9600,)
+        assert sound.waveform.isfinite().all()
+        assert sound.sample_rate == 24000
+    assert recipe.samples(None) == {}
 
 
 def test_weights_go_round(recipe):
-    for name in (*recipe.trained, *recipe.frozen):
-        state = {k: v.clone() for k, v in recipe.state_dict_of(name).items()}
+    for network in recipe.saved.values():
+        state = {k: v.clone() for k, v in weights_of(network).items()}
         assert state
-        recipe.load(name, {k: v + 1 for k, v in state.items()}, Path("here"))
-        for key, value in recipe.state_dict_of(name).items():
+        load_weights(network, {k: v + 1 for k, v in state.items()}, Path("here"))
+        for key, value in weights_of(network).items():
             assert torch.equal(value, state[key] + 1)
 
 
@@ -125,4 +140,4 @@ def test_everything_moves_to_the_device(recipe):
 def test_losses_that_do_not_fit_are_refused(overrides, words, tiny_stages):
     run = compose_run([*tiny_stages["pretrain"], *overrides])
     with pytest.raises(UserError, match=words):
-        build_recipe(run.model, 24000, 0)
+        build_recipe(run.model, DATA, 0)

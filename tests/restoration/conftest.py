@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from open_miipher.base.noise import white_noise
+
 
 class StandIn:
     """Gives the input back, upsampled by repetition where the rates ask for it."""
 
-    needs_noise = False
     needs_statistics = False
     restores_level = True
     fingerprint = "stand-in"
@@ -23,12 +24,17 @@ class StandIn:
         self.lengths: list[int] = []
 
     def restore(
-        self, waveform: Tensor, lengths: Tensor, noise: Tensor, statistics: Tensor | None = None
+        self,
+        waveform: Tensor,
+        lengths: Tensor,
+        keys: Tensor,
+        starts: Tensor,
+        statistics: Tensor | None = None,
     ) -> Tensor:
         self.batches.append(tuple(waveform.shape))
         self.lengths += lengths.tolist()
         frames = waveform.shape[1] // self.input_hop
-        assert noise.shape == (len(waveform), frames * self.output_hop)
+        noise = white_noise(keys, starts, frames * self.output_hop)
         for row, length in zip(waveform, lengths, strict=True):
             assert not row[length:].any()
         return self.answer(waveform, noise)
@@ -51,9 +57,7 @@ class FiniteContext(StandIn):
 
 
 class Noise(StandIn):
-    """Gives back the noise it was handed."""
-
-    needs_noise = True
+    """Gives back the noise that it starts from."""
 
     def answer(self, waveform: Tensor, noise: Tensor) -> Tensor:
         return noise.clone()
@@ -81,7 +85,6 @@ class Garbage(StandIn):
     """Makes loud sound out of anything."""
 
     restores_level = False
-    needs_noise = True
 
     def answer(self, waveform: Tensor, noise: Tensor) -> Tensor:
         return 0.9 * noise / noise.abs().amax(dim=1, keepdim=True)
@@ -103,12 +106,17 @@ class Centred(StandIn):
         return self.measured[-1]
 
     def restore(
-        self, waveform: Tensor, lengths: Tensor, noise: Tensor, statistics: Tensor | None = None
+        self,
+        waveform: Tensor,
+        lengths: Tensor,
+        keys: Tensor,
+        starts: Tensor,
+        statistics: Tensor | None = None,
     ) -> Tensor:
         self.given.append(statistics is not None)
         own = waveform.sum(1, keepdim=True) / lengths[:, None]
         mean = own if statistics is None else statistics
-        return super().restore(waveform, lengths, noise) - mean
+        return super().restore(waveform, lengths, keys, starts) - mean
 
 
 class NotANumber(StandIn):

@@ -8,12 +8,17 @@ import torch
 
 from open_miipher.audio.resample import num_output_frames, resample
 from open_miipher.base.errors import UserError
-from open_miipher.base.noise import white_noise
+from open_miipher.base.noise import noise_key, white_noise
 from open_miipher.restoration import RestoreOptions, Restorer
 
 RNG = np.random.default_rng(0)
 RATE = 8000
 SMALL = {"chunk_seconds": 96 / RATE, "overlap_seconds": 48 / RATE}  # 24 and 12 frames of 4 samples
+
+
+def stream(seed: int, num_samples: int) -> np.ndarray:
+    """The noise that a vocoder starts from."""
+    return white_noise(noise_key(seed), torch.zeros(1, dtype=torch.int64), num_samples)[0].numpy()
 
 
 def noise(num_samples: int, level: float = 0.1) -> np.ndarray:
@@ -87,7 +92,7 @@ def test_the_output_lies_where_the_input_lay(stand_in, rate_in: int) -> None:
 def test_overlapping_chunks_draw_the_same_noise_at_the_same_sample(stand_in) -> None:
     restorer = Restorer(stand_in("noise"), RestoreOptions(seed=7, **SMALL))
     restored, _ = restorer.restore(noise(1000), RATE)
-    np.testing.assert_allclose(restored, white_noise(7, 0, 1000).numpy(), atol=1e-6)
+    np.testing.assert_allclose(restored, stream(7, 1000), atol=1e-6)
 
 
 def test_both_channels_start_from_the_same_noise(stand_in) -> None:
@@ -207,7 +212,7 @@ def test_strength_mixes_in_the_input_where_it_lies(stand_in) -> None:
     options = RestoreOptions(strength=0.25, level="none", **SMALL)
     waveform = bursts(0.5, 0.1)
     restored, _ = Restorer(stand_in("noise"), options).restore(waveform, RATE)
-    wet = white_noise(0, 0, len(waveform)).numpy()
+    wet = stream(0, len(waveform))
     np.testing.assert_allclose(restored, 0.25 * wet + 0.75 * waveform, atol=1e-6)
 
 

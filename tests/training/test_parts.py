@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from open_miipher.base.errors import UserError
+from open_miipher.recipes import ParameterGroup, Recipe
 from open_miipher.training.config import EmaConfig, TrainerConfig
 from open_miipher.training.ema import Ema
 from open_miipher.training.metrics_log import MetricsLog
@@ -14,6 +15,7 @@ from open_miipher.training.optimization import (
     apply_config,
     build_optimizer,
     learning_rate,
+    set_learning_rate,
 )
 
 
@@ -51,10 +53,12 @@ def test_only_matrices_decay_and_configured_values_win():
     network = torch.nn.Linear(3, 2)
     network.alpha = torch.nn.Parameter(torch.ones(1, 4, 1))  # a snake's
     old = OptimizerConfig(lr=1.0, schedule_steps=1, weight_decay=0.1)
-    optimizer = build_optimizer(network, old)
+    groups = Recipe.parameter_groups(None, network)
+    optimizer = build_optimizer(groups, old)
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.1, 0.0]
     assert [len(g["params"]) for g in optimizer.param_groups] == [1, 2]
-    apply_config(optimizer, OptimizerConfig(lr=1, schedule_steps=1, weight_decay=0.3, eps=1e-5))
+    new = OptimizerConfig(lr=1, schedule_steps=1, weight_decay=0.3, eps=1e-5)
+    apply_config(optimizer, groups, new)
     assert [g["weight_decay"] for g in optimizer.param_groups] == [0.3, 0.0]
     assert {g["eps"] for g in optimizer.param_groups} == {1e-5}
 
@@ -67,8 +71,26 @@ def test_impossible_optimisers_are_refused(bad):
 
 def test_magnitudes_of_weight_norm_do_not_decay():
     network = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(3, 4, 5))
-    optimizer = build_optimizer(network, OptimizerConfig(lr=1.0, schedule_steps=1))
-    assert [len(group["params"]) for group in optimizer.param_groups] == [1, 2]
+    groups = Recipe.parameter_groups(None, network)
+    assert [(len(group.parameters), group.decays) for group in groups] == [(1, True), (2, False)]
+
+
+def test_groups_have_their_own_learning_rates():
+    slow, fast = (torch.nn.Parameter(torch.ones(2, 2)) for _ in range(2))
+    groups = [ParameterGroup([slow], lr_scale=0.1), ParameterGroup([fast])]
+    optimizer = build_optimizer(groups, OptimizerConfig(lr=1.0, schedule_steps=1))
+    set_learning_rate(optimizer, 0.5)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.05, 0.5]
+
+
+def test_the_average_of_tied_weights_is_saved_under_both_names():
+    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    network[1].weight = network[0].weight
+    ema = Ema(network, decay=0.5)
+    network[0].weight.data.fill_(7.0)
+    saved = ema.over(network.state_dict())
+    assert torch.equal(saved["0.weight"], saved["1.weight"])
+    assert not (saved["0.weight"] == 7.0).any()
 
 
 def test_average_follows_its_formula_and_can_be_applied():

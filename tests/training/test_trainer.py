@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from open_miipher.base.errors import UserError
-from open_miipher.checkpoint import Checkpoint
+from open_miipher.checkpoint import Checkpoint, weights_of
 from open_miipher.config import compose_run
 from open_miipher.distributed import World, start
 from open_miipher.index import Entry, read_index, write_index
@@ -92,7 +92,7 @@ def test_init_from_takes_averaged_weights_and_nothing_else(cleaner, run_dir, tmp
     assert trainer.state.step == trainer.state.position.consumed == 0
     assert not trainer.state.optimizers["cleaner"].state
     averaged = old.weights("cleaner", ema=True)
-    for key, value in trainer.recipe.state_dict_of("cleaner").items():
+    for key, value in weights_of(trainer.recipe.saved["cleaner"]).items():
         assert torch.equal(value, averaged[key])
 
 
@@ -100,7 +100,7 @@ def test_later_stages_take_averaged_weights(tiny_stages, run_dir):
     trainer = begin(*tiny_stages["finetune"], f"trainer.output_dir={run_dir}")
     folder = next(o for o in tiny_stages["finetune"] if "vocoder_ckpt_dir" in o).split("=")[1]
     averaged = Checkpoint.open(folder).weights("generator", ema=True)
-    for key, value in trainer.recipe.state_dict_of("generator").items():
+    for key, value in weights_of(trainer.recipe.saved["generator"]).items():
         assert torch.equal(value, averaged[key])
     assert not trainer.recipe.frozen["cleaner"].training
     trainer.save()
@@ -171,13 +171,15 @@ class Ranks(World):
     """Another rank, whose machine has its own disk, stands beside this one."""
 
     def gather(self, item):
-        return [item, ("elsewhere: no checkpoint", [])] if isinstance(item, tuple) else [item]
+        return [item, ("elsewhere", [])] if isinstance(item, tuple) else [item]
 
 
 def test_ranks_that_see_different_checkpoints_say_what_each_sees(cleaner, run_dir):
     begin(*cleaner, "trainer.max_steps=2").run()
     world = Ranks(0, 1, 0, torch.device("cpu"))
-    with pytest.raises(UserError, match=r"step-00000002 \(step 2\).*rank 1 on elsewhere: no") as e:
+    with pytest.raises(
+        UserError, match=r"step-00000002 \(step 2, save 1, .*rank 1 on elsewhere: no"
+    ) as e:
         prepare(compose_run([*cleaner, "trainer.ckpt_dir=auto"]), world)
     assert e.value.shared
 

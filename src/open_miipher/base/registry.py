@@ -1,14 +1,33 @@
-"""Building parts from plain data: a registry name plus the fields of a dataclass."""
+"""Parts from plain data: a name in a registry, and the fields of that part's dataclass."""
 
 import dataclasses
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from open_miipher.base.errors import UserError, report
 
 T = TypeVar("T")
+
+
+class Registry(dict[str, type[T]]):
+    """The parts of one kind by name; each has a `Config` dataclass and takes it last.
+
+    Args:
+        kind: what the parts are, as a checkpoint names it (`vocoder`).
+        parts: by name.
+
+    Attributes:
+        of_kind: every registry that the program has imported, by kind.
+    """
+
+    of_kind: ClassVar[dict[str, "Registry[Any]"]] = {}
+
+    def __init__(self, kind: str, parts: Mapping[str, type[T]]) -> None:
+        super().__init__(parts)
+        self.kind = kind
+        Registry.of_kind[kind] = self
 
 
 def build(registry: Mapping[str, type[T]], spec: Mapping[str, Any], *args: Any, key: str = "") -> T:

@@ -1,23 +1,23 @@
-"""The checkpoint folder: written, read, verified, pruned."""
+"""The checkpoint folder: written, read, verified, pruned, and networks built from it."""
 
 from open_miipher.checkpoint.folder import Checkpoint, complete_checkpoints, resolve_checkpoint
-from open_miipher.checkpoint.loading import load_strictly
+from open_miipher.checkpoint.networks import Blueprint, load_weights, weights_of
 from open_miipher.checkpoint.writing import (
     Content,
-    point,
     prune,
     remove_leftovers,
     write_checkpoint,
 )
 
 __all__ = [
+    "Blueprint",
     "Checkpoint",
     "Content",
     "complete_checkpoints",
-    "load_strictly",
-    "point",
+    "load_weights",
     "prune",
     "remove_leftovers",
     "resolve_checkpoint",
+    "weights_of",
     "write_checkpoint",
 ]

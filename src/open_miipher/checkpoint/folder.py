@@ -2,10 +2,11 @@
 
     ckpt/step-00002000/
         config.yaml              the resolved configuration
-        state.json               step, epoch, samples consumed, fingerprints, overrides …
-        NAME.safetensors         weights of each network (frozen base encoders excepted)
+        state.json               step, epoch, samples consumed, overrides, number of the save …
+        networks.json            how each network is built: registry, plain data, arguments
+        NAME.safetensors         weights of each network (base networks excepted)
         NAME.ema.safetensors     their moving average, where one is kept
-        training.pt              optimisers, schedules, loss scaler
+        training.pt              optimisers and loss scaler
         files.json               bytes and SHA-256 of the others; written last
     ckpt/latest -> step-00002000
     ckpt/best   -> step-00001000
@@ -14,20 +15,24 @@ Loading never runs code: safetensors, JSON, plain YAML and `torch.load(weights_o
 """
 
 import hashlib
-import io
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
+from open_miipher.checkpoint.networks import Blueprint, load_weights
 
-CONFIG, STATE, TRAINING, FILES = "config.yaml", "state.json", "training.pt", "files.json"
+CONFIG, STATE, NETWORKS = "config.yaml", "state.json", "networks.json"
+TRAINING, FILES = "training.pt", "files.json"
+_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,16 @@ class Checkpoint:
         path: the folder.
         config: the run's resolved configuration, plain data.
         state: step, epoch and the like.
+        networks: how each network is built, by name.
+        is_verified: whether a process of this machine has hashed the files; if not, each is hashed
+            before it is read.
     """
 
     path: Path
     config: dict[str, Any]
     state: dict[str, Any]
+    networks: dict[str, Blueprint] = field(default_factory=dict)
+    is_verified: bool = False
 
     @classmethod
     def open(cls, path: str | Path) -> "Checkpoint":
@@ -52,9 +62,26 @@ class Checkpoint:
             UserError: there is none, or it is incomplete.
         """
         folder = resolve_checkpoint(path)
-        state = json.loads(_read(folder, STATE))
-        config = yaml.safe_load(_read(folder, CONFIG))
-        return cls(folder, config, state)
+        if not (folder / NETWORKS).exists():
+            raise UserError(
+                f"{folder} was written by an earlier version of this program; convert it: "
+                f"python src/convert_checkpoint.py {folder}"
+            )
+        opened = cls(folder, {}, {})
+        small = {name: opened._checked(name).read_text() for name in (CONFIG, STATE, NETWORKS)}
+        networks = {name: Blueprint(**plain) for name, plain in json.loads(small[NETWORKS]).items()}
+        config, state = yaml.safe_load(small[CONFIG]), json.loads(small[STATE])
+        return replace(opened, config=config, state=state, networks=networks)
+
+    def verify(self) -> "Checkpoint":
+        """Hash every file once, and return the checkpoint as one that is read without hashing.
+
+        Raises:
+            UserError: a file is damaged.
+        """
+        for name in self._listing:
+            self._checked(name)
+        return replace(self, is_verified=True)
 
     @property
     def names(self) -> list[str]:
@@ -62,12 +89,17 @@ class Checkpoint:
         files = (p.name.removesuffix(".safetensors") for p in self.path.glob("*.safetensors"))
         return sorted(name for name in files if not name.endswith(".ema"))
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the list of files and their hashes: equal for equal checkpoints alone."""
+        return hashlib.sha256((self.path / FILES).read_bytes()).hexdigest()
+
     def has_ema(self, name: str) -> bool:
         """Whether a moving average of this network's weights is here."""
         return (self.path / f"{name}.ema.safetensors").exists()
 
     def weights(self, name: str, ema: bool = False) -> dict[str, Tensor]:
-        """Read the weights of a network, or their moving average.
+        """Map the weights of a network, or their moving average, into memory.
 
         Raises:
             UserError: this checkpoint has none of that name, or they are damaged.
@@ -77,7 +109,7 @@ class Checkpoint:
             raise UserError(
                 f"{self.path} has no {file}; it holds {', '.join(self.names) or 'no weights'}"
             )
-        return safetensors.torch.load(_read(self.path, file))
+        return safetensors.torch.load_file(self._checked(file))
 
     def averaged_weights(self, name: str) -> dict[str, Tensor]:
         """Read the moving average of a network's weights where one is kept, else the weights.
@@ -87,27 +119,64 @@ class Checkpoint:
         """
         return self.weights(name, ema=self.has_ema(name))
 
-    def check_encoder(self, fingerprint: str) -> None:
-        """Check that the networks were trained on a base encoder with this fingerprint.
+    def build(
+        self, name: str, ema: bool = True, changes: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> nn.Module:
+        """Build a network with the weights that it has here, on the CPU.
+
+        Args:
+            name: of the network.
+            ema: take the moving average where there is one.
+            changes: fields of specs to change, by network: where a base network lies now, say.
+
+        Raises:
+            UserError: it is not here or is damaged, or a base network has other weights.
+        """
+        if name not in self.networks:
+            raise UserError(f"{self.path} has no network {name}; it has {', '.join(self.networks)}")
+        blueprint, changes = self.networks[name], changes or {}
+        changed = replace(blueprint, spec={**blueprint.spec, **changes.get(name, {})})
+        parts = {other: self.build(other, ema, changes) for other in blueprint.needed}
+        network = changed.build(parts, key=f"{name} of {self.path}")
+        if blueprint.fingerprint is not None:
+            self.check_base(name, network.fingerprint())
+        else:
+            weights = self.averaged_weights(name) if ema else self.weights(name)
+            load_weights(network, weights, self.path)
+        return network
+
+    def check_base(self, name: str, fingerprint: str) -> None:
+        """Check that the networks were trained on a base network with this fingerprint.
 
         Raises:
             UserError: they were trained on other weights.
         """
-        if self.state["encoder_fingerprint"] != fingerprint:
+        recorded = self.networks.get(name)
+        if recorded is not None and recorded.fingerprint != fingerprint:
             raise UserError(
-                f"{self.path} was trained on a base encoder with other weights than model.encoder "
+                f"{self.path} was trained on a base {name} with other weights than model.{name} "
                 "loads here; use the same model files"
             )
 
     def training_state(self) -> dict[str, Any]:
-        """Read the optimisers', schedules' and scaler's state.
+        """Map the optimisers' and scaler's state into memory.
 
         Raises:
             UserError: it is damaged.
         """
-        return torch.load(
-            io.BytesIO(_read(self.path, TRAINING)), map_location="cpu", weights_only=True
-        )
+        file = self._checked(TRAINING)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+
+    @cached_property
+    def _listing(self) -> dict[str, Any]:
+        return dict(json.loads((self.path / FILES).read_text()))
+
+    def _checked(self, name: str) -> Path:
+        """Return where a file lies, once its hash is known to be right."""
+        file = self.path / name
+        if not self.is_verified and _sha256(file) != self._listing[name]["sha256"]:
+            raise UserError(f"{file} is damaged (its SHA-256 differs); use another checkpoint")
+        return file
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
@@ -141,12 +210,24 @@ def resolve_checkpoint(path: str | Path) -> Path:
 
 
 def complete_checkpoints(root: Path) -> list[Path]:
-    """Return the complete checkpoint folders in `root`, the one written last at the end."""
+    """Return the complete checkpoint folders in `root`, the one saved last at the end.
+
+    Saves are numbered, so that no clock decides: a run that was resumed from an earlier step and
+    saved since is where it was last, and not at the highest step.
+    """
     if not root.is_dir():
         return []
     folders = {p.resolve() for p in root.iterdir() if not p.name.startswith(".") and p.is_dir()}
-    complete = [p for p in folders if incompleteness(p) is None]
-    return sorted(complete, key=lambda p: (json.loads((p / STATE).read_text())["saved_at"], p))
+    return sorted((p for p in folders if incompleteness(p) is None), key=_place)
+
+
+def save_number(folder: Path) -> int:
+    """Return which save of its run a complete checkpoint is, from 1 on."""
+    return int(json.loads((folder / STATE).read_text()).get("save_number", 0))
+
+
+def _place(folder: Path) -> tuple[int, int, Path]:
+    return save_number(folder), json.loads((folder / STATE).read_text())["step"], folder
 
 
 def incompleteness(folder: Path) -> str | None:
@@ -164,9 +245,9 @@ def incompleteness(folder: Path) -> str | None:
     return None
 
 
-def _read(folder: Path, name: str) -> bytes:
-    content = (folder / name).read_bytes()
-    expected = json.loads((folder / FILES).read_text())[name]["sha256"]
-    if hashlib.sha256(content).hexdigest() != expected:
-        raise UserError(f"{folder / name} is damaged (its SHA-256 differs); use another checkpoint")
-    return content
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -2,30 +2,47 @@
 
 import errno
 import hashlib
-import io
 import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 import yaml
 from torch import Tensor
 
+from open_miipher.base.atomic import sync_folder, temporary_path
 from open_miipher.base.errors import UserError
 from open_miipher.checkpoint.folder import (
     CONFIG,
     FILES,
+    NETWORKS,
     STATE,
     TRAINING,
     complete_checkpoints,
     incompleteness,
+    save_number,
 )
+from open_miipher.checkpoint.networks import Blueprint
+
+# As safetensors names them (its README, "Format").
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,7 @@ class Content:
         weights: network name to its weights.
         ema: network name to their moving average.
         training: optimiser, schedule and scaler state, tensors and plain data.
+        networks: network name to how it is built; base networks among them.
     """
 
     config: Mapping[str, Any]
@@ -45,29 +63,25 @@ class Content:
     weights: Mapping[str, Mapping[str, Tensor]]
     ema: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    networks: Mapping[str, Blueprint] = field(default_factory=dict)
 
 
 def write_checkpoint(root: Path, content: Content, best: bool = False) -> Path:
     """Write `root/step-NNNNNNNN` and point `latest`, and maybe `best`, at it.
 
-    Files are written to a temporary folder, synchronised to disk, and renamed.
+    Files are written to a temporary folder, synchronised to disk, and renamed. Tensors are written
+    one after the other and hashed on the way, so that no more than one is held twice.
 
     Raises:
         UserError: the disk is full or not writable; earlier checkpoints stay as they are.
     """
     final = root / f"step-{content.state['step']:08d}"
-    temporary = root / f".{final.name}.{os.getpid()}.tmp"
+    temporary = temporary_path(final)
+    number = 1 + max(map(save_number, complete_checkpoints(root)), default=0)
     try:
         temporary.mkdir(parents=True)
-        _write_files(temporary, content)
-        if final.exists():  # a resumed run has come to this step again
-            replaced = root / f".{final.name}.{os.getpid()}.old.tmp"
-            final.rename(replaced)
-            temporary.rename(final)
-            shutil.rmtree(replaced)
-        else:
-            temporary.rename(final)
-        _sync(root)
+        _write_files(temporary, content, number)
+        replace_folder(temporary, final)
         if best:  # before `latest`, whose state says that this is the best
             point(root / "best", final)
         point(root / "latest", final)
@@ -82,49 +96,107 @@ def write_checkpoint(root: Path, content: Content, best: bool = False) -> Path:
     return final
 
 
-def _write_files(folder: Path, content: Content) -> None:
-    state = {**content.state, "saved_at": time.time()}
-    buffer = io.BytesIO()
-    torch.save(dict(content.training), buffer)
-    files = {
-        CONFIG: yaml.safe_dump(dict(content.config), sort_keys=False, allow_unicode=True).encode(),
-        STATE: json.dumps(state, indent=2).encode(),
-        TRAINING: buffer.getvalue(),
+def replace_folder(temporary: Path, final: Path) -> None:
+    """Give a finished folder its name, in place of an older one (a resumed run came there again).
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    replaced = final.with_name(f".{final.name}.{os.getpid()}.old.tmp")
+    if final.exists():
+        final.rename(replaced)
+    temporary.rename(final)
+    sync_folder(final.parent)
+    # What cannot be removed yet (somebody reads it) is a leftover, which `prune` tries again.
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _write_files(folder: Path, content: Content, number: int) -> None:
+    state = {**content.state, "save_number": number, "saved_at": time.time()}
+    networks = {name: blueprint.plain() for name, blueprint in content.networks.items()}
+    config = yaml.safe_dump(dict(content.config), sort_keys=False, allow_unicode=True)
+    small = {
+        CONFIG: config,
+        STATE: json.dumps(state, indent=2),
+        NETWORKS: json.dumps(networks, indent=2),
     }
-    for suffix, networks in (("", content.weights), (".ema", content.ema)):
-        for name, tensors in networks.items():
-            plain = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-            files[f"{name}{suffix}.safetensors"] = safetensors.torch.save(plain)
-    listing = {
-        name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-        for name, data in files.items()
-    }
-    for name, data in files.items():
-        _write(folder / name, data)
-    _write(folder / FILES, json.dumps(listing, indent=2).encode())
-    _sync(folder)
+    listing: dict[str, Any] = {}
+    for name, text in small.items():
+        with _written(folder / name, listing) as file:
+            file.write(text.encode())
+    with _written(folder / TRAINING, listing) as file:
+        torch.save(dict(content.training), file)
+    for suffix, of_networks in (("", content.weights), (".ema", content.ema)):
+        for name, tensors in of_networks.items():
+            with _written(folder / f"{name}{suffix}.safetensors", listing) as file:
+                _write_tensors(file, tensors)
+    with _written(folder / FILES, {}) as file:
+        file.write(json.dumps(listing, indent=2).encode())
+    sync_folder(folder)
 
 
-def _write(path: Path, data: bytes) -> None:
-    with open(path, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+class _HashedFile:
+    """A file that counts and hashes what is written to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("wb")
+        self._digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def finish(self) -> dict[str, Any]:
+        """Have it on the disk, and return what the list of files says of it."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        return {"bytes": self._file.tell(), "sha256": self._digest.hexdigest()}
+
+    def close(self) -> None:
+        self._file.close()
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
+@contextmanager
+def _written(path: Path, listing: dict[str, Any]) -> Iterator[_HashedFile]:
+    file = _HashedFile(path)
     try:
-        os.fsync(descriptor)
+        yield file
+        listing[path.name] = file.finish()
     finally:
-        os.close(descriptor)
+        file.close()
+
+
+def _write_tensors(file: _HashedFile, tensors: Mapping[str, Tensor]) -> None:
+    """Write a safetensors file, one tensor at a time.
+
+    Its own library joins all of them in memory first, and refuses tensors that share storage (tied
+    weights): here each name gets a copy, which loads into a network that ties them, or does not.
+    """
+    header, end = {}, 0
+    for name, tensor in tensors.items():
+        start, end = end, end + tensor.numel() * tensor.element_size()
+        header[name] = {
+            "dtype": _DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # data begins at a multiple of 8 bytes
+    file.write(len(text).to_bytes(8, "little"))
+    file.write(text)
+    for tensor in tensors.values():
+        plain = tensor.detach().cpu().contiguous().reshape(-1)
+        file.write(plain.view(torch.uint8).numpy().data)
 
 
 def point(link: Path, folder: Path) -> None:
     """Make `link` a relative link to its sibling `folder`, switched by one rename."""
     if link.is_dir() and not link.is_symlink():
         _adopt_copy(link)
-    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary = temporary_path(link)
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(folder.name)
     temporary.replace(link)
@@ -140,20 +212,38 @@ def _adopt_copy(link: Path) -> None:
         link.rename(home)
 
 
-def prune(root: Path, keep_last: int) -> None:
-    """Remove old checkpoints, but for the newest `keep_last` and those that links point to."""
+def prune(root: Path, keep_last: int) -> list[str]:
+    """Remove old checkpoints, but for the newest `keep_last` and those that links point to.
+
+    Only the owner of the run's lock may call it.
+
+    Returns:
+        What could not be removed, a sentence each: no reason to end a run.
+    """
+    problems = []
     kept = {p.resolve() for p in root.iterdir() if p.is_symlink()}
     for folder in complete_checkpoints(root)[:-keep_last]:
         if folder not in kept and folder.name.startswith("step-"):
-            doomed = root / f".{folder.name}.{os.getpid()}.tmp"
-            folder.rename(doomed)  # a kill in the middle leaves no half checkpoint under its name
-            shutil.rmtree(doomed)
+            try:  # a kill while it is removed leaves no half checkpoint under its name
+                folder.rename(temporary_path(folder))
+            except OSError as error:
+                problems.append(f"the old checkpoint {folder} cannot be removed: {error.strerror}")
+    return problems + remove_leftovers(root)
 
 
-def remove_leftovers(root: Path) -> None:
-    """Remove the temporary folders of killed runs; only the owner of the run's lock may."""
+def remove_leftovers(root: Path) -> list[str]:
+    """Remove temporary folders, of killed runs too; only the owner of the run's lock may.
+
+    Returns:
+        What could not be removed, a sentence each.
+    """
+    problems = []
     for path in root.glob(".*.tmp"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        except OSError as error:
+            problems.append(f"the temporary {path} cannot be removed: {error.strerror}")
+    return problems

@@ -1,6 +1,6 @@
-"""Batches of clean and damaged speech, from directories of speech or from shards of pairs."""
+"""Batches, and where they come from: directories of speech, shards of pairs."""
 
-from open_miipher.data.batch import Batch
+from open_miipher.data.batch import Batch, PairBatch, PairSample
 from open_miipher.data.building import DegradedSpeech, build_test_data, build_train_data
 from open_miipher.data.config import (
     AugmentConfig,
@@ -15,7 +15,7 @@ from open_miipher.data.dataset import DegradedSpeechDataset
 from open_miipher.data.loader import train_batches, validation_batches
 from open_miipher.data.order import Order
 from open_miipher.data.preprocessed import Preprocessed, PreprocessedDataset
-from open_miipher.data.source import Dataset, DataSource, Sample
+from open_miipher.data.source import Dataset, DataSource
 
 DATA: dict[str, type[DataSource]] = {
     "degraded_speech": DegradedSpeech,
@@ -35,10 +35,11 @@ __all__ = [
     "DegradedSpeechDataset",
     "HeldOutSource",
     "Order",
+    "PairBatch",
+    "PairSample",
     "Preprocessed",
     "PreprocessedConfig",
     "PreprocessedDataset",
-    "Sample",
     "TrainSource",
     "build_test_data",
     "build_train_data",

@@ -1,77 +1,116 @@
-"""Samples joined into tensors."""
+"""Batches: what every batch has, and pairs of clean and damaged speech."""
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from open_miipher.data.source import Sample
 from open_miipher.shards import FULL_SCALE
 
 
 @dataclass
 class Batch:
-    """Pairs of clean and damaged speech.
+    """What every batch has; each kind of batch adds its tensors.
+
+    Attributes:
+        kind: what it holds, in the words of an error message.
+        positions: (batch,) int64 on the CPU, places in the endless stream; they name the noise that
+            a step draws.
+        names: file, epoch and index of each, for messages.
+        failures: what went wrong in making the samples, with the reason.
+    """
+
+    kind: ClassVar[str]
+    positions: Tensor
+    names: list[str]
+    failures: list[str]
+
+    def to(self, device: torch.device | str) -> Self:
+        """Copy the tensors but the positions to a device; from pinned memory without waiting."""
+        tensors = self._tensors()
+        moved = {n: t.to(device, non_blocking=True) for n, t in tensors.items()}
+        return replace(self, **moved)
+
+    def pin_memory(self) -> Self:
+        """Move these tensors to page-locked memory; torch's loader calls this."""
+        return replace(self, **{name: t.pin_memory() for name, t in self._tensors().items()})
+
+    def _tensors(self) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: value
+            for name, value in values.items()
+            if isinstance(value, Tensor) and name != "positions"
+        }
+
+
+@dataclass
+class PairSample:
+    """One pair.
+
+    Attributes:
+        clean: (samples,), the target: float32, or int16 as files of 16 bits have it.
+        damaged: as `clean`, and aligned with it.
+        name: file, epoch and index.
+        start_seconds: where in the file the crop begins.
+        drawn: the stages that damaged it and their parameters, in order.
+        failures: what went wrong in making it, with the reason.
+    """
+
+    clean: np.ndarray
+    damaged: np.ndarray
+    name: str
+    start_seconds: float
+    drawn: list[dict[str, Any]]
+    failures: list[str]
+
+
+@dataclass
+class PairBatch(Batch):
+    """Clean speech and what became of it.
 
     Attributes:
         clean: (batch, samples), zero beyond `lengths`; float32, or int16 until `to`.
         damaged: as `clean`, and aligned with it.
         lengths: (batch,) int64, true samples.
-        positions: (batch,) int64, places in the endless stream; they seed noise drawn in a step.
-        names: file, epoch and index of each, for messages.
-        failures: what went wrong in making the samples, with the reason.
     """
 
+    kind = "pairs of clean and damaged speech"
     clean: Tensor
     damaged: Tensor
     lengths: Tensor
-    positions: Tensor
-    names: list[str]
-    failures: list[str]
 
-    def to(self, device: torch.device | str) -> "Batch":
-        """Copy the tensors to a device, waveforms as float32; from pinned memory without waiting.
+    @classmethod
+    def join(cls, samples: Sequence[tuple[int, PairSample]], num_samples: int | None) -> Self:
+        """Join samples, with zeros behind the shorter ones.
+
+        Args:
+            samples: position and sample of each.
+            num_samples: width of the batch; that of the longest sample if None.
+        """
+        lengths = [len(sample.clean) for _, sample in samples]
+        num_samples = num_samples or max(lengths)
+        return cls(
+            torch.tensor([position for position, _ in samples]),
+            [sample.name for _, sample in samples],
+            [failure for _, sample in samples for failure in sample.failures],
+            _stack([sample.clean for _, sample in samples], num_samples),
+            _stack([sample.damaged for _, sample in samples], num_samples),
+            torch.tensor(lengths),
+        )
+
+    def to(self, device: torch.device | str) -> Self:
+        """Copy to a device, as `Batch.to`, and bring waveforms of 16 bits to full scale 1 there.
 
         Integers on the way are half of what processes and buses hand over.
         """
-        return self._map(lambda tensor: _as_float(tensor.to(device, non_blocking=True)))
-
-    def pin_memory(self) -> "Batch":
-        """Move the tensors to page-locked memory; torch's loader calls this."""
-        return self._map(lambda tensor: tensor.pin_memory())
-
-    def _map(self, move: Callable[[Tensor], Tensor]) -> "Batch":
-        return Batch(
-            move(self.clean),
-            move(self.damaged),
-            move(self.lengths),
-            move(self.positions),
-            self.names,
-            self.failures,
-        )
-
-
-def join(samples: Sequence[tuple[int, Sample]], num_samples: int | None) -> Batch:
-    """Join samples into a batch, with zeros behind the shorter ones.
-
-    Args:
-        samples: position and sample of each.
-        num_samples: width of the batch; that of the longest sample if None.
-    """
-    lengths = [len(sample.clean) for _, sample in samples]
-    num_samples = num_samples or max(lengths)
-    return Batch(
-        _stack([sample.clean for _, sample in samples], num_samples),
-        _stack([sample.damaged for _, sample in samples], num_samples),
-        torch.tensor(lengths),
-        torch.tensor([position for position, _ in samples]),
-        [sample.name for _, sample in samples],
-        [failure for _, sample in samples for failure in sample.failures],
-    )
+        moved = super().to(device)
+        return replace(moved, clean=_as_float(moved.clean), damaged=_as_float(moved.damaged))
 
 
 def _stack(waveforms: Sequence[np.ndarray], num_samples: int) -> Tensor:
@@ -94,5 +133,4 @@ def _zeros(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
 
 
 def _as_float(tensor: Tensor) -> Tensor:
-    """Bring waveforms of 16 bits to full scale 1; leave all else."""
     return tensor / FULL_SCALE if tensor.dtype == torch.int16 else tensor

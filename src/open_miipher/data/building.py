@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 
 from open_miipher.base.errors import UserError
+from open_miipher.data.batch import PairBatch
 from open_miipher.data.config import DataConfig, TrainSource
 from open_miipher.data.dataset import DegradedSpeechDataset
 from open_miipher.data.files import Files
@@ -20,6 +21,7 @@ class DegradedSpeech:
     """
 
     Config = DataConfig
+    batch_type = PairBatch
     validation_key = "data.test.dir_list"
 
     def __init__(self, config: DataConfig) -> None:
@@ -58,6 +60,7 @@ def build_train_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
         config.augment,
         source_degradation(config.degradation, config.train, "data.train", config.sample_rate),
         config.max_degradation_failures,
+        pad=True,
     )
 
 
@@ -95,6 +98,7 @@ def build_test_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
         None,
         source_degradation(config.degradation, config.test, "data.test", config.sample_rate),
         config.max_degradation_failures,
+        pad=False,
     )
 
 

@@ -1,11 +1,14 @@
 """Pairs of clean and damaged crops: each a function of seed, epoch and index alone."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
+from open_miipher.data.batch import PairBatch, PairSample
 from open_miipher.data.config import AugmentConfig, CropConfig
 from open_miipher.data.files import File, Files
 from open_miipher.data.order import Order
-from open_miipher.data.source import FailureLimit, Sample
+from open_miipher.data.source import FailureLimit
 from open_miipher.degradation import Stage, Trace
 from open_miipher.degradation.base import power
 
@@ -23,6 +26,7 @@ class DegradedSpeechDataset:
         augment: what changes clean crops; None for nothing.
         degradation: what damages them.
         max_failures: failed degradations a sample above which the loader stops the run.
+        pad: make every batch as long as a crop, whatever is in it.
     """
 
     def __init__(
@@ -36,10 +40,12 @@ class DegradedSpeechDataset:
         augment: AugmentConfig | None,
         degradation: Stage,
         max_failures: float,
+        pad: bool,
     ) -> None:
         self._files, self.fingerprint, self.order = files, fingerprint, order
         self.sample_rate, self.crop_samples = sample_rate, round(crop_seconds * sample_rate)
         self._crop, self._augment, self._degradation = crop, augment, degradation
+        self._pad = pad
         self.failure_limit = FailureLimit(
             max_failures, "data.max_degradation_failures", "degradations failed"
         )
@@ -49,11 +55,15 @@ class DegradedSpeechDataset:
         """Samples an epoch."""
         return len(self._files)
 
-    def __getitem__(self, position: int) -> Sample:
+    def __getitem__(self, position: int) -> PairSample:
         """Make the sample at a position of the endless stream."""
         return self.sample(*self.order.at(position))
 
-    def sample(self, epoch: int, index: int) -> Sample:
+    def collate(self, samples: Sequence[tuple[int, PairSample]]) -> PairBatch:
+        """Join samples; see `Dataset.collate`."""
+        return PairBatch.join(samples, self.crop_samples if self._pad else None)
+
+    def sample(self, epoch: int, index: int) -> PairSample:
         """Make one sample from the three numbers that fix it.
 
         Args:
@@ -70,7 +80,7 @@ class DegradedSpeechDataset:
             clean = augmented(clean, self.crop_samples, self.sample_rate, self._augment, rng)
         trace = Trace(target=clean)
         damaged = self._degradation(clean, rng, trace)
-        return Sample(
+        return PairSample(
             trace.target,
             damaged,
             f"{file.name} epoch {epoch} index {index}",

@@ -4,14 +4,15 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from threading import Thread
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from open_miipher.base.errors import UserError
-from open_miipher.data.batch import Batch, join
+from open_miipher.data.batch import Batch
 from open_miipher.data.order import micro_batches
-from open_miipher.data.source import Dataset, FailureLimit, Sample
+from open_miipher.data.source import Dataset, FailureLimit
 from open_miipher.distributed import die_with_parent, ignore_stop_signals
 
 _PREFETCHED_BATCHES = 2
@@ -28,7 +29,7 @@ def train_batches(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """Yield this rank's micro batches for ever, padded to the dataset's crop length.
+    """Yield this rank's micro batches for ever.
 
     The samples of a step do not depend on ranks, accumulations or workers. torch's own random
     state is neither used nor moved.
@@ -47,14 +48,14 @@ def train_batches(
         UserError: the batch size does not divide; a file has become unreadable; too much fails.
     """
     positions = micro_batches(start_position, batch_size, grad_accumulation, rank, num_ranks)
-    batches = _load(dataset, positions, dataset.crop_samples, num_workers, pin_memory)
+    batches = _load(dataset, positions, num_workers, pin_memory)
     return _judged(batches, dataset.failure_limit)
 
 
 def validation_batches(
     dataset: Dataset, rank: int = 0, num_ranks: int = 1, num_workers: int = 0
 ) -> Iterator[Batch]:
-    """Yield this rank's share of the fixed clips once, each alone and unpadded.
+    """Yield this rank's share of the fixed clips once, each in a batch of its own.
 
     Args:
         dataset: a source's `validation`; always its epoch 0, in order.
@@ -66,7 +67,7 @@ def validation_batches(
         UserError: a file has become unreadable; too much fails.
     """
     positions = ([position] for position in range(rank, dataset.num_items, num_ranks))
-    return _judged(_load(dataset, positions, None, num_workers), dataset.failure_limit)
+    return _judged(_load(dataset, positions, num_workers), dataset.failure_limit)
 
 
 class _Fetcher:
@@ -78,39 +79,29 @@ class _Fetcher:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
-    def __getitem__(self, position: int) -> tuple[int, Sample] | UserError:
+    def __getitem__(self, position: int) -> tuple[int, Any] | UserError:
         try:
             return position, self.dataset[position]
         except UserError as error:
             return error
 
-
-class _Collator:
-    """Joins fetched samples, padded to `num_samples`, or hands on the first problem."""
-
-    def __init__(self, num_samples: int | None) -> None:
-        self.num_samples = num_samples
-
-    def __call__(self, fetched: Sequence[tuple[int, Sample] | UserError]) -> Batch | UserError:
-        samples: list[tuple[int, Sample]] = []
-        for item in fetched:
-            if isinstance(item, UserError):
-                return item
-            samples.append(item)
-        return join(samples, self.num_samples)
+    def collate(self, fetched: Sequence[tuple[int, Any] | UserError]) -> Batch | UserError:
+        """Join fetched samples, or hand on the first problem."""
+        problem = next((item for item in fetched if isinstance(item, UserError)), None)
+        return problem or self.dataset.collate([i for i in fetched if isinstance(i, tuple)])
 
 
 def _load(
     dataset: Dataset,
     positions: Iterable[list[int]],
-    num_samples: int | None,
     num_workers: int,
     pin_memory: bool = False,
 ) -> Iterator[Batch | UserError]:
+    fetcher = _Fetcher(dataset)
     loader = DataLoader(
-        _Fetcher(dataset),
+        fetcher,
         batch_sampler=positions,
-        collate_fn=_Collator(num_samples),
+        collate_fn=fetcher.collate,
         num_workers=num_workers,
         worker_init_fn=_start_worker,
         prefetch_factor=_PREFETCHED_BATCHES if num_workers else None,

@@ -1,15 +1,17 @@
 """Pairs that were made before, read from shards."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from open_miipher.base.errors import UserError, report
+from open_miipher.data.batch import PairBatch, PairSample
 from open_miipher.data.config import PreprocessedConfig
 from open_miipher.data.order import Order
 from open_miipher.data.pairs import Pair, Pairs, WrongRateError, check_apart, index_shards
-from open_miipher.data.source import FailureLimit, Sample
+from open_miipher.data.source import FailureLimit
 from open_miipher.shards import ShardIndex, Storage, StorageError, expand, is_s3
 
 _MOST_TRIES = 8  # damaged samples in a row; more is no accident
@@ -33,6 +35,7 @@ class PreprocessedDataset:
         sample_rate: that every pair must have, in Hz.
         crop_seconds: length of a crop; shorter pairs give shorter ones.
         max_broken: damaged samples a sample above which the loader stops the run.
+        pad: make every batch as long as a crop, whatever is in it.
     """
 
     def __init__(
@@ -43,8 +46,10 @@ class PreprocessedDataset:
         sample_rate: int,
         crop_seconds: float,
         max_broken: float,
+        pad: bool,
     ) -> None:
         self._pairs, self.fingerprint, self.order = pairs, fingerprint, order
+        self._pad = pad
         self.sample_rate, self.crop_samples = sample_rate, round(crop_seconds * sample_rate)
         self.failure_limit = FailureLimit(
             max_broken, "data.max_broken_samples", "samples could not be read"
@@ -55,11 +60,15 @@ class PreprocessedDataset:
         """Samples an epoch."""
         return len(self._pairs)
 
-    def __getitem__(self, position: int) -> Sample:
+    def __getitem__(self, position: int) -> PairSample:
         """Read the sample at a position of the endless stream."""
         return self.sample(*self.order.at(position))
 
-    def sample(self, epoch: int, index: int) -> Sample:
+    def collate(self, samples: Sequence[tuple[int, PairSample]]) -> PairBatch:
+        """Join samples; see `Dataset.collate`."""
+        return PairBatch.join(samples, self.crop_samples if self._pad else None)
+
+    def sample(self, epoch: int, index: int) -> PairSample:
         """Read one sample by the three numbers that fix it.
 
         Args:
@@ -83,7 +92,7 @@ class PreprocessedDataset:
                 number = int(rng.integers(self.num_items))
                 continue
             clean, damaged, start, name = crop
-            return Sample(
+            return PairSample(
                 clean,
                 damaged,
                 f"{name} epoch {epoch} index {index}",
@@ -104,6 +113,7 @@ class Preprocessed:
     """
 
     Config = PreprocessedConfig
+    batch_type = PairBatch
     validation_key = "data.val_urls"
 
     def __init__(self, config: PreprocessedConfig) -> None:
@@ -124,7 +134,7 @@ class Preprocessed:
         """
         shards, _ = self._shards
         pairs = Pairs(self._storage, shards)
-        return self._dataset(pairs, pairs, Order(len(pairs), seed), self.config.crop_seconds)
+        return self._dataset(pairs, pairs, Order(len(pairs), seed), self.config.crop_seconds, True)
 
     def validation(self, seed: int) -> PreprocessedDataset | None:
         """Return clips taken evenly from the validation shards, as `train`; None without any."""
@@ -135,14 +145,19 @@ class Preprocessed:
         num_clips = min(self.config.test.num_clips, len(pairs))
         clips = [pairs[k * len(pairs) // num_clips] for k in range(num_clips)]
         order = Order(num_clips, seed, shuffle=False)
-        return self._dataset(clips, pairs, order, self.config.test.clip_seconds)
+        return self._dataset(clips, pairs, order, self.config.test.clip_seconds, False)
 
     def _dataset(
-        self, used: Pairs | list[Pair], pairs: Pairs, order: Order, crop_seconds: float
+        self,
+        used: Pairs | list[Pair],
+        pairs: Pairs,
+        order: Order,
+        crop_seconds: float,
+        pad: bool,
     ) -> PreprocessedDataset:
         limit = self.config.max_broken_samples
         dataset = PreprocessedDataset(
-            used, pairs.fingerprint, order, self.sample_rate, crop_seconds, limit
+            used, pairs.fingerprint, order, self.sample_rate, crop_seconds, limit, pad
         )
         dataset.sample(0, 0)  # shows a wrong rate, or members of other names, before any training
         return dataset

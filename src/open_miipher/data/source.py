@@ -1,32 +1,11 @@
 """What a kind of data must give: everything that trains or judges goes through these."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
+from open_miipher.data.batch import Batch
 from open_miipher.data.order import Order
-
-
-@dataclass
-class Sample:
-    """One pair.
-
-    Attributes:
-        clean: (samples,), the target: float32, or int16 as files of 16 bits have it.
-        damaged: as `clean`, and aligned with it.
-        name: file, epoch and index.
-        start_seconds: where in the file the crop begins.
-        drawn: the stages that damaged it and their parameters, in order.
-        failures: what went wrong in making it, with the reason.
-    """
-
-    clean: np.ndarray
-    damaged: np.ndarray
-    name: str
-    start_seconds: float
-    drawn: list[dict[str, Any]]
-    failures: list[str]
 
 
 @dataclass(frozen=True)
@@ -45,40 +24,45 @@ class FailureLimit:
 
 
 class Dataset(Protocol):
-    """Pairs at the positions of an endless stream.
+    """Samples at the positions of an endless stream; what a sample is, the dataset alone knows.
 
     Attributes:
         order: which item stands at which position.
         fingerprint: of the data: a run goes on inside an epoch only if it is the same.
-        sample_rate: of the pairs, in Hz.
-        crop_samples: the most samples of one.
         failure_limit: how much may go wrong.
     """
 
     order: Order
     fingerprint: str
-    sample_rate: int
-    crop_samples: int
     failure_limit: FailureLimit
 
     @property
     def num_items(self) -> int:
         """Samples an epoch."""
 
-    def __getitem__(self, position: int) -> Sample:
-        """Make the sample at a position: a function of seed, epoch and index alone."""
+    def __getitem__(self, position: int) -> Any:
+        """Make the sample at a position: a function of seed, epoch and index alone.
+
+        Raises:
+            UserError: it cannot be made.
+        """
+
+    def collate(self, samples: Sequence[tuple[int, Any]]) -> Batch:
+        """Join samples, given with their positions, into a batch."""
 
 
 class DataSource(Protocol):
     """One kind of data, chosen by `data.name`; built from its `Config`.
 
     Attributes:
-        sample_rate: of the pairs, in Hz.
         validation_key: the key whose emptiness means that there is no validation.
     """
 
-    sample_rate: int
     validation_key: str
+
+    @property
+    def batch_type(self) -> type[Batch]:
+        """What its datasets' batches are; a recipe says which it trains on."""
 
     def train(self, seed: int) -> Dataset:
         """Build what a recipe trains on.
@@ -93,4 +77,14 @@ class DataSource(Protocol):
         """
 
     def validation(self, seed: int) -> Dataset | None:
-        """Build the fixed clips that validation restores, or None without any; as `train`."""
+        """Build the fixed clips that validation scores, or None without any; as `train`."""
+
+
+class AudioSource(Protocol):
+    """What a recipe asks of a source of audio.
+
+    Attributes:
+        sample_rate: of its waveforms, in Hz.
+    """
+
+    sample_rate: int

@@ -2,12 +2,18 @@
 
 from torch import nn
 
+from open_miipher.base.registry import Registry
+from open_miipher.discriminators.group import DiscriminatorGroup
 from open_miipher.discriminators.multi_band_stft import MultiBandStftDiscriminator
 from open_miipher.discriminators.multi_period import MultiPeriodDiscriminator
 from open_miipher.discriminators.multi_scale import MultiScaleDiscriminator
 
-DISCRIMINATORS: dict[str, type[nn.Module]] = {
-    "multi_band_stft": MultiBandStftDiscriminator,
-    "multi_scale": MultiScaleDiscriminator,
-    "multi_period": MultiPeriodDiscriminator,
-}
+DISCRIMINATORS = Registry[nn.Module](
+    "discriminator",
+    {
+        "group": DiscriminatorGroup,
+        "multi_band_stft": MultiBandStftDiscriminator,
+        "multi_scale": MultiScaleDiscriminator,
+        "multi_period": MultiPeriodDiscriminator,
+    },
+)

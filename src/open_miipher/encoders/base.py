@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from open_miipher.audio.mel import MelConfig
+
 
 class Encoder(nn.Module, ABC):
     """A frozen network (or none) that turns waveforms into features.
@@ -24,6 +26,7 @@ class Encoder(nn.Module, ABC):
         carries_level: whether the features tell how loud the waveform is.
         needs_statistics: whether the front end normalises by statistics of all it is given, so
             that a piece of a signal has other features than the whole; `measure` takes them.
+        mel: the front end, of features that are log-mel spectra; None for others.
     """
 
     Config: ClassVar[type]
@@ -32,6 +35,7 @@ class Encoder(nn.Module, ABC):
     width: int
     carries_level: bool = False
     needs_statistics: bool = False
+    mel: MelConfig | None = None
 
     @property
     @abstractmethod

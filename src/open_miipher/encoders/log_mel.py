@@ -16,7 +16,7 @@ class LogMelEncoder(Encoder):
         super().__init__()
         self.sample_rate = config.sample_rate
         self.hop_length = config.hop_length
-        self.width = config.n_mels
+        self.width, self.mel = config.n_mels, config
         self.log_mel = LogMel(config)
         self.freeze(repr(config))
 

@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from open_miipher.audio.spectral import log_spectral_distance
 from open_miipher.base.errors import UserError
-from open_miipher.base.registry import build
-from open_miipher.cleaners import Cleaner
+from open_miipher.base.noise import stream_keys, uniform, white_noise
+from open_miipher.cleaners import CLEANERS, Cleaner
+from open_miipher.data.batch import PairBatch
+from open_miipher.data.source import AudioSource
 from open_miipher.discriminators import DISCRIMINATORS
+from open_miipher.encoders import ENCODERS, Encoder
 from open_miipher.losses import (
     Kind,
     MultiResolutionSTFTConfig,
@@ -21,21 +24,21 @@ from open_miipher.losses import (
     discriminator_loss,
     generator_losses,
 )
-from open_miipher.recipes.parts import at_rate, build_cleaner, build_encoder, build_vocoder
+from open_miipher.recipes.parts import at_rate, check_fit
 from open_miipher.recipes.recipe import (
-    Batch,
     Pass,
     Recipe,
+    Sound,
     check_weights,
     frozen,
-    sample_noise,
-    sample_uniform,
     weighted_sum,
 )
+from open_miipher.vocoders import VOCODERS, AdversarialGenerator
 
 ADVERSARIAL_LOSSES = ("adversarial", "feature_matching")
 SPECTRAL_LOSSES = {"stft": ("stft_convergence", "stft_magnitude"), "mel": ("mel",)}
 _VALIDATION_NOISE_SEED = 0
+_NOISE, _PIECE = 0, 1  # what is drawn for a sample in a step
 
 
 @dataclass
@@ -71,7 +74,7 @@ class AdversarialVocoderConfig:
     segment_seconds: float | None = None
 
 
-class AdversarialVocoder(Recipe):
+class AdversarialVocoder(Recipe[PairBatch]):
     """Training of a vocoder against discriminators, on clean or on cleaned features.
 
     WaveFit's (Koizumi et al. 2022, section 3.3) with a hinge loss and magnitudes, DAC's and Sidon's
@@ -79,53 +82,68 @@ class AdversarialVocoder(Recipe):
     the losses are means over them.
 
     Args:
-        sample_rate: of the data's audio and the vocoder's.
+        data: gives the audio, at the vocoder's rate.
         seed: of the initial noise and the pieces' places.
         config: the parts.
     """
 
     Config = AdversarialVocoderConfig
+    data_kinds = (PairBatch,)
     score = "log_spectral_distance"
+    parts = ("encoder", "cleaner", "vocoder", "discriminators")
+    takes: ClassVar = {
+        "cleaner_ckpt_dir": ("cleaner",),
+        "vocoder_ckpt_dir": ("generator", "discriminator"),
+    }
 
-    def __init__(self, sample_rate: int, seed: int, config: AdversarialVocoderConfig) -> None:
-        self.spectral = _spectral_losses(sample_rate, config)
+    def __init__(self, data: AudioSource, seed: int, config: AdversarialVocoderConfig) -> None:
+        super().__init__()
+        self.spectral = _spectral_losses(data.sample_rate, config)
         spectral_names = (name for key in self.spectral for name in SPECTRAL_LOSSES[key])
         names = (*ADVERSARIAL_LOSSES, *spectral_names)
         check_weights(config.loss_weights, names, "model.loss_weights")
-        self.adversarial = config.adversarial
-        self.sample_rate = sample_rate
-        self.seed = seed
-        self.weights = config.loss_weights
-        self.encoder = build_encoder(config.encoder)
-        self.encoder_fingerprint = self.encoder.fingerprint()
-        self.vocoder = build_vocoder(config.vocoder, self.encoder, sample_rate)
-        if not config.discriminators:
-            raise UserError("model.discriminators is empty; name at least one")
-        self.discriminators = Discriminators(config.discriminators)
+        self.sample_rate, self.seed = data.sample_rate, seed
+        self.weights, self.adversarial = config.loss_weights, config.adversarial
+        self.encoder: Encoder = self.build("encoder", ENCODERS, config.encoder, key="model.encoder")
+        self.base["encoder"] = self.encoder
+        features = (self.encoder.width, self.encoder.frame_rate)
+        self.vocoder: AdversarialGenerator = self.build(
+            "generator", VOCODERS, config.vocoder, *features, key="model.vocoder"
+        )
+        check_fit(self.vocoder, self.encoder, data.sample_rate)
+        group = {"name": "group", "members": config.discriminators}
+        self.discriminators: nn.Module = self.build(
+            "discriminator", DISCRIMINATORS, group, key="model.discriminators"
+        )
         self.trained = {"generator": self.vocoder, "discriminator": self.discriminators}
-        self.frozen = {}
         self.cleaner: Cleaner | None = None
         if config.features == "cleaned":
             if config.cleaner is None:
                 raise UserError("model.features=cleaned needs model.cleaner_ckpt_dir=…")
-            self.cleaner = build_cleaner(config.cleaner, self.encoder)
-            self.cleaner.requires_grad_(False).eval()
-            self.frozen["cleaner"] = self.cleaner
+            cleaner: Cleaner = self.build(
+                "cleaner", CLEANERS, config.cleaner, self.encoder, key="model.cleaner"
+            )
+            self.frozen["cleaner"] = self.cleaner = cleaner.requires_grad_(False).eval()
         self.segment_frames = (
             None
             if config.segment_seconds is None
-            else max(1, round(config.segment_seconds * sample_rate / self.vocoder.hop_length))
+            else max(1, round(config.segment_seconds * data.sample_rate / self.vocoder.hop_length))
         )
+
+    @classmethod
+    def is_given(cls, part: str, spec: Mapping[str, Any]) -> bool:
+        """See `Recipe.is_given`; discriminators stand there by their names."""
+        return bool(spec) if part == "discriminators" else super().is_given(part, spec)
 
     def to(self, device: torch.device) -> None:
         """Move every network, and the losses' windows, to a device."""
         super().to(device)
         self.spectral.to(device)
 
-    def passes(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
+    def passes(self, batch: PairBatch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
         """Yield the generator's pass, then the discriminators' on the same, detached, outputs."""
         features, target, mask = self._conditions(batch)
-        noise = self._noise(self.seed, batch.positions, target.shape[1])
+        noise = self._noise(self.seed, batch.positions, features)
         outputs = [output * mask for output in networks["generator"](features, noise)]
         with frozen(self.discriminators):
             losses = generator_losses(self.discriminators, target, outputs, self.adversarial)
@@ -138,25 +156,32 @@ class AdversarialVocoder(Recipe):
         loss = discriminator_loss(judge, target, outputs, self.adversarial)
         yield Pass("discriminator", loss, {"discriminator": loss})
 
-    @torch.no_grad()
-    def validate(self, clip: Batch) -> dict[str, float]:
-        """Score a clip by the log-spectral distance (dB) of what the stage makes of it."""
-        target, restored = self._restore(clip)
-        scores = {"log_spectral_distance": self._distance(target, restored)}
+    def validate(self, batch: PairBatch) -> dict[str, float]:
+        """Score by the generator's losses, and by the log-spectral distance (dB) of its speech."""
+        first = next(self.passes(batch, self.trained))
+        target, restored = self._restore(batch)
+        scores = {
+            "loss": float(first.loss),
+            **{name: float(value) for name, value in first.losses.items()},
+            "log_spectral_distance": self._distance(target, restored),
+        }
         if self.cleaner is not None:
-            damaged = clip.damaged[:, : int(clip.lengths[0])]
+            damaged = batch.damaged[:, : int(batch.lengths[0])]
             damaged = self.vocoder.target(damaged, damaged)
             scores["log_spectral_distance_damaged"] = self._distance(target, damaged)
         return scores
 
-    @torch.no_grad()
-    def samples(self, clip: Batch) -> dict[str, Tensor]:
+    def samples(self, batch: PairBatch | None) -> dict[str, Sound]:
         """Return the clean, the damaged (stage 3) and the restored waveform of a clip."""
-        length = int(clip.lengths[0])
-        audio = {"clean": clip.clean[0, :length], "restored": self._restore(clip)[1][0]}
-        return audio if self.cleaner is None else {"damaged": clip.damaged[0, :length], **audio}
+        if batch is None:
+            return {}
+        length = int(batch.lengths[0])
+        audio = {"clean": batch.clean[0, :length], "restored": self._restore(batch)[1][0]}
+        if self.cleaner is not None:
+            audio = {"damaged": batch.damaged[0, :length], **audio}
+        return {name: Sound(waveform, self.sample_rate) for name, waveform in audio.items()}
 
-    def _features(self, batch: Batch) -> Tensor:
+    def _features(self, batch: PairBatch) -> Tensor:
         source = batch.clean if self.cleaner is None else batch.damaged
         waveform, lengths = at_rate(
             source, batch.lengths, self.sample_rate, self.encoder.sample_rate
@@ -166,14 +191,15 @@ class AdversarialVocoder(Recipe):
             features, _ = network(waveform, lengths)
         return features
 
-    def _conditions(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    def _conditions(self, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Return features (batch, frames, width), target and mask (batch, frames · hop)."""
         features = self._features(batch)
         hop, frames = self.vocoder.hop_length, features.shape[1]
         missing = frames * hop - batch.clean.shape[1]
         clean = nn.functional.pad(batch.clean, (0, missing))
         count = min(self.segment_frames or frames, frames)
-        starts = loud_starts(clean, hop, count, sample_uniform(self.seed, batch.positions))
+        keys = stream_keys(self.seed, batch.positions, _PIECE).to(clean.device, non_blocking=True)
+        starts = loud_starts(clean, hop, count, uniform(keys))
         rows = torch.arange(len(starts), device=starts.device)[:, None]
         frame_places = starts[:, None] + torch.arange(count, device=starts.device)
         places = starts[:, None] * hop + torch.arange(count * hop, device=starts.device)
@@ -183,16 +209,18 @@ class AdversarialVocoder(Recipe):
         target = self.vocoder.target(clean[rows, places] * mask, clean)
         return features[rows, frame_places], target, mask
 
-    def _noise(self, seed: int, positions: Tensor, num_samples: int) -> Tensor:
-        if self.vocoder.needs_noise:
-            return sample_noise(seed, positions, num_samples)
-        return torch.zeros((), device=positions.device).expand(len(positions), num_samples)
+    def _noise(self, seed: int, positions: Tensor, features: Tensor) -> Tensor:
+        """Return the noise that the vocoder starts from: (batch, frames · hop)."""
+        num_samples = features.shape[1] * self.vocoder.hop_length
+        if not self.vocoder.needs_noise:
+            return features.new_zeros(()).expand(len(features), num_samples)
+        keys = stream_keys(seed, positions, _NOISE).to(features.device, non_blocking=True)
+        return white_noise(keys, torch.zeros_like(keys), num_samples)
 
-    def _restore(self, clip: Batch) -> tuple[Tensor, Tensor]:
+    def _restore(self, clip: PairBatch) -> tuple[Tensor, Tensor]:
         length = int(clip.lengths[0])
         features = self._features(clip)
-        num_samples = features.shape[1] * self.vocoder.hop_length
-        noise = self._noise(_VALIDATION_NOISE_SEED, clip.positions, num_samples)
+        noise = self._noise(_VALIDATION_NOISE_SEED, clip.positions, features)
         restored = self.vocoder.generate(features, noise)[:, :length]
         clean = clip.clean[:, :length]
         return self.vocoder.target(clean, clean), restored
@@ -210,27 +238,6 @@ def _spectral_losses(sample_rate: int, config: AdversarialVocoderConfig) -> nn.M
     if not losses:
         raise UserError("model.stft and model.mel are both empty; give one or both")
     return losses
-
-
-class Discriminators(nn.Module):
-    """Several discriminators as one network.
-
-    Args:
-        specs: registry name to fields.
-    """
-
-    def __init__(self, specs: Mapping[str, Mapping[str, Any]]) -> None:
-        super().__init__()
-        self.parts = nn.ModuleDict(
-            {
-                name: build(DISCRIMINATORS, {"name": name, **spec}, key="model.discriminators")
-                for name, spec in specs.items()
-            }
-        )
-
-    def forward(self, waveform: Tensor) -> list[list[Tensor]]:
-        """Judge (batch, samples): feature maps a sub-discriminator, the logits last."""
-        return [maps for part in self.parts.values() for maps in part(waveform)]
 
 
 def loud_starts(clean: Tensor, hop: int, num_frames: int, draw: Tensor) -> Tensor:

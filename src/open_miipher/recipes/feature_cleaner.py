@@ -4,12 +4,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from open_miipher.cleaners import CLEANERS, Cleaner
+from open_miipher.data.batch import PairBatch
+from open_miipher.data.source import AudioSource
+from open_miipher.encoders import ENCODERS, Encoder
 from open_miipher.losses import feature_losses
-from open_miipher.recipes.parts import at_rate, build_cleaner, build_encoder
-from open_miipher.recipes.recipe import Batch, Pass, Recipe, check_weights, weighted_sum
+from open_miipher.recipes.parts import at_rate
+from open_miipher.recipes.recipe import Pass, Recipe, Sound, check_weights, weighted_sum
 
 LOSSES = ("l1", "l2", "spectral_convergence")
 
@@ -29,28 +32,32 @@ class FeatureCleanerConfig:
     loss_weights: dict[str, float] = field(default_factory=lambda: dict.fromkeys(LOSSES, 1.0))
 
 
-class FeatureCleaner(Recipe):
+class FeatureCleaner(Recipe[PairBatch]):
     """Miipher-2's feature cleaner (Karita et al. 2025, section 2.2).
 
     Args:
-        sample_rate: of the data's audio.
+        data: gives the audio.
         seed: unused; a cleaner draws nothing inside a step but dropout.
         config: the parts.
     """
 
     Config = FeatureCleanerConfig
+    data_kinds = (PairBatch,)
     score = "feature_distance"
+    parts = ("encoder", "cleaner")
 
-    def __init__(self, sample_rate: int, seed: int, config: FeatureCleanerConfig) -> None:
+    def __init__(self, data: AudioSource, seed: int, config: FeatureCleanerConfig) -> None:
+        super().__init__()
         check_weights(config.loss_weights, LOSSES, "model.loss_weights")
-        self.encoder = build_encoder(config.encoder)
-        self.cleaner = build_cleaner(config.cleaner, self.encoder)
-        self.trained = {"cleaner": self.cleaner}
-        self.frozen = {}
-        self.sample_rate = sample_rate
-        self.weights = config.loss_weights
+        self.sample_rate, self.weights = data.sample_rate, config.loss_weights
+        self.encoder: Encoder = self.build("encoder", ENCODERS, config.encoder, key="model.encoder")
+        self.base["encoder"] = self.encoder
+        self.cleaner: Cleaner = self.build(
+            "cleaner", CLEANERS, config.cleaner, self.encoder, key="model.cleaner"
+        )
+        self.trained["cleaner"] = self.cleaner
 
-    def passes(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
+    def passes(self, batch: PairBatch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
         """Yield the one pass: L1, L2 and spectral convergence to the clean audio's features."""
         clean, lengths = self._for_encoder(batch.clean, batch.lengths)
         damaged, _ = self._for_encoder(batch.damaged, batch.lengths)
@@ -59,28 +66,32 @@ class FeatureCleaner(Recipe):
         losses = feature_losses(target, cleaned, frame_lengths)
         yield Pass("cleaner", weighted_sum(losses, self.weights), losses)
 
-    @torch.no_grad()
-    def validate(self, clip: Batch) -> dict[str, float]:
-        """Score a clip by ‖S − Ŝ‖ / ‖S‖ of cleaned and of untouched features, S the clean ones."""
-        clean, lengths = self._for_encoder(clip.clean, clip.lengths)
-        damaged, _ = self._for_encoder(clip.damaged, clip.lengths)
+    def validate(self, batch: PairBatch) -> dict[str, float]:
+        """Score by the losses and by ‖S − Ŝ‖ / ‖S‖ of cleaned and of untouched features.
+
+        S are the clean audio's.
+        """
+        clean, lengths = self._for_encoder(batch.clean, batch.lengths)
+        damaged, _ = self._for_encoder(batch.damaged, batch.lengths)
         target, frame_lengths = self.cleaner.teacher(clean, lengths)
         cleaned, _ = self.cleaner(damaged, lengths)
         untouched, _ = self.cleaner.teacher(damaged, lengths)
+        losses = feature_losses(target, cleaned, frame_lengths)
         frames = int(frame_lengths[0])
+        target, cleaned, untouched = (x[0, :frames] for x in (target, cleaned, untouched))
         return {
-            "feature_distance": relative_distance(target[0, :frames], cleaned[0, :frames]),
-            "feature_distance_damaged": relative_distance(
-                target[0, :frames], untouched[0, :frames]
-            ),
+            "loss": float(weighted_sum(losses, self.weights)),
+            **{name: float(value) for name, value in losses.items()},
+            "feature_distance": relative_distance(target, cleaned),
+            "feature_distance_damaged": relative_distance(target, untouched),
         }
 
-    def samples(self, clip: Batch) -> dict[str, Tensor]:
+    def samples(self, batch: PairBatch | None) -> dict[str, Sound]:
         """Return nothing: features cannot be heard before there is a vocoder."""
         return {}
 
     def _for_encoder(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        return at_rate(waveform, lengths, self.sample_rate, self.cleaner.encoder.sample_rate)
+        return at_rate(waveform, lengths, self.sample_rate, self.encoder.sample_rate)
 
 
 def relative_distance(target: Tensor, estimate: Tensor) -> float:

@@ -1,50 +1,52 @@
-"""The parts that stages hand on: built from plain data, or taken from an earlier checkpoint."""
+"""The parts that stages hand on: taken from an earlier checkpoint, and fitted to each other."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
 
 from open_miipher.audio.resample import resample_on_device
 from open_miipher.base.errors import UserError, report
-from open_miipher.base.registry import build
+from open_miipher.base.plain import differing_keys, overlaid
 from open_miipher.checkpoint import Checkpoint
-from open_miipher.cleaners import CLEANERS, Cleaner
-from open_miipher.encoders import ENCODERS, Encoder
-from open_miipher.vocoders import VOCODERS, Vocoder
+from open_miipher.encoders import Encoder
+from open_miipher.recipes.recipe import Recipe
+from open_miipher.vocoders import Vocoder
 
-PARTS = ("encoder", "cleaner", "vocoder", "discriminators")
 # Stages may differ in these: where the encoder lies (its weights are compared when they are loaded)
 # and what only trades time for memory.
 _FREE = (".source", ".gradient_checkpointing")
 
 
-def fill_parts(model: Mapping[str, Any], sources: Sequence[Checkpoint]) -> dict[str, Any]:
-    """Fill the parts that the configuration leaves empty from checkpoints.
+def fill_parts(
+    recipe: type[Recipe[Any]], model: Mapping[str, Any], sources: Sequence[Checkpoint]
+) -> dict[str, Any]:
+    """Fill the parts that the configuration leaves empty from checkpoints of earlier stages.
 
     Single keys of such a part (`+model.encoder.source=…`) win over the checkpoint's.
 
     Args:
+        recipe: whose parts they are.
         model: the `model` part of the configuration.
         sources: checkpoints to take from; the first that has the part gives it.
 
     Returns:
-        A copy of `model` with every part that the recipe names filled.
+        A copy of `model` with every part that it names filled.
 
     Raises:
         UserError: a checkpoint's part differs from the configured one, or nobody has it.
     """
     filled = dict(model)
     problems = []
-    for part in (p for p in PARTS if p in model):
+    for part in (p for p in recipe.parts if p in model):
         offers = [(c, c.config["model"][part]) for c in sources if c.config["model"].get(part)]
-        if is_open(part, model[part]) and not offers:
-            problems.append(
-                f"model.{part} is empty and no earlier stage gives it; set "
-                "model.cleaner_ckpt_dir=… or model.vocoder_ckpt_dir=…"
-            )
-            continue
-        if is_open(part, model[part]):
+        if not recipe.is_given(part, model[part]):
+            if not offers:
+                keys = " or ".join(f"model.{key}=…" for key in recipe.takes)
+                where = f"set {keys}" if keys else "give it a name"
+                problems.append(f"model.{part} is empty and no earlier stage gives it; {where}")
+                continue
             filled[part] = overlaid(offers[0][1], model[part])
         for checkpoint, spec in offers:
             different = differing_keys(filled[part], spec, f"model.{part}")
@@ -58,53 +60,12 @@ def fill_parts(model: Mapping[str, Any], sources: Sequence[Checkpoint]) -> dict[
     return filled
 
 
-def is_open(part: str, spec: Mapping[str, Any]) -> bool:
-    """Whether the configuration leaves a part, but for single keys, to earlier stages."""
-    return not spec if part == "discriminators" else "name" not in spec
-
-
-def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return plain data with the leaves of `over` laid over those of `base`."""
-    laid = {
-        key: overlaid(base[key], value)
-        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
-        else value
-        for key, value in over.items()
-    }
-    return {**base, **laid}
-
-
-def differing_keys(a: Any, b: Any, key: str = "") -> list[str]:
-    """Return the dotted names of the leaves in which two pieces of plain data differ."""
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        names = list(dict.fromkeys([*a, *b]))
-        missing = object()
-        nested = (
-            differing_keys(a.get(n, missing), b.get(n, missing), f"{key}.{n}" if key else str(n))
-            for n in names
-        )
-        return [leaf for leaves in nested for leaf in leaves]
-    same = list(a) == list(b) if isinstance(a, list | tuple) and isinstance(b, list) else a == b
-    return [] if same else [key]
-
-
-def build_encoder(spec: Mapping[str, Any]) -> Encoder:
-    """Build the frozen encoder that `model.encoder` names."""
-    return build(ENCODERS, spec, key="model.encoder")
-
-
-def build_cleaner(spec: Mapping[str, Any], encoder: Encoder) -> Cleaner:
-    """Build the cleaner that `model.cleaner` names on its encoder."""
-    return build(CLEANERS, spec, encoder, key="model.cleaner")
-
-
-def build_vocoder(spec: Mapping[str, Any], encoder: Encoder, sample_rate: int) -> Vocoder:
-    """Build the vocoder that `model.vocoder` names, for an encoder's features.
+def check_fit(vocoder: Vocoder, encoder: Encoder, sample_rate: int) -> None:
+    """See that a vocoder can speak an encoder's features at the data's rate (Hz).
 
     Raises:
-        UserError: it does not fit the features or the data's sample rate.
+        UserError: it cannot.
     """
-    vocoder = build(VOCODERS, spec, encoder.width, encoder.frame_rate, key="model.vocoder")
     if vocoder.sample_rate != sample_rate:
         raise UserError(
             f"the vocoder makes {vocoder.sample_rate} Hz but data.sample_rate={sample_rate}; "
@@ -115,7 +76,17 @@ def build_vocoder(spec: Mapping[str, Any], encoder: Encoder, sample_rate: int) -
             "model.vocoder does not fit model.encoder: log-mel features carry the level and need a "
             "wavefit with gain=power; others need gain=peak, or the dac vocoder"
         )
-    return vocoder
+    if vocoder.mel is not None and encoder.mel is not None and vocoder.mel != encoder.mel:
+        names = [field.name for field in fields(vocoder.mel)]
+        differing = [
+            f"{name} ({getattr(vocoder.mel, name)}, the features have {getattr(encoder.mel, name)})"
+            for name in names
+            if getattr(vocoder.mel, name) != getattr(encoder.mel, name)
+        ]
+        raise UserError(
+            "model.vocoder.mel is not the front end of model.encoder: it differs in "
+            f"{', '.join(differing)}; make them equal"
+        )
 
 
 def at_rate(

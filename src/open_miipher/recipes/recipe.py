@@ -2,35 +2,19 @@
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
-from open_miipher.base.noise import white_noise
-from open_miipher.checkpoint import load_strictly
-from open_miipher.encoders import Encoder
+from open_miipher.base.registry import Registry, build
+from open_miipher.checkpoint import Blueprint
+from open_miipher.data.batch import Batch
 
-
-class Batch(Protocol):
-    """What a recipe needs of a batch; `data.Batch` is one.
-
-    Attributes:
-        clean: (batch, samples) at the data's sample rate, zero beyond `lengths`.
-        damaged: (batch, samples), aligned with `clean`.
-        lengths: (batch,) true samples.
-        positions: (batch,) place in the endless stream of samples.
-    """
-
-    clean: Tensor
-    damaged: Tensor
-    lengths: Tensor
-    positions: Tensor
+B = TypeVar("B", bound=Batch)
 
 
 @dataclass
@@ -48,71 +32,150 @@ class Pass:
     losses: dict[str, Tensor]
 
 
-class Recipe(ABC):
-    """One training stage: its networks, the passes of a step, how it is scored and heard.
+@dataclass
+class Sound:
+    """Something to listen to: (samples,) at `sample_rate` Hz, full scale ±1."""
+
+    waveform: Tensor
+    sample_rate: int
+
+
+@dataclass
+class ParameterGroup:
+    """Parameters that are optimised alike.
 
     Attributes:
-        trained: the networks that train, by name; the first is the one the stage is about, and
-            only that one is averaged (EMA), validated and sampled.
-        frozen: networks that are used, saved along, and not trained.
-        encoder: the frozen base encoder, whose weights are never saved, only their fingerprint.
-        score: the name of the validation value that chooses the best checkpoint; lower is better.
+        parameters: of one network.
+        decays: whether the configured weight decay acts on them.
+        lr_scale: of the configured learning rate.
     """
 
+    parameters: list[nn.Parameter]
+    decays: bool = True
+    lr_scale: float = 1.0
+
+
+class Recipe(ABC, Generic[B]):
+    """One training stage: its networks, the passes of a step, how it is scored and heard.
+
+    A recipe is built from the data source, the run's seed and its `Config`; `B` is the kind of
+    batch that it trains on.
+
+    Attributes:
+        data_kinds: the kinds of batches that it trains on.
+        score: the name of the validation value that chooses the best checkpoint; lower is better.
+        parts: the keys of `model` that a configuration may leave to an earlier stage.
+        takes: a key of `model` that names an earlier stage's checkpoint → the networks whose
+            weights are taken from it, where this recipe has them.
+        base: pretrained modules by name, which stay as they are and are not saved: their
+            `fingerprint()` is, and their place in the configuration.
+        trained: the networks that train, by name; the first is the one that the stage is about,
+            and only that one is averaged (EMA), validated and sampled.
+        frozen: networks that are used and saved along, and not trained.
+    """
+
+    Config: ClassVar[type]
+    data_kinds: ClassVar[tuple[type[Batch], ...]]
     score: ClassVar[str]
-    trained: dict[str, nn.Module]
-    frozen: dict[str, nn.Module]
-    encoder: Encoder
+    parts: ClassVar[tuple[str, ...]] = ()
+    takes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    def __init__(self) -> None:
+        self.base: dict[str, nn.Module] = {}
+        self.trained: dict[str, nn.Module] = {}
+        self.frozen: dict[str, nn.Module] = {}
+        self._blueprints: dict[str, Blueprint] = {}
+
+    @abstractmethod
+    def passes(self, batch: B, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
+        """Yield the passes of one step; the caller runs each one's backward before the next.
+
+        Args:
+            batch: of one of `data_kinds`, its tensors on the networks' device.
+            networks: `trained`, as wrapped by DDP: a network is called through it in the pass
+                that updates it. In any other pass the recipe calls the bare one, frozen.
+        """
+
+    @abstractmethod
+    def validate(self, batch: B) -> dict[str, float]:
+        """Score one clip, a batch of one; called without gradients, networks in evaluation mode.
+
+        Returns:
+            Every value that validation logs, `score` among them.
+        """
+
+    @abstractmethod
+    def samples(self, batch: B | None) -> dict[str, Sound]:
+        """Return sounds to listen to, by name; called as `validate`.
+
+        Args:
+            batch: one clip; None where there is no validation data: a recipe that makes sound from
+                nothing then does.
+        """
 
     @property
     def main(self) -> str:
         """The name of the network that the stage is about."""
         return next(iter(self.trained))
 
-    @abstractmethod
-    def passes(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
-        """Yield the passes of one step; the caller runs each one's backward before the next.
+    @property
+    def saved(self) -> dict[str, nn.Module]:
+        """The networks whose weights a checkpoint holds."""
+        return {**self.trained, **self.frozen}
 
-        Args:
-            batch: damaged and clean audio.
-            networks: `trained`, as wrapped by DDP: a network is called through it in the pass
-                that updates it. In any other pass the recipe calls the bare one, frozen.
+    @property
+    def blueprints(self) -> dict[str, Blueprint]:
+        """How each network is built, for the checkpoint."""
+        prints = {name: network.fingerprint() for name, network in self.base.items()}
+        return {
+            name: replace(blueprint, fingerprint=prints.get(name))
+            for name, blueprint in self._blueprints.items()
+        }
+
+    @classmethod
+    def is_given(cls, part: str, spec: Mapping[str, Any]) -> bool:
+        """Whether the configuration gives a part, and does not leave it to earlier stages."""
+        return "name" in spec
+
+    def parameter_groups(self, network: nn.Module) -> list[ParameterGroup]:
+        """Sort what trains of a network into groups for its optimiser.
+
+        By default weight decay acts on matrices and kernels, and not on what has one number a
+        channel: biases, norms, weight norm's magnitudes, snakes.
         """
-
-    @abstractmethod
-    def validate(self, clip: Batch) -> dict[str, float]:
-        """Restore one clip (a batch of one) and score it.
-
-        Returns:
-            Named values, `score` among them.
-        """
-
-    @abstractmethod
-    def samples(self, clip: Batch) -> dict[str, Tensor]:
-        """Return audio of one clip to listen to, each (samples,) at the data's rate; maybe none."""
+        trainable = [p for p in network.parameters() if p.requires_grad]
+        vectors = {id(p) for p in trainable if p.numel() == max(p.shape, default=1)}
+        groups = [
+            ParameterGroup([p for p in trainable if id(p) not in vectors]),
+            ParameterGroup([p for p in trainable if id(p) in vectors], decays=False),
+        ]
+        return [group for group in groups if group.parameters]
 
     def to(self, device: torch.device) -> None:
         """Move every network to a device."""
-        for network in (*self.trained.values(), *self.frozen.values(), self.encoder):
+        for network in (*self.base.values(), *self.saved.values()):
             network.to(device)
 
-    def state_dict_of(self, name: str) -> dict[str, Tensor]:
-        """Return what a checkpoint saves of a network (a cleaner leaves its base encoder out)."""
-        network = {**self.trained, **self.frozen}[name]
-        save = getattr(network, "trained_state_dict", network.state_dict)
-        return dict(save())
+    def build(
+        self, name: str, registry: Registry[Any], spec: Mapping[str, Any], *arguments: Any, key: str
+    ) -> Any:
+        """Build a network, and remember how, so that a checkpoint can build it again.
 
-    def load(self, name: str, state: Mapping[str, Tensor], source: Path) -> None:
-        """Load what `state_dict_of` gave, found in `source`.
+        Args:
+            name: of the network.
+            registry: of its kind.
+            spec: its name in the registry and the fields of its `Config`.
+            *arguments: what it takes before its config: numbers, or networks built before, which
+                are in `base`, `trained` or `frozen` already.
+            key: where the spec stands in the configuration, for messages.
 
         Raises:
-            UserError: a key is missing, unknown, or of another shape.
+            UserError: the spec does not fit.
         """
-        network = {**self.trained, **self.frozen}[name]
-        if hasattr(network, "load_trained_state_dict"):
-            network.load_trained_state_dict(dict(state))
-        else:
-            load_strictly(network, state, source)
+        names = {id(network): n for n, network in {**self.base, **self.saved}.items()}
+        plain = [{"network": names[id(a)]} if isinstance(a, nn.Module) else a for a in arguments]
+        self._blueprints[name] = Blueprint(registry.kind, spec, plain)
+        return build(registry, spec, *arguments, key=key)
 
 
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
@@ -120,7 +183,7 @@ def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> 
     return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
 
-def check_weights(weights: Mapping[str, float], names: tuple[str, ...], key: str) -> None:
+def check_weights(weights: Mapping[str, float], names: Sequence[str], key: str) -> None:
     """Check that the weights name exactly the losses there are.
 
     Raises:
@@ -145,25 +208,3 @@ def frozen(network: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trainable:
             parameter.requires_grad_(True)
-
-
-def sample_noise(seed: int, positions: Tensor, num_samples: int) -> Tensor:
-    """Draw each sample's initial noise from the run's seed and the sample's position alone.
-
-    Returns:
-        (batch, num_samples) standard normal, on the device of `positions`.
-    """
-    noise = [white_noise(sample_seed(seed, p, 0), 0, num_samples) for p in positions.tolist()]
-    return torch.stack(noise).to(positions.device)
-
-
-def sample_uniform(seed: int, positions: Tensor) -> Tensor:
-    """Draw one number in [0, 1) a sample from the run's seed and its position: (batch,)."""
-    draws = [np.random.default_rng(sample_seed(seed, p, 1)).random() for p in positions.tolist()]
-    return torch.tensor(draws, dtype=torch.float32, device=positions.device)
-
-
-def sample_seed(seed: int, position: int, purpose: int) -> int:
-    """Return a seed for one use of randomness in one sample."""
-    words = np.random.SeedSequence([seed, position, purpose]).generate_state(1, np.uint64)
-    return int(words[0] >> np.uint64(1))

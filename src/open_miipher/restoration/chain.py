@@ -4,18 +4,17 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from open_miipher.base.errors import UserError
-from open_miipher.base.registry import build
-from open_miipher.checkpoint import Checkpoint, load_strictly
-from open_miipher.cleaners import CLEANERS, Cleaner
-from open_miipher.encoders import ENCODERS
-from open_miipher.vocoders import VOCODERS, Vocoder
+from open_miipher.base.noise import white_noise
+from open_miipher.checkpoint import Checkpoint
+from open_miipher.cleaners import Cleaner
+from open_miipher.vocoders import Vocoder
 
 
 class Model(Protocol):
@@ -26,7 +25,6 @@ class Model(Protocol):
         input_hop: its samples per feature frame.
         output_rate: Hz of the waveform that comes out.
         output_hop: its samples per feature frame.
-        needs_noise: whether the noise given is used.
         needs_statistics: whether chunks can be normalised by the statistics of the whole signal,
             which then takes a first pass.
         restores_level: whether the output has the level of the speech in the input.
@@ -37,7 +35,6 @@ class Model(Protocol):
     input_hop: int
     output_rate: int
     output_hop: int
-    needs_noise: bool
     needs_statistics: bool
     restores_level: bool
     fingerprint: str
@@ -53,14 +50,22 @@ class Model(Protocol):
         """
 
     def restore(
-        self, waveform: Tensor, lengths: Tensor, noise: Tensor, statistics: Tensor | None = None
+        self,
+        waveform: Tensor,
+        lengths: Tensor,
+        keys: Tensor,
+        starts: Tensor,
+        statistics: Tensor | None = None,
     ) -> Tensor:
         """Restore a batch of chunks of equally many frames.
 
         Args:
             waveform: (batch, frames * input_hop) at `input_rate`, zero beyond `lengths`.
             lengths: (batch,) true samples; the last frame holds at least one.
-            noise: (batch, frames * output_hop) standard normal.
+            keys: (batch,) int64, which stream of noise each chunk's signal has (`base.noise`); a
+                model that starts from none passes it over.
+            starts: (batch,) int64, where in its signal each chunk's output begins, in samples: the
+                noise is read from there, so that neighbouring chunks share theirs.
             statistics: (batch, numbers) of the chunks' signals, from `measure`; None: each chunk's
                 own.
 
@@ -96,7 +101,6 @@ class Chain:
         self.input_hop = cleaner.encoder.hop_length
         self.output_rate = vocoder.sample_rate
         self.output_hop = vocoder.hop_length
-        self.needs_noise = vocoder.needs_noise
         self.needs_statistics = cleaner.encoder.needs_statistics
         self.restores_level = vocoder.restores_level
         weights = _fingerprint(cleaner, vocoder, specs or {})
@@ -125,18 +129,12 @@ class Chain:
             UserError: no whole checkpoint, no whole chain in it, or weights that do not fit.
         """
         checkpoint = Checkpoint.open(path)
-        specs = _part_specs(checkpoint)
-        moved = {} if encoder_source is None else {"source": encoder_source}
-        encoder = build(ENCODERS, {**specs["encoder"], **moved}, key="model.encoder")
-        checkpoint.check_encoder(encoder.fingerprint())
-        cleaner = build(CLEANERS, specs["cleaner"], encoder, key="model.cleaner")
-        vocoder = build(
-            VOCODERS, specs["vocoder"], encoder.width, encoder.frame_rate, key="model.vocoder"
-        )
-        read = checkpoint.averaged_weights if ema else checkpoint.weights
-        cleaner.load_trained_state_dict(read("cleaner"))
+        _check_chain(checkpoint)
+        changes = {} if encoder_source is None else {"encoder": {"source": encoder_source}}
+        cleaner = cast(Cleaner, checkpoint.build("cleaner", ema, changes))
         cleaner.merge()
-        load_strictly(vocoder, read("generator"), checkpoint.path)
+        vocoder = cast(Vocoder, checkpoint.build("generator", ema))
+        specs = {name: checkpoint.networks[name].spec for name in ("cleaner", "generator")}
         return cls(cleaner, vocoder, device, amp, specs)
 
     @torch.inference_mode()
@@ -148,18 +146,33 @@ class Chain:
 
     @torch.inference_mode()
     def restore(
-        self, waveform: Tensor, lengths: Tensor, noise: Tensor, statistics: Tensor | None = None
+        self,
+        waveform: Tensor,
+        lengths: Tensor,
+        keys: Tensor,
+        starts: Tensor,
+        statistics: Tensor | None = None,
     ) -> Tensor:
         """Restore a batch of chunks (see `Model.restore`)."""
         waveform, lengths = waveform.to(self.device), lengths.to(self.device)
+        num_samples = waveform.shape[1] // self.input_hop * self.output_hop
+        noise = (
+            white_noise(keys.to(self.device), starts.to(self.device), num_samples)
+            if self.vocoder.needs_noise
+            else torch.zeros((), device=self.device).expand(len(waveform), num_samples)
+        )
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
             features, _ = self.cleaner(waveform, lengths, statistics)
-            restored = self.vocoder.generate(features, noise.to(self.device))
+            restored = self.vocoder.generate(features, noise)
         return restored.float().cpu()
 
 
-def _part_specs(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    model = checkpoint.config.get("model", {})
+def _check_chain(checkpoint: Checkpoint) -> None:
+    """See that a checkpoint holds a whole chain.
+
+    Raises:
+        UserError: it does not; says what it holds.
+    """
     missing = [part for part in ("cleaner", "generator") if part not in checkpoint.names]
     if missing == ["generator"]:
         raise UserError(
@@ -171,13 +184,11 @@ def _part_specs(checkpoint: Checkpoint) -> Mapping[str, Any]:
             f"{checkpoint.path} holds a vocoder alone, which cleans nothing; "
             "pass a checkpoint of stage 3 (model=…_finetune)"
         )
-    absent = missing + [part for part in ("encoder", "cleaner", "vocoder") if not model.get(part)]
-    if absent:
+    if missing:
         raise UserError(
-            f"{checkpoint.path} is no restoration chain ({', '.join(absent)} missing); "
+            f"{checkpoint.path} is no restoration chain ({', '.join(missing)} missing); "
             "pass a checkpoint of stage 3 (model=…_finetune)"
         )
-    return {part: model[part] for part in ("encoder", "cleaner", "vocoder")}
 
 
 def _fingerprint(cleaner: Cleaner, vocoder: Vocoder, specs: Mapping[str, Any]) -> str:

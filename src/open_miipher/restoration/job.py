@@ -7,12 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from open_miipher.audio.chunking import Tap
 from open_miipher.audio.resample import num_output_frames
-from open_miipher.base.noise import white_noise
 from open_miipher.restoration.chain import Model
 from open_miipher.restoration.options import RestoreOptions
 from open_miipher.restoration.sink import Sink
@@ -32,7 +30,7 @@ class Chunk:
         index: place among the job's chunks.
         waveform: (channels, frames * input_hop) at the model's input rate.
         num_samples: true ones; zeros follow.
-        noise: (frames * output_hop,) standard normal, the same at the same place of any signal.
+        start: of its output in the signal's, in samples at the model's output rate.
         statistics: (channels, numbers) of the whole signal, to normalise by; None: the chunk's own.
         audible: the channels that need the model; the others are digital silence.
         restored: (channels, frames * output_hop), zero until the model has worked.
@@ -42,7 +40,7 @@ class Chunk:
     index: int
     waveform: np.ndarray
     num_samples: int
-    noise: Tensor
+    start: int
     statistics: Tensor | None
     audible: list[int]
     restored: np.ndarray
@@ -143,17 +141,12 @@ class Job:
         num_samples = waveform.shape[1]
         padding = num_frames * model.input_hop - num_samples
         audible = [c for c, row in enumerate(waveform) if row.any() and self.options.strength > 0]
-        noise = (
-            white_noise(self.options.seed, start * model.output_hop, num_output)
-            if model.needs_noise and audible
-            else torch.zeros(()).expand(num_output)
-        )
         return Chunk(
             self,
             index,
             np.pad(waveform, ((0, 0), (0, padding))),
             num_samples,
-            noise,
+            start * model.output_hop,
             statistics,
             audible,
             np.zeros((self.num_channels, num_output), dtype=np.float32),

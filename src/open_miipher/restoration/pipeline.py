@@ -12,6 +12,7 @@ import torch
 
 from open_miipher.audio.io import AudioError
 from open_miipher.base.errors import UserError
+from open_miipher.base.noise import noise_key
 from open_miipher.restoration.assembler import Assembler
 from open_miipher.restoration.chain import Model
 from open_miipher.restoration.job import Chunk, Job
@@ -129,12 +130,13 @@ def _restore(chunks: list[Chunk], model: Model, batch_size: int) -> list[Chunk]:
         batch = rows[first : first + batch_size]
         waveform = torch.from_numpy(np.stack([chunk.waveform[c] for chunk, c in batch]))
         lengths = torch.tensor([chunk.num_samples for chunk, _ in batch])
-        noise = torch.stack([chunk.noise for chunk, _ in batch])
+        keys = torch.cat([noise_key(chunk.job.options.seed) for chunk, _ in batch])
+        starts = torch.tensor([chunk.start for chunk, _ in batch])
         given = [chunk.statistics[c] for chunk, c in batch if chunk.statistics is not None]
         statistics = torch.stack(given) if given else None
         began = time.perf_counter()
         try:
-            restored = model.restore(waveform, lengths, noise, statistics).numpy()
+            restored = model.restore(waveform, lengths, keys, starts, statistics).numpy()
         except torch.OutOfMemoryError as error:
             raise UserError(
                 f"the GPU's memory does not hold {len(batch)} chunks of "

@@ -28,6 +28,12 @@ class Ema:
         weights = [self.parameters[name] for name in self.average]
         torch._foreach_lerp_(averages, weights, 1.0 - decay)
 
+    def over(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a checkpoint's weights of the network with the averages in their places."""
+        # By place and not by name: a tensor that two names share is averaged under one of them.
+        averages = {_place(p): self.average[name] for name, p in self.parameters.items()}
+        return {name: averages.get(_place(w), w) for name, w in weights.items()}
+
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Let the network have the averaged weights for a while."""
@@ -48,3 +54,7 @@ class Ema:
         """Take the average from a checkpoint's weights, whose names are the network's own."""
         for name, average in self.average.items():
             average.copy_(weights[name])
+
+
+def _place(tensor: Tensor) -> tuple[int, torch.Size]:
+    return tensor.data_ptr(), tensor.shape

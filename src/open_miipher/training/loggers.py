@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from PIL import Image
 
 from open_miipher.audio.io import AudioWriter
 from open_miipher.base.errors import UserError
-from open_miipher.evaluation.spectrograms import Panel, draw_spectrograms
+from open_miipher.recipes import Sound
 from open_miipher.training.config import LoggerConfig
 
 
@@ -25,8 +23,8 @@ class Logger(Protocol):
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers by their full names (`train/loss`)."""
 
-    def clip(self, step: int, name: str, waveforms: Mapping[str, np.ndarray]) -> None:
-        """Log one clip's versions, each (samples,) at the run's rate."""
+    def clip(self, step: int, name: str, sounds: Mapping[str, Sound]) -> None:
+        """Log sounds that belong together: the versions of a clip, say."""
 
     def close(self) -> None:
         """Hand everything over."""
@@ -37,27 +35,27 @@ class FileLogger:
 
     Args:
         output_dir: the run's.
-        sample_rate: of the samples.
     """
 
     run_id = None
 
-    def __init__(self, output_dir: Path, sample_rate: int) -> None:
+    def __init__(self, output_dir: Path) -> None:
         self.directory = output_dir / "samples"
-        self.sample_rate = sample_rate
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Do nothing."""
 
-    def clip(self, step: int, name: str, waveforms: Mapping[str, np.ndarray]) -> None:
-        """Write the clip's versions and their spectrograms."""
+    def clip(self, step: int, name: str, sounds: Mapping[str, Sound]) -> None:
+        """Write the sounds and their spectrograms."""
+        from PIL import Image
+
         folder = self.directory / f"step-{step:08d}"
         folder.mkdir(parents=True, exist_ok=True)
-        for version, waveform in waveforms.items():
+        for version, sound in sounds.items():
             path = folder / f"{name}-{version}.flac"
-            with AudioWriter(path, self.sample_rate, 1, format="flac") as writer:
-                writer.write(np.clip(waveform, -1.0, 1.0)[None])
-        Image.fromarray(_picture(waveforms, self.sample_rate)).save(folder / f"{name}.png")
+            with AudioWriter(path, sound.sample_rate, 1, format="flac") as writer:
+                writer.write(np.clip(_array(sound), -1.0, 1.0)[None])
+        Image.fromarray(_picture(sounds)).save(folder / f"{name}.png")
 
     def close(self) -> None:
         """Do nothing."""
@@ -69,7 +67,6 @@ class WandbLogger:
     Args:
         config: project and run name.
         output_dir: the run's; wandb writes below it.
-        sample_rate: of the samples.
         settings: the run's resolved configuration.
         run_id: of the run that is resumed.
     """
@@ -78,14 +75,12 @@ class WandbLogger:
         self,
         config: LoggerConfig,
         output_dir: Path,
-        sample_rate: int,
         settings: Mapping[str, Any],
         run_id: str | None,
     ) -> None:
         import wandb  # slow to import, and not needed by the other kinds
 
         self.wandb = wandb
-        self.sample_rate = sample_rate
         default_mode = "online" if os.environ.get("WANDB_API_KEY") else "offline"
         try:
             self.run = wandb.init(
@@ -110,14 +105,15 @@ class WandbLogger:
         """Log numbers."""
         self.run.log({"step": step, **values})
 
-    def clip(self, step: int, name: str, waveforms: Mapping[str, np.ndarray]) -> None:
+    def clip(self, step: int, name: str, sounds: Mapping[str, Sound]) -> None:
         """Log the clip's versions as audio and one picture."""
         media: dict[str, Any] = {
-            f"samples/{name}/{version}": self.wandb.Audio(waveform, sample_rate=self.sample_rate)
-            for version, waveform in waveforms.items()
+            f"samples/{name}/{version}": self.wandb.Audio(
+                _array(sound), sample_rate=sound.sample_rate
+            )
+            for version, sound in sounds.items()
         }
-        picture = _picture(waveforms, self.sample_rate)
-        media[f"samples/{name}/spectrogram"] = self.wandb.Image(picture)
+        media[f"samples/{name}/spectrogram"] = self.wandb.Image(_picture(sounds))
         self.run.log({"step": step, **media})
 
     def close(self) -> None:
@@ -130,16 +126,14 @@ class TensorBoardLogger:
 
     Args:
         output_dir: the run's.
-        sample_rate: of the samples.
         step: the step this run goes on from; later events of a killed run are hidden.
     """
 
     run_id = None
 
-    def __init__(self, output_dir: Path, sample_rate: int, step: int) -> None:
+    def __init__(self, output_dir: Path, step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.sample_rate = sample_rate
         self.writer = SummaryWriter(output_dir / "tensorboard", purge_step=step + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -147,22 +141,29 @@ class TensorBoardLogger:
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
-    def clip(self, step: int, name: str, waveforms: Mapping[str, np.ndarray]) -> None:
+    def clip(self, step: int, name: str, sounds: Mapping[str, Sound]) -> None:
         """Log the clip's versions as audio and one picture."""
-        for version, waveform in waveforms.items():
-            audio = np.clip(waveform, -1.0, 1.0)[None]
-            self.writer.add_audio(f"{name}/{version}", audio, step, self.sample_rate)
-        picture = _picture(waveforms, self.sample_rate)
-        self.writer.add_image(name, picture, step, dataformats="HWC")
+        for version, sound in sounds.items():
+            audio = np.clip(_array(sound), -1.0, 1.0)[None]
+            self.writer.add_audio(f"{name}/{version}", audio, step, sound.sample_rate)
+        self.writer.add_image(name, _picture(sounds), step, dataformats="HWC")
 
     def close(self) -> None:
         """Flush the files."""
         self.writer.close()
 
 
-def _picture(waveforms: Mapping[str, np.ndarray], sample_rate: int) -> np.ndarray:
-    """Return the versions' spectrograms side by side, (height, width, 4) uint8."""
-    panels = [Panel(version, waveform, sample_rate) for version, waveform in waveforms.items()]
+def _array(sound: Sound) -> np.ndarray:
+    return np.asarray(sound.waveform.float().cpu())
+
+
+def _picture(sounds: Mapping[str, Sound]) -> np.ndarray:
+    """Return the spectrograms side by side, (height, width, 4) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+
+    from open_miipher.evaluation.spectrograms import Panel, draw_spectrograms
+
+    panels = [Panel(name, _array(sound), sound.sample_rate) for name, sound in sounds.items()]
     canvas = FigureCanvasAgg(draw_spectrograms([panels]))
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())
@@ -171,15 +172,14 @@ def _picture(waveforms: Mapping[str, np.ndarray], sample_rate: int) -> np.ndarra
 def build_loggers(
     config: LoggerConfig,
     output_dir: Path,
-    sample_rate: int,
     settings: Mapping[str, Any],
     run_id: str | None,
     step: int,
 ) -> list[Logger]:
     """Return the file logger and the one that `trainer.logger.kind` names."""
-    loggers: list[Logger] = [FileLogger(output_dir, sample_rate)]
+    loggers: list[Logger] = [FileLogger(output_dir)]
     if config.kind == "wandb":
-        loggers.append(WandbLogger(config, output_dir, sample_rate, settings, run_id))
+        loggers.append(WandbLogger(config, output_dir, settings, run_id))
     if config.kind == "tensorboard":
-        loggers.append(TensorBoardLogger(output_dir, sample_rate, step))
+        loggers.append(TensorBoardLogger(output_dir, step))
     return loggers

@@ -1,13 +1,14 @@
 """Optimisers, and learning rates as pure functions of the step."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import nn
 
 from open_miipher.base.errors import report
+from open_miipher.recipes import ParameterGroup
 
 
 @dataclass
@@ -18,7 +19,7 @@ class OptimizerConfig:
         lr: the highest learning rate.
         betas: AdamW's.
         eps: AdamW's.
-        weight_decay: of matrices and kernels; biases, norms and other vectors have none.
+        weight_decay: of the parameter groups that decay (see `Recipe.parameter_groups`).
         warmup_steps: linear rise from 0.
         schedule: `cosine` or `exponential` from `lr` to `final_lr`, or `constant`.
         schedule_steps: where the first two end; a key of its own, so that training N and then M
@@ -66,32 +67,27 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
     return (config.final_lr + (config.lr - config.final_lr) * share) * warmup
 
 
-def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """Return AdamW over a network's trainable parameters."""
-    trainable = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if not _is_vector(p)]},
-        {"params": [p for p in trainable if _is_vector(p)]},
-    ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr)
-    apply_config(optimizer, config)
+def build_optimizer(groups: Sequence[ParameterGroup], config: OptimizerConfig) -> torch.optim.AdamW:
+    """Return AdamW over a network's parameter groups."""
+    optimizer = torch.optim.AdamW([{"params": group.parameters} for group in groups], lr=config.lr)
+    apply_config(optimizer, groups, config)
     return optimizer
 
 
-def apply_config(optimizer: torch.optim.Optimizer, config: OptimizerConfig) -> None:
+def apply_config(
+    optimizer: torch.optim.Optimizer, groups: Sequence[ParameterGroup], config: OptimizerConfig
+) -> None:
     """Put the configured values into an optimiser: they win over what a checkpoint restored."""
-    for group in optimizer.param_groups:
-        vectors = all(_is_vector(p) for p in group["params"])
-        values: dict[str, Any] = {"betas": config.betas, "eps": config.eps}
-        group.update(values, weight_decay=0.0 if vectors else config.weight_decay)
-
-
-def _is_vector(parameter: nn.Parameter) -> bool:
-    """Whether it holds one number a channel: biases, norms, weight norm's magnitudes, snakes."""
-    return parameter.numel() == max(parameter.shape, default=1)
+    for own, group in zip(optimizer.param_groups, groups, strict=True):
+        own.update(
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay if group.decays else 0.0,
+            lr_scale=group.lr_scale,
+        )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Use this learning rate from the next step on."""
+    """Use this learning rate, times each group's scale, from the next step on."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]

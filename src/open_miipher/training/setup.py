@@ -4,6 +4,7 @@ import dataclasses
 import socket
 import time
 import warnings
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,16 +15,14 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.registry import build
 from open_miipher.checkpoint import Checkpoint, complete_checkpoints, remove_leftovers
 from open_miipher.data import Dataset, train_batches, validation_batches
-from open_miipher.distributed import StopSignal, World, hold, mark_requeue
+from open_miipher.distributed import StopSignal, World, hold, is_first_here, mark_requeue
 from open_miipher.recipes import RECIPES, Recipe, fill_parts
 from open_miipher.training.config import AUTO, Run
 from open_miipher.training.console import Console
 from open_miipher.training.loggers import build_loggers
-from open_miipher.training.state import Position, TrainingState, load_weights
+from open_miipher.training.state import Position, TrainingState, load_networks
 from open_miipher.training.trainer import Trainer
 
-# The keys by which a stage takes earlier ones, and the network that each gives.
-_STAGES = {"cleaner_ckpt_dir": ("cleaner",), "vocoder_ckpt_dir": ("generator", "discriminator")}
 # How long a run that restarts by itself waits for its dying predecessor: a file server keeps the
 # lock of a host that is gone for a while (NFS: 90 s).
 _LOCK_PATIENCE_SECONDS = 120.0
@@ -36,19 +35,20 @@ def prepare(run: Run, world: World) -> Trainer:
         UserError: with what is wrong, before any training; the same on every rank.
     """
     stop = StopSignal()  # a signal that comes while things are built is obeyed after one step
-    world.agree(lambda: run.trainer.check(world.size))
+    world.agree(lambda: _check(run, world))
     started = world.broadcast(time.strftime("%Y%m%d-%H%M%S"))
     sources = world.agree(lambda: _sources(run))
-    _check_same(sources, world)
+    _check_same(list(sources.values()), world)
+    sources = _verified(sources, world)
     run = world.agree(lambda: _fill(run, started, sources))
     output_dir = Path(run.plain["trainer"]["output_dir"])
     lock = world.agree(lambda: _own(output_dir, run) if world.is_main else None)
     console = Console(output_dir / "train.log" if world.is_main else None)
     train_data, test_data = world.agree(lambda: _data(run, console))
     _check_same_data([train_data, test_data], world)
-    state = world.agree(lambda: _state(run, world, train_data, console))
+    state = world.agree(lambda: _state(run, world, train_data, sources, console))
     config = run.trainer
-    logging = (config.logger, output_dir, run.data.sample_rate, run.plain)
+    logging = (config.logger, output_dir, run.plain)
     loggers = world.agree(
         lambda: build_loggers(*logging, state.run_id, state.step) if world.is_main else []
     )
@@ -78,12 +78,29 @@ def prepare(run: Run, world: World) -> Trainer:
     )
 
 
-def _sources(run: Run) -> list[Checkpoint]:
-    """Open every checkpoint that weights come from."""
+def _check(run: Run, world: World) -> None:
+    """Check the trainer's keys, and that the recipe can train on this kind of data.
+
+    Raises:
+        UserError: with what is wrong.
+    """
+    run.trainer.check(world.size)
+    kinds, given = recipe_class(run.model).data_kinds, run.data.batch_type
+    if not issubclass(given, kinds):
+        wanted = " or ".join(kind.kind for kind in kinds)
+        raise UserError(
+            f"{run.name} trains on {wanted}, but data.name={run.plain['data']['name']} gives "
+            f"{given.kind}; choose another data=…"
+        )
+
+
+def _sources(run: Run) -> dict[str, Checkpoint]:
+    """Open every checkpoint that weights come from, by the key that names it."""
     if run.resumed is not None:
-        return [run.resumed]
-    folders = [run.trainer.init_from, *(run.model.get(key) for key in _STAGES)]
-    return [Checkpoint.open(folder) for folder in folders if folder]
+        return {"trainer.ckpt_dir": run.resumed}
+    keys = {"trainer.init_from": run.trainer.init_from}
+    keys |= {f"model.{key}": run.model.get(key) for key in recipe_class(run.model).takes}
+    return {key: Checkpoint.open(folder) for key, folder in keys.items() if folder}
 
 
 def _check_same(sources: list[Checkpoint], world: World) -> None:
@@ -92,21 +109,35 @@ def _check_same(sources: list[Checkpoint], world: World) -> None:
     Raises:
         UserError: they differ; says what each host sees.
     """
-    names = ", ".join(f"{c.path} (step {c.state['step']})" for c in sources) or "no checkpoint"
-    saved_at = [c.state["saved_at"] for c in sources]
-    found = world.gather((f"{socket.gethostname()}: {names}", saved_at))
-    if any(times != saved_at for _, times in found):
-        seen = dict.fromkeys(
-            f"rank {rank} on {name}, saved at {times}" for rank, (name, times) in enumerate(found)
+    seen = [
+        f"{c.path} (step {c.state['step']}, save {c.state['save_number']}, {c.identity[:12]})"
+        for c in sources
+    ]
+    found = world.gather((socket.gethostname(), seen))
+    if any(others != seen for _, others in found):
+        hosts = dict.fromkeys(
+            f"rank {rank} on {name}: {', '.join(others) or 'no checkpoint'}"
+            for rank, (name, others) in enumerate(found)
         )
         raise UserError(
             "the ranks would start from different checkpoints; put them on storage that every "
-            f"node shares ({'; '.join(seen)})",
+            f"node shares ({'; '.join(hosts)})",
             shared=True,
         )
 
 
-def _fill(run: Run, started: str, sources: list[Checkpoint]) -> Run:
+def _verified(sources: dict[str, Checkpoint], world: World) -> dict[str, Checkpoint]:
+    """Have the first rank of each node hash the checkpoints, before all of its ranks map them."""
+
+    def verify() -> None:
+        for checkpoint in sources.values() if is_first_here() else ():
+            checkpoint.verify()
+
+    world.agree(verify)
+    return {k: dataclasses.replace(c, is_verified=True) for k, c in sources.items()}
+
+
+def _fill(run: Run, started: str, sources: dict[str, Checkpoint]) -> Run:
     """Name the run and its directory, and fill the parts that earlier stages give."""
     plain = run.plain
     logger = {**plain["trainer"]["logger"]}
@@ -114,7 +145,7 @@ def _fill(run: Run, started: str, sources: list[Checkpoint]) -> Run:
     output_dir = plain["trainer"]["output_dir"] or f"output/{run.name}/{logger['run_name']}"
     model = run.model
     if run.resumed is None:  # or else everything is filled with what the run had
-        model = fill_parts(model, sources)
+        model = fill_parts(recipe_class(model), model, list(sources.values()))
     trainer = {**plain["trainer"], "output_dir": output_dir, "logger": logger}
     return dataclasses.replace(
         run, model=model, plain={**plain, "model": model, "trainer": trainer}
@@ -142,7 +173,7 @@ def _own(output_dir: Path, run: Run) -> TextIO:
             "this one was starting; start it again"
         )
     root.mkdir(exist_ok=True)
-    remove_leftovers(root)
+    remove_leftovers(root)  # what cannot be removed is told when the next checkpoint is written
     mark_requeue(output_dir, False)
     return lock
 
@@ -185,29 +216,48 @@ def _check_same_data(datasets: list[Dataset | None], world: World) -> None:
         )
 
 
-def build_recipe(model: dict[str, Any], sample_rate: int, seed: int) -> Recipe:
+def recipe_class(model: Mapping[str, Any]) -> type[Recipe[Any]]:
+    """Return the recipe that `model.recipe` names.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    name = model.get("recipe")
+    if name not in RECIPES:
+        raise UserError(f"model.recipe={name} is unknown; choose one of {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+def build_recipe(model: Mapping[str, Any], data: Any, seed: int) -> Recipe[Any]:
     """Build the recipe that `model.recipe` names, its fresh weights drawn from the seed.
 
     Args:
         model: the recipe's name and fields, every part filled.
-        sample_rate: of the data.
+        data: the source of the data; a recipe for audio asks its `sample_rate`.
         seed: of the run.
 
     Raises:
         UserError: a key does not fit.
     """
     torch.manual_seed(seed)
-    fields = {k: v for k, v in model.items() if k != "recipe" and k not in _STAGES}
-    return build(RECIPES, {"name": model["recipe"], **fields}, sample_rate, seed, key="model")
+    takes = recipe_class(model).takes
+    fields = {k: v for k, v in model.items() if k != "recipe" and k not in takes}
+    return build(RECIPES, {"name": model["recipe"], **fields}, data, seed, key="model")
 
 
-def _state(run: Run, world: World, train_data: Dataset, console: Console) -> TrainingState:
+def _state(
+    run: Run,
+    world: World,
+    train_data: Dataset,
+    sources: Mapping[str, Checkpoint],
+    console: Console,
+) -> TrainingState:
     config = run.trainer
-    recipe = build_recipe(run.model, run.data.sample_rate, config.seed)
+    recipe = build_recipe(run.model, run.data, config.seed)
     recipe.to(world.device)
     _check_optimizers(run, recipe)
     if run.resumed is None:
-        _start_weights(run, recipe)
+        _start_weights(recipe, sources)
     state = TrainingState.fresh(
         recipe,
         run.optimizers,
@@ -217,9 +267,9 @@ def _state(run: Run, world: World, train_data: Dataset, console: Console) -> Tra
         config.amp,
         config.ema.decay if config.ema.enabled else None,
     )
-    if run.resumed is not None:
-        news = state.restore(run.resumed, run.optimizers)
-        console.line(f"resumed from {run.resumed.path} at step {state.step}")
+    for checkpoint in sources.values() if run.resumed else ():
+        news = state.restore(checkpoint, run.optimizers)
+        console.line(f"resumed from {checkpoint.path} at step {state.step}")
         if news:
             console.line(news)
     for name, network in recipe.trained.items():
@@ -228,19 +278,15 @@ def _state(run: Run, world: World, train_data: Dataset, console: Console) -> Tra
     return state
 
 
-def _start_weights(run: Run, recipe: Recipe) -> None:
+def _start_weights(recipe: Recipe[Any], sources: Mapping[str, Checkpoint]) -> None:
     """Take weights from `trainer.init_from`, then from earlier stages; averaged where kept."""
-    if run.trainer.init_from:
-        load_weights(recipe, Checkpoint.open(run.trainer.init_from), averaged=True)
-    for key, names in _STAGES.items():
-        if run.model.get(key):
-            checkpoint = Checkpoint.open(run.model[key])
-            checkpoint.check_encoder(recipe.encoder.fingerprint())
-            for name in (n for n in names if n in recipe.trained or n in recipe.frozen):
-                recipe.load(name, checkpoint.averaged_weights(name), checkpoint.path)
+    for key, checkpoint in sources.items():
+        taken = recipe.takes.get(key.removeprefix("model."), tuple(recipe.saved))
+        names = [name for name in taken if name in recipe.saved]
+        load_networks(recipe, checkpoint, names, averaged=True)
 
 
-def _check_optimizers(run: Run, recipe: Recipe) -> None:
+def _check_optimizers(run: Run, recipe: Recipe[Any]) -> None:
     if set(run.optimizers) != set(recipe.trained):
         raise UserError(
             f"optimizer has keys for {', '.join(run.optimizers)} but {run.name} trains "

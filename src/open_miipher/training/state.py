@@ -1,13 +1,14 @@
 """What a run remembers: registered here is saved, and what is saved is restored."""
 
 import contextlib
-from collections.abc import Mapping
+import copy
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from open_miipher.checkpoint import Checkpoint, Content
+from open_miipher.checkpoint import Checkpoint, Content, load_weights, weights_of
 from open_miipher.recipes import Recipe
 from open_miipher.training.ema import Ema
 from open_miipher.training.optimization import OptimizerConfig, apply_config, build_optimizer
@@ -72,7 +73,7 @@ class TrainingState:
         run_id: the logger's.
     """
 
-    recipe: Recipe
+    recipe: Recipe[Any]
     optimizers: dict[str, torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     ema: Ema | None
@@ -87,7 +88,7 @@ class TrainingState:
     @classmethod
     def fresh(
         cls,
-        recipe: Recipe,
+        recipe: Recipe[Any],
         optimizers: Mapping[str, OptimizerConfig],
         position: Position,
         config: dict[str, Any],
@@ -99,7 +100,10 @@ class TrainingState:
         main = recipe.trained[recipe.main]
         return cls(
             recipe,
-            {name: build_optimizer(n, optimizers[name]) for name, n in recipe.trained.items()},
+            {
+                name: build_optimizer(recipe.parameter_groups(network), optimizers[name])
+                for name, network in recipe.trained.items()
+            },
             torch.amp.GradScaler(enabled=amp == "fp16"),
             None if ema_decay is None else Ema(main, ema_decay),
             position,
@@ -121,12 +125,8 @@ class TrainingState:
     def content(self) -> Content:
         """Return what a checkpoint holds."""
         recipe = self.recipe
-        weights = {name: recipe.state_dict_of(name) for name in (*recipe.trained, *recipe.frozen)}
-        ema = {}
-        if self.ema is not None:
-            with self.ema.applied():
-                averaged = recipe.state_dict_of(recipe.main)
-                ema[recipe.main] = {k: v.detach().clone() for k, v in averaged.items()}
+        weights = {name: weights_of(network) for name, network in recipe.saved.items()}
+        ema = {} if self.ema is None else {recipe.main: self.ema.over(weights[recipe.main])}
         return Content(
             config=self.config,
             state={
@@ -136,7 +136,6 @@ class TrainingState:
                 "best_score": self.best_score,
                 "run_id": self.run_id,
                 "overrides": self.overrides,
-                "encoder_fingerprint": recipe.encoder.fingerprint(),
                 "torch": torch.__version__,
             },
             weights=weights,
@@ -145,6 +144,7 @@ class TrainingState:
                 "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
                 "scaler": self.scaler.state_dict(),
             },
+            networks=recipe.blueprints,
         )
 
     def restore(
@@ -158,33 +158,43 @@ class TrainingState:
         Raises:
             UserError: the checkpoint is of other networks.
         """
-        load_weights(self.recipe, checkpoint)
+        recipe = self.recipe
+        load_networks(recipe, checkpoint)
         training = checkpoint.training_state()
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(training["optimizers"][name])
-            apply_config(optimizer, optimizers[name])
+            # Copied: a mapped file that is in use could not be pruned on some file systems.
+            optimizer.load_state_dict(copy.deepcopy(training["optimizers"][name]))
+            groups = recipe.parameter_groups(recipe.trained[name])
+            apply_config(optimizer, groups, optimizers[name])
         if training["scaler"]:  # empty unless the run was in fp16
             self.scaler.load_state_dict(training["scaler"])
         if self.ema is not None:
-            self.ema.load(checkpoint.averaged_weights(self.recipe.main))
+            self.ema.load(checkpoint.averaged_weights(recipe.main))
         state = checkpoint.state
         self.step, self.seconds = state["step"], state["seconds"]
         self.best_score, self.run_id = state["best_score"], state["run_id"]
         return self.position.restore(state)
 
 
-def load_weights(recipe: Recipe, checkpoint: Checkpoint, averaged: bool = False) -> None:
-    """Load every network of a recipe from a checkpoint of the same recipe.
+def load_networks(
+    recipe: Recipe[Any],
+    checkpoint: Checkpoint,
+    names: Collection[str] | None = None,
+    averaged: bool = False,
+) -> None:
+    """Load networks of a recipe from a checkpoint.
 
     Args:
         recipe: whose networks are loaded.
-        checkpoint: of the same recipe.
+        checkpoint: that holds them.
+        names: of the networks; all that a checkpoint of the recipe holds by default.
         averaged: take the moving average of a network where there is one.
 
     Raises:
-        UserError: a network is missing or of another shape, or the base encoder is another one.
+        UserError: a network is missing or of another shape, or a base network is another one.
     """
-    checkpoint.check_encoder(recipe.encoder.fingerprint())
+    for name, network in recipe.base.items():
+        checkpoint.check_base(name, network.fingerprint())
     read = checkpoint.averaged_weights if averaged else checkpoint.weights
-    for name in (*recipe.trained, *recipe.frozen):
-        recipe.load(name, read(name), checkpoint.path)
+    for name in recipe.saved if names is None else names:
+        load_weights(recipe.saved[name], read(name), checkpoint.path)

@@ -17,7 +17,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.checkpoint import prune, write_checkpoint
 from open_miipher.data import Batch
 from open_miipher.distributed import StopSignal, World, mark_requeue
-from open_miipher.recipes import Pass
+from open_miipher.recipes import Pass, Sound
 from open_miipher.training.config import TrainerConfig
 from open_miipher.training.console import Console
 from open_miipher.training.loggers import Logger
@@ -196,10 +196,7 @@ class Trainer:
             scores = {}
             for clip in self.clips(self.world.rank, self.world.size):
                 self.failures += clip.failures
-                number, moved = int(clip.positions[0]), clip.to(self.world.device)
-                first = next(recipe.passes(moved, recipe.trained))
-                losses = {name: float(v) for name, v in _named(first, recipe.main).items()}
-                scores[number] = {**losses, **recipe.validate(moved)}
+                scores[int(clip.positions[0])] = recipe.validate(clip.to(self.world.device))
         gathered = {n: s for share in self.world.gather(scores) for n, s in share.items()}
         ordered = [gathered[number] for number in sorted(gathered)]
         means = {name: sum(s[name] for s in ordered) / len(ordered) for name in ordered[0]}
@@ -209,29 +206,35 @@ class Trainer:
             self.save(best=True)
 
     def sample(self) -> None:
-        """Let rank 0 make the first clips' audio with the averaged weights."""
-        if not self.world.is_main or self.clips is None:
+        """Let rank 0 make the first clips' sounds, or some from nothing, with averaged weights."""
+        if not self.world.is_main:
             return
         with self._evaluating():
+            if self.clips is None:
+                self._hear("generated", self.recipe.samples(None))
+                return
             for clip in itertools.islice(self.clips(0, 1), self.config.num_samples):
-                waveforms = self.recipe.samples(clip.to(self.world.device))
-                audio = {name: w.float().cpu().numpy() for name, w in waveforms.items()}
                 name = f"clip-{int(clip.positions[0]):02d}"
-                for logger in self.loggers if audio else []:
-                    logger.clip(self.state.step, name, audio)
+                self._hear(name, self.recipe.samples(clip.to(self.world.device)))
+
+    def _hear(self, name: str, sounds: Mapping[str, Sound]) -> None:
+        for logger in self.loggers if sounds else []:
+            logger.clip(self.state.step, name, sounds)
 
     def save(self, best: bool = False) -> None:
         """Write a checkpoint on rank 0 while the others wait; once a step."""
         if self.saved_step == self.state.step and not best:
             return
 
-        def write() -> None:
-            if self.world.is_main:
-                root = self.output_dir / "ckpt"
-                write_checkpoint(root, self.state.content(), best=best)
-                prune(root, self.config.keep_last)
+        def write() -> list[str]:
+            if not self.world.is_main:
+                return []
+            root = self.output_dir / "ckpt"
+            write_checkpoint(root, self.state.content(), best=best)
+            return prune(root, self.config.keep_last)
 
-        self.world.agree(write)
+        for problem in self.world.agree(write):
+            self.console.line(f"warning: {problem}")
         self.saved_step = self.state.step
         self.console.line(f"saved step {self.state.step}{' (best)' if best else ''}")
 
@@ -250,9 +253,9 @@ class Trainer:
         self.console.metrics(self.state.step, split, values)
 
     def _rates(self) -> dict[str, float]:
+        step = max(0, self.state.step - 1)
         rates = {
-            f"lr_{name}": optimizer.param_groups[0]["lr"]
-            for name, optimizer in self.state.optimizers.items()
+            f"lr_{name}": learning_rate(self.optimizers[name], step) for name in self.recipe.trained
         }
         return {"lr": rates.pop(f"lr_{self.recipe.main}"), **rates}
 

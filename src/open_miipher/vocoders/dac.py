@@ -8,7 +8,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from open_miipher.base.errors import report
-from open_miipher.vocoders.base import Vocoder
+from open_miipher.vocoders.base import AdversarialGenerator
 from open_miipher.vocoders.gain import PEAK, SMALLEST_PEAK
 
 
@@ -29,7 +29,7 @@ class DacConfig:
     weight_norm: bool = True
 
 
-class Dac(Vocoder):
+class Dac(AdversarialGenerator):
     """Transposed convolutions and dilated residual units with snake activations.
 
     Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN" (NeurIPS 2023, arXiv
@@ -78,7 +78,7 @@ class Dac(Vocoder):
         self.num_missing = missing_samples(config.upsampling_rates)
 
     def forward(self, features: Tensor, noise: Tensor) -> list[Tensor]:
-        """Vocode; see `Vocoder.forward`. The one output is float32.
+        """Vocode; see `AdversarialGenerator.forward`. The one output is float32.
 
         Args:
             features: (batch, frames, feature_width).

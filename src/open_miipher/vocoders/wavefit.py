@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from open_miipher.audio.mel import MelConfig
 from open_miipher.base.errors import report
 from open_miipher.layers.conformer import ConformerBlock
-from open_miipher.vocoders.base import Vocoder
+from open_miipher.vocoders.base import AdversarialGenerator
 from open_miipher.vocoders.gain import PeakGain, PowerGain
 from open_miipher.vocoders.wavegrad import UNet, UNetConfig, repeat
 
@@ -72,7 +72,7 @@ class WaveFitConfig:
     gradient_checkpointing: bool = False
 
 
-class WaveFit(Vocoder):
+class WaveFit(AdversarialGenerator):
     """Fixed-point iterations z = y - F(y, c, t), y ← G(z) from noise to speech."""
 
     Config = WaveFitConfig
@@ -93,7 +93,7 @@ class WaveFit(Vocoder):
         self.sample_rate = config.sample_rate
         self.hop_length = config.upsample_factor * config.generator.hop_length
         _check(config, feature_width, frame_rate, self.hop_length)
-        self.config = config
+        self.config, self.mel = config, config.mel
         self.gain = (
             PeakGain() if config.mel is None else PowerGain(config.mel, config.griffin_lim_steps)
         )

@@ -1,0 +1,168 @@
+"""Convert checkpoints of earlier versions: `python src/convert_checkpoint.py RUN_DIR`."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from open_miipher.base.errors import UserError, exit_on_user_error
+
+if TYPE_CHECKING:
+    from open_miipher.checkpoint import Blueprint
+
+DESCRIPTION = """\
+Convert checkpoints written before they held networks.json, in place: that file is added, and the
+saves of a run are numbered. Weights and the optimisers' state stay as they are. A run goes on from
+a converted checkpoint, but with other noise than before (it is drawn on the device now), so not bit
+for bit; restoring and fine-tuning take it as any other.
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "path",
+        type=Path,
+        metavar="RUN_DIR|CKPT",
+        help="a run's output directory, its ckpt folder, or one checkpoint folder",
+    )
+    parser.add_argument(
+        "--encoder-source",
+        metavar="ID|DIR",
+        help="where the base encoder lies, if not where it was in training",
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Find the old ones, convert each."""
+    arguments = parse_arguments()
+    from open_miipher.checkpoint.folder import NETWORKS, STATE, incompleteness
+
+    folders = checkpoint_folders(arguments.path)
+    old = [folder for folder in folders if not (folder / NETWORKS).exists()]
+    for folder in folders:
+        problem = incompleteness(folder)
+        if problem is not None:
+            raise UserError(f"the checkpoint {folder} is damaged: {problem}; remove it")
+    old.sort(key=lambda folder: json.loads((folder / STATE).read_text())["saved_at"])
+    for number, folder in enumerate(old, start=1):
+        convert(folder, number, arguments.encoder_source)
+        print(f"{folder}: converted")
+    print(f"{len(old)} converted, {len(folders) - len(old)} as they were")
+    return 0
+
+
+def checkpoint_folders(path: Path) -> list[Path]:
+    """Return the checkpoint folders that a path means, links left out.
+
+    Raises:
+        UserError: there is none.
+    """
+    from open_miipher.checkpoint.folder import FILES
+
+    root = path / "ckpt" if (path / "ckpt").is_dir() else path
+    candidates = [root.resolve()] if (root / FILES).exists() else sorted(root.glob("*/"))
+    folders = [f for f in candidates if (f / FILES).exists() and not f.is_symlink()]
+    folders = [f for f in folders if not f.name.startswith(".")]
+    if not folders:
+        raise UserError(f"{path} holds no checkpoint")
+    return folders
+
+
+def convert(folder: Path, number: int, encoder_source: str | None) -> None:
+    """Write the converted folder beside an old one, and put it in its place.
+
+    Args:
+        folder: complete, of the old form.
+        number: of the save.
+        encoder_source: where the base encoder lies; None: where the checkpoint says.
+
+    Raises:
+        UserError: the base encoder cannot be loaded, or is another one.
+        OSError: the disk refuses.
+    """
+    import yaml
+
+    from open_miipher.base.atomic import sync_folder, temporary_path
+    from open_miipher.checkpoint.folder import CONFIG, FILES, NETWORKS, STATE
+    from open_miipher.checkpoint.writing import replace_folder
+
+    listing = json.loads((folder / FILES).read_text())
+    state = json.loads((folder / STATE).read_text())
+    config = yaml.safe_load((folder / CONFIG).read_text())
+    names = {name.partition(".")[0] for name in listing if name.endswith(".safetensors")}
+    networks = blueprints(config["model"], state.pop("encoder_fingerprint"), names, encoder_source)
+    plain = {name: blueprint.plain() for name, blueprint in networks.items()}
+    new = {
+        STATE: json.dumps({**state, "save_number": number}, indent=2).encode(),
+        NETWORKS: json.dumps(plain, indent=2).encode(),
+    }
+    temporary = temporary_path(folder)
+    try:
+        temporary.mkdir()
+        for name in listing.keys() - new.keys():
+            try:
+                os.link(folder / name, temporary / name)
+            except OSError:  # a file system without links
+                shutil.copy2(folder / name, temporary / name)
+        for name, data in new.items():
+            listing[name] = {"bytes": len(data), "sha256": sha256(data).hexdigest()}
+        new[FILES] = json.dumps(listing, indent=2).encode()
+        for name, data in new.items():
+            with (temporary / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        sync_folder(temporary)
+        replace_folder(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def blueprints(
+    model: Mapping[str, Any], fingerprint: str, names: set[str], encoder_source: str | None
+) -> "dict[str, Blueprint]":
+    """Return how the networks of an old checkpoint are built, from its configuration.
+
+    Args:
+        model: the `model` part of the configuration.
+        fingerprint: of the base encoder.
+        names: of the networks whose weights are there.
+        encoder_source: where the base encoder lies; None: where the configuration says.
+    """
+    from open_miipher.base.registry import build
+    from open_miipher.checkpoint import Blueprint
+    from open_miipher.encoders import ENCODERS
+
+    moved = {} if encoder_source is None else {"source": encoder_source}
+    encoder = build(ENCODERS, {**model["encoder"], **moved}, key="model.encoder")
+    if encoder.fingerprint() != fingerprint:
+        raise UserError(
+            "the base encoder has other weights than the one that the checkpoint was trained on; "
+            "name that one by --encoder-source"
+        )
+    features = [encoder.width, encoder.frame_rate]
+    every = {
+        "encoder": Blueprint("encoder", model["encoder"], [], fingerprint),
+        "cleaner": Blueprint("cleaner", model.get("cleaner") or {}, [{"network": "encoder"}]),
+        "generator": Blueprint("vocoder", model.get("vocoder") or {}, features),
+        "discriminator": Blueprint(
+            "discriminator", {"name": "group", "members": model.get("discriminators") or {}}
+        ),
+    }
+    return {name: every[name] for name in ("encoder", *sorted(names))}
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_user_error(main)())

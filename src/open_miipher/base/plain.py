@@ -1,0 +1,55 @@
+"""Plain data (nested dicts, lists, numbers, text) as configurations and checkpoints hold it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def leaves(plain: Any, key: str = "") -> dict[str, Any]:
+    """Return the values by their dotted names; an empty dict counts as a value."""
+    if not isinstance(plain, Mapping) or not plain:
+        return {key: plain}
+    nested = (leaves(value, f"{key}.{name}" if key else str(name)) for name, value in plain.items())
+    return {name: value for named in nested for name, value in named.items()}
+
+
+def from_leaves(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the nested dicts that `leaves` was made of."""
+    plain: dict[str, Any] = {}
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        node = plain
+        for name in parents:
+            child = node.get(name)
+            node[name] = node = child if isinstance(child, dict) else {}
+        if value != {} or last not in node:
+            node[last] = value
+    return plain
+
+
+def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain data with the leaves of `over` laid over those of `base`."""
+    laid = {
+        key: overlaid(base[key], value)
+        if isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
+        else value
+        for key, value in over.items()
+    }
+    return {**base, **laid}
+
+
+def differing_keys(a: Any, b: Any, key: str = "") -> list[str]:
+    """Return the dotted names of the leaves in which two pieces of plain data differ."""
+    missing = object()
+    ours, theirs = leaves(a, key), leaves(b, key)
+    return [
+        name
+        for name in dict.fromkeys([*ours, *theirs])
+        if not same(ours.get(name, missing), theirs.get(name, missing))
+    ]
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two leaves are equal; a list and a tuple of the same values are."""
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return list(a) == list(b)
+    return bool(a == b)
