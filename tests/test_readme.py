@@ -286,6 +286,14 @@ def test_every_link_leads_somewhere(path: Path) -> None:
     assert wrong == []
 
 
+def test_messages_that_are_quoted_are_those_of_the_code() -> None:
+    sources = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    rows = re.findall(r"^\| `([^`]*…[^`]*)` \|", README, re.M)
+    parts = [part.strip() for row in rows for part in row.split("…")]
+    assert len(rows) >= 2
+    assert [part for part in parts if part and part not in sources] == []
+
+
 def test_the_readme_is_short_and_leads_to_every_page() -> None:
     assert len(README.splitlines()) <= 300
     linked = set(re.findall(r"\]\((docs/[\w-]+\.md)", README))
