@@ -35,7 +35,7 @@ class ChunkGrid:
         if self.chunk_frames < 1:
             raise UserError("a chunk must hold at least one feature frame; make chunks longer")
         if not 0 <= 2 * self.overlap_frames <= self.chunk_frames:
-            raise UserError("the overlap must be between nothing and half a chunk")
+            raise UserError("the overlap must be between 0 and half a chunk")
 
     @classmethod
     def from_seconds(

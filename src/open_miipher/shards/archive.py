@@ -77,7 +77,7 @@ class ShardIndex:
         data = storage.read(self.url, start, end)
         if len(data) < end - start:
             raise ShardError(
-                f"{printable(self.url)} is truncated: sample {number} ends behind its end"
+                f"{printable(self.url)} is truncated: sample {number} is incomplete"
             )
         keys, members = set[str](), dict[str, bytes]()
         with _opened(io.BytesIO(data), self.url, "r:") as tar:

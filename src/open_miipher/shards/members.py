@@ -139,7 +139,7 @@ def _extension(name: str) -> str:
     extension = name.rpartition(".")[2].lower()
     if extension not in ("npy", "pth", *AUDIO_EXTENSIONS):
         raise ShardError(
-            f"{printable(name)} is no audio: npy, pth, {', '.join(AUDIO_EXTENSIONS)} are"
+            f"{printable(name)} is no audio; the kinds are npy, pth, {', '.join(AUDIO_EXTENSIONS)}"
         )
     return extension
 
