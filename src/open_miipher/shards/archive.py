@@ -76,9 +76,7 @@ class ShardIndex:
         start, end = (int(bound) for bound in self.bounds[number : number + 2])
         data = storage.read(self.url, start, end)
         if len(data) < end - start:
-            raise ShardError(
-                f"{printable(self.url)} is truncated: sample {number} is incomplete"
-            )
+            raise ShardError(f"{printable(self.url)} is truncated: sample {number} is incomplete")
         keys, members = set[str](), dict[str, bytes]()
         with _opened(io.BytesIO(data), self.url, "r:") as tar:
             for header in _headers(tar, self.url, end=len(data)):
