@@ -1,16 +1,16 @@
-"""How fast the loader makes pairs: seconds of audio for each second of a core.
+"""Measure how fast the loader makes pairs: seconds of audio for each second of a core.
 
     taskset -c 0 python benchmarks/data.py --preset four
     taskset -c 0 python benchmarks/data.py --preset paper --data-dir SPEECH --noise-dir NOISE
     taskset -c 0 python benchmarks/data.py --preset shards
 
 `four` is noise, reverb, clipping and low-pass on every crop; `paper` is config/data/default.yaml.
-`shards` reads pairs of 20 s at 48 kHz, int16 arrays, at random from shards made in a temporary
-folder (250 MB, which stay in memory), and the same shards with webdataset's own reader in order;
+`shards` makes shards in a temporary folder (250 MB, which stay in memory): pairs of 20 s at 48 kHz,
+int16 arrays. It reads them in random order, and again in order with webdataset's own reader;
 --crop-seconds says how much of each pair is used.
-Without directories, minutes of FLAC at 24 kHz are made in a temporary folder: speech-like bursts,
-noise, and impulse responses of 0.2 to 0.5 s of decay. Only true samples count as audio: what pads
-a short file does not. CPU time is that of this process and of its workers, user and system.
+Without directories, some minutes of FLAC at 24 kHz are made in a temporary folder: speech-like
+bursts, noise, and impulse responses of 0.2 to 0.5 s of decay. The padding of short files does not
+count as audio. CPU time is that of this process and of its workers, user and system.
 """
 
 import argparse
@@ -59,7 +59,7 @@ _MADE_SHARDS, _MADE_PAIRS, _PAIR_SECONDS = 2, 32, 20
 
 @dataclass
 class Figures:
-    """What one run of the loader took."""
+    """The figures of one run of the loader."""
 
     num_workers: int
     audio_seconds: float
@@ -179,7 +179,7 @@ def cpu_seconds(pid: int) -> float:
 def time_stages(config: DataConfig) -> dict[str, float]:
     """Return milliseconds of CPU that each stage takes for 10 s of audio, when it is applied.
 
-    Noise and rooms are generated here; recordings take their decoding instead.
+    Noise and rooms are generated here; recordings would have to be decoded instead.
     """
     waveform = coloured_noise(
         np.random.default_rng(0), 10 * config.sample_rate, config.sample_rate, 1.0
@@ -242,7 +242,7 @@ def pairs_of_webdataset(urls: list[str]) -> Iterator[tuple[np.ndarray, np.ndarra
 
 
 def as_floats(waveform: np.ndarray) -> np.ndarray:
-    """Bring 16 bits to full scale 1."""
+    """Convert int16 to floats with full scale 1."""
     return waveform * np.float32(1 / 32768)
 
 

@@ -1,11 +1,11 @@
-"""Is a long recording better normalised by the whole of it, or by each chunk?
+"""Compare two ways to normalise a long recording: over the whole file, or over each chunk.
 
     python benchmarks/file_statistics.py --ckpt-dir CKPT --speech-dir SPEECH --noise-dir NOISE
 
-For chains whose encoder normalises what it hears (w2v-BERT and others). Long recordings are put
-together from utterances, each at a level of its own, with pauses between them, and noise is added.
-Each is restored with either value of --normalise-over, everything else being the command's
-defaults, and compared with the clean one. Speech and noise should be held back from training.
+For chains whose encoder normalises its input (w2v-BERT and others). Long recordings are made of
+utterances at different levels, with pauses between them and added noise. Each recording is restored
+with both values of --normalise-over and otherwise the command's defaults, and compared with the
+clean one. Use speech and noise that were held back from training.
 """
 
 import argparse
@@ -42,7 +42,7 @@ MEL = MultiScaleMelConfig(n_mels=[20, 80], win_lengths=[512, 2048])
 
 
 def main() -> int:
-    """Measure both ways on the same recordings."""
+    """Measure both ways on the same recordings and print the comparison."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ckpt-dir", required=True, help="of stage 3")
     parser.add_argument("--speech-dir", type=Path, required=True, help="clean, with metadata.csv")
@@ -131,14 +131,14 @@ def measure(chain: Chain, over: str, clean: np.ndarray, noisy: np.ndarray) -> di
 
 
 def places_of_speech(clean: np.ndarray, block: int = 2048) -> np.ndarray:
-    """Mark the blocks that hold anything but the zeros of a pause: (samples,) bool."""
+    """Mark the blocks that contain more than the zeros of a pause: (samples,) bool."""
     starts = np.arange(0, len(clean), block)
     lengths = np.diff(starts, append=len(clean))
     return np.repeat(np.maximum.reduceat(np.abs(clean), starts) > 0, lengths)
 
 
 class Listener:
-    """The chain, keeping what it hears and makes; for one signal in batches of one."""
+    """The chain; it also keeps its inputs and outputs. For one signal, in batches of one."""
 
     def __init__(self, chain: Chain) -> None:
         self._chain = chain
@@ -157,9 +157,9 @@ class Listener:
 def overlaps(
     job: Job, heard: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-    """Yield, for each seam, its place and what the chunks before and after it put there.
+    """Yield the place of each seam, and the audio of the chunks before and after it there.
 
-    Both at the level that they have in the output, in the middle of what they share.
+    The place is the middle of the overlap. Both have the level that they have in the output.
     """
     hop, leveler = job.model.output_hop, Leveler(job)
     overlap, margin = job.grid.overlap_frames * hop, job.grid.margin_frames * hop

@@ -1,9 +1,9 @@
 #!/bin/sh
-# All that needs a GPU, in under ten minutes, with weights and audio made on the spot:
+# Run all checks that need a GPU, in under ten minutes, with random weights and generated audio:
 #
 #     benchmarks/gpu.sh OUT_DIR
 #
-# Prints a table and leaves OUT_DIR/gpu.json and the logs. Exit status 0: all went well, 1: a check
+# Prints a table and writes OUT_DIR/gpu.json and logs. Exit status 0: all checks passed, 1: a check
 # failed, 2: there is no usable GPU. PYTHON names the interpreter; by default .venv's, else python3.
 # `benchmarks/gpu.sh OUT_DIR --device cpu --tiny` rehearses everything on a CPU at a small size.
 set -eu

@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, with random weights and generated audio: see benchmarks/gpu.sh."""
+"""Run all checks that need a GPU, with random weights and generated audio (benchmarks/gpu.sh)."""
 
 import argparse
 import importlib.util
@@ -24,7 +24,7 @@ from open_miipher.base.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 
 NEEDED = ("transformers", "hydra", "soundfile", "soxr", "safetensors", "pytest", "scipy")
-# bfloat16 keeps 8 bits; rounding errors of 2^-9 in each of some hundred operations in a row.
+# bfloat16 has 8 bits: each of some hundred successive operations has a rounding error of 2^-9.
 LARGEST_ERROR = {"features": 0.05, "waveform": 0.2}
 TRAIN_BATCH = 32
 SUMMARY = ("steps_per_second", "audio_x_real_time", "times_real_time", "peak_memory_bytes")
@@ -34,7 +34,7 @@ Outcome = tuple[bool, str, dict[str, Any]]
 
 @dataclass
 class Result:
-    """How one check went."""
+    """The result of one check."""
 
     check: str
     passed: bool
@@ -47,10 +47,10 @@ class Checks:
     """The checks, one after the other.
 
     Args:
-        out: gets logs and figures.
-        scratch: gets the encoder, gigabytes that nobody needs afterwards.
+        out: folder for logs and figures.
+        scratch: folder for the encoder, some gigabytes that are not needed afterwards.
         device: cuda or cpu.
-        tiny: a small encoder, short audio and few steps, to rehearse on a CPU.
+        tiny: use a small encoder, short audio and few steps, to rehearse on a CPU.
     """
 
     def __init__(self, out: Path, scratch: Path, device: str, tiny: bool) -> None:
@@ -60,7 +60,7 @@ class Checks:
         self.results: list[Result] = []
 
     def run(self) -> bool:
-        """Do all of them; one that fails does not stop the rest."""
+        """Run all checks; a failed one does not stop the rest."""
         self.check("tests marked gpu", self.tests)
         self.check("an encoder of random weights", self.make_tower)
         self.check("bf16 against float32", self.compare_bf16)
@@ -70,7 +70,7 @@ class Checks:
         return all(result.passed for result in self.results)
 
     def check(self, name: str, action: Callable[[], Outcome]) -> None:
-        """Run one check; keep and print how it went."""
+        """Run one check; keep and print its result."""
         print(f"{name} …", flush=True)
         started = time.perf_counter()
         try:
@@ -134,7 +134,7 @@ class Checks:
         cleaner = build(CLEANERS, {**first["cleaner"], "init": "random"}, encoder)
         rate = encoder.sample_rate / encoder.hop_length
         vocoder = build(VOCODERS, second["vocoder"], encoder.width, rate)
-        for module in vocoder.modules():  # untrained it changes next to nothing: let it count
+        for module in vocoder.modules():  # an untrained vocoder changes nearly nothing: scale it up
             if isinstance(module, nn.Conv1d):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
         return cleaner, vocoder
@@ -165,12 +165,12 @@ class Checks:
         if not passed:
             return False, last, {}
         figures = json.loads(path.read_text())
-        path.unlink()  # they stand in gpu.json
+        path.unlink()  # the figures are in gpu.json
         said = ", ".join(f"{k} {figures[k]:.4g}" for k in SUMMARY if figures.get(k) is not None)
         return True, said, figures
 
     def command(self, name: str, words: list[str]) -> tuple[bool, str]:
-        """Run this Python; return whether it went well, and the last line it said."""
+        """Run this Python; return whether it succeeded, and its last line of output."""
         log = self.out / f"{name}.log"
         with open(log, "w") as file:
             process = subprocess.run(
@@ -198,7 +198,7 @@ def relative_error(exact: Tensor, rounded: Tensor) -> float:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Say where the figures come from."""
+    """Describe the machine that the figures come from."""
     return {
         "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
         "torch": torch.__version__,
@@ -209,7 +209,7 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Look for a GPU, do the checks, print the table."""
+    """Look for a GPU, run the checks, print the table."""
     parser = argparse.ArgumentParser(prog="benchmarks/gpu.sh", description=__doc__)
     parser.add_argument("out_dir", type=Path, help="gets gpu.json and the logs")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")

@@ -1,12 +1,12 @@
-"""How fast preprocessing makes pairs: seconds of audio for each second of a core.
+"""Measure how fast preprocessing makes pairs: seconds of audio for each second of a core.
 
     taskset -c 0 python benchmarks/preprocess.py
     taskset -c 0 python benchmarks/preprocess.py --data-dir SPEECH --noise-dir NOISE --rir-dir ROOMS
 
-The whole of src/preprocess.py but for starting processes: reading, the chain of
+It measures all of src/preprocess.py except the start of processes: reading, the chain of
 config/data/webdataset_preprocess_48k.yaml, packing, writing shards. Without directories, FLAC at
 48 kHz is made in a temporary folder: speech-like bursts of 20 to 30 s, noise, and impulse
-responses of 0.1 to 2 s of decay. Audio is what comes out; CPU time is user and system.
+responses of 0.1 to 2 s of decay. Output audio is counted; CPU time is user and system.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Train the three demo-size stages on real speech and score what they make of a held-back tenth.
+"""Train the three demo-size stages on real speech; restore and score a held-back tenth of it.
 
     python benchmarks/real_speech.py --speech-dir DIR [DIR …] --noise-dir DIR --output-dir OUT
 
 Every tenth file of speech and of noise is held back from training. The held-back speech is
 damaged with the default degradations, restored with `src/inference.py`, and compared with the
-clean files by log-spectral distance. Files below 24 kHz train the cleaner only: a vocoder would
-learn from them that speech has no upper band.
+clean files by log-spectral distance. Files below 24 kHz train only the cleaner: from them, a
+vocoder would learn that speech has no upper band.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from open_miipher.index import Entry, read_index, write_index
 ROOT = Path(__file__).resolve().parents[1]
 FULL_BAND = 24000  # Hz
 FLOORS_DB = (-80.0, -100.0, -120.0)
-HOLD_BACK = 10  # every so many-th file
+HOLD_BACK = 10  # every tenth file is held back
 
 
 def main() -> int:
@@ -45,7 +45,7 @@ def main() -> int:
     speech_dirs = [directory.resolve() for directory in arguments.speech_dir]
     noise_dir = arguments.noise_dir.resolve()
     output = arguments.output_dir
-    if output.resolve().is_relative_to(ROOT):  # a published checkpoint names no machine's folders
+    if output.resolve().is_relative_to(ROOT):  # a published checkpoint must not name local folders
         output = output.resolve().relative_to(ROOT)
     os.chdir(ROOT)
     split(speech_dirs, noise_dir, output / "data")
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def split(speech_dirs: Sequence[Path], noise_dir: Path, data: Path) -> None:
-    """Link the audio into directories of its own: nothing is copied, nothing written beside it."""
+    """Link the audio into separate directories; it is not copied, nothing is written beside it."""
     for root in speech_dirs:
         entries = read_index(root).entries
         full = [entry for entry in entries if entry.sample_rate >= FULL_BAND]
@@ -111,7 +111,7 @@ def make_pairs(output: Path) -> list[str]:
 
 
 def stages(output: Path, steps: Sequence[int], processes: int) -> None:
-    """Train the three stages and restore, by the commands that a user types."""
+    """Train the three stages and restore, with the commands that a user types."""
     torchrun = ["torchrun", "--standalone", "--nproc_per_node", str(processes)]
     data = output / "data"
     wide, narrow = data / "speech/train", data / "speech/narrow"
@@ -135,7 +135,7 @@ def stages(output: Path, steps: Sequence[int], processes: int) -> None:
     ):
         folder, last = output / f"stage{number}", steps[number - 1]
         if (folder / "ckpt" / f"step-{last:08d}").exists():
-            continue  # a repeated call goes on after what is done
+            continue  # this stage is done: a repeated call continues after it
         overrides = [
             f"model={model}",
             f"data.train.dir_list=[{speech}]",
@@ -176,7 +176,7 @@ def report(output: Path, names: Sequence[str], steps: Sequence[int]) -> None:
 
 
 def distances(output: Path, name: str, floor_db: float) -> tuple[float, float]:
-    """Return how far the noisy and the restored file are from the clean one."""
+    """Return the distances of the noisy and of the restored file to the clean one."""
     clean, rate = read_mono(output / "clean" / name)
     noisy, restored = (
         distance_db(clean, read_mono(output / folder / name, rate)[0], rate, floor_db)

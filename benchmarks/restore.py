@@ -1,13 +1,13 @@
-"""How fast a chain restores files: real-time factor, memory, and where the time goes.
+"""Measure how fast a chain restores files: speed against real time, memory, time of each part.
 
     python benchmarks/restore.py --model demo_wavefit_finetune
     python benchmarks/restore.py --ckpt-dir output/demo/stage3 --files 20
     torchrun --standalone --nproc_per_node 8 benchmarks/restore.py --amp bf16 --batch-size 8 \
         --model miipher2_wavefit_finetune model.encoder.source=/models/gemma-4-E2B-it
 
-Audio is generated and read from FLAC files at 48 kHz; outputs are written as the command would.
-With --model, weights are random, and overrides of `src/train.py` may follow. Reading, the model and
-writing run beside each other, so that the longest of the three sets the pace.
+Audio is generated, written to FLAC files at 48 kHz and read from them; outputs are written as the
+command writes them. With --model, weights are random, and overrides of `src/train.py` may follow.
+Reading, the model and writing run in parallel, so the slowest of the three decides the speed.
 """
 
 import argparse
@@ -95,7 +95,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def random_chain(model: str, overrides: list[str], world: World, amp: Any) -> Chain:
-    """Build the chain that the three stages of a model's family make together, untrained."""
+    """Build the untrained chain of the three stages that belong to a model."""
     cleaner_model, vocoder_model = first_stages(model)
     cleaner_config = compose_plain([f"model={cleaner_model}", *overrides])["model"]
     vocoder_config = compose_plain([f"model={vocoder_model}", *overrides])["model"]
@@ -125,7 +125,7 @@ def make_noisy_files(folder: Path, num_files: int, seconds: float) -> list[Path]
 def measure(
     restorer: Restorer, inputs: list[Path], output_format: str, world: World
 ) -> dict[str, Any]:
-    """Restore the files, once to warm up on the first of them and once for the figures.
+    """Restore the first file to warm up, then all files for the figures.
 
     Returns:
         Hours of audio an hour (all ranks), peak memory in bytes, and seconds of work per second of
@@ -177,7 +177,7 @@ def measure(
 
 
 class ModuleClock:
-    """Adds up the time spent in modules and functions, the GPU waited for at each border."""
+    """Adds up the time spent in modules and functions; waits for the GPU before and after each."""
 
     def __init__(self, device: torch.device) -> None:
         self.seconds: dict[str, float] = defaultdict(float)

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Sidon's recipe on real speech, as a user types it, at a size that two cores train: raw recordings,
-# shards of degraded pairs, three stages, restored shards.
+# Sidon's recipe on real speech, with the commands that a user types, small enough for two cores: raw
+# recordings, shards of degraded pairs, three stages, restored shards.
 #
 #     benchmarks/sidon_shards.sh SPEECH_DIR SPEECH_48K_DIR NOISE_DIR OUT_DIR [STEPS1 STEPS2 STEPS3]
 #
-# SPEECH_DIR holds a folder per voice, the first of which is held back; SPEECH_48K_DIR full-band
-# speech, every tenth file of which is; NOISE_DIR has its metadata.csv. OUT_DIR must not exist. The
-# encoder is a w2v-BERT of random weights: what is shown is that the parts work together, and learn.
+# SPEECH_DIR has a folder for each voice; the first voice is held back. SPEECH_48K_DIR has full-band
+# speech; every tenth file is held back. NOISE_DIR has a metadata.csv. OUT_DIR must not exist. The
+# encoder is a w2v-BERT of random weights: the run shows that the parts work together and learn.
 set -euo pipefail
 if [ $# -ne 4 ] && [ $# -ne 7 ]; then
   sed -n '2,10s/^# \{0,1\}//p' "$0" >&2

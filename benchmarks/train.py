@@ -1,11 +1,11 @@
-"""How fast a recipe trains: steps/s, real-time factor, memory, and where the time goes.
+"""Measure how fast a recipe trains: steps/s, audio a second, memory, time of each part.
 
     python benchmarks/train.py --model demo_wavefit_pretrain
     torchrun --standalone --nproc_per_node 8 benchmarks/train.py --model miipher2_feature_cleaner \
         model.encoder.source=/models/gemma-4-E2B-it trainer.batch_size=64
 
-Weights are fresh, audio is generated; any override of `src/train.py` may follow. A stage that
-takes earlier ones gets fresh ones made for it.
+Weights are random, audio is generated; any override of `src/train.py` may follow. For a stage that
+needs earlier stages, these are made with random weights.
 """
 
 import argparse
@@ -61,7 +61,7 @@ def main() -> int:
             common.append(f"trainer.device={arguments.device}")
         common += earlier_stages(arguments.model, common, shared, world)
         output_dir = f"trainer.output_dir={shared / 'run'}"
-        if arguments.model.endswith("_finetune"):  # open parts take single keys with a +
+        if arguments.model.endswith("_finetune"):  # its parts are empty: keys are added with a +
             common = [f"+{o}" if o.startswith(_PARTS) else o for o in common]
         run = compose_run([f"model={arguments.model}", output_dir, *common])
         figures = measure(prepare(run, world), arguments.warmup, arguments.steps)
@@ -91,7 +91,7 @@ def make_speech(directory: Path, num_files: int = 16, seconds: float = 12.0) -> 
 
 
 def earlier_stages(model: str, common: list[str], folder: Path, world: World) -> list[str]:
-    """Make fresh stages 1 and 2 for a fine-tuning model; return the overrides that name them."""
+    """Make untrained stages 1 and 2 for a stage-3 model; return the overrides that name them."""
     if not model.endswith("_finetune"):
         return []
     found = []
@@ -138,7 +138,7 @@ def measure(trainer: Trainer, warmup: int, steps: int) -> dict[str, Any]:
 
 
 class Clock:
-    """Adds up the seconds of a trainer's parts, the GPU waited for at each border.
+    """Adds up the seconds of a trainer's parts; waits for the GPU before and after each.
 
     Args:
         trainer: its data, its recipe's passes and its accumulation are timed from now on.
@@ -158,7 +158,7 @@ class Clock:
         trainer.accumulate = timed_accumulate  # type: ignore[method-assign]
 
     def now(self) -> float:
-        """Return the time when everything asked for so far is done."""
+        """Return the time after the device has finished all work so far."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What `singularity run Open-Miipher-2.sif COMMAND ARGUMENTS` does.
+# Entry point of the image: `singularity run Open-Miipher-2.sif COMMAND ARGUMENTS`.
 set -euo pipefail
 code=$(cd "$(dirname "$0")/.." && pwd)
-if [ -z "${SINGULARITY_CONTAINER:-}" ]; then # Docker: nobody has read it yet
+if [ -z "${SINGULARITY_CONTAINER:-}" ]; then # Docker does not read it by itself
   # shellcheck source=container/environment.sh
   . "$code/container/environment.sh"
 fi
@@ -27,7 +27,7 @@ GPU, or one). The code is /opt/open-miipher-2; bind a checkout there to run your
 END
 }
 
-# As many processes as the driver shows GPUs; asked without torch, which takes seconds to import.
+# One process for each GPU of the driver; without torch, which takes seconds to import.
 num_processes() {
   python - "$code/src" <<'END'
 import sys

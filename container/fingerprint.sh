@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Print one hash over all that the image is made of; tested.txt keeps the one it was tested with.
+# Print one hash of everything the image is made of; tested.txt has the hash of the tested image.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 git ls-files -z -- Open-Miipher-2.def container src config dataset pretrained .dockerignore \

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Install all that the image needs into a bare Debian 13, as root, with the code beside this script:
-# system packages, the locked Python packages in /opt/venv, labels. The one list for all three ways
-# to build: Open-Miipher-2.def, container/Open-Miipher-2.debootstrap.def, container/Dockerfile.
+# Install everything that the image needs into a bare Debian 13, as root: system packages, the locked
+# Python packages in /opt/venv, labels. The code is beside this script. All three ways to build run
+# it: Open-Miipher-2.def, container/Open-Miipher-2.debootstrap.def, container/Dockerfile.
 #
 #   container/install.sh [cu130|cu126]
 set -euo pipefail
@@ -18,8 +18,8 @@ if [ ! -f "$lock" ]; then
   exit 2
 fi
 
-# Certificates for the model hub; user libraries of InfiniBand, without which NCCL falls back to
-# slow sockets; the wheels bring everything else (CUDA, NCCL, libsndfile).
+# Certificates for the model hub; the user libraries of InfiniBand, without which NCCL uses slow
+# sockets. The wheels contain everything else (CUDA, NCCL, libsndfile).
 export DEBIAN_FRONTEND=noninteractive
 apt-get update
 apt-get install -y --no-install-recommends \
@@ -31,10 +31,10 @@ python3 -m venv "$venv"
 "$venv/bin/python" -m pip install --no-cache-dir --disable-pip-version-check \
   --require-hashes -r "$lock"
 
-# Scripts of a bound checkout put their own src first; this serves `python -c "import …"`.
+# For `python -c "import …"`; the scripts of a bound checkout put their own src first.
 echo "$code/src" >"$("$venv/bin/python" -c 'import site; print(site.getsitepackages()[0])')/open_miipher.pth"
 find "$code" -name __pycache__ -prune -exec rm -rf {} +
-"$venv/bin/python" -m compileall -q "$code/src" # nothing can be written there later
+"$venv/bin/python" -m compileall -q "$code/src" # the image is read-only later
 
 [ -f "$code/COMMIT" ] || echo unknown >"$code/COMMIT"
 echo "$cuda" >"$code/CUDA"

@@ -5,7 +5,7 @@
 #   container/lock.sh cu126    the same packages, but the newest torch whose ordinary wheels are
 #                              built for CUDA 12.6
 #
-# Pins that still fit are kept; remove a lock file to take everything anew.
+# Pins that still fit are kept; remove a lock file to choose all versions again.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -19,8 +19,8 @@ case ${1:-} in
     compile --output-file container/requirements.lock
     none=$(mktemp)
     trap 'rm -f "$none"' EXIT
-    # descript-audio-codec asks for these; its decoder, all that a test takes of it, does not use
-    # them, and the pins of descript-audiotools are older than ours.
+    # descript-audio-codec requires these two. A test uses only its decoder, which does not need
+    # them, and descript-audiotools pins older versions than ours.
     printf '%s; python_version < "3"\n' descript-audiotools argbind >"$none"
     compile --extra dev --override "$none" --constraint container/requirements.lock \
       --output-file container/requirements-dev.lock
@@ -29,7 +29,7 @@ case ${1:-} in
     others=$(mktemp) torch=$(mktemp)
     trap 'rm -f "$others" "$torch"' EXIT
     printf '%s\n' torch==2.7.1 torchaudio==2.7.1 >"$torch"
-    # What torch brings along differs between the variants; the rest stays as in the other lock.
+    # torch's own dependencies differ between the variants; the rest stays as in the other lock.
     grep -E '^[a-z0-9._-]+==' requirements.lock | sed 's/ *\\$//' |
       grep -vE '^(torch|torchaudio|triton|nvidia-|cuda-)' >"$others"
     compile --override "$torch" --constraint "$others" \

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Build the image from nothing and do the whole job inside it: three training stages with two
-# processes, one of them killed and resumed, and a restoration; with the checkout bound read-only,
-# with the code of the image, without a network, and with a home that would break it.
+# Build the image from nothing and do the whole job inside it: train three stages with two processes,
+# kill and resume one of them, restore. With the checkout bound read-only and with the image's own
+# code; without a network, and with a home whose packages would break it.
 #
 #   container/test.sh [DEFINITION]
 #
-# The definition is Open-Miipher-2.def, or, where DEBIAN_MIRROR is set (by CONTAINER_RUN perhaps),
-# container/Open-Miipher-2.debootstrap.def with that mirror, which needs no image registry.
-# From the environment: CONTAINER_RUN, a command to put before `singularity`; CUDA, the variant;
-# COMPRESSION, for mksquashfs ("-comp zstd -Xcompression-level 1" is faster); IMAGE,
-# an image to test instead of building one.
-# A pass of a built image is recorded in container/tested.txt.
+# The definition is Open-Miipher-2.def by default. If DEBIAN_MIRROR is set (CONTAINER_RUN may set it),
+# it is container/Open-Miipher-2.debootstrap.def with that mirror, which needs no image registry.
+# Variables: CONTAINER_RUN, a command to put before `singularity`; CUDA, the variant; COMPRESSION,
+# arguments for mksquashfs ("-comp zstd -Xcompression-level 1" is faster); IMAGE, an image to test
+# instead of building one.
+# If a built image passes, container/tested.txt records it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -30,7 +30,7 @@ fail() {
   exit 1
 }
 
-# Seconds that a command takes, in $seconds.
+# Run a command and put the seconds that it took into $seconds.
 timed() {
   local start=$EPOCHREALTIME
   "$@"
@@ -46,14 +46,14 @@ build() {
   "${singularity[@]}" build --force --fakeroot "${arguments[@]}" "$image" "$definition"
 }
 
-# A program of the image on this checkout, bound read-only; nothing of a network but loopback.
+# Run a program of the image on this checkout, bound read-only, with loopback as the only network.
 inside() {
   PYTHONPATH=$work/home/shadow "${singularity[@]}" exec --net --network none \
     --home "$work/home" --bind "$PWD:/mnt/code:ro" --bind "$work" --pwd /mnt/code \
     --env HF_HUB_OFFLINE=1,WANDB_MODE=offline,OMP_NUM_THREADS=1 "$image" "$@"
 }
 
-# A home and a PYTHONPATH whose packages break whatever imports them.
+# Make a home and a PYTHONPATH whose packages break every program that imports them.
 make_traps() {
   local version folder
   version=$("${singularity[@]}" exec "$image" python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -75,7 +75,7 @@ train() { # RUN STEPS OVERRIDE…
     "trainer.output_dir=$work/$run" "$@" >>"$work/$run.log" 2>&1
 }
 
-# All processes below one, and itself, killed at once as by a power failure.
+# Kill a process and all its descendants at once, as a power failure would.
 kill_tree() {
   local pids=("$1") i
   for ((i = 0; i < ${#pids[@]}; i++)); do
@@ -85,7 +85,7 @@ kill_tree() {
   kill -KILL "${pids[@]}" 2>/dev/null || true
 }
 
-train_killed() { # as train, killed after its first checkpoint
+train_killed() { # like train, but killed after the first checkpoint
   train "$@" &
   local pid=$! run=$1
   until compgen -G "$work/$run/ckpt/step-*/state.json" >/dev/null; do

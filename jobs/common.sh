@@ -1,37 +1,37 @@
 # shellcheck shell=bash disable=SC2034  # the scripts that source this use what it sets
-# What the job scripts share. Each sources it from the repository's root, from where it is submitted:
-# batch systems run a copy of a script, elsewhere.
+# Variables and functions of the job scripts. They are submitted from the repository's root and
+# source this file from there: batch systems run a copy of a script in another folder.
 set -euo pipefail
 
-# --- Variables: give them in the environment, or change them here. Spaces separate folders. -------
+# --- Variables: set them in the environment, or change them here. Spaces separate folders. --------
 IMAGE="${IMAGE:-}"              # Open-Miipher-2.sif; empty: the active Python environment, or .venv
-BIND="${BIND:-}"                # folders that the image shall see besides those named below
+BIND="${BIND:-}"                # further folders that the image needs, besides those named below
 SPEECH_DIRS="${SPEECH_DIRS:-}"  # indexed clean speech (make_index.sh)
 NOISE_DIRS="${NOISE_DIRS:-}"    # indexed noise; empty: generated
 RIR_DIRS="${RIR_DIRS:-}"        # indexed impulse responses; empty: generated
-TEST_DIRS="${TEST_DIRS:-}"      # indexed speech that is held back; empty: no validation
-OUTPUT_DIR="${OUTPUT_DIR:-}"    # what the run writes; each script has a default
-MODEL="${MODEL:-}"              # model configuration; each script has a default
+TEST_DIRS="${TEST_DIRS:-}"      # indexed speech for validation; empty: no validation
+OUTPUT_DIR="${OUTPUT_DIR:-}"    # where the run writes; most scripts have a default
+MODEL="${MODEL:-}"              # model configuration; each training script has a default
 STAGE1_DIR="${STAGE1_DIR:-output/stage1}"  # for stage 3
 STAGE2_DIR="${STAGE2_DIR:-output/stage2}"
-INIT_FROM="${INIT_FROM:-}"      # finetune.sh: the run or checkpoint that gives the weights
+INIT_FROM="${INIT_FROM:-}"      # finetune.sh: run or checkpoint that training starts from
 BATCH_SIZE="${BATCH_SIZE:-}"    # samples a step, over all processes; empty: the model's own
 NPROC="${NPROC:-gpu}"           # processes a node; gpu: one for each GPU
-MAX_RESTARTS="${MAX_RESTARTS:-3}"  # how often a training that lost a process restarts by itself
+MAX_RESTARTS="${MAX_RESTARTS:-3}"  # how often training restarts by itself after a process died
 CKPT_DIR="${CKPT_DIR:-output/stage3}"  # restore*.sh: the chain
 INPUT_DIR="${INPUT_DIR:-}"      # restore*.sh: what to restore
-NUM_SHARDS="${NUM_SHARDS:-}"    # restore_array.sh: tasks that share the input; keep it to the end
-SHARD_ID="${SHARD_ID:-}"        # the one of them, from 0, that this job does
+NUM_SHARDS="${NUM_SHARDS:-}"    # *_array.sh: number of array tasks; keep it until all are done
+SHARD_ID="${SHARD_ID:-}"        # which of them, from 0, this job is
 SPEECH_URLS="${SPEECH_URLS:-}"  # preprocess*.sh: tar files of clean speech, folders, patterns
-TEST_URLS="${TEST_URLS:-}"      # of them, what is held back
+TEST_URLS="${TEST_URLS:-}"      # preprocess*.sh: the same, for validation
 DATA="${DATA:-}"                # data configuration; preprocess*.sh: webdataset_preprocess_48k
-WRITER_NAME="${WRITER_NAME:-}"  # preprocess*.sh: folder in OUTPUT_DIR that the shards go to
-NUM_WRITERS="${NUM_WRITERS:-}"  # preprocess*.sh: processes a node that make them; empty: a core each
+WRITER_NAME="${WRITER_NAME:-}"  # preprocess*.sh: the folder in OUTPUT_DIR for the shards
+NUM_WRITERS="${NUM_WRITERS:-}"  # preprocess*.sh: processes a node that make them; empty: one a core
 EXTRA="${EXTRA:-}"              # more overrides, or options of src/inference.py
 HF_HOME="${HF_HOME:-$HOME/.cache/huggingface}"  # base encoders, fetched beforehand
-WANDB_API_KEY_FILE="${WANDB_API_KEY_FILE:-}"    # files that hold a key: never on a command line
+WANDB_API_KEY_FILE="${WANDB_API_KEY_FILE:-}"    # files with the keys: never on a command line
 HF_TOKEN_FILE="${HF_TOKEN_FILE:-}"
-# MASTER_ADDR and MASTER_PORT: where the processes meet, if not on the first host at the job's port.
+# MASTER_ADDR and MASTER_PORT: where the processes meet; default: the first host, the job's port.
 NAMES=(IMAGE BIND SPEECH_DIRS NOISE_DIRS RIR_DIRS TEST_DIRS OUTPUT_DIR MODEL STAGE1_DIR STAGE2_DIR
   INIT_FROM BATCH_SIZE NPROC MAX_RESTARTS CKPT_DIR INPUT_DIR NUM_SHARDS SHARD_ID SPEECH_URLS
   TEST_URLS DATA WRITER_NAME NUM_WRITERS EXTRA HF_HOME WANDB_API_KEY_FILE HF_TOKEN_FILE)
@@ -42,14 +42,14 @@ stop_here() {
   exit 2
 }
 
-need() { # NAME…: variables that have no default
+need() { # NAME…: stop if one of these variables is empty
   local name
   for name; do
     [[ -n ${!name} ]] || stop_here "set $name (see jobs/common.sh)"
   done
 }
 
-# --- What is run: each sets COMMAND, and REQUEUE, the file that asks for a requeue. ---------------
+# --- What to run: each sets COMMAND, and REQUEUE, the file that asks to queue the job again. ------
 
 as_list() { # FOLDERS: [a,b] of "a b"
   local folders
@@ -58,7 +58,7 @@ as_list() { # FOLDERS: [a,b] of "a b"
   echo "[${folders[*]}]"
 }
 
-train() { # MODEL OVERRIDE…: the same command starts a run, restarts it and resumes it
+train() { # MODEL OVERRIDE…: the same command starts, restarts and resumes a run
   local extra
   MODEL=${MODEL:-$1}
   shift
@@ -72,7 +72,7 @@ train() { # MODEL OVERRIDE…: the same command starts a run, restarts it and re
   REQUEUE=$OUTPUT_DIR/REQUEUE
 }
 
-resume() { # go on with what OUTPUT_DIR's newest checkpoint says, but for EXTRA
+resume() { # resume OUTPUT_DIR's newest checkpoint with its own settings, changed by EXTRA
   local extra
   need OUTPUT_DIR
   read -ra extra <<<"$EXTRA"
@@ -80,7 +80,7 @@ resume() { # go on with what OUTPUT_DIR's newest checkpoint says, but for EXTRA
   REQUEUE=$OUTPUT_DIR/REQUEUE
 }
 
-restore() { # restore INPUT_DIR, or the shard SHARD_ID of it
+restore() { # restore INPUT_DIR, or the share of it that array task SHARD_ID has
   local extra shard=() ledger
   need INPUT_DIR OUTPUT_DIR CKPT_DIR
   read -ra extra <<<"$EXTRA"
@@ -93,10 +93,10 @@ restore() { # restore INPUT_DIR, or the shard SHARD_ID of it
   COMMAND=(src/inference.py --ckpt-dir "$CKPT_DIR" --input-audio-dir "$INPUT_DIR"
     --output-dir "$OUTPUT_DIR" "${shard[@]}" "${extra[@]}")
   REQUEUE=$ledger/REQUEUE
-  MAX_RESTARTS=0 # files that fail end with status 1: trying again at once helps nobody
+  MAX_RESTARTS=0 # failed files give exit status 1, and trying them again at once would not help
 }
 
-as_quoted_list() { # URLS: ["a","b"] of "a b", so that patterns stay what they are
+as_quoted_list() { # URLS: ["a","b"] of "a b"; the quotes keep patterns as they are
   local urls
   read -ra urls <<<"$1"
   urls=("${urls[@]/#/\"}")
@@ -105,7 +105,7 @@ as_quoted_list() { # URLS: ["a","b"] of "a b", so that patterns stay what they a
   echo "[${urls[*]}]"
 }
 
-preprocess() { # make shards of degraded pairs in OUTPUT_DIR/WRITER_NAME, or the part SHARD_ID of them
+preprocess() { # make shards of degraded pairs in OUTPUT_DIR/WRITER_NAME, or task SHARD_ID's share
   local extra shard=() job=0 word
   need OUTPUT_DIR WRITER_NAME
   [[ -n $SPEECH_DIRS$SPEECH_URLS$TEST_DIRS$TEST_URLS ]] || need SPEECH_DIRS
@@ -128,11 +128,11 @@ preprocess() { # make shards of degraded pairs in OUTPUT_DIR/WRITER_NAME, or the
     "data.train.noise_dir_list=$(as_list "$NOISE_DIRS")"
     "data.train.rir_dir_list=$(as_list "$RIR_DIRS")" "data.test.dir_list=$(as_list "$TEST_DIRS")"
     "data.test.urls=$(as_quoted_list "$TEST_URLS")" "${shard[@]}" "${extra[@]}")
-  [[ $NPROC != gpu ]] || NPROC=1 # no GPU is used: one launcher's writers take all cores
-  MAX_RESTARTS=0 # damaged inputs end with status 1: trying again at once helps nobody
+  [[ $NPROC != gpu ]] || NPROC=1 # no GPU is used: the writers of one process take all cores
+  MAX_RESTARTS=0 # damaged inputs give exit status 1, and trying them again at once would not help
 }
 
-make_index() { # index every folder that is named
+make_index() { # index every folder that is named in the variables
   local folder
   [[ -n $SPEECH_DIRS$NOISE_DIRS$RIR_DIRS$TEST_DIRS ]] || need SPEECH_DIRS
   for folder in $SPEECH_DIRS $NOISE_DIRS $RIR_DIRS $TEST_DIRS; do
@@ -142,16 +142,16 @@ make_index() { # index every folder that is named
   done
 }
 
-# --- Where it runs. -------------------------------------------------------------------------------
+# --- Where to run it. -----------------------------------------------------------------------------
 
-read_secret() { # NAME: from the file that NAME_FILE names, if it does
+read_secret() { # NAME: read it from the file that NAME_FILE names, if that is set
   local file=${1}_FILE
   [[ -n ${!file} ]] || return 0
   [[ -r ${!file} ]] || stop_here "$file=${!file} cannot be read"
   export "$1=$(<"${!file}")"
 }
 
-prepare() { # secrets, caches and Python
+prepare() { # set up secrets, caches and Python
   read_secret WANDB_API_KEY
   read_secret HF_TOKEN
   export HF_HOME
@@ -163,7 +163,7 @@ prepare() { # secrets, caches and Python
     stop_here "there is no torchrun here: set IMAGE, or activate the Python environment"
 }
 
-into_image() { # put singularity before COMMAND; it sees this folder and every one that is named
+into_image() { # put singularity before COMMAND; bind this folder and all named folders
   [[ -n $IMAGE ]] || return 0
   local folder urls wrapper binds=(--bind "$PWD")
   read -ra wrapper <<<"${CONTAINER_RUN:-}"
@@ -173,7 +173,7 @@ into_image() { # put singularity before COMMAND; it sees this folder and every o
   done
   read -ra urls <<<"$SPEECH_URLS $TEST_URLS"
   for folder in "${urls[@]}"; do
-    folder=${folder%%[*?[{]*} # before a pattern
+    folder=${folder%%[*?[{]*} # the part before a pattern
     [[ -d $folder ]] || folder=$(dirname "$folder")
     [[ ! -e $folder ]] || binds+=(--bind "$(realpath -s "$folder")")
   done
@@ -181,32 +181,33 @@ into_image() { # put singularity before COMMAND; it sees this folder and every o
     "${COMMAND[@]}")
 }
 
-job_port() { # JOB_ID: below the ports that systems hand out, another one for neighbouring jobs
+job_port() { # JOB_ID: a port below those that systems assign; successive jobs get different ones
   local digits=${1%%.*}
   echo "${MASTER_PORT:-$((10000 + 10#0${digits//[!0-9]/} % 20000))}"
 }
 
-launch_on() { # JOB_ID HOST…: put torchrun before COMMAND, one on each host
+launch_on() { # JOB_ID HOST…: put torchrun before COMMAND; one torchrun runs on each host
   local id=$1 meet=(--standalone)
   shift
-  if (($# > 1)) || [[ -n ${MASTER_ADDR:-}${MASTER_PORT:-} ]]; then # torchrun itself reads neither
+  if (($# > 1)) || [[ -n ${MASTER_ADDR:-}${MASTER_PORT:-} ]]; then # torchrun reads neither of them
     meet=(--nnodes "$#" --rdzv_id "$id" --rdzv_backend c10d
       --rdzv_endpoint "${MASTER_ADDR:-$1}:$(job_port "$id")")
-    # Shared, the store of the first round would be kept, and a node that joins later not find it.
+    # A shared store would stay the one of the first round, and a node that joins later would not
+    # find it.
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
   fi
   mkdir -p "$OUTPUT_DIR"
   export JOB_MARK=$id
-  # Ignored, and so inherited, SIGUSR2 does nothing to a worker that is not yet ready for it.
+  # Workers inherit that SIGUSR2 is ignored, so it does not kill one that has no handler yet.
   # shellcheck disable=SC2016  # "$@" is for the inner bash
   COMMAND=(bash -c 'trap "" USR2; exec "$@"' launch torchrun "${meet[@]}"
     --nproc_per_node "$NPROC" --max-restarts "$MAX_RESTARTS" "${COMMAND[@]}")
   into_image
 }
 
-signal_workers() { # SIGUSR2 to this job's workers on this host: one of them is enough in training
-  # To nothing else: torchrun would give its workers 30 s to save, and the image is a file system
-  # whose server (squashfuse) a signal to all of the job's processes would end.
+signal_workers() { # send SIGUSR2 to this job's workers on this host; in training, one is enough
+  # To no other process: torchrun would give its workers only 30 s to save, and squashfuse, which
+  # serves the image's file system, would end.
   local folder
   for folder in /proc/[0-9]*; do
     if grep -qzxF "JOB_MARK=$JOB_MARK" "$folder/environ" &&
@@ -217,12 +218,12 @@ signal_workers() { # SIGUSR2 to this job's workers on this host: one of them is 
   done 2>/dev/null
 }
 
-supervise() { # PID: wait for the launcher; when the job shall stop, tell its workers
+supervise() { # PID: wait for the launcher; when the job has to stop, signal its workers
   stopping=${stopping:-}
   trap 'stopping=signal' TERM
   while kill -0 "$1" 2>/dev/null; do
     ((SECONDS < ${STOP_AFTER:-SECONDS + 1})) || stopping=walltime
-    # Again and again, for the run may only just be starting; but not while it ends, all saved.
+    # Repeated, because the run may still be starting; but not after everything is saved.
     [[ -z $stopping || -e $REQUEUE ]] || signal_workers
     sleep 5 &
     wait $! || true # a trap ends the wait
@@ -236,7 +237,7 @@ on_this_machine() {
   "${COMMAND[@]}"
 }
 
-on_slurm() { # one launcher a node; requeued if the time limit's warning ended the run early
+on_slurm() { # one launcher a node; requeue the job if the time limit ended the run early
   local hosts status=0
   prepare
   export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}" SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"
@@ -246,14 +247,14 @@ on_slurm() { # one launcher a node; requeued if the time limit's warning ended t
   srun --nodes "${#hosts[@]}" --ntasks "${#hosts[@]}" --ntasks-per-node 1 \
     --kill-on-bad-exit=1 "${COMMAND[@]}" &
   supervise $! || status=$?
-  # RUNNING: not what its user cancelled.
+  # RUNNING: a job that its user cancelled has another state.
   if [[ -e $REQUEUE && $(squeue --noheader --job "$SLURM_JOB_ID" --format %T) == RUNNING ]]; then
     scontrol requeue "$SLURM_JOB_ID"
   fi
   exit "$status"
 }
 
-seconds_of_job() { # how long a PBS job may run, less 5 minutes for saving
+seconds_of_job() { # the walltime of the PBS job in seconds, minus 5 minutes for saving
   local walltime
   walltime=$(qstat -f "$PBS_JOBID" | sed -n 's/^ *Resource_List.walltime = //p')
   [[ $walltime =~ ^([0-9]+):([0-9]+):([0-9]+)$ ]] ||
@@ -261,12 +262,12 @@ seconds_of_job() { # how long a PBS job may run, less 5 minutes for saving
   echo $((10#${BASH_REMATCH[1]} * 3600 + 10#${BASH_REMATCH[2]} * 60 + 10#${BASH_REMATCH[3]} - 300))
 }
 
-on_host() { # HOST: COMMAND there; the environment goes through the pipe, where no one sees it
+on_host() { # HOST: run COMMAND there; a pipe carries the environment, so nobody can read it
   { export -p && printf 'cd %q && exec' "$PWD" && printf ' %q' "${COMMAND[@]}" && echo ' </dev/null'; } |
     ${REMOTE:-ssh} "$1" bash
 }
 
-on_pbs() { # SCRIPT: one launcher a node; submits SCRIPT again if the walltime ended the run early
+on_pbs() { # SCRIPT: one launcher a node; submit SCRIPT again if the walltime ended the run early
   local hosts host status=0 names=() name
   prepare
   export HF_HUB_OFFLINE="${HF_HUB_OFFLINE:-1}"
@@ -279,7 +280,7 @@ on_pbs() { # SCRIPT: one launcher a node; submits SCRIPT again if the walltime e
   done
   "${COMMAND[@]}" &
   supervise $! || status=$?
-  if [[ -e $REQUEUE && $stopping == walltime ]]; then # not what its user deleted
+  if [[ -e $REQUEUE && $stopping == walltime ]]; then # not after the user's qdel
     for name in "${NAMES[@]}"; do
       [[ -z ${!name} ]] || { export "${name?}" && names+=("$name"); }
     done

@@ -150,11 +150,11 @@ def test_names_are_the_encoders_with_a_hub_source() -> None:
         assert spec["name"] in ENCODERS
 
 
-def test_licences_are_those_that_the_readme_and_the_configuration_name() -> None:
-    readme = (ROOT / "README.md").read_text()
+def test_licences_are_those_that_the_page_and_the_configuration_name() -> None:
+    page = (ROOT / "docs/encoders.md").read_text()
     for name, spec in fetch_models.specs().items():
         licence = LICENCES[spec["source"]]
-        row = next(r for r in readme.splitlines() if r.startswith("|") and f"`{name}`" in r)
+        row = next(r for r in page.splitlines() if r.startswith("|") and f"`{name}`" in r)
         assert row.rpartition(" | ")[2].startswith(licence)
         comment = (ROOT / f"config/encoder/{name}.yaml").read_text().partition("name:")[0]
         assert licence.replace("terms", "licence") in comment

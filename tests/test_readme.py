@@ -1,4 +1,4 @@
-"""What the README tells people to type exists: scripts, options, overrides, keys, links."""
+"""What the README and docs/ tell people exists: scripts, options, overrides, keys, files, links."""
 
 import argparse
 import ast
@@ -22,8 +22,12 @@ from open_miipher.config import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
-DOCUMENTS = [README, *(path.read_text() for path in sorted((ROOT / "docs").rglob("*.md")))]
+PAGES = {
+    path: path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+}
+README = PAGES[ROOT / "README.md"]
+# Text of the pages without code blocks, in which # begins a comment.
+PROSE = {path: re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S) for path, text in PAGES.items()}
 # Commands of others, which take no option of ours; a word of them may name a file of ours.
 FOREIGN = (
     *("cd", "docker", "export", "mkdir", "qsub", "qstat", "sbatch", "scancel", "singularity"),
@@ -35,9 +39,9 @@ STARTED = ["model=miipher2_feature_cleaner", "data.train.dir_list=[x]"]
 
 
 def commands() -> list[str]:
-    """Every line of the documents' bash blocks, continued lines joined."""
+    """Every line of the pages' bash blocks, continued lines joined."""
     blocks = [
-        b for text in DOCUMENTS for b in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
+        b for text in PAGES.values() for b in re.findall(r"^```bash\n(.*?)^```", text, re.M | re.S)
     ]
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return sorted({line.strip() for line in lines if line.strip() and not line.startswith("#")})
@@ -125,15 +129,54 @@ def test_the_options_parse(command: str, monkeypatch: pytest.MonkeyPatch) -> Non
         runpy.run_path(str(ROOT / script), run_name="__main__")
 
 
+def python_blocks() -> list[str]:
+    text = "\n".join(PAGES.values())
+    return re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+
+
 def test_the_python_examples_name_what_exists() -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", "\n".join(DOCUMENTS), re.M | re.S)
-    assert blocks
-    for block in blocks:
-        imports = [node for node in ast.parse(block).body if isinstance(node, ast.ImportFrom)]
+    assert python_blocks()
+    for block in python_blocks():
+        nodes = ast.parse(block).body
+        imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
         names: dict[str, Any] = {}
-        exec(compile(ast.Module(imports, []), "README.md", "exec"), names)
+        exec(compile(ast.Module(list(imports), []), "README.md", "exec"), names)
         for name, attribute in re.findall(r"\b([A-Z]\w+)\.(\w+)\(", block):
             assert callable(getattr(names[name], attribute))
+
+
+@pytest.mark.integration
+def test_the_python_example_of_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    names: dict[str, Any] = {}
+    exec(compile(next(b for b in python_blocks() if b in README), "README.md", "exec"), names)
+    assert names["sample_rate"] == 24000
+    assert names["restored"].shape == names["waveform"].shape
+
+
+def test_the_job_scripts_know_the_variables_they_are_given() -> None:
+    names = re.search(r"^NAMES=\((.*?)\)", (ROOT / "jobs/common.sh").read_text(), re.M | re.S)
+    assert names is not None
+    known = set(names.group(1).split())
+    given: set[str] = set()
+    for command in (c for c in commands() if "jobs/" in c):
+        words = shlex.split(command)
+        given |= {word.partition("=")[0] for word in words if re.match(r"[A-Z_]+=", word)}
+        if "-v" in words:
+            given |= set(words[words.index("-v") + 1].split(","))
+    assert len(given) > 5
+    assert given <= known
+
+
+def test_the_commands_of_the_image_exist() -> None:
+    entry = (ROOT / "container/entry.sh").read_text()
+    known = set(re.findall(r"^  ([a-z-]+)(?: \||\))", entry, re.M))
+    used = set()
+    for command in commands():
+        if command.startswith("singularity run"):
+            used.add(command.partition(".sif ")[2].split()[0])
+    assert used >= {"help", "doctor", "train", "fetch"}
+    assert used <= known
 
 
 def keys_of(node: Any, prefix: str = "") -> Iterator[str]:
@@ -157,27 +200,118 @@ def known_keys() -> set[str]:
     }
 
 
-def test_every_key_that_is_named_exists(known_keys: set[str]) -> None:
-    text = re.sub(r"^\| .*? \|", "|", README.partition("## Old key")[2], flags=re.M)
-    text = README.partition("## Old key")[0] + text  # the old keys, in the first column, left out
-    named = set(re.findall(r"`~?((?:data|model|trainer|optimizer|preprocess)\.[a-z0-9_.]+)`", text))
-    assert len(named) > 40
-    assert {key for key in named if key not in known_keys} == set()
+def without_old_keys(path: Path) -> str:
+    """Return a page's prose; of the page about migrating without the first column of its tables."""
+    text = PROSE[path]
+    return re.sub(r"^\| .*? \|", "|", text, flags=re.M) if path.name == "migrating.md" else text
 
 
-def test_every_file_that_is_named_exists() -> None:
-    named = set(re.findall(rf"(?<![\w/])((?:{FOLDERS})/[\w./-]*)[` )]", README))
-    named |= {
-        word for c in commands() for word in c.split() if re.match(rf"({FOLDERS})/[\w./-]+$", word)
+def inline_code(text: str) -> set[str]:
+    return {" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", text)}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_key_that_is_named_exists(path: Path, known_keys: set[str]) -> None:
+    groups = "data|model|trainer|optimizer|preprocess"
+    named = set()
+    for code in inline_code(without_old_keys(path)):
+        named |= set(re.findall(rf"(?:^|[ ~+\'])((?:{groups})\.[a-z0-9_.*]+)(?=$|[ =\'])", code))
+    named = {key for key in named if not key.endswith((".sh", ".py", ".md"))}
+    patterns = {re.escape(key).replace(r"\*", r"[^.]+") for key in named}
+    wrong = {p for p in patterns if not any(re.fullmatch(p, key) for key in known_keys)}
+    assert wrong == set()
+    if path.name in ("training.md", "paper.md", "sidon.md", "data.md", "migrating.md"):
+        assert len(named) >= 10
+
+
+def test_every_option_that_is_named_exists() -> None:
+    """Options in the text are ours, or those of the programs that a page is about."""
+    scripts = [*ROOT.glob("src/*.py"), *ROOT.glob("dataset/script/*.py")]
+    scripts += ROOT.glob("benchmarks/*.py")
+    ours = set(re.findall(r'"(--[a-z0-9-]+)"', "\n".join(path.read_text() for path in scripts)))
+    foreign = {
+        *("--fakeroot", "--build-arg", "--mksquashfs-args", "--nv", "--compat", "--containall"),
+        *("--pid", "--contain", "--cleanenv", "--export", "--signal", "--standalone"),
+        *("--local-addr", "--nproc_per_node", "--no-deps", "--no-python"),
     }
-    assert len(named) > 10
+    text = "\n".join(PROSE.values())
+    named = {o for code in inline_code(text) for o in re.findall(r"(?:^| )(--[a-z0-9_-]+)", code)}
+    assert len(named) > 20
+    assert named - foreign <= ours
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_file_that_is_named_exists(path: Path) -> None:
+    named = {
+        match
+        for code in inline_code(PROSE[path])
+        for match in re.findall(rf"(?:^| )((?:{FOLDERS})/[\w./-]*)", code)
+        if match != "src/convert_checkpoint.py"  # comes with version 0.2
+    }
+    if path == ROOT / "README.md":
+        named |= {
+            word
+            for c in commands()
+            for word in c.split()
+            if re.match(rf"({FOLDERS})/[\w./-]+$", word)
+        }
     assert {name for name in named if not (ROOT / name).exists()} == set()
 
 
-def test_links_inside_the_readme_lead_somewhere() -> None:
-    headings = re.findall(r"^#+ (.*)$", README, re.M)
-    anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    assert set(re.findall(r"\]\(#([^)]*)\)", README)) <= anchors
+def anchors(text: str) -> set[str]:
+    """Return the anchors that GitHub gives a page's headings."""
+    found: set[str] = set()
+    for heading in re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S), re.M
+    ):
+        slug = re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        number = 0
+        while (name := f"{slug}-{number}" if number else slug) in found:
+            number += 1
+        found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    wrong = []
+    for link in re.findall(r"\]\(([^)]*)\)", PROSE[path]):
+        if re.match(r"https?://", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        found = target.is_relative_to(ROOT) and target.exists()
+        if not found or (anchor and anchor not in anchors(target.read_text())):
+            wrong.append(link)
+    assert wrong == []
+
+
+def test_messages_that_are_quoted_are_those_of_the_code() -> None:
+    sources = "\n".join(path.read_text() for path in (ROOT / "src").rglob("*.py"))
+    rows = re.findall(r"^\| `([^`]*…[^`]*)` \|", README, re.M)
+    parts = [part.strip() for row in rows for part in row.split("…")]
+    assert len(rows) >= 2
+    assert [part for part in parts if part and part not in sources] == []
+
+
+def test_the_readme_is_short_and_leads_to_every_page() -> None:
+    assert len(README.splitlines()) <= 300
+    linked = set(re.findall(r"\]\((docs/[\w-]+\.md)", README))
+    assert linked == {f"docs/{path.name}" for path in PAGES if path.parent != ROOT}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_numbers_that_cite_a_result_stand_in_it(path: Path) -> None:
+    """A paragraph that links to results, and a table after it, quote the numbers there."""
+    text = ""
+    for paragraph in PROSE[path].split("\n\n"):
+        is_table = paragraph.startswith("|")
+        results = re.findall(r"\]\(([^)]*benchmarks/results/\w+\.md)\)", paragraph)
+        if not is_table:
+            text = "\n".join((path.parent / result).read_text() for result in results)
+        if text:
+            quoted = re.findall(r"(?<![\w.-])(\d+\.\d+|\d+ of \d+)(?![\w.])", paragraph)
+            assert [number for number in quoted if number not in text] == []
 
 
 def test_every_dependency_has_its_notice() -> None:
@@ -196,4 +330,6 @@ def test_the_citation_names_this_version() -> None:
     assert citation["version"] == project["version"]
     assert citation["license"] == project["license"] == "MIT"
     assert {"title", "message", "authors"} <= set(citation)
+    assert f"version = {{{project['version']}}}" in README
+    assert citation["title"] in README
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fine-tune: the weights of INIT_FROM, a fresh optimiser, your speech.
+# Fine-tune: start from the weights of INIT_FROM, with a new optimiser, on your speech.
 # Variables: jobs/common.sh. From the repository's root: jobs/local/finetune.sh
 cd "$(dirname "$0")/../.." || exit
 OUTPUT_DIR="${OUTPUT_DIR:-output/finetuned}"

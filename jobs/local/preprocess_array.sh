@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make shards of degraded pairs of SPEECH_DIRS and SPEECH_URLS in OUTPUT_DIR/WRITER_NAME
-# by tasks: all NUM_SHARDS in turn, or SHARDS="3 5" of them on this machine.
+# as array tasks on this machine: all NUM_SHARDS in turn, or only SHARDS="3 5".
 # Variables: jobs/common.sh. From the repository's root: jobs/local/preprocess_array.sh
 cd "$(dirname "$0")/../.." || exit
 NUM_SHARDS="${NUM_SHARDS:-4}"
@@ -9,6 +9,6 @@ source jobs/common.sh
 status=0
 for SHARD_ID in ${SHARDS:-$(seq 0 $((NUM_SHARDS - 1)))}; do
   preprocess
-  on_this_machine || status=$? # a damaged input keeps no other task from its turn
+  on_this_machine || status=$? # continue with the other tasks
 done
 exit "$status"

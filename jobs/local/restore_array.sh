@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Restore INPUT_DIR by shards: all NUM_SHARDS in turn, or SHARDS="3 5" of them on this machine.
+# Restore INPUT_DIR as array tasks on this machine: all NUM_SHARDS in turn, or only SHARDS="3 5".
 # Variables: jobs/common.sh. From the repository's root: jobs/local/restore_array.sh
 cd "$(dirname "$0")/../.." || exit
 NUM_SHARDS="${NUM_SHARDS:-4}"
@@ -8,6 +8,6 @@ source jobs/common.sh
 status=0
 for SHARD_ID in ${SHARDS:-$(seq 0 $((NUM_SHARDS - 1)))}; do
   restore
-  on_this_machine || status=$? # files that failed keep no other shard from its turn
+  on_this_machine || status=$? # continue with the other tasks
 done
 exit "$status"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Go on with the run in OUTPUT_DIR; EXTRA="trainer.max_steps=900000" changes what it was told.
+# Resume the run in OUTPUT_DIR; EXTRA="trainer.max_steps=900000" changes a setting.
 # Variables: jobs/common.sh. From the repository's root: jobs/local/resume.sh
 cd "$(dirname "$0")/../.." || exit
 # shellcheck source=jobs/common.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Stage 3: the vocoder of STAGE2_DIR on what the cleaner of STAGE1_DIR gives.
+# Stage 3: train the vocoder of STAGE2_DIR on the features that the cleaner of STAGE1_DIR makes.
 # Variables: jobs/common.sh. From the repository's root: jobs/local/train_stage3.sh
 cd "$(dirname "$0")/../.." || exit
 OUTPUT_DIR="${OUTPUT_DIR:-output/stage3}"

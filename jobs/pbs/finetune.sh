@@ -3,7 +3,7 @@
 #PBS -l select=1:ncpus=64:ngpus=8
 #PBS -l walltime=24:00:00
 #PBS -j oe
-# Fine-tune: the weights of INIT_FROM, a fresh optimiser, your speech.
+# Fine-tune: start from the weights of INIT_FROM, with a new optimiser, on your speech.
 # Variables: jobs/common.sh. From the repository's root: qsub jobs/pbs/finetune.sh
 cd "${PBS_O_WORKDIR:-.}" || exit
 OUTPUT_DIR="${OUTPUT_DIR:-output/finetuned}"

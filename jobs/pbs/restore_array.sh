@@ -4,8 +4,8 @@
 #PBS -l select=1:ncpus=8:ngpus=1
 #PBS -l walltime=24:00:00
 #PBS -j oe
-# Restore INPUT_DIR into OUTPUT_DIR with the chain in CKPT_DIR, each task a shard of the files.
-# One task a shard: -J 0 to NUM_SHARDS - 1. A task that ends early is submitted again by itself.
+# Restore INPUT_DIR into OUTPUT_DIR with the chain in CKPT_DIR; the tasks share the files.
+# Array tasks: -J 0 to NUM_SHARDS - 1. A task that the walltime ends early submits itself again.
 # Variables: jobs/common.sh. From the repository's root: qsub jobs/pbs/restore_array.sh
 cd "${PBS_O_WORKDIR:-.}" || exit
 NUM_SHARDS="${NUM_SHARDS:-64}"
@@ -13,4 +13,4 @@ NUM_SHARDS="${NUM_SHARDS:-64}"
 source jobs/common.sh
 SHARD_ID=${PBS_ARRAY_INDEX:-$PBS_ARRAYID} # PBS Professional's name, Torque's
 restore
-on_pbs jobs/pbs/restore.sh # which, given SHARD_ID, goes on with this task alone
+on_pbs jobs/pbs/restore.sh # with SHARD_ID set, it continues this task only

@@ -3,7 +3,7 @@
 #PBS -l select=1:ncpus=64:ngpus=8
 #PBS -l walltime=24:00:00
 #PBS -j oe
-# Go on with the run in OUTPUT_DIR; EXTRA="trainer.max_steps=900000" changes what it was told.
+# Resume the run in OUTPUT_DIR; EXTRA="trainer.max_steps=900000" changes a setting.
 # Variables: jobs/common.sh. From the repository's root: qsub jobs/pbs/resume.sh
 cd "${PBS_O_WORKDIR:-.}" || exit
 # shellcheck source=jobs/common.sh

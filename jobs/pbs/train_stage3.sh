@@ -3,7 +3,7 @@
 #PBS -l select=1:ncpus=64:ngpus=8
 #PBS -l walltime=24:00:00
 #PBS -j oe
-# Stage 3: the vocoder of STAGE2_DIR on what the cleaner of STAGE1_DIR gives.
+# Stage 3: train the vocoder of STAGE2_DIR on the features that the cleaner of STAGE1_DIR makes.
 # Variables: jobs/common.sh. From the repository's root: qsub jobs/pbs/train_stage3.sh
 cd "${PBS_O_WORKDIR:-.}" || exit
 OUTPUT_DIR="${OUTPUT_DIR:-output/stage3}"

@@ -9,7 +9,7 @@
 #SBATCH --signal=B:TERM@300 # 5 minutes to save; then the job is queued again
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
-# Fine-tune: the weights of INIT_FROM, a fresh optimiser, your speech.
+# Fine-tune: start from the weights of INIT_FROM, with a new optimiser, on your speech.
 # Variables: jobs/common.sh. From the repository's root: sbatch jobs/slurm/finetune.sh
 cd "${SLURM_SUBMIT_DIR:-.}" || exit
 OUTPUT_DIR="${OUTPUT_DIR:-output/finetuned}"

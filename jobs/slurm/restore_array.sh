@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 #SBATCH --job-name=restore_array
-#SBATCH --array=0-63 # one task a shard: 0 to NUM_SHARDS - 1, or those that are to run again
+#SBATCH --array=0-63 # 0 to NUM_SHARDS - 1, or only the tasks to run again
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1 # one launcher a node, whatever NPROC is
 #SBATCH --gpus-per-node=1
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
 #SBATCH --requeue
-#SBATCH --signal=B:TERM@300 # 5 minutes to end what is in work; then the task is queued again
+#SBATCH --signal=B:TERM@300 # 5 minutes to finish the work in progress; then the task is queued again
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%A-%a.log
-# Restore INPUT_DIR into OUTPUT_DIR with the chain in CKPT_DIR, each task a shard of the files.
+# Restore INPUT_DIR into OUTPUT_DIR with the chain in CKPT_DIR; the tasks share the files.
 # Variables: jobs/common.sh. From the repository's root: sbatch jobs/slurm/restore_array.sh
 cd "${SLURM_SUBMIT_DIR:-.}" || exit
 NUM_SHARDS="${NUM_SHARDS:-64}"

@@ -9,7 +9,7 @@
 #SBATCH --signal=B:TERM@300 # 5 minutes to save; then the job is queued again
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
-# Go on with the run in OUTPUT_DIR; EXTRA="trainer.max_steps=900000" changes what it was told.
+# Resume the run in OUTPUT_DIR; EXTRA="trainer.max_steps=900000" changes a setting.
 # Variables: jobs/common.sh. From the repository's root: sbatch jobs/slurm/resume.sh
 cd "${SLURM_SUBMIT_DIR:-.}" || exit
 # shellcheck source=jobs/common.sh

@@ -9,7 +9,7 @@
 #SBATCH --signal=B:TERM@300 # 5 minutes to save; then the job is queued again
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
-# Stage 3: the vocoder of STAGE2_DIR on what the cleaner of STAGE1_DIR gives.
+# Stage 3: train the vocoder of STAGE2_DIR on the features that the cleaner of STAGE1_DIR makes.
 # Variables: jobs/common.sh. From the repository's root: sbatch jobs/slurm/train_stage3.sh
 cd "${SLURM_SUBMIT_DIR:-.}" || exit
 OUTPUT_DIR="${OUTPUT_DIR:-output/stage3}"

@@ -158,7 +158,7 @@ In {self.shown()}:
 Next, after `source .venv/bin/activate`:
   python src/inference.py --ckpt-dir {self.shown("stage3")} --input-audio-dir DIR --output-dir OUT
   python src/train.py -h
-README.md says which data to take and how to train; `make doctor`, what this machine can run."""
+README.md says how to train, docs/data.md which data to take. `make doctor` says what runs here."""
 
 
 def audio_directory(text: str) -> Path:

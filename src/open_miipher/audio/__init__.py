@@ -1,1 +1,1 @@
-"""Waveforms in and out of files, their rates, spectra, chunks and levels."""
+"""Read and write audio files; resample, analyse, chunk and level waveforms."""

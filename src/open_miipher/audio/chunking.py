@@ -1,8 +1,8 @@
 """Cut long audio into overlapping chunks and join what a model made of them.
 
-Neighbouring chunks share `overlap_frames`. In the output, the outer third of an overlap is taken
-from the chunk that has more context there, and the middle third is crossfaded: so a model that
-looks no further than that third gives exactly what it would give without chunks.
+Neighbouring chunks share `overlap_frames`. In the output, each outer third of an overlap is taken
+from the chunk that has more context there, and the middle third is cross-faded. So a model whose
+context is shorter than a third of the overlap gives exactly the same output as without chunks.
 """
 
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ from open_miipher.base.errors import UserError
 class ChunkGrid:
     """Chunks at fixed places: chunk k begins at frame k * (chunk_frames - overlap_frames).
 
-    Frames are those of a model's features, so a chunk begins on a whole sample both of the model's
-    input and of its output. The last chunk is shorter, yet longer than an overlap.
+    A frame is a frame of the model's features, so a chunk begins on a whole sample of the model's
+    input and of its output. The last chunk may be shorter, but it is longer than an overlap.
 
     Attributes:
         chunk_frames: length of every chunk but the last.
         overlap_frames: frames shared by neighbours, at most half a chunk; 0 joins without a fade.
 
     Raises:
-        UserError: on construction, if the two do not fit together.
+        UserError: a chunk has no frame, or the overlap is longer than half a chunk.
     """
 
     chunk_frames: int
@@ -35,7 +35,7 @@ class ChunkGrid:
         if self.chunk_frames < 1:
             raise UserError("a chunk must hold at least one feature frame; make chunks longer")
         if not 0 <= 2 * self.overlap_frames <= self.chunk_frames:
-            raise UserError("the overlap must be between nothing and half a chunk")
+            raise UserError("the overlap must be between 0 and half a chunk")
 
     @classmethod
     def from_seconds(
@@ -67,10 +67,10 @@ class ChunkGrid:
 
 
 class OverlapAdd:
-    """Joins chunks, given in order, into one signal; holds no more than one fade of the past.
+    """Joins chunks, given in order, into one signal; keeps only the last fade in memory.
 
     Args:
-        grid: where the chunks lie.
+        grid: the places of the chunks.
         samples_per_frame: samples of the joined signal per frame of the grid.
     """
 
@@ -78,7 +78,7 @@ class OverlapAdd:
         self._margin = grid.margin_frames * samples_per_frame
         fade = grid.overlap_frames * samples_per_frame - 2 * self._margin
         phase = (np.arange(fade, dtype=np.float32) + 0.5) / max(1, fade)
-        self._rise = np.sin(0.5 * np.pi * phase) ** 2  # with its mirror image it adds up to one
+        self._rise = np.sin(0.5 * np.pi * phase) ** 2  # with its mirror image it sums to 1
         self._tail: np.ndarray | None = None
 
     def push(self, chunk: np.ndarray, last: bool) -> np.ndarray:
@@ -86,10 +86,11 @@ class OverlapAdd:
 
         Args:
             chunk: (channels, samples).
-            last: whether no other follows.
+            last: whether this is the last chunk.
 
         Returns:
-            (channels, n): the joined signal from where the previous call ended.
+            (channels, n): the part of the joined signal that follows what the previous call
+            returned.
         """
         fade = len(self._rise)
         if self._tail is not None:
@@ -104,10 +105,10 @@ class OverlapAdd:
 
 
 class Tap:
-    """Takes as many samples as are asked for out of a stream of blocks of any size.
+    """Reads any number of samples from a stream of blocks of any size.
 
     Args:
-        blocks: each (channels, n); read no further than needed.
+        blocks: each (channels, n); blocks are taken only when their samples are needed.
         num_channels: rows of every block.
     """
 
@@ -116,7 +117,7 @@ class Tap:
         self._ready = np.zeros((num_channels, 0), dtype=np.float32)
 
     def peek(self, num_samples: int) -> np.ndarray:
-        """Return the next samples (channels, n) and keep them; fewer where the stream ends."""
+        """Return the next samples (channels, n), fewer at the stream's end; do not remove them."""
         ready = [self._ready]
         num_ready = self._ready.shape[1]
         while num_ready < num_samples and (block := next(self._blocks, None)) is not None:
@@ -126,5 +127,5 @@ class Tap:
         return self._ready[:, :num_samples]
 
     def drop(self, num_samples: int) -> None:
-        """Forget the next samples, which were peeked at."""
+        """Remove the next samples; `peek` must have returned them before."""
         self._ready = self._ready[:, num_samples:]

@@ -1,10 +1,11 @@
-"""Put the input's level back after a vocoder whose output comes at a fixed peak.
+"""Restore the input's level after a vocoder whose output always has the same peak.
 
-Every chunk gets one gain, fitted on the frames in which somebody speaks: there the level of the
-restored speech is known. A chunk without speech takes its gain from its neighbours, never louder
-than the input was, so that a pause full of noise does not come back as loud garbage. No gain is
-derived from another one through the overlap of two chunks, so errors do not add up. What two chunks
-then disagree on where they overlap, each gives way to by half, on a slope from its middle.
+Every chunk gets one gain. It is fitted on the frames in which somebody speaks, because the level of
+the restored speech is known there. A chunk without speech takes its gain from its neighbours, but
+it never gets louder than the input, so that a noisy pause does not become loud garbage. No gain is
+derived from another one through the overlap of two chunks, so errors do not add up. If two chunks
+still differ in level where they overlap, each changes by half of the difference: its gain follows
+a slope from the middle of the chunk to the overlap.
 """
 
 import math
@@ -12,16 +13,16 @@ import math
 import numpy as np
 
 FRAME_SECONDS = 0.04
-"""Levels are compared over frames of about this length: a syllable is longer."""
+"""Levels are compared over frames of about this length, which is shorter than a syllable."""
 
 ACTIVE_ABOVE_FLOOR = 10 ** (9 / 10)
-"""Speech stands out by at least 9 dB from the chunk's noise floor …"""
+"""A frame with speech is at least 9 dB louder than the chunk's noise floor …"""
 
 ACTIVE_BELOW_LOUDEST = 10 ** (-30 / 10)
-"""… and is at most 30 dB below the chunk's loudest frame."""
+"""… and at most 30 dB below the chunk's loudest frame."""
 
 FLOOR_PERCENTILE = 10
-"""The noise floor is the level that a tenth of a chunk's frames (the pauses) stay under."""
+"""The noise floor is this percentile of the power of a chunk's frames: the level of its pauses."""
 
 
 def frame_power(waveform: np.ndarray, frame_length: int) -> np.ndarray:
@@ -32,7 +33,7 @@ def frame_power(waveform: np.ndarray, frame_length: int) -> np.ndarray:
         frame_length: samples.
 
     Returns:
-        (channels, ceil(samples / frame_length)) float64; the last frame may be a shorter one.
+        (channels, ceil(samples / frame_length)) float64; the last frame may be shorter.
     """
     starts = np.arange(0, waveform.shape[1], frame_length)
     lengths = np.diff(starts, append=waveform.shape[1])
@@ -40,14 +41,14 @@ def frame_power(waveform: np.ndarray, frame_length: int) -> np.ndarray:
 
 
 def noise_floor(power: np.ndarray) -> float:
-    """Return the noise floor of a chunk's frames (mean squares), at least one."""
+    """Return the noise floor of one or more frames of a chunk (mean squares)."""
     return float(np.percentile(power, FLOOR_PERCENTILE))
 
 
 def active_frames(power: np.ndarray) -> np.ndarray:
-    """Tell which frames (mean squares) of a chunk hold speech: (frames,) bool.
+    """Return which frames (mean squares) of a chunk contain speech: (frames,) bool.
 
-    Steady sound (noise, a hum, a lone tone) stands out from no floor and counts as none.
+    A steady sound (noise, a hum, a single tone) is its own noise floor, so it is not speech.
     """
     least = max(ACTIVE_ABOVE_FLOOR * noise_floor(power), ACTIVE_BELOW_LOUDEST * power.max())
     return (power >= least) & (power > 0)
@@ -56,14 +57,15 @@ def active_frames(power: np.ndarray) -> np.ndarray:
 def fit_gain(reference: np.ndarray, restored: np.ndarray) -> float | None:
     """Fit the gain that gives restored speech the level of the speech in the input.
 
-    The noise under the speech is taken off the input's power, since it is gone in the output.
+    The power of the noise under the speech is subtracted from the input's power, because the output
+    does not contain that noise.
 
     Args:
         reference: (frames,) mean squares of the input.
         restored: (frames,) mean squares of the output, same frames.
 
     Returns:
-        The gain (amplitude), or None if nobody speaks in the input, or nothing came back.
+        The gain (amplitude); None if nobody speaks in the input, or if the output is silent there.
     """
     active = active_frames(reference)
     heard = float(restored[active].sum())
@@ -76,27 +78,27 @@ def fit_gain(reference: np.ndarray, restored: np.ndarray) -> float | None:
 def own_level_gain(reference: np.ndarray, restored: np.ndarray) -> float:
     """Return the gain that brings the whole output to the level of the whole input.
 
-    Args and units as in `fit_gain`. An output of nothing but zeros gets 1.
+    Args and units as in `fit_gain`. The gain of an output of zeros is 1.
     """
     power = float(restored.sum())
     return math.sqrt(float(reference.sum()) / power) if power > 0 else 1.0
 
 
 MOST_DISAGREEMENT = math.log(4)
-"""12 dB: chunks that differ by more are not brought together beyond it; one of them has failed."""
+"""12 dB, the largest difference that is corrected: if chunks differ by more, one of them failed."""
 
 
 def disagreement(before: np.ndarray, after: np.ndarray, active: np.ndarray) -> float:
-    """Return by how much two chunks differ in level where both speak: ln of the amplitude ratio.
+    """Return the difference in level of two chunks where both contain speech.
 
     Args:
-        before: (frames,) mean squares of what the earlier chunk puts there.
-        after: of the later chunk, same frames.
-        active: (frames,) bool, where somebody speaks.
+        before: (frames,) mean squares of the earlier chunk in the overlap.
+        after: (frames,) mean squares of the later chunk, same frames.
+        active: (frames,) bool, the frames in which somebody speaks.
 
     Returns:
-        Above 0 if the earlier is louder; 0 if nobody speaks, or one of them is silent there; at
-        most MOST_DISAGREEMENT either way.
+        ln of the amplitude ratio, between -MOST_DISAGREEMENT and MOST_DISAGREEMENT. It is above 0
+        if the earlier chunk is louder, and 0 if nobody speaks or if one chunk is silent there.
     """
     powers = float(before[active].sum()), float(after[active].sum())
     if min(powers) <= 0:
@@ -106,12 +108,12 @@ def disagreement(before: np.ndarray, after: np.ndarray, active: np.ndarray) -> f
 
 
 def slope(num_samples: int, seams: tuple[int, int], logs: tuple[float, float]) -> np.ndarray:
-    """Return gains whose logarithm falls, in a straight line, to 0 from each seam to the middle.
+    """Return gains whose logarithm goes in straight lines from each seam to 0 in the middle.
 
     Args:
-        num_samples: of the chunk.
-        seams: the sample of the first seam, and that of the second; beyond them it is level.
-        logs: ln of the gain at each.
+        num_samples: length of the chunk.
+        seams: the sample of the first and of the second seam; the gain is constant outside them.
+        logs: ln of the gain at each seam.
 
     Returns:
         (samples,) float32.
@@ -124,31 +126,31 @@ def slope(num_samples: int, seams: tuple[int, int], logs: tuple[float, float]) -
 
 
 class GainTrack:
-    """Decides the gains of one channel's chunks, in order, with a bounded look ahead.
+    """Decides the gains of one channel's chunks, in order, with a bounded look-ahead.
 
-    A chunk without a gain of its own lies on the straight line, in dB, between the gains of the
-    nearest chunks that have one; with one such neighbour it takes that gain, with none its limit.
-    It never gets more than its limit. To stay in bounded memory, a chunk waits for at most
-    `look_ahead` others; then the gain before it is kept.
+    A chunk that has no gain of its own gets one by interpolation, linear in dB, between the nearest
+    chunks that have one. If only one side has such a chunk, it takes that gain; if neither side
+    has one, it takes its limit. It never gets more than its limit. To bound the memory, a chunk
+    waits for at most `look_ahead` later chunks; then it takes the gain before it.
 
     Args:
-        look_ahead: chunks.
+        look_ahead: number of chunks.
     """
 
     def __init__(self, look_ahead: int) -> None:
         self._look_ahead = look_ahead
         self._previous: float | None = None
-        self._limits: list[float] = []  # of the chunks that wait
+        self._limits: list[float] = []  # limits of the chunks that wait
 
     def push(self, gain: float | None, limit: float) -> list[float]:
         """Add the next chunk.
 
         Args:
-            gain: its own, or None.
-            limit: the most it may get if it has none.
+            gain: the chunk's own gain, or None.
+            limit: the largest gain that it may get if it has none of its own.
 
         Returns:
-            Gains of the chunks, in order, that are decided now.
+            The gains that are decided now, in the order of their chunks.
         """
         if gain is not None:
             decided = [*self._between(self._previous, gain), gain]
@@ -161,7 +163,7 @@ class GainTrack:
         return [oldest if self._previous is None else min(self._previous, oldest)]
 
     def finish(self) -> list[float]:
-        """Return the gains of the chunks that still wait; no other follows."""
+        """Return the gains of the chunks that still wait; call it after the last chunk."""
         return self._between(self._previous, self._previous)
 
     def _between(self, before: float | None, after: float | None) -> list[float]:

@@ -11,12 +11,12 @@ def log_spectral_distance(
 ) -> Tensor:
     """Root mean square difference of log power spectra, averaged over frames.
 
-    Hann windows of 2048 samples every 512 at 24 kHz, and as many seconds at other rates; zeros lie
-    outside the waveform. Powers are relative to a full-scale sine in the centre of a bin and raised
-    to at least the floor, so that digital silence against faint noise does not decide. The floor
-    decides how much pauses and the highest band count: speech at ordinary levels reaches down to
-    about -100 dB a bin, the rounding of 16 bits lies at -125. Distances with different floors
-    cannot be compared.
+    The windows are Hann windows of 2048 samples every 512 samples at 24 kHz, and of the same
+    duration at other rates. The waveform is padded with zeros. Powers are relative to a full-scale
+    sine in the centre of a bin. Powers below the floor are raised to it; otherwise digital silence
+    compared with faint noise would dominate. The floor decides how much weight the pauses and the
+    highest band have: ordinary speech goes down to about -100 dB in a bin, 16-bit rounding is at
+    -125 dB. Distances with different floors cannot be compared.
 
     Args:
         reference: (batch, samples) at `sample_rate` Hz.

@@ -1,7 +1,7 @@
-"""Does a file hold all that its container announces?
+"""Find audio files that are shorter than their header says.
 
-libsndfile shortens a cut WAV, AIFF or Ogg file without a word, so that the missing end would look
-like the true end. These checks compare the container's own lengths with the size of the file.
+libsndfile reads a truncated WAV, AIFF or Ogg file without an error, as if its end were the true
+end. These checks compare the lengths in the container with the size of the file.
 """
 
 import struct
@@ -9,22 +9,22 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 _OPEN_SIZES = (0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000)
-"""What programs that write to a pipe (ffmpeg, sox) put into a RIFF size field."""
+"""Values of a RIFF size field that mean "unknown"; ffmpeg and sox write them into a pipe."""
 
 _OGG_HEADER = struct.Struct("<4sBBqIIIB")
 _MAX_OGG_PAGE = 27 + 255 + 255 * 255
 
 
 def missing_bytes(file: BinaryIO) -> int:
-    """Count the bytes that the container announces and the file does not hold.
+    """Count the bytes that the container promises and the file does not have.
 
     Args:
-        file: opened for reading in binary; its position is moved.
+        file: opened for reading in binary; its position changes.
 
     Returns:
-        Missing bytes of the sample data of WAV, RF64 and AIFF files and of the last page of Ogg
-        files; 0 for a whole file, for a length left open by its writer, and for other formats
-        (their decoders notice).
+        Missing bytes of the sample data (WAV, RF64, AIFF) or of the last page (Ogg). 0 for a
+        complete file, for a file whose header does not know its length, and for other formats,
+        whose decoders notice by themselves.
     """
     file_size = file.seek(0, 2)
     file.seek(0)

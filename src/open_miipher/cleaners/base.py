@@ -1,4 +1,4 @@
-"""What every cleaner is: a frozen encoder, and something that trains to mend its features."""
+"""The base class of cleaners: a frozen encoder, and trained weights that repair its features."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from open_miipher.encoders import Encoder
 
 
 class Cleaner(nn.Module, ABC):
-    """A frozen encoder whose features, of damaged audio, are to come out as those of clean audio.
+    """Gives features of damaged audio that are like the encoder's features of clean audio.
 
     Attributes:
-        encoder: the base model; never trained, never saved.
+        encoder: the frozen base model; never trained, never saved.
     """
 
     Config: ClassVar[type]
@@ -35,7 +35,7 @@ class Cleaner(nn.Module, ABC):
         Args:
             waveform: (batch, samples) at the encoder's sample rate.
             lengths: (batch,) true samples.
-            statistics: (batch, n), of the signals that the clips are pieces of (see
+            statistics: (batch, n), statistics of the signals that the clips were cut from (see
                 `Encoder.forward`); None: each clip's own, as in training.
 
         Returns:
@@ -44,25 +44,26 @@ class Cleaner(nn.Module, ABC):
 
     @torch.no_grad()
     def teacher(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode without cleaning: the base model, bit for bit, without gradients."""
+        """Encode without cleaning: exactly what the base model gives, without gradients."""
         return self.encoder(waveform, lengths)
 
     def merge(self) -> None:
-        """Become as fast as can be, for inference alone: no training and no teacher after it.
+        """Merge the trained weights into the encoder where possible, for faster inference.
 
-        Most cleaners have nothing to merge. The trained weights stay what they are.
+        Neither training nor `teacher` works afterwards. Most cleaners have nothing to merge. The
+        trained weights do not change.
         """
 
     def trained_state_dict(self) -> dict[str, Tensor]:
-        """Return the weights that train: all but the encoder's."""
+        """Return the trained weights: all except the encoder's."""
         state = self.state_dict()
         return {name: t for name, t in state.items() if not name.startswith("encoder.")}
 
     def load_trained_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Load what `trained_state_dict` gave: the same names and shapes, no more and no fewer.
+        """Load weights that `trained_state_dict` returned.
 
         Raises:
-            UserError: naming every weight that does not fit; nothing is loaded then.
+            UserError: names or shapes differ; it names each of them, and nothing is loaded.
         """
         own = self.trained_state_dict()
         shapes = {n: (tuple(state[n].shape), tuple(own[n].shape)) for n in own.keys() & state}
@@ -80,17 +81,17 @@ class Cleaner(nn.Module, ABC):
 
 
 class HookedCleaner(Cleaner):
-    """A cleaner that changes the encoder from within, by hooks on its modules.
+    """A cleaner that changes the encoder's activations by hooks on the encoder's modules.
 
-    The hooks stay there for good (adding and removing them around each call would race with other
-    threads) and act only inside this cleaner's `forward`, in the thread (or task) that called it;
-    called in any other way the encoder is the untouched base model.
+    The hooks are never removed: adding and removing them around each call would be a race between
+    threads. They act only during this cleaner's `forward`, in the thread (or task) that called it.
+    In any other call the encoder is the unchanged base model.
     """
 
     def forward(
         self, waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Encode with the hooks acting; see `Cleaner.forward`."""
+        """Encode with active hooks; see `Cleaner.forward`."""
         previous = _ACTING.set(self)
         try:
             return self.encoder(waveform, lengths, statistics)
@@ -99,7 +100,7 @@ class HookedCleaner(Cleaner):
 
     @property
     def is_acting(self) -> bool:
-        """Whether it is this cleaner's forward that runs here; asked by its hooks."""
+        """Whether this cleaner's `forward` is running in this thread; the hooks ask for it."""
         return _ACTING.get() is self
 
 

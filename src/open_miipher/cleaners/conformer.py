@@ -16,14 +16,14 @@ class ConformerCleanerConfig:
     """Sizes of the network.
 
     Attributes:
-        width: of the blocks.
+        width: values per frame inside the blocks.
         num_blocks: conformer blocks.
         num_heads: attention heads of a block.
-        kernel_size: frames under a block's convolution, odd.
+        kernel_size: frames of a block's convolution, odd.
         feed_forward_width: hidden width of a block's feed-forward modules.
         dropout: probability.
-        feature_mean: taken from the features before the network.
-        feature_scale: the features are divided by it, the network's output multiplied by it.
+        feature_mean: subtracted from the features before the network.
+        feature_scale: divides the features before the network and multiplies its output.
     """
 
     width: int = 128
@@ -32,15 +32,16 @@ class ConformerCleanerConfig:
     kernel_size: int = 15
     feed_forward_width: int = 512
     dropout: float = 0.0
-    # Speech at ordinary levels, natural log of mel magnitudes, lies at about -2 ± 3.
+    # The natural log of mel magnitudes of ordinary speech is about -2 ± 3.
     feature_mean: float = -2.0
     feature_scale: float = 3.0
 
 
 class ConformerCleaner(Cleaner):
-    """Conformer blocks over the whole clip, whose output is added to the encoder's features.
+    """Conformer blocks over the whole clip; their output is added to the encoder's features.
 
-    It begins as the identity: the last linear map is zero. Where a clip is padded nothing is added.
+    At the first step it is the identity, because the last linear layer is zero. Nothing is added in
+    the padding of a clip.
     """
 
     Config = ConformerCleanerConfig

@@ -16,11 +16,11 @@ class LoraConfig:
     """The adapters' shape; the defaults are Sidon's (arXiv 2509.17052, section 2.1).
 
     Attributes:
-        rank: of the matrices.
+        rank: rank of the matrices A and B.
         alpha: the adapters' outputs are multiplied by alpha / rank.
-        dropout: probability, of an adapter's input.
-        target: the linear maps of this name get an adapter, in every used layer.
-        bias: train the biases of those maps as well (peft's `lora_only`).
+        dropout: probability of the dropout on an adapter's input.
+        target: in every used layer, the linear layers of this name get an adapter.
+        bias: also train the biases of those linear layers (peft's `lora_only`).
     """
 
     rank: int = 64
@@ -30,16 +30,16 @@ class LoraConfig:
     bias: bool = True
 
 
-# Where peft finds the layers of the whole model that our encoder is a part of.
+# peft's path to the layers in the whole model, of which our encoder is a part.
 _PREFIX = "base_model.model.encoder.layers"
 
 
 class LowRank(nn.Module):
-    """What one linear map's output changes by.
+    """The change that the adapter of one linear layer adds to the layer's output.
 
     Args:
-        linear: the map.
-        config: rank and the like.
+        linear: the linear layer.
+        config: shape of the adapter.
     """
 
     def __init__(self, linear: nn.Linear, config: LoraConfig) -> None:
@@ -54,12 +54,12 @@ class LowRank(nn.Module):
             self.base_layer["bias"] = nn.Parameter(linear.bias.detach().clone())
 
     def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """(…, width in) and the map's own bias -> (…, width out)."""
+        """(…, width in) and the linear layer's own bias -> (…, width out)."""
         change = self.scale * self.lora_B(self.lora_A(self.dropout(x)))
         return change + (self.base_layer["bias"] - bias) if self.base_layer else change
 
     def merge_into(self, linear: nn.Linear) -> None:
-        """Let the map do what it and this do together."""
+        """Add this change to the weights of the linear layer."""
         linear.weight += self.scale * self.lora_B.weight @ self.lora_A.weight
         if self.base_layer:
             linear.bias.copy_(self.base_layer["bias"])
@@ -68,9 +68,9 @@ class LowRank(nn.Module):
 class Lora(HookedCleaner):
     """W x + b becomes W x + (alpha / rank) B A x + b' (Hu et al., arXiv 2106.09685, section 4.1).
 
-    B starts at zero and b' at b: step 0 is the identity. The encoder itself is never changed, until
-    `merge`. The names of the trained weights are those that peft's `save_pretrained` gives them on
-    the encoder.
+    B starts at zero and b' at b, so step 0 is the identity. Before `merge`, the encoder's own
+    weights do not change. The trained weights have the names that peft's `save_pretrained` gives
+    them.
     """
 
     Config = LoraConfig
@@ -79,11 +79,11 @@ class Lora(HookedCleaner):
         """Attach adapters to an encoder.
 
         Args:
-            encoder: with linear maps of the target's name in its layers.
-            config: their shape.
+            encoder: its layers contain linear layers named `config.target`.
+            config: shape of the adapters.
 
         Raises:
-            UserError: there are none, or a number is out of its range.
+            UserError: there is no such linear layer, or a number is out of its range.
         """
         super().__init__(encoder)
         if config.rank < 1:
@@ -105,7 +105,7 @@ class Lora(HookedCleaner):
         """Encode without cleaning; see `Cleaner.teacher`.
 
         Raises:
-            RuntimeError: after `merge` there is no base model any more.
+            RuntimeError: after `merge`, because the base model does not exist any more.
         """
         if self.merged:
             raise RuntimeError("a merged cleaner has no teacher")
@@ -125,7 +125,7 @@ class Lora(HookedCleaner):
     def _adapt(
         self, adapter: "LowRank", module: nn.Module, args: tuple[Tensor, ...], output: Tensor
     ) -> Tensor | None:
-        """Forward hook of an adapted map: add what its adapter makes of its input."""
+        """Forward hook of an adapted linear layer: add the adapter's output to the layer's."""
         if self.merged or not self.is_acting:
             return None
         return output + adapter(args[0], module.bias).to(output.dtype)

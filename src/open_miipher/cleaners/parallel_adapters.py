@@ -18,16 +18,16 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "si
 
 @dataclass
 class ParallelAdaptersConfig:
-    """The adapters' shape; what the paper leaves open is a key.
+    """The adapters' shape, with a key for each choice that the paper leaves open.
 
     Attributes:
         bottleneck: hidden width of each adapter.
-        tap: what an adapter reads, its layer's `input` (parallel to the layer, as in He et al.,
-            arXiv 2110.04366) or its `output`.
-        norm: layer norm before the adapters: one `shared` by all (Fig. 1 of the paper), one a
-            `layer`, or `none`.
-        activation: between the two linear maps.
-        init: `zero_up` starts as the identity (the second map is zero), `random` does not.
+        tap: what an adapter reads: its layer's `input` (parallel to the layer, as in He et al.,
+            arXiv 2110.04366) or its layer's `output`.
+        norm: layer norm before the adapters: one that all share (`shared`, Fig. 1 of the paper),
+            one for each (`layer`), or `none`.
+        activation: the function between the two linear layers.
+        init: `zero_up` starts as the identity (the second linear layer is zero); `random` does not.
         gradient_checkpointing: compute the encoder's layers again in the backward pass instead of
             keeping their activations.
     """
@@ -41,10 +41,10 @@ class ParallelAdaptersConfig:
 
 
 class ParallelAdapters(HookedCleaner):
-    """A bottleneck of two linear maps beside every used layer of the encoder.
+    """A bottleneck of two linear layers parallel to every used layer of the encoder.
 
     "Raw layer output plus adapter output is the next layer's input" (Karita et al., WASPAA 2025,
-    arXiv 2505.04457, section 2.2); the last one's sum is the cleaned features.
+    arXiv 2505.04457, section 2.2). The sum after the last used layer is the cleaned features.
     """
 
     Config = ParallelAdaptersConfig
@@ -53,8 +53,8 @@ class ParallelAdapters(HookedCleaner):
         """Attach adapters to an encoder.
 
         Args:
-            encoder: with at least one layer.
-            config: their shape.
+            encoder: has at least one layer.
+            config: shape of the adapters.
 
         Raises:
             UserError: the encoder has no layers.
@@ -87,7 +87,7 @@ class ParallelAdapters(HookedCleaner):
         hidden = output[0] if isinstance(output, tuple) else output
         entered = args[0] if args else kwargs["hidden_states"]
         tapped = entered if self.tap == "input" else hidden
-        # In the layer's own type, or the next layer would compute in another than the teacher's.
+        # In the layer's own type: the next layer must compute in the same type as the teacher's.
         hidden = hidden + self.adapters[index](self.norm(tapped)).to(hidden.dtype)
         return (hidden, *output[1:]) if isinstance(output, tuple) else hidden
 
@@ -102,8 +102,8 @@ def _adapter(width: int, config: ParallelAdaptersConfig) -> nn.Sequential:
 
 
 def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a frozen layer so that its activations are computed again in the backward pass."""
+    """Call a frozen layer; its activations are computed again in the backward pass."""
     if not torch.is_grad_enabled():
         return forward(*args, **kwargs)
-    # Nothing random to preserve: the encoder is in evaluation mode.
+    # The encoder is in evaluation mode and draws nothing, so no random state has to be kept.
     return checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)

@@ -13,18 +13,18 @@ from torch import Tensor
 from open_miipher.base.errors import UserError, report
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# What would make the adapters something else than B A x.
+# Settings with which an adapter computes something else than B A x.
 _PLAIN = ("use_dora", "use_rslora", "lora_bias", "fan_in_fan_out", "rank_pattern", "alpha_pattern")
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
-    """Read what the adapters are.
+    """Read the adapters' settings.
 
     Returns:
         The fields of `LoraConfig`, and `name`.
 
     Raises:
-        UserError: the file is missing or speaks of something else than plain LoRA.
+        UserError: the file is missing, or describes something else than plain LoRA.
     """
     path = folder / SETTINGS
     try:
@@ -51,16 +51,16 @@ def read_settings(folder: Path) -> dict[str, Any]:
 
 
 def read_weights(folder: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Read the adapters' weights; biases may be left out, all of them, and are the encoder's then.
+    """Read the adapters' weights.
+
+    If the file has no biases at all, the encoder's own are taken, with a warning.
 
     Args:
-        folder: with the file.
-        own: the weights of a fresh cleaner of the same settings.
+        folder: contains the file.
+        own: the weights of a fresh cleaner with the same settings.
 
     Raises:
-        UserError: naming each weight that is missing, unknown or of another shape.
-
-    Warns if it takes the encoder's biases.
+        UserError: it names each weight that is missing, unknown or of another shape.
     """
     path = folder / WEIGHTS
     try:

@@ -8,9 +8,9 @@ from torch.nn.utils.parametrizations import weight_norm
 class Conv1d(nn.Conv1d):
     """A convolution that computes in float64 on a CPU.
 
-    The hinge loss sends the same ±1/n to every place, and what real and generated ones send nearly
-    cancels. Sums in float32 then leave gradients of nothing but rounding, which depend on the size
-    of the batch and of which Adam makes steps of full size.
+    The hinge loss has the gradient ±1/n at every place, and the gradients of real and generated
+    waveforms nearly cancel. In float32, only rounding errors would be left of their sum. These
+    depend on the size of the batch, and Adam turns them into steps of full size.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -19,7 +19,7 @@ class Conv1d(nn.Conv1d):
 
 
 class Conv2d(nn.Conv2d):
-    """The same over two dimensions."""
+    """The same as `Conv1d`, over two dimensions."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(rows, channels in, frames, bins) -> (rows, channels out, frames, bins)."""
@@ -36,7 +36,7 @@ def _convolve(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
 def convolution(
     width_in: int, width_out: int, kernel_size: int, stride: int = 1, groups: int = 1
 ) -> Conv1d:
-    """Return a weight-normalised convolution; the places are padded by half a kernel of zeros."""
+    """Return a weight-normalised convolution, padded with half a kernel of zeros on both sides."""
     return weight_norm(
         Conv1d(width_in, width_out, kernel_size, stride, kernel_size // 2, groups=groups)
     )
@@ -45,7 +45,7 @@ def convolution(
 def convolution_2d(
     width_in: int, width_out: int, kernel_size: tuple[int, int], stride: int = 1
 ) -> Conv2d:
-    """Return one over frames and bins, the stride in the bins; padded in the same way."""
+    """Return a weight-normalised convolution over frames and bins, with its stride in the bins."""
     frames, bins = kernel_size
     return weight_norm(
         Conv2d(width_in, width_out, kernel_size, (1, stride), (frames // 2, bins // 2))

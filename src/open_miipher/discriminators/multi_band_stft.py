@@ -1,4 +1,4 @@
-"""DAC's discriminator: complex spectra at several resolutions, each band judged by itself."""
+"""DAC's discriminator: it judges each band of complex spectra at several resolutions."""
 
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -11,7 +11,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.discriminators.convolution import convolution_2d
 
 NEGATIVE_SLOPE = 0.1
-STRIDES = (1, 2, 2, 2)  # in the bins, before the last convolution of a band
+STRIDES = (1, 2, 2, 2)  # in the bins, of all convolutions of a band but the last
 
 
 @dataclass
@@ -19,10 +19,10 @@ class MultiBandStftConfig:
     """Sizes; the defaults are DAC's.
 
     Attributes:
-        win_lengths: samples of the window and of the transform, one sub-discriminator for each; a
-            quarter of it is the hop.
-        band_edges: where bands begin and end, as shares of the spectrum, rising.
-        channels: of the convolutions.
+        win_lengths: samples of the window and of the transform, one sub-discriminator for each; the
+            hop is a quarter of it.
+        band_edges: borders of the bands as shares of the spectrum, in rising order.
+        channels: channels of the convolutions.
     """
 
     win_lengths: list[int] = field(default_factory=lambda: [2048, 1024, 512])
@@ -33,9 +33,10 @@ class MultiBandStftConfig:
 class MultiBandStftDiscriminator(nn.Module):
     """Kumar et al., "Improved RVQGAN" (NeurIPS 2023, arXiv 2306.06546), section 3.4.
 
-    Real and imaginary parts are two channels; a band has its own convolutions, and one more looks
-    over all of them. Weight normalisation, no statistics of the batch; zeros outside the waveform,
-    so any length from 1 sample works. Unlike DAC's, waveforms are judged at the level they come at.
+    Real and imaginary parts are two channels. Each band has its own convolutions, and one more
+    convolution goes over all bands. Weight normalisation, no statistics of the batch. The waveform
+    is padded with zeros, so any length from 1 sample works. Unlike in DAC, the level of a waveform
+    is not changed first.
     """
 
     Config = MultiBandStftConfig
@@ -64,8 +65,8 @@ class MultiBandStftDiscriminator(nn.Module):
             waveform: (batch, samples).
 
         Returns:
-            For each resolution the feature maps of its bands, one after the other, each (batch,
-            channels, frames, bins), the logits over all bands last.
+            For each resolution, the feature maps of its bands one after the other, each (batch,
+            channels, frames, bins); the logits over all bands are the last one.
         """
         return [resolution(waveform) for resolution in self.resolutions]
 

@@ -1,4 +1,4 @@
-"""HiFi-GAN's multi-period discriminator: every p-th sample judged together."""
+"""HiFi-GAN's multi-period discriminator: it judges every p-th sample together."""
 
 from dataclasses import dataclass, field
 
@@ -17,9 +17,9 @@ class MultiPeriodConfig:
 
     Attributes:
         periods: one sub-discriminator for each.
-        channels: of the convolutions; all but the last have the stride.
-        kernel_size: odd.
-        stride: in every p-th sample.
+        channels: channels after each convolution.
+        kernel_size: size of the convolutions, odd.
+        stride: stride of all convolutions but the last, counted in every p-th sample.
     """
 
     periods: list[int] = field(default_factory=lambda: [2, 3, 5, 7, 11, 13, 17, 19])
@@ -61,9 +61,9 @@ class MultiPeriodDiscriminator(nn.Module):
 
 
 class PeriodDiscriminator(nn.Module):
-    """One period; its phases go through the same one-dimensional convolutions side by side.
+    """One period; all its phases go through the same one-dimensional convolutions.
 
-    These are the paper's two-dimensional ones of width 1, in the layout that runs faster.
+    They equal the paper's two-dimensional convolutions of width 1, in a layout that runs faster.
     """
 
     def __init__(self, period: int, config: MultiPeriodConfig) -> None:

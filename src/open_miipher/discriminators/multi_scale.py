@@ -1,4 +1,4 @@
-"""MelGAN's discriminator: the waveform judged at several rates."""
+"""MelGAN's discriminator: it judges the waveform at several sample rates."""
 
 from dataclasses import dataclass
 
@@ -18,10 +18,10 @@ class MultiScaleConfig:
 
     Attributes:
         num_scales: sub-discriminators, each at half the rate of the one before.
-        base_channels: after the first convolution; a multiple of 4.
-        max_channels: limit of the growth; a multiple of 4.
+        base_channels: channels after the first convolution; a multiple of 4.
+        max_channels: the largest number of channels; a multiple of 4.
         num_layers: strided convolutions; each multiplies the channels by the stride.
-        stride: of each of them.
+        stride: stride of each of them.
     """
 
     num_scales: int = 3
@@ -35,7 +35,7 @@ class MultiScaleDiscriminator(nn.Module):
     """Strided, grouped convolutions on the waveform and on averages of it.
 
     Kumar et al., "MelGAN" (NeurIPS 2019, arXiv 1910.06711), section 2.3. Weight normalisation, no
-    statistics of the batch; zeros outside the waveform, so any length from 1 sample works.
+    statistics of the batch. The waveform is padded with zeros, so any length from 1 sample works.
     """
 
     Config = MultiScaleConfig

@@ -1,4 +1,4 @@
-"""What every encoder is: frozen features at a fixed frame rate, whatever stands in the padding."""
+"""The base class of encoders: frozen networks that give features at a fixed frame rate."""
 
 import hashlib
 from abc import ABC, abstractmethod
@@ -14,19 +14,20 @@ from open_miipher.audio.mel import MelConfig
 class Encoder(nn.Module, ABC):
     """A frozen network (or none) that turns waveforms into features.
 
-    Frame k describes samples k · hop_length … (k + 1) · hop_length, and there are
-    ceil(samples / hop_length) of them: tails are padded with zeros, never lost. A clip's valid
-    features do not depend on the other clips of its batch. The weights take no gradient, but
-    gradients pass through to whatever is added to the activations of `layers`.
+    Frame k describes samples k · hop_length … (k + 1) · hop_length. There are
+    ceil(samples / hop_length) frames: the end of a clip is padded with zeros, never lost. A clip's
+    valid features do not depend on its padding, nor on the other clips of its batch. The weights
+    get no gradient, but gradients pass through the layers to what a cleaner adds to them.
 
     Attributes:
         sample_rate: in Hz, of the waveform that `forward` takes.
         hop_length: samples per feature frame.
         width: values per feature frame.
-        carries_level: whether the features tell how loud the waveform is.
-        needs_statistics: whether the front end normalises by statistics of all it is given, so
-            that a piece of a signal has other features than the whole; `measure` takes them.
-        mel: the front end, of features that are log-mel spectra; None for others.
+        carries_level: whether the features depend on the level of the waveform.
+        needs_statistics: whether the front end normalises by statistics of its whole input. Then a
+            piece of a signal has other features than the whole; `measure` computes the statistics
+            of the whole.
+        mel: the front end of log-mel features; None for other features.
     """
 
     Config: ClassVar[type]
@@ -40,10 +41,10 @@ class Encoder(nn.Module, ABC):
     @property
     @abstractmethod
     def layers(self) -> nn.ModuleList:
-        """The used transformer or conformer blocks, in order; empty if there are none.
+        """The transformer or conformer blocks that are used, in order; empty if there are none.
 
-        Each is called as a module in every `forward`; its input and output are, or begin with,
-        hidden states (batch, frames, width).
+        Every `forward` calls each of them as a module. Its input and output are hidden states
+        (batch, frames, width), or tuples that begin with these.
         """
 
     @property
@@ -58,17 +59,17 @@ class Encoder(nn.Module, ABC):
 
         Args:
             waveform: (batch, samples) at `sample_rate`, at least one sample long.
-            lengths: (batch,) int64, true samples of each clip, at least 1; what stands in
-                `waveform` beyond them is ignored.
-            statistics: (batch, n), of the signals that the clips are pieces of, as `measure` gives
-                them; None: each clip's own.
+            lengths: (batch,) int64, true samples of each clip, at least 1; the samples of
+                `waveform` after them are ignored.
+            statistics: (batch, n), what `measure` returned for the signals that the clips were cut
+                from; None: each clip's own statistics.
 
         Returns:
             features (batch, ceil(samples / hop_length), width), float32 or the autocast type, and
             their lengths (batch,) = ceil(lengths / hop_length).
         """
         lengths = lengths.to(waveform.device)
-        # Everything that touches the samples is done in float32, whatever autocast says.
+        # Samples are processed in float32 even under autocast.
         waveform = waveform.float().masked_fill(~frame_mask(lengths, waveform.shape[1]), 0.0)
         tail = -waveform.shape[1] % self.hop_length
         frame_lengths = (lengths + self.hop_length - 1) // self.hop_length
@@ -95,28 +96,29 @@ class Encoder(nn.Module, ABC):
         raise NotImplementedError(f"{type(self).__name__} normalises by no statistics")
 
     def measure(self, blocks: Iterable[Tensor]) -> Tensor:
-        """Take the statistics of whole signals, in constant memory; the cut into blocks is free.
+        """Compute the statistics of whole signals, in constant memory.
 
-        Of a signal in one piece they are what `forward` would normalise it by itself.
+        They do not depend on how the signals are cut into blocks. For a whole signal they equal
+        what `forward` computes itself.
 
         Args:
-            blocks: each (rows, n) float32 at `sample_rate`, one row a signal; together at least
-                one sample.
+            blocks: each (rows, n) float32 at `sample_rate`, one row for each signal; at least one
+                sample together.
 
         Returns:
-            (rows, n) float64, for `forward`; what the numbers mean is the encoder's business.
+            (rows, n) float64, for `forward`. The meaning of the numbers depends on the encoder.
         """
         raise NotImplementedError(f"{type(self).__name__} normalises by no statistics")
 
     def train(self, mode: bool = True) -> "Encoder":
-        """Stay in evaluation mode: no dropout, no layer drop, no running statistics, ever."""
+        """Stay in evaluation mode: never any dropout, layer drop or update of statistics."""
         return super().train(False)
 
     def freeze(self, description: str = "") -> None:
-        """Fix the weights and take their fingerprint; the last thing a constructor does.
+        """Freeze the weights and compute their fingerprint; a constructor calls this last.
 
         Args:
-            description: the settings outside the weights that the features depend on.
+            description: the settings besides the weights that the features depend on.
         """
         self.requires_grad_(False)
         self.train(False)
@@ -132,7 +134,7 @@ class Encoder(nn.Module, ABC):
 
 
 def frame_mask(lengths: Tensor, num_frames: int) -> Tensor:
-    """Mark what is valid.
+    """Return a mask of the valid frames.
 
     Args:
         lengths: (batch,) valid frames (or samples) of each row.

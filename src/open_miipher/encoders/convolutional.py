@@ -1,4 +1,4 @@
-"""The strided convolutions that wav2vec 2.0, HuBERT and WavLM begin with, right for a batch."""
+"""The first, strided convolutions of wav2vec 2.0, HuBERT and WavLM, correct for padded batches."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,19 +11,19 @@ from open_miipher.encoders.statistics import StreamMoments, own_statistics, with
 
 
 class ConvolutionalFrontEnd(nn.Module):
-    """A `feature_extractor` of the wav2vec 2.0 family, called so that clips do not mix.
+    """A `feature_extractor` of the wav2vec 2.0 family in which a clip's padding has no influence.
 
-    The base models normalise the first convolution's output over time, the whole row of a batch
-    with its padding; here each clip is normalised over its own frames, which is what the stock
-    module does with the clip alone, or by the statistics of a signal that the clip is a piece of.
+    The base models normalise the first convolution's output over the whole row of a batch, padding
+    included. Here each clip is normalised over its own frames, as the stock module does with a
+    batch of one, or by given statistics of the signal that the clip was cut from.
     """
 
     def __init__(self, extractor: Any, do_normalise: bool) -> None:
-        """Take over the convolutions.
+        """Take the convolutions of a stock module.
 
         Args:
-            extractor: with `conv_layers`, each with `conv` and `activation`.
-            do_normalise: whether clips are first brought to mean 0 and variance 1.
+            extractor: has `conv_layers`, each with `conv` and `activation`.
+            do_normalise: whether clips are first normalised to mean 0 and variance 1.
         """
         super().__init__()
         self.conv_layers = extractor.conv_layers
@@ -45,7 +45,7 @@ class ConvolutionalFrontEnd(nn.Module):
         Args:
             waveform: (batch, frames · hop_length), zero beyond each clip.
             frame_lengths: (batch,) valid frames of each clip.
-            statistics: (batch, numbers) from `measure`; None: each clip's own.
+            statistics: (batch, numbers) from `measure`; None: each clip's own statistics.
 
         Returns:
             (batch, frames, channels).
@@ -58,7 +58,7 @@ class ConvolutionalFrontEnd(nn.Module):
         if self.do_normalise:
             waveform = standardise(waveform, lengths, of_samples)
         first, *rest = self.conv_layers
-        # In reduced precision the samples' rounding would be noise at -50 dB.
+        # In reduced precision, rounding of the samples would be noise at -50 dB.
         with torch.autocast(waveform.device.type, enabled=False):
             if self.norms_channels:
                 hidden = first.conv(waveform[:, None])
@@ -74,16 +74,17 @@ class ConvolutionalFrontEnd(nn.Module):
         return hidden.transpose(1, 2)
 
     def measure(self, blocks: Iterable[Tensor]) -> Tensor:
-        """Take whole signals' statistics, for `forward`.
+        """Compute the statistics of whole signals, for `forward`.
 
-        The first convolution is linear: the mean and covariance of the samples under its kernel
-        tell the mean and variance of every channel, of the signal as `standardise` leaves it.
+        The first convolution is linear. So the mean and variance of its channels, for the signal
+        after `standardise`, follow from the mean and covariance of the samples under its kernel.
 
         Args:
             blocks: (rows, n), at least one sample together.
 
         Returns:
-            (rows, 2 + 2 · channels) float64: of the samples, and of the first convolution.
+            (rows, 2 + 2 · channels) float64: mean and variance of the samples, then of each channel
+            of the first convolution.
         """
         conv = self.conv_layers[0].conv
         (kernel,), (stride,) = conv.kernel_size, conv.stride
@@ -104,12 +105,12 @@ class ConvolutionalFrontEnd(nn.Module):
 
 
 def _normalise_channels(x: Tensor, statistics: Tensor, norm: nn.GroupNorm) -> Tensor:
-    """Group norm with one channel a group, by given means and variances.
+    """Group norm with one channel in each group, by given means and variances.
 
     Args:
         x: (batch, channels, frames).
-        statistics: (batch, 2 · channels).
-        norm: as many groups as channels.
+        statistics: (batch, 2 · channels), means, then variances.
+        norm: has as many groups as channels.
 
     Returns:
         (batch, channels, frames).

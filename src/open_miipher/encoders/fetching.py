@@ -1,8 +1,8 @@
-"""Fetch the audio tower of a multimodal checkpoint from the hub, and nothing else of it.
+"""Fetch only the audio tower of a multimodal checkpoint from the hub.
 
-The tower's tensors are asked for by their places in the checkpoint's safetensors files, and written
-into one such file of their own, in a folder below HF_HOME, where `pretrained.find_file` looks
-first. What an interrupted fetch has written is gone on with.
+The tower's tensors are requested by their byte ranges in the checkpoint's safetensors files. They
+are written into a safetensors file of their own, in a folder below HF_HOME, where
+`pretrained.find_file` looks first. An interrupted fetch continues where it stopped.
 """
 
 import json
@@ -19,7 +19,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.distributed import hold
 
 TOWER = "audio_tower."
-"""What stands in the names of the tower's tensors, and of no others."""
+"""Part of the names of the tower's tensors, and of no other tensor's."""
 
 WEIGHTS = "model.safetensors"
 _LONGEST_HEADER = 100_000_000  # bytes, as the format allows
@@ -28,14 +28,15 @@ _TIMEOUT, _TRIES, _BETWEEN_TRIES = 60.0, 4, 1.0  # s
 
 @dataclass(frozen=True)
 class Tensor:
-    """Where one of the wanted tensors lies.
+    """The place of one of the wanted tensors in the checkpoint.
 
     Attributes:
-        name: in the checkpoint.
-        dtype: safetensors' name.
-        shape: its dimensions.
-        file: of the checkpoint.
-        start: its first byte in that file; `end` is one past its last.
+        name: name in the checkpoint.
+        dtype: type, by safetensors' name.
+        shape: dimensions.
+        file: the checkpoint's file that contains it.
+        start: its first byte in that file.
+        end: the byte after its last.
     """
 
     name: str
@@ -51,7 +52,7 @@ class NoRanges(UserError):
 
 
 def tower_folder(source: str) -> Path:
-    """Return where the tower of a hub model is kept, whether it is there or not."""
+    """Return the folder for the tower of a hub model; it need not exist."""
     from huggingface_hub import constants
 
     return Path(constants.HF_HOME) / "open-miipher-2" / source.replace("/", "--")
@@ -65,17 +66,17 @@ def fetch_tower(
     Args:
         source: hub id of a checkpoint with safetensors files.
         revision: the commit to take it from.
-        files: of the checkpoint, those that may hold tensors of the tower.
-        say: is told how far it is.
+        files: the checkpoint's files that may contain tensors of the tower.
+        say: is called with a line of progress.
 
     Returns:
-        Its folder; None if the checkpoint is a tower alone, all of which is wanted.
+        The tower's folder; None if the checkpoint is a tower alone, which is needed as a whole.
 
     Raises:
-        NoRanges: parts of files cannot be had.
-        UserError: the disk has no room, or another process is fetching it.
-        HTTPError: of `huggingface_hub.errors`, the hub refuses or cannot be reached.
-        OSError: the disk refuses.
+        NoRanges: the server does not send parts of files.
+        UserError: the disk has no room, or another process is fetching the same tower.
+        HTTPError: of `huggingface_hub.errors`: the hub refuses or cannot be reached.
+        OSError: writing failed.
     """
     from huggingface_hub import hf_hub_download, hf_hub_url
 
@@ -126,7 +127,7 @@ def _header(tensors: list[Tensor], metadata: dict[str, str]) -> bytes:
 
 
 def _joined(tensors: list[Tensor]) -> list[tuple[str, int, int]]:
-    """Return (file, start, end) of the sorted tensors, neighbours together."""
+    """Return (file, start, end) of the sorted tensors; adjacent ones become one range."""
     joined: list[tuple[str, int, int]] = []
     for tensor in tensors:
         if joined and joined[-1][0] == tensor.file and joined[-1][2] == tensor.start:
@@ -139,11 +140,11 @@ def _joined(tensors: list[Tensor]) -> list[tuple[str, int, int]]:
 def _complete(
     path: Path, header: bytes, ranges: list[tuple[str, int, int]], say: Callable[[str], None]
 ) -> None:
-    """Write a file, going on with what is there of it; it takes its name once it is whole."""
+    """Write a file, continuing a partial one; it gets its name once it is complete."""
     if path.exists() and _begins_with(path, header):
         return
     partial = path.with_name(f"{path.name}.partial")
-    if not _begins_with(partial, header):  # of another commit, or none
+    if not _begins_with(partial, header):  # there is none, or it is of another commit
         partial.write_bytes(header)
     total = len(header) + sum(end - start for _, start, end in ranges)
     free = shutil.disk_usage(partial).free
@@ -166,7 +167,7 @@ def _complete(
 
 
 def _append(partial: Path, ranges: list[tuple[str, int, int]], done: int) -> Exception | None:
-    """Append what is missing after `done` bytes; return what broke the connection, if it broke."""
+    """Append what is missing after `done` bytes; return the error if the connection broke."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     with partial.open("ab") as file:

@@ -1,8 +1,8 @@
 """The mel front ends of pretrained encoders, batched, on the waveform's device.
 
-They give what the encoders' published feature extractors give, to 1e-4. Spectra are taken in double
-precision: a loud tone leaves some bands empty down to rounding noise, which the logarithm and the
-normalisation by a band's own variance would blow up. Beside the encoders this costs nothing.
+They agree with the encoders' published feature extractors to 1e-4. Spectra are computed in double
+precision: a loud tone leaves some bands empty but for rounding noise, which the logarithm and the
+normalisation by a band's own variance would amplify. The cost is negligible beside the encoders'.
 """
 
 import warnings
@@ -24,7 +24,7 @@ STANDARDISE_EPS = 1e-7
 class UsmMel(nn.Module):
     """Log-mel spectra of the universal speech models in Gemma (arXiv 2303.01037).
 
-    The extractors cut frames one sample longer than they use, which decides how many there are.
+    The extractors cut frames one sample longer than they use, so there may be one frame less.
     """
 
     def __init__(
@@ -39,13 +39,13 @@ class UsmMel(nn.Module):
         """Make a front end of 128 HTK bands.
 
         Args:
-            window: (frame length,) with the extractor's rounding to single precision, which leaks
-                a loud tone into empty bands.
+            window: (frame length,), rounded to single precision as in the extractor. The rounding
+                leaks a loud tone into empty bands, so it has to be the same.
             fft_length: points of the transform.
             f_min: lower end of the lowest band, Hz.
             f_max: upper end of the highest band, Hz.
             pad_left: zeros before the waveform.
-            preemphasis: coefficient, applied inside each frame (HTK's way); 0 for none.
+            preemphasis: coefficient, applied inside each frame (as in HTK); 0 for none.
         """
         super().__init__()
         self.fft_length = fft_length
@@ -77,7 +77,7 @@ class Gemma4Mel(UsmMel):
 
 
 class Gemma3nMel(UsmMel):
-    """Frames of 32 ms from the first sample on, pre-emphasised, log(max(mel, 1e-5))."""
+    """Pre-emphasised frames of 32 ms from the first sample on, log(max(mel, 1e-5))."""
 
     def __init__(self) -> None:
         phase = 2 * np.pi * np.arange(512, dtype=np.float32) / 512
@@ -92,20 +92,20 @@ class Gemma3nMel(UsmMel):
 class KaldiMel(nn.Module):
     """Kaldi filter banks as w2v-BERT 2.0 takes them: two normalised frames side by side.
 
-    80 bands on 25 ms Povey windows every 10 ms; each band is brought to mean 0 and variance 1 over
-    the clip, or by the statistics of a signal that the clip is a piece of; frames 2k and 2k + 1 are
-    joined to 160 values every 20 ms.
+    80 bands on 25 ms Povey windows every 10 ms. Each band is normalised to mean 0 and variance 1
+    over the clip, or by given statistics of the signal that the clip was cut from. Frames 2k and
+    2k + 1 are joined to 160 values every 20 ms.
 
     Args:
-        lead_samples: zeros before the clip, 0 … 240: windows begin so many samples earlier.
+        lead_samples: zeros before the clip, 0 … 240: the windows begin that much earlier.
 
     Raises:
-        UserError: it is out of range.
+        UserError: `lead_samples` is out of range.
     """
 
     needs_statistics = True
     window_length = 400
-    # The last window ends so many samples after its hop; zeros must fill it.
+    # The last window ends 240 samples after its hop; it is filled with zeros.
     beyond_hop = 240
 
     def __init__(self, lead_samples: int = 0) -> None:
@@ -148,7 +148,7 @@ class KaldiMel(nn.Module):
         for number, block in enumerate(with_tail(blocks, 2 * HOP_LENGTH, tail)):
             moments.push(nn.functional.pad(block, (0 if number else lead, 0)))
         variance = moments.covariance(correction=1).diagonal(dim1=1, dim2=2)
-        # Where a band never changes, rounding may leave less than nothing.
+        # If a band never changes, rounding may make its variance negative.
         return torch.cat([moments.mean(), variance.clamp(min=0.0)], dim=1)
 
     def log_mel(self, samples: Tensor) -> Tensor:
@@ -161,7 +161,7 @@ class KaldiMel(nn.Module):
 
 
 def standardise(waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None) -> Tensor:
-    """Bring each clip to mean 0 and variance 1, as wav2vec 2.0's extractor does.
+    """Normalise each clip to mean 0 and variance 1, as wav2vec 2.0's extractor does.
 
     Args:
         waveform: (batch, samples), zero beyond `lengths`.
@@ -185,11 +185,11 @@ def _preemphasise(frames: Tensor, coefficient: float) -> Tensor:
 
 def _mel_basis(fft_length: int, num_bands: int, f_min: float, f_max: float, scale: str) -> Tensor:
     """(bins, bands), float64."""
-    # Imported late: this package is also imported where no pretrained model is used.
+    # Imported here, because this package is also imported where no pretrained model is used.
     from transformers.audio_utils import mel_filter_bank
 
     with warnings.catch_warnings():
-        # Gemma 4's bands are narrower than its bins at the low end; the empty ones are known.
+        # It warns of empty bands: Gemma 4's lowest bands are narrower than its bins, as intended.
         warnings.simplefilter("ignore")
         basis = mel_filter_bank(
             fft_length // 2 + 1,

@@ -11,4 +11,4 @@ LICENCES = {
     "utter-project/mHuBERT-147": "CC BY-NC-SA 4.0",
     "facebook/wav2vec2-xls-r-300m": "Apache-2.0",
 }
-"""By hub id."""
+"""The licence of each model, by hub id."""

@@ -7,7 +7,7 @@ from open_miipher.encoders.base import Encoder
 
 
 class LogMelEncoder(Encoder):
-    """Natural log-mel magnitudes (`audio.mel.LogMel`); beyond a clip's end they are silence's."""
+    """Natural log-mel magnitudes (`audio.mel.LogMel`); in the padding, those of silence."""
 
     Config = MelConfig
     carries_level = True

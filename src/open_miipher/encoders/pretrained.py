@@ -1,4 +1,4 @@
-"""Pretrained files: a local folder or a hub repository, of which only what is needed is read."""
+"""Read only the needed files and tensors of a pretrained model: a local folder or the hub."""
 
 import json
 from collections import defaultdict
@@ -12,18 +12,18 @@ from open_miipher.encoders.fetching import WEIGHTS, tower_folder
 
 
 def find_file(source: str, *names: str) -> Path:
-    """Find a file of a pretrained model; the hub is asked only if there is no such folder.
+    """Find a file of a pretrained model; the hub is asked only if `source` is no local folder.
 
     Args:
-        source: a local folder, or a hub id such as `microsoft/wavlm-large`; of a multimodal one,
-            its tower alone may have been fetched (see `fetching`).
-        *names: file names, the most wanted first.
+        source: a local folder, or a hub id such as `microsoft/wavlm-large`. If only the tower of a
+            multimodal model was fetched (see `fetching`), that is used.
+        *names: file names, in order of preference.
 
     Returns:
-        The path of the first that exists, after downloading it if need be.
+        The path of the first file that exists; it is downloaded if necessary.
 
     Raises:
-        UserError: there is none; says how to fetch it.
+        UserError: no such file exists; the message says how to fetch it.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError
@@ -46,12 +46,12 @@ def find_file(source: str, *names: str) -> Path:
             reason = str(error).strip().partition("\n")[0]
     raise UserError(
         f"encoder source {source} is no folder here, and its {' or '.join(names)} could not be "
-        f"had from the hub or its cache ({reason}); {how_to_fetch(source)}"
+        f"read from the hub or its cache ({reason}); {how_to_fetch(source)}"
     )
 
 
 def how_to_fetch(source: str) -> str:
-    """Say how to get a hub model to a machine without a network."""
+    """Return the advice how to get a hub model to a machine without a network."""
     return (
         f"run `python src/fetch_models.py {source}` (or `hf download {source}`) where there is a "
         "network, with HF_HOME on a disk that this machine sees, or give a local folder; a gated "
@@ -76,18 +76,18 @@ def read_json(source: str, name: str) -> dict[str, Any]:
 
 
 def load_part(part: nn.Module, source: str) -> None:
-    """Fill a part of a checkpointed model, reading nothing but that part's tensors.
+    """Load the weights of a part of a checkpointed model, reading only that part's tensors.
 
-    The part's names may stand behind any one prefix (`model.audio_tower.` in a whole multimodal
-    checkpoint, none in a copy of the tower). Of a checkpoint in several files, those without
-    needed tensors are neither downloaded nor opened. Weights become float32.
+    In the checkpoint, the part's names may have any common prefix (`model.audio_tower.` in a whole
+    multimodal checkpoint, none in a copy of the tower). If a checkpoint has several files, those
+    without needed tensors are neither downloaded nor opened. Weights become float32.
 
     Args:
-        part: as many layers as are wanted, with the names and shapes of the checkpoint.
+        part: has as many layers as are needed, with the names and shapes of the checkpoint.
         source: a local folder or a hub id, with safetensors files.
 
     Raises:
-        UserError: naming each tensor that is missing or of another shape.
+        UserError: it names each tensor that is missing or of another shape.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -123,7 +123,7 @@ def load_part(part: nn.Module, source: str) -> None:
 
 
 def _files_of_tensors(source: str) -> dict[str, str]:
-    """Map each tensor of a checkpoint to the name of the file that holds it."""
+    """Map each tensor of a checkpoint to the name of the file that contains it."""
     from safetensors import safe_open
 
     index, single = "model.safetensors.index.json", WEIGHTS
@@ -135,7 +135,7 @@ def _files_of_tensors(source: str) -> dict[str, str]:
 
 
 def _common_prefix(source: str, names: list[str], anchor: str) -> str:
-    """What stands before the part's names, found by one that no other part has."""
+    """Return the common prefix of the part's names, found by a name that no other part has."""
     found = [name for name in names if name == anchor or name.endswith(f".{anchor}")]
     if len(found) != 1:
         raise UserError(

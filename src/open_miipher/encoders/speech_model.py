@@ -1,4 +1,4 @@
-"""Any speech encoder of the transformers library, up to a layer: w2v-BERT, WavLM, HuBERT, …"""
+"""Speech encoders of the transformers library, up to a chosen layer: w2v-BERT, WavLM, HuBERT, …"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,9 +25,9 @@ class SpeechModelConfig:
 
     Attributes:
         source: hub id or folder, as for `transformers.AutoModel`.
-        layer: how many of its layers are used; the features are what the full model calls
-            `hidden_states[layer]`.
-        lead_samples: zeros that w2v-BERT's front end puts before a clip; the others have 0.
+        layer: number of layers that are used; the features are `hidden_states[layer]` of the full
+            model.
+        lead_samples: zeros that w2v-BERT's front end puts before a clip; 0 for other models.
     """
 
     source: str
@@ -38,10 +38,10 @@ class SpeechModelConfig:
 class SpeechModel(Encoder):
     """The first `layer` layers of a w2v-BERT 2.0, WavLM, HuBERT or wav2vec 2.0 (XLS-R) model.
 
-    The features are the raw output of the last used layer: the final norm of models with a
-    "stable layer norm" belongs to the whole depth and is left out, as in `hidden_states`. Each
-    clip is padded with zeros by itself until its features have ceil(samples / hop_length) frames;
-    with that padding alone, the stock extractor and model give the same features.
+    The features are the raw output of the last used layer. Models with a "stable layer norm" have a
+    norm after their full depth; it is left out, as in `hidden_states`. Each clip is padded with
+    zeros by itself, until its features have ceil(samples / hop_length) frames. The stock extractor
+    and model give the same features for a clip that is padded like this.
     """
 
     Config = SpeechModelConfig
@@ -50,7 +50,8 @@ class SpeechModel(Encoder):
         """Load the model.
 
         Raises:
-            UserError: the source cannot be had, is of another family, or lacks layers or weights.
+            UserError: the source cannot be loaded, is of another family, or lacks layers or
+                weights.
         """
         super().__init__()
         model = _load(config)
@@ -87,7 +88,7 @@ class SpeechModel(Encoder):
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The used layers; each maps hidden states to hidden states, WavLM's to a tuple."""
+        """The used layers; each maps hidden states to hidden states (WavLM's to a tuple)."""
         return self.transformer.layers
 
     def encode(self, waveform: Tensor, frame_lengths: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ class SpeechModel(Encoder):
 
     def _transform(self, hidden: Tensor, frame_lengths: Tensor) -> Tensor:
         hidden = self.projection(hidden)
-        # All but HuBERT's also return what they projected.
+        # The projections of all models but HuBERT also return their input.
         hidden = hidden if isinstance(hidden, Tensor) else hidden[0]
         mask = frame_mask(frame_lengths, hidden.shape[1])
         features = self.transformer(hidden, attention_mask=mask).last_hidden_state
@@ -113,10 +114,10 @@ class SpeechModel(Encoder):
 
 
 class PaddingKeepingNorm(nn.Module):
-    """The batch norm before some HuBERTs' positional convolution, with padding kept at zero.
+    """The batch norm before some HuBERTs' positional convolution; it keeps the padding at zero.
 
-    The stock encoder sets padded frames to zero first; the norm would shift them, and the
-    convolution would carry that into the clip's tail.
+    The stock encoder sets padded frames to zero before the norm. The norm would shift them, and the
+    convolution would carry that into the end of the clip.
     """
 
     def __init__(self, norm: nn.Module) -> None:
@@ -130,7 +131,7 @@ class PaddingKeepingNorm(nn.Module):
 
 
 def _load(config: SpeechModelConfig) -> Any:
-    """The model in float32, cut to `config.layer` layers, with its training-time noise off."""
+    """Load the model in float32 with `config.layer` layers and without its training-time noise."""
     from safetensors import SafetensorError
     from transformers import AutoConfig, AutoModel
 
@@ -169,17 +170,17 @@ def _cut(model_config: Any, config: SpeechModelConfig) -> None:
     model_config.num_hidden_layers = config.layer
     model_config.layerdrop = 0.0
     model_config.apply_spec_augment = False
-    # Without masking there is no mask embedding, and nothing after the layers is used.
+    # No masking, so the model has no mask embedding; and nothing after the layers is used.
     model_config.mask_time_prob = model_config.mask_feature_prob = 0.0
     model_config.add_adapter = False
     if model_config.model_type == MEL_FAMILY:
         model_config.use_intermediate_ffn_before_adapter = False
-        model_config._attn_implementation = "sdpa"  # masks of bools, as RelativeKeyAttention takes
+        model_config._attn_implementation = "sdpa"  # RelativeKeyAttention needs its boolean masks
 
 
 @contextmanager
 def _only_errors() -> Iterator[None]:
-    """Silence the progress bar and the list of unused tensors: layers left out on purpose."""
+    """Hide the progress bar and the list of unused tensors, which are of the unused layers."""
     from transformers.utils import logging
 
     verbosity, progress = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -1,6 +1,6 @@
-"""Statistics that some front ends normalise a signal by: a clip's own, or a whole stream's.
+"""Statistics for front ends that normalise their input: of one clip, or of a whole stream.
 
-Both are given as one row a signal: means, then variances, (rows, 2 * width).
+Each signal has one row: its means, then its variances, (rows, 2 * width).
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -15,12 +15,12 @@ def own_statistics(values: Tensor, lengths: Tensor, correction: int = 0) -> Tens
     """Return each clip's own statistics.
 
     Args:
-        values: (batch, frames, width); what stands beyond `lengths` is finite and ignored.
+        values: (batch, frames, width); frames beyond `lengths` must be finite and are ignored.
         lengths: (batch,) valid frames.
         correction: the variance's sum is divided by frames - correction.
 
     Returns:
-        (batch, 2 * width), of the type of `values`.
+        (batch, 2 * width), with the type of `values`.
     """
     mask = frame_mask(lengths, values.shape[1])[:, :, None]
     count = lengths[:, None]
@@ -32,14 +32,14 @@ def own_statistics(values: Tensor, lengths: Tensor, correction: int = 0) -> Tens
 class StreamMoments:
     """Mean and covariance over the windows of a stream, in constant memory.
 
-    The windows are those of the whole signal, however it is cut into blocks: a window across a
-    border waits for its last sample. The sums are float64.
+    The result does not depend on how the signal is cut into blocks: a window that crosses a border
+    waits for its last sample. The sums are float64.
 
     Args:
-        values: (rows, samples) -> (rows, windows, width): what is averaged, for all windows that
-            lie in the samples, the first of them at the first sample.
-        window: samples.
-        hop: samples from one window's start to the next one's, at most `window`.
+        values: (rows, samples) -> (rows, windows, width): the values to average, of all windows
+            inside the samples. The first window begins at the first sample.
+        window: samples of a window.
+        hop: samples from the start of one window to the start of the next, at most `window`.
     """
 
     def __init__(self, values: Callable[[Tensor], Tensor], window: int, hop: int) -> None:
@@ -50,7 +50,7 @@ class StreamMoments:
         self._products: Tensor | float = 0.0
 
     def push(self, block: Tensor) -> None:
-        """Take the next samples (rows, n), n ≥ 0."""
+        """Add the next samples (rows, n), n ≥ 0."""
         samples = block if self._rest is None else torch.cat([self._rest, block], dim=1)
         num_windows = max(0, (samples.shape[1] - self._window) // self._hop + 1)
         self._rest = samples[:, num_windows * self._hop :]
@@ -76,9 +76,9 @@ def with_tail(blocks: Iterable[Tensor], hop_length: int, beyond_hop: int) -> Ite
     """Yield a signal's blocks (rows, n), and then the zeros that its last frame needs.
 
     Args:
-        blocks: at least one.
-        hop_length: samples per frame; the last frame is filled up.
-        beyond_hop: samples that a front end sees beyond its last frame.
+        blocks: at least one block.
+        hop_length: samples per frame; the last frame is filled with zeros.
+        beyond_hop: samples after the last frame that the front end reads; they are zeros.
     """
     num_samples = 0
     for block in blocks:

@@ -17,8 +17,8 @@ class UsmConfig:
 
     Attributes:
         source: hub id or folder of the whole multimodal checkpoint, or of a copy of the tower
-            alone; only the used layers' tensors are read.
-        num_layers: how many of the tower's layers are used; the features are the last one's output.
+            alone; only the tensors of the used layers are read.
+        num_layers: number of layers that are used; the features are the last one's output.
     """
 
     source: str
@@ -28,9 +28,9 @@ class UsmConfig:
 class UsmGemma4(Encoder):
     """The first layers of Gemma 4's audio tower (`Gemma4AudioModel` in transformers).
 
-    16 kHz in, 25 frames a second out, 1024 wide. A frame sees nothing beyond its own 640 samples
-    and a bounded past, so chunks behave. The last window ends 160 samples before a clip of whole
-    frames does, as in the published extractor.
+    16 kHz in, 25 frames a second out, 1024 wide. A frame sees its own 640 samples and a bounded
+    past, so chunks give nearly the features of the whole file. In a clip of whole frames, the last
+    window ends 160 samples before the clip, as in the published extractor.
     """
 
     Config = UsmConfig
@@ -41,19 +41,19 @@ class UsmGemma4(Encoder):
         """Load the tower.
 
         Raises:
-            UserError: the source cannot be had, is no Gemma 4, or has too few layers.
+            UserError: the source cannot be read, is no Gemma 4, or has too few layers.
         """
         from transformers.models.gemma4.configuration_gemma4 import Gemma4AudioConfig
         from transformers.models.gemma4.modeling_gemma4 import Gemma4AudioModel
 
         super().__init__()
         tower_config = _tower_config(config, Gemma4AudioConfig, "num_hidden_layers")
-        # Both bounds overflow in float16 autocast. Hidden states behind norms and logits capped at
-        # 50 are as far from the smaller ones as from the configured ones: nothing else changes.
+        # Both bounds overflow in float16 autocast. The smaller ones change nothing else: normalised
+        # hidden states, and logits capped at 50, are far below either.
         tower_config.gradient_clipping = min(tower_config.gradient_clipping, 65504.0)
         tower_config.attention_invalid_logits_value = -65504.0
         self.tower = Gemma4AudioModel(tower_config)
-        # It leads to the language model's width; the layers' own outputs are the features.
+        # It projects to the language model's width; the features are the layers' own outputs.
         self.tower.output_proj = nn.Identity()
         load_part(self.tower, config.source)
         self.width = self.tower.config.hidden_size
@@ -77,12 +77,12 @@ class UsmGemma3n(Encoder):
     """The first layers of Gemma 3n's audio encoder (`Gemma3nAudioEncoder` in transformers).
 
     16 kHz in, 25 frames a second out (without the published decimation to 6.25), 1536 wide. A
-    frame sees 832 samples beyond its own. The front end's cumulative group norm makes each frame
-    depend on everything before it: a chunk's features differ from the whole file's, so training
-    and inference must cut alike. The published extractor ends at 30 s (480,000 samples) and the
-    model was trained up to there; nothing is cut off here, but longer chunks are outside of what
-    it knows. The last window ends 127 samples before a clip of whole frames does, as in the
-    published extractor.
+    frame sees 832 samples after its own. The front end's cumulative group norm makes each frame
+    depend on everything before it. So a chunk has other features than the whole file, and training
+    and inference must cut audio alike. The published extractor ends at 30 s (480,000 samples), and
+    the model was trained up to that length. Nothing is cut off here, but the model has never seen
+    longer chunks. In a clip of whole frames, the last window ends 127 samples before the clip, as
+    in the published extractor.
     """
 
     Config = UsmConfig
@@ -93,7 +93,7 @@ class UsmGemma3n(Encoder):
         """Load the tower.
 
         Raises:
-            UserError: the source cannot be had, is no Gemma 3n, or has too few layers.
+            UserError: the source cannot be read, is no Gemma 3n, or has too few layers.
         """
         from transformers.models.gemma3n.configuration_gemma3n import Gemma3nAudioConfig
         from transformers.models.gemma3n.modeling_gemma3n import Gemma3nAudioEncoder
@@ -123,8 +123,9 @@ class UsmGemma3n(Encoder):
     def _subsample(self, mel: Tensor, frame_lengths: Tensor) -> Tensor:
         """(batch, 4 · frames - 3, 128) -> (batch, frames, width).
 
-        Both convolutions look ahead, and pad a clip alone with zeros; so its padding in a batch
-        is set to zero before each. The stock forward does not, and lets it leak into the tail.
+        Both convolutions look ahead, and see zeros after a clip that is alone. So the padding in a
+        batch is set to zero before each of them. The stock forward does not do this, and its
+        padding leaks into the end of the clip.
         """
         convolutions = self.tower.subsample_conv_projection
         hidden = convolutions.conv_0(_silence(mel, 4 * frame_lengths - 3)[:, None])
@@ -134,7 +135,10 @@ class UsmGemma3n(Encoder):
 
 
 def _tower_config(config: UsmConfig, config_class: type[Any], depth: str) -> Any:
-    """The tower's configuration, out of a whole checkpoint's or its own, cut to `num_layers`."""
+    """Return the tower's configuration with `num_layers` layers.
+
+    The file is that of a whole checkpoint or of a tower alone.
+    """
     fields = read_json(config.source, "config.json")
     fields = fields.get("audio_config") or fields
     if fields.get("model_type") != config_class.model_type:

@@ -1,14 +1,15 @@
 """Losses between a vocoder and its discriminators: adversarial, and feature matching.
 
-Two kinds, each with the sums or means that its published weights go with:
+There are two kinds. Each takes sums or means as its paper does, because the published loss weights
+are for these:
 
 - `hinge`: Koizumi et al., "WaveFit" (SLT 2022, arXiv 2210.01029), eq. 19-21; means over the
   sub-discriminators and over the feature maps.
 - `least_squares`: Mao et al., "LSGAN" (arXiv 1611.04076), as HiFi-GAN (arXiv 2010.05646, eq. 1-6)
   and DAC (arXiv 2306.06546) take it; sums over the sub-discriminators and over the feature maps.
 
-Every output of the vocoder is judged, and all count alike. Values are means over the places of a
-map, then means or sums as said, then means over samples.
+Every output of the vocoder is judged, and all have equal weight. Values are means over the places
+of a map, then means or sums as above, then means over samples.
 
 A discriminator maps waveforms (batch, samples) to one list of feature maps (batch, …) for each of
 its sub-discriminators, the logits last.
@@ -52,10 +53,10 @@ def discriminator_loss(
 def generator_losses(
     discriminator: Discriminator, target: Tensor, outputs: Sequence[Tensor], kind: Kind = "hinge"
 ) -> dict[str, Tensor]:
-    """What the generator is to lower: its adversarial loss and the feature matching loss.
+    """Return the generator's adversarial loss and the feature matching loss.
 
     Args:
-        discriminator: bare, with its parameters frozen.
+        discriminator: the bare module (not its wrapper), with frozen parameters.
         target: (batch, samples) real.
         outputs: T waveforms (batch, samples), generated.
         kind: of the losses.
@@ -63,7 +64,7 @@ def generator_losses(
     Returns:
         `adversarial` and `feature_matching`, scalars.
     """
-    # Two passes, not one joined batch: nothing has to flow back through the real half.
+    # Two passes, not one joined batch: no gradient is needed through the real waveforms.
     with torch.no_grad():
         real_maps = discriminator(target)
     fake_maps = discriminator(torch.cat(list(outputs)))
@@ -102,8 +103,8 @@ def feature_distances(real_maps: Maps, fake_maps: Maps) -> Tensor:
     """Mean absolute difference of each feature map, logits left out; not divided by their size.
 
     Args:
-        real_maps: maps (batch, …) of each sub-discriminator; taken as constants.
-        fake_maps: maps (k * batch, …), k generated waveforms after each other for each real one.
+        real_maps: maps (batch, …) of each sub-discriminator; they get no gradient.
+        fake_maps: maps (k * batch, …) of k outputs for each real waveform, one batch after another.
 
     Returns:
         (maps of all sub-discriminators,).

@@ -1,22 +1,22 @@
-"""How far cleaned features are from those of the clean speech."""
+"""Distance of cleaned features to the features of clean speech."""
 
 import torch
 from torch import Tensor
 
-SMALLEST_POWER = 1e-8  # mean square under which clean features count as this loud
+SMALLEST_POWER = 1e-8  # smallest mean square of clean features that is divided by
 
 
 def feature_losses(clean: Tensor, cleaned: Tensor, frame_lengths: Tensor) -> dict[str, Tensor]:
     """Compare features as Miipher-2 does (Karita et al., WASPAA 2025, arXiv 2505.04457).
 
-    The paper's L1 and L2 norms are sums; here they are means over the valid frames of a sample, so
-    that long and short samples count alike. Spectral convergence is |S - Ŝ|² / |S|² of each sample:
-    a ratio of batch sums would not average over ranks.
+    The paper's L1 and L2 norms are sums. Here they are means over the valid frames of a sample, so
+    that long and short samples have equal weight. Spectral convergence is |S - Ŝ|² / |S|² of each
+    sample: a ratio of sums over the batch could not be averaged over ranks.
 
     Args:
         clean: (batch, frames, width) target.
         cleaned: (batch, frames, width).
-        frame_lengths: (batch,) valid frames, at least 1 each; what lies beyond has no influence.
+        frame_lengths: (batch,) valid frames, at least 1 each; later frames have no influence.
 
     Returns:
         `l1`, `l2` and `spectral_convergence`, each a float32 scalar: the mean over samples.

@@ -1,4 +1,4 @@
-"""Distance between log-mel spectra at several resolutions, from coarse in frequency to fine."""
+"""Distance between log-mel spectra at several resolutions in time and frequency."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -12,15 +12,15 @@ from open_miipher.base.errors import UserError
 
 @dataclass
 class MultiScaleMelConfig:
-    """Scales, one entry each; the defaults are DAC's, which Sidon takes.
+    """Scales, one entry each; the defaults are DAC's, which Sidon uses.
 
     Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN" (NeurIPS 2023, arXiv
     2306.06546), section 3.5.
 
     Attributes:
         n_mels: mel bands, from 0 Hz to half the sample rate.
-        win_lengths: samples of the window and of the transform; a quarter of it is the hop.
-        floor: smallest mel magnitude that counts.
+        win_lengths: samples of the window and of the transform; the hop is a quarter of it.
+        floor: smaller mel magnitudes are raised to it.
     """
 
     n_mels: list[int] = field(default_factory=lambda: [5, 10, 20, 40, 80, 160, 320])
@@ -31,11 +31,11 @@ class MultiScaleMelConfig:
 class MultiScaleMelLoss(nn.Module):
     """Sum over the scales of the mean |log10 mel(x) - log10 mel(y)|.
 
-    Slaney's mel scale with triangles of equal area, on magnitudes, as in DAC.
+    As in DAC: magnitudes, Slaney's mel scale, triangles of equal area.
 
     Args:
         sample_rate: of the waveforms, in Hz.
-        config: the scales.
+        config: scales of the loss.
     """
 
     def __init__(self, sample_rate: int, config: MultiScaleMelConfig) -> None:
@@ -58,11 +58,11 @@ class MultiScaleMelLoss(nn.Module):
             self.register_buffer(f"window_{size}", torch.hann_window(size), persistent=False)
 
     def forward(self, target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
-        """Compare waveforms, with zeros outside them.
+        """Compare waveforms; they are padded with zeros.
 
         Args:
             target: (batch, samples).
-            estimate: (…, batch, samples), such as all iterations of a vocoder stacked.
+            estimate: (…, batch, samples), for example all iterations of a vocoder, stacked.
 
         Returns:
             `mel`, a float32 scalar.
@@ -84,14 +84,14 @@ class MultiScaleMelLoss(nn.Module):
             pad_mode="constant",
             return_complex=True,
         )
-        # Not abs(): its gradient at 0 turns with the phase of what is next to nothing.
+        # Not abs(): near 0 its gradient depends on the phase of a negligible value.
         power = torch.view_as_real(spectrum).square().sum(-1)
         mel = self.get_buffer(f"basis_{size}").T @ (power + self.config.floor**2 * 1e-4).sqrt()
         return mel.clamp_min(self.config.floor).log10().unflatten(0, waveform.shape[:-1])
 
 
 def _basis(size: int, n_mels: int, sample_rate: int) -> Tensor:
-    """(bins, bands); at the coarse end some bands are narrower than a bin and stay empty."""
+    """(bins, bands); at the coarsest scales some bands are narrower than a bin and stay empty."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return melscale_fbanks(

@@ -12,9 +12,10 @@ from open_miipher.base.errors import UserError
 class MultiResolutionSTFTConfig:
     """Resolutions in samples, one entry each; the defaults are WaveFit's.
 
-    Koizumi et al., "WaveFit" (SLT 2022, arXiv 2210.01029). Below `floor_db` (of a full-scale sine)
-    nothing counts in the logarithm; the default is that of the distance which validation measures.
-    Far lower, float32 decides: a transform's rounding is some -140 dB of its loudest bin.
+    Koizumi et al., "WaveFit" (SLT 2022, arXiv 2210.01029). In the logarithm, magnitudes far below
+    `floor_db` (of a full-scale sine) have no weight. The default equals that of the distance which
+    validation measures. A much lower floor would make float32's rounding count, which is about
+    -140 dB of a transform's loudest bin.
     """
 
     fft_sizes: list[int] = field(default_factory=lambda: [512, 1024, 2048])
@@ -46,15 +47,15 @@ class MultiResolutionSTFTLoss(nn.Module):
             self.register_buffer(f"window_{win_length}", window, persistent=False)
 
     def forward(self, target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
-        """Compare waveforms, with zeros outside them.
+        """Compare waveforms; they are padded with zeros.
 
-        Convergence is ‖|S| - |Ŝ|‖ / ‖|S|‖ (Frobenius), magnitude the mean of |log|S| - log|Ŝ||;
-        both are taken for each sample and resolution, then averaged. A target that lies below twice
-        the floor on the mean is silence: it has no convergence and counts as 0 there.
+        Convergence is ‖|S| - |Ŝ|‖ / ‖|S|‖ (Frobenius), magnitude the mean of |log|S| - log|Ŝ||.
+        Both are computed for each sample and resolution, then averaged. A target whose root mean
+        square is below twice the floor is silence; its convergence is 0.
 
         Args:
             target: (batch, samples).
-            estimate: (…, batch, samples), such as all iterations of a vocoder stacked.
+            estimate: (…, batch, samples), for example all iterations of a vocoder, stacked.
 
         Returns:
             `stft_convergence` and `stft_magnitude`, float32 scalars.
@@ -88,8 +89,8 @@ class MultiResolutionSTFTLoss(nn.Module):
     ) -> Tensor:
         """(…, samples) -> (…, bins, frames) float32: √(|S|² + floor²).
 
-        Smooth, unlike a clamp: there the logarithm's gradient jumps from nothing to 1 / floor, and
-        that of |S| turns with the phase of what is next to nothing.
+        This is smooth. With a clamp, the logarithm's gradient would jump from 0 to 1 / floor, and
+        the gradient of |S| would depend on the phase of a negligible value.
         """
         spectrum = torch.stft(
             waveform.float().flatten(0, -2),

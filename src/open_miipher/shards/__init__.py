@@ -1,4 +1,4 @@
-"""Shards: tar files of samples, on local disks and in object storage."""
+"""Read and write shards: tar files of samples, on local disks and in object storage."""
 
 from open_miipher.shards.archive import (
     Sample,

@@ -1,11 +1,12 @@
 """Shards: tar files of samples, in the WebDataset convention.
 
-Members that share the path up to the first dot of their file name are one sample: that path is its
-key, the rest the member's name. They stand one behind the other. A member whose file name has no
-dot, or begins with one, is of no sample and passed over.
+Members with the same path up to the first dot of their file name are one sample. That path is the
+sample's key, the rest is the member's name. The members of a sample follow each other. A member
+whose file name has no dot, or begins with one, belongs to no sample and is skipped.
 
-Shards that this project writes end with a member `__index__`, which WebDataset readers pass over:
-where each sample begins. It saves reading all headers; shards without one are read through once.
+Shards that this project writes end with a member `__index__`, which WebDataset readers skip. It
+says where each sample begins, so that the headers need not be read. A shard without it is read
+through once.
 """
 
 import gzip
@@ -30,11 +31,11 @@ INDEX_MEMBER = "__index__"
 _BLOCK = tarfile.BLOCKSIZE
 _TAIL_BYTES = 1 << 18
 INDEX_FORMAT = "open-miipher-2 shard index 1"
-_META = re.compile(r"__[^/]*__(/|$)")  # names that WebDataset's readers pass over
+_META = re.compile(r"__[^/]*__(/|$)")  # names that WebDataset's readers skip
 
 
 class ShardError(UserError):
-    """A shard or a sample that is damaged; the message names it."""
+    """A shard or a sample is damaged; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Sample:
 
     Attributes:
         key: path in the shard, up to the first dot of the file name.
-        members: content by name, which is what follows that dot.
+        members: contents by name; a name is the rest of the path after that dot.
     """
 
     key: str
@@ -52,11 +53,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """Where a shard's samples lie.
+    """The places of a shard's samples.
 
     Attributes:
-        url: of the shard.
-        bounds: (samples + 1,) int64: sample k is bytes bounds[k] to bounds[k + 1].
+        url: URL or path of the shard.
+        bounds: (samples + 1,) int64: sample k is the bytes from bounds[k] to bounds[k + 1].
     """
 
     url: str
@@ -69,15 +70,13 @@ class ShardIndex:
         """Read one sample.
 
         Raises:
-            ShardError: it is damaged.
+            ShardError: the sample is damaged.
             StorageError: the storage cannot be reached.
         """
         start, end = (int(bound) for bound in self.bounds[number : number + 2])
         data = storage.read(self.url, start, end)
         if len(data) < end - start:
-            raise ShardError(
-                f"{printable(self.url)} is truncated: sample {number} ends behind its end"
-            )
+            raise ShardError(f"{printable(self.url)} is truncated: sample {number} is incomplete")
         keys, members = set[str](), dict[str, bytes]()
         with _opened(io.BytesIO(data), self.url, "r:") as tar:
             for header in _headers(tar, self.url, end=len(data)):
@@ -86,7 +85,7 @@ class ShardIndex:
                     continue
                 key, name = place
                 keys.add(key)
-                # A slice is several times as fast as what tarfile would return.
+                # A slice is several times as fast as reading through tarfile.
                 members[name] = data[header.offset_data : header.offset_data + header.size]
         if len(keys) != 1:
             raise ShardError(f"{printable(self.url)}: its index is wrong at sample {number}")
@@ -94,10 +93,10 @@ class ShardIndex:
 
 
 def read_index(storage: Storage, url: str) -> ShardIndex:
-    """Find a shard's samples: from its own index, or by reading all headers.
+    """Find a shard's samples in its own index, or by reading all headers.
 
     Raises:
-        ShardError: damaged, truncated, compressed, or without samples.
+        ShardError: the shard is damaged, truncated, compressed, or without samples.
         StorageError: the storage cannot be reached.
     """
     if is_compressed(url):
@@ -119,14 +118,15 @@ def read_index(storage: Storage, url: str) -> ShardIndex:
 
 
 def read_samples(file: BinaryIO, url: str) -> Iterator[Sample]:
-    """Yield the samples of a tar stream in order; each is in memory as a whole.
+    """Yield the samples of a tar stream in order; each is read into memory as a whole.
 
     Args:
-        file: at its start.
-        url: for messages, and to tell whether it is compressed.
+        file: the stream, at its start.
+        url: its name, for messages; the extension says whether it is compressed.
 
     Raises:
-        ShardError: damaged or truncated, a path with `..`, or a sample whose members are apart.
+        ShardError: the shard is damaged or truncated, a path has `..`, or the members of a sample
+            do not follow each other.
     """
     key, members, seen = "", dict[str, bytes](), set[str]()
     with _opened(file, url, "r|gz" if is_compressed(url) else "r|") as tar:
@@ -142,7 +142,7 @@ def read_samples(file: BinaryIO, url: str) -> Iterator[Sample]:
             own_key, name = place
             if own_key != key:
                 if members:
-                    yield Sample(key, members)  # whole, even if the next one is truncated
+                    yield Sample(key, members)  # complete, even if the next one is truncated
                 if own_key in seen:
                     raise ShardError(
                         f"{printable(url)}: the members of {printable(own_key)} do not stand "
@@ -158,10 +158,12 @@ def read_samples(file: BinaryIO, url: str) -> Iterator[Sample]:
 
 
 def visit_members(file: BinaryIO, url: str, visit: Callable[[str, str, BinaryIO], None]) -> None:
-    """Show key, name and content of every member in order; what `visit` leaves is not read.
+    """Call `visit` with key, name and content of every member, in order.
+
+    Content that `visit` does not read is skipped.
 
     Raises:
-        ShardError: damaged or truncated, or a path with `..`.
+        ShardError: the shard is damaged or truncated, or a path has `..`.
     """
     with _opened(file, url, "r:gz" if is_compressed(url) else "r:") as tar:
         for header in _headers(tar, url):
@@ -174,11 +176,11 @@ def split_name(path: str, url: str) -> tuple[str, str] | None:
     """Split a member's path into the sample's key and the member's name.
 
     Returns:
-        None if it is of no sample: a file name without a dot, as `README`, or that begins with
-        one, as what a Mac adds to each file.
+        None if the member belongs to no sample: its file name has no dot (`README`), or begins with
+        one (such as the file that a Mac adds to each file).
 
     Raises:
-        ShardError: no place inside the shard.
+        ShardError: the path leads out of the shard.
     """
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts:
@@ -188,12 +190,12 @@ def split_name(path: str, url: str) -> tuple[str, str] | None:
 
 
 def is_compressed(url: str) -> bool:
-    """Whether a shard is gzipped, by its name."""
+    """Whether a shard's name says that it is gzipped."""
     return url.endswith((".gz", ".tgz"))
 
 
 class _Header(tarfile.TarInfo):
-    """A header that has to be one: tarfile takes a damaged one for the end of the archive."""
+    """A header whose damage is an error; tarfile itself takes it for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tar: tarfile.TarFile) -> "_Header":
@@ -209,7 +211,7 @@ class _Header(tarfile.TarInfo):
 
 @contextmanager
 def _opened(file: BinaryIO, url: str, mode: str) -> Iterator[tarfile.TarFile]:
-    """Open an archive; what is wrong with it is told with its name."""
+    """Open an archive; its errors become a ShardError with its name."""
     try:
         with tarfile.open(fileobj=file, mode=mode, tarinfo=_Header) as tar:  # type: ignore[call-overload]
             yield tar
@@ -218,12 +220,12 @@ def _opened(file: BinaryIO, url: str, mode: str) -> Iterator[tarfile.TarFile]:
 
 
 def _headers(tar: tarfile.TarFile, url: str, end: int | None = None) -> Iterator[tarfile.TarInfo]:
-    """Yield the headers of regular files, up to a byte or the end-of-archive mark.
+    """Yield the headers of regular files, up to byte `end` or the end-of-archive mark.
 
-    The archive stands behind each.
+    After each, the archive is positioned after that member.
     """
     while (member := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined] # or it would keep them all
+        tar.members.clear()  # type: ignore[attr-defined] # otherwise it would keep them all
         if member.issym() or member.islnk():
             raise ShardError(
                 f"{printable(url)}: the member '{printable(member.name)}' is a link; pack the "
@@ -236,7 +238,7 @@ def _headers(tar: tarfile.TarFile, url: str, end: int | None = None) -> Iterator
 
 
 def _scan(file: BinaryIO, url: str) -> list[int]:
-    """Find where samples begin, and where the last ends, by reading headers alone."""
+    """Return where each sample begins, and where the last one ends; reads only headers."""
     bounds, end, key = list[int](), 0, ""
     with _opened(file, url, "r:") as tar:
         for member in _headers(tar, url):
@@ -251,11 +253,11 @@ def _scan(file: BinaryIO, url: str) -> list[int]:
 
 
 def _own_bounds(tail: bytes, start: int) -> list[int] | None:
-    """Read the index at the end of a shard, if it has one there that can be right.
+    """Read the index at the end of a shard; None if there is none, or if it cannot be right.
 
     Args:
         tail: the shard's last bytes.
-        start: their place in the shard, a multiple of the block size.
+        start: position of `tail` in the shard, a multiple of the block size.
     """
     place = tail.rfind(INDEX_MEMBER.encode() + b"\0")
     if place < 0 or place % _BLOCK:

@@ -1,4 +1,4 @@
-"""Audio as a member of a sample: int16 arrays, audio files, and tensors of older shards."""
+"""Read and write the audio members of samples: int16 arrays, audio files, older shards' tensors."""
 
 import io
 import math
@@ -15,23 +15,23 @@ from open_miipher.base.paths import printable
 from open_miipher.shards.archive import ShardError
 
 CLEAN_MEMBER, DAMAGED_MEMBER = "input_wav", "noisy_input_wav"
-"""The two sides of a sample of pairs; behind them comes the audio format's extension."""
+"""Names of the clean and the damaged member of a pair, without the extension."""
 
 RATE_MEMBER = "sr.index"
-"""Holds the sample rate as text, since arrays do not keep it."""
+"""Name of the member that has the sample rate as text, since arrays do not have it."""
 
 FULL_SCALE = 32768.0
-"""What int16 samples are divided by to become floats."""
+"""int16 samples are divided by this to become floats."""
 
 _LOUDEST = 32767
 _MOST_DIGITS = 9
 ARRAY_HEADER_BYTES = 4096
-"""More than the header of an array takes: what `measure_waveform` needs of one."""
+"""`measure_waveform` needs these first bytes of an array; its header is shorter."""
 
 
 @dataclass(frozen=True)
 class WaveformInfo:
-    """Channels, samples of each, and the rate in Hz where the member keeps it."""
+    """Channels, samples of each channel, and the rate in Hz if the member has it."""
 
     num_channels: int
     num_samples: int
@@ -39,11 +39,11 @@ class WaveformInfo:
 
 
 def encode_waveform(waveform: np.ndarray, sample_rate: int, extension: str) -> bytes:
-    """Encode audio as 16 bits a sample; beyond full scale it is clipped.
+    """Encode audio with 16 bits a sample; samples beyond full scale are clipped.
 
     Args:
         waveform: (samples,) float32.
-        sample_rate: in Hz; `npy` does not keep it.
+        sample_rate: in Hz; an `npy` does not contain it.
         extension: `npy` (an int16 array: fastest to read) or `flac` (about half the size).
     """
     numbers = np.clip(np.rint(waveform * np.float32(FULL_SCALE)), -FULL_SCALE, _LOUDEST)
@@ -60,7 +60,7 @@ def encode_waveform(waveform: np.ndarray, sample_rate: int, extension: str) -> b
 def decode_waveform(
     data: bytes, name: str, start: int = 0, num_samples: int | None = None
 ) -> tuple[np.ndarray, int | None]:
-    """Decode a member that is audio to (channels, samples) float32; else as `decode_samples`."""
+    """Decode an audio member to (channels, samples) float32; otherwise as `decode_samples`."""
     samples, sample_rate = decode_samples(data, name, start, num_samples)
     if samples.dtype == np.int16:
         samples = samples * np.float32(1 / FULL_SCALE)
@@ -70,22 +70,23 @@ def decode_waveform(
 def decode_samples(
     data: bytes, name: str, start: int = 0, num_samples: int | None = None
 ) -> tuple[np.ndarray, int | None]:
-    """Decode a member that is audio; never runs code that it may hold.
+    """Decode an audio member; code inside it is never executed.
 
     Args:
-        data: the member.
-        name: its name; the extension tells what it is: npy, pth (a plain tensor), or an audio file.
-        start: first sample.
-        num_samples: how many at most; the rest if None.
+        data: content of the member.
+        name: its name; the extension says what it is: npy, pth (a plain tensor), or an audio file.
+        start: first sample to decode.
+        num_samples: the most samples to decode; None: all that follow.
 
     Returns:
-        (channels, samples) float32, or int16 where an array or tensor is; and the sample rate in Hz
-        where the member keeps it.
+        (channels, samples), int16 if an array or tensor is int16, otherwise float32; and the sample
+        rate in Hz, or None if the member does not contain it.
 
     Raises:
-        ShardError: it is not what its name says, or no waveform: neither (samples,) nor
-            (channels, samples), empty, or with NaN or Inf; begins with the name.
-        AudioError: an audio file is damaged; begins with the name.
+        ShardError: the member is not what its name says, or no waveform: its shape is neither
+            (samples,) nor (channels, samples), it is empty, or has NaN or Inf. The message begins
+            with the name.
+        AudioError: an audio file is damaged. The message begins with the name.
     """
     extension = _extension(name)
     if extension in AUDIO_EXTENSIONS:
@@ -100,11 +101,11 @@ def decode_samples(
 
 
 def measure_waveform(data: bytes, name: str) -> WaveformInfo:
-    """Tell how long a member is, without decoding it where it says so itself.
+    """Return the length of a member, from its header where it has one.
 
     Args:
-        data: the member; of `npy`, its first ARRAY_HEADER_BYTES suffice.
-        name: its name, as `decode_waveform` takes it.
+        data: content of the member; of an `npy`, the first ARRAY_HEADER_BYTES are enough.
+        name: its name, as for `decode_waveform`.
 
     Raises:
         ShardError, AudioError: as `decode_waveform`.
@@ -120,10 +121,11 @@ def measure_waveform(data: bytes, name: str) -> WaveformInfo:
 
 
 def read_rate(members: Mapping[str, bytes]) -> int:
-    """Read the sample rate (Hz) that a sample keeps beside its arrays.
+    """Read the sample rate (Hz) that a sample has beside its arrays.
 
     Raises:
-        ShardError: the member is missing, or no such number; the sample has to be named before.
+        ShardError: the member is missing or not such a number. The message does not name the
+            sample; the caller does.
     """
     if RATE_MEMBER not in members:
         raise ShardError(f"it has no member {RATE_MEMBER}, but {printable(', '.join(members))}")
@@ -137,7 +139,7 @@ def _extension(name: str) -> str:
     extension = name.rpartition(".")[2].lower()
     if extension not in ("npy", "pth", *AUDIO_EXTENSIONS):
         raise ShardError(
-            f"{printable(name)} is no audio: npy, pth, {', '.join(AUDIO_EXTENSIONS)} are"
+            f"{printable(name)} is no audio; the kinds are npy, pth, {', '.join(AUDIO_EXTENSIONS)}"
         )
     return extension
 
@@ -178,8 +180,8 @@ def _array_header(data: bytes) -> tuple[tuple[int, ...], np.dtype, int]:
             else np.lib.format.read_array_header_2_0
         )
         shape, is_fortran, dtype = read_header(file)
-    # the header is Python source to numpy, and what its tokenizer and parser raise on damaged
-    # bytes, and how they nest, differs by version
+    # numpy parses the header as Python source. On damaged bytes its tokenizer and parser raise
+    # different exceptions, depending on the version.
     except Exception as error:
         raise _unsafe(error) from error
     if dtype.hasobject or (is_fortran and len(shape) > 1):
@@ -194,8 +196,8 @@ def _tensor(data: bytes) -> np.ndarray:
     try:
         tensor = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         array = _plain_array(tensor) if isinstance(tensor, torch.Tensor) else None
-    # torch runs the pickle's steps without looking at what they work on: on damaged bytes they
-    # raise whatever Python has, KeyError and AssertionError as well as struct.error
+    # torch executes the pickle's operations without checking their operands. On damaged bytes they
+    # raise any exception: KeyError, AssertionError, struct.error, …
     except Exception as error:
         raise _unsafe(error) from error
     if array is None:
@@ -205,7 +207,7 @@ def _tensor(data: bytes) -> np.ndarray:
 
 
 def _plain_array(tensor: Any) -> np.ndarray:
-    tensor = tensor.detach()  # a parameter would refuse to be an array
+    tensor = tensor.detach()  # a parameter cannot become an array
     return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
 
 

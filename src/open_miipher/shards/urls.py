@@ -1,4 +1,4 @@
-"""From what a user writes to a list of shards: folders, patterns, braces, lists in text files."""
+"""Expand what a user writes to a list of shards: folders, patterns, braces, text files."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,31 +14,35 @@ MANIFEST_EXTENSION = ".txt"
 
 
 def expand(urls: Sequence[str], storage: Storage, key: str, s3_only: bool = False) -> list[str]:
-    """Find the shards that URLs stand for.
+    """Find the shards that URLs mean.
 
-    A URL is a shard; a folder, which stands for all shards in and below it; a pattern with `*`,
-    `?`, `[…]` or `**`, which stands for the shards and folders that it matches; any of these with
-    braces (`{000..099}`, `{a,b}`), which stand for one URL each; or a text file (.txt) with a URL
-    a line, where empty lines and those that begin with `#` are passed over. Each may be a path or
-    an s3:// URI. Symbolic links are followed. What looks like a pattern and is a path that exists
-    is that path.
+    A URL is one of these, each a path or an s3:// URI:
+
+    - a shard;
+    - a folder, which means all shards in it and below it;
+    - a pattern with `*`, `?`, `[…]` or `**`, which means the shards and folders that it matches;
+    - any of these with braces (`{000..099}`, `{a,b}`), which expand to several URLs;
+    - a text file (.txt) with a URL on each line; empty lines and lines that begin with `#` are
+      skipped.
+
+    Symbolic links are followed. If a path exists that looks like a pattern, it is that path.
 
     Args:
-        urls: at least one.
+        urls: at least one URL.
         storage: where to look.
-        key: where they stand in the configuration, for messages.
-        s3_only: refuse a shard that is no s3:// URI.
+        key: their key in the configuration, for messages.
+        s3_only: a shard that is no s3:// URI is an error.
 
     Returns:
-        The shards, each once, in the order given, sorted within a folder or pattern. One that a
-        folder or pattern holds under several names comes under the first of them.
+        The shards, each once, in the given order, sorted within a folder or pattern. If a folder or
+        pattern contains a shard under several names, the first name is taken.
 
     Raises:
-        UserError: a URL stands for nothing, is malformed, or a shard is named by two URLs, also
-            under another spelling or through a link.
+        UserError: a URL means nothing or is malformed, or two URLs mean the same shard, also with
+            another spelling or through a link.
         StorageError: storage cannot be reached.
     """
-    shards: dict[str, tuple[str, str]] = {}  # by identity: its name, and the URL it came through
+    shards: dict[str, tuple[str, str]] = {}  # by identity: the name, and the URL that led to it
     problems = []
     for where, url in _lines(urls, key, storage):
         found = _once(_find(url, storage), storage)
@@ -63,7 +67,7 @@ def expand(urls: Sequence[str], storage: Storage, key: str, s3_only: bool = Fals
 
 
 def _once(shards: Iterable[str], storage: Storage) -> dict[str, str]:
-    """Return shards by their identity: of several spellings, the first."""
+    """Return shards by their identity, each under the first of its names."""
     found: dict[str, str] = {}
     for shard in shards:
         found.setdefault(storage.identity(shard), shard)
@@ -71,7 +75,7 @@ def _once(shards: Iterable[str], storage: Storage) -> dict[str, str]:
 
 
 def _lines(urls: Sequence[str], key: str, storage: Storage) -> Iterator[tuple[str, str]]:
-    """Yield where a URL stands, and the URL: braces expanded, text files read."""
+    """Yield each URL with its place, for messages; expands braces and reads text files."""
     for url in urls:
         for plain in _braces(url, key):
             if not plain.endswith(MANIFEST_EXTENSION):
@@ -84,7 +88,7 @@ def _lines(urls: Sequence[str], key: str, storage: Storage) -> Iterator[tuple[st
 
 
 def _text(url: str, key: str, storage: Storage) -> str:
-    """Read a text file; editors on Windows begin one with a mark, which is no part of it."""
+    """Read a text file without the byte order mark that editors on Windows put before it."""
     try:
         with storage.open(url) as file:
             return file.read().decode("utf-8-sig")
@@ -105,5 +109,5 @@ def _find(url: str, storage: Storage) -> list[str]:
     if any(letter in url for letter in "*?[") and not os.path.lexists(url):
         return storage.glob(url, EXTENSIONS)
     if url.endswith(EXTENSIONS):
-        return [url]  # whether it is there shows when it is read
+        return [url]  # whether it exists is found when it is read
     return storage.find(url, EXTENSIONS)

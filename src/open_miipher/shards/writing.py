@@ -1,4 +1,4 @@
-"""Write shards: whole under their name, or not at all."""
+"""Write shards; a file with a shard's name is always complete."""
 
 import io
 import json
@@ -11,18 +11,18 @@ from open_miipher.shards.archive import INDEX_FORMAT, INDEX_MEMBER, Sample
 
 
 class ShardWriter(AbstractContextManager["ShardWriter"]):
-    """Writes a shard under a temporary name; it gets its own once it is whole and on the disk.
+    """Writes a shard under a temporary name and renames it once it is complete and on the disk.
 
-    The bytes depend on the samples alone.
+    The bytes depend only on the samples.
 
     Args:
-        path: of the shard; its folder must exist.
+        path: path of the shard; its folder must exist.
 
     Attributes:
-        num_bytes: written so far.
+        num_bytes: bytes written so far.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: writing failed.
     """
 
     def __init__(self, path: Path) -> None:

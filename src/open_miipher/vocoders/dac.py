@@ -1,4 +1,4 @@
-"""DAC's decoder as a vocoder: Sidon's way from features to 48 kHz."""
+"""DAC's decoder as a vocoder, as Sidon uses it: from features to 48 kHz."""
 
 import math
 from dataclasses import dataclass, field
@@ -18,9 +18,10 @@ class DacConfig:
 
     Attributes:
         sample_rate: of the waveform, in Hz.
-        channels: after the first convolution; each upsampling halves them.
-        upsampling_rates: their product is the number of samples per feature frame.
-        weight_norm: of every convolution, as DAC trains.
+        channels: channels after the first convolution; each upsampling halves them.
+        upsampling_rates: factors of the upsampling; their product is the number of samples per
+            feature frame.
+        weight_norm: whether every convolution is weight-normalised, as in DAC.
     """
 
     sample_rate: int = 48000
@@ -33,13 +34,14 @@ class Dac(AdversarialGenerator):
     """Transposed convolutions and dilated residual units with snake activations.
 
     Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN" (NeurIPS 2023, arXiv
-    2306.06546), section 3.1; the network is transformers' `DacDecoder`. One output and no noise.
-    Targets are scaled so that all the encoder has seen has peak 0.9, a quiet piece of it being
-    quiet; at what level a chunk comes out is for the features to tell, which know no absolute one.
+    2306.06546), section 3.1; the network is transformers' `DacDecoder`. There is one output and no
+    noise. Targets are scaled so that the whole crop that the encoder has seen has peak 0.9; a quiet
+    piece of it stays quiet. The features do not contain the absolute level, so a chunk's output
+    has a level of its own.
 
-    An upsampling by an odd rate returns one sample less than its share, so that the network's
-    output falls short of `frames * hop_length` (by 26 samples at Sidon's rates). It begins with the
-    first frame, as Sidon's does, and zeros fill the end.
+    An upsampling by an odd rate gives one sample less than it should, so the network's output is
+    shorter than `frames * hop_length` (by 26 samples at Sidon's rates). It begins with the first
+    frame, as in Sidon, and its end is filled with zeros.
     """
 
     Config = DacConfig
@@ -57,7 +59,7 @@ class Dac(AdversarialGenerator):
         Raises:
             UserError: the features do not fit the configuration.
         """
-        # Imported late: this package is also imported where no pretrained model is used.
+        # Imported here, because this package is also imported where no pretrained model is used.
         from transformers import DacConfig as DecoderConfig
         from transformers.models.dac.modeling_dac import DacDecoder
 
@@ -88,12 +90,12 @@ class Dac(AdversarialGenerator):
         return [functional.pad(waveform, (0, self.num_missing))]
 
     def target(self, clean: Tensor, whole: Tensor) -> Tensor:
-        """(batch, samples) -> the same, by the gain that brings `whole` to peak 0.9."""
+        """(batch, samples) -> the same, times the gain that scales `whole` to peak 0.9."""
         return clean * (PEAK / whole.abs().amax(dim=-1).clamp_min(SMALLEST_PEAK))[:, None]
 
 
 def missing_samples(upsampling_rates: list[int]) -> int:
-    """How many samples the network returns less than frames x the product of its rates."""
+    """Return by how many samples the output is shorter than frames × the product of the rates."""
     missing = 0
     for rate in upsampling_rates:
         missing = missing * rate + rate % 2

@@ -1,4 +1,4 @@
-"""The decoder's weights as descript's own code keeps them, under our names."""
+"""Translate the decoder's weights from the names in descript's own code to ours."""
 
 import re
 from collections.abc import Mapping
@@ -22,14 +22,14 @@ def from_descript(state: Mapping[str, Tensor], source: str) -> tuple[dict[str, A
     """Turn a state dict of descript's `Decoder` into ours.
 
     Args:
-        state: its weights, with weight norm.
+        state: the decoder's weights, with weight norm.
         source: where they come from, for messages.
 
     Returns:
         The fields `channels` and `upsampling_rates` of `DacConfig`, and the weights of a `Dac`.
 
     Raises:
-        UserError: naming each weight that is missing or unknown.
+        UserError: it names each weight that is missing or unknown.
     """
     state = {_older(name): tensor for name, tensor in state.items()}
     blocks = [int(match[1]) for name in state if (match := _BLOCK.match(name))]
@@ -50,7 +50,7 @@ def from_descript(state: Mapping[str, Tensor], source: str) -> tuple[dict[str, A
 
 
 def _names(num_blocks: int) -> dict[str, str]:
-    """Descript's names of a decoder's weights, and ours."""
+    """Map descript's names of a decoder's weights to ours."""
     modules = {"model.0": "conv1"}
     for number in range(num_blocks):
         theirs, ours = f"model.{number + 1}.block", f"block.{number}"

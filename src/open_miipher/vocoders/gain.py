@@ -1,4 +1,4 @@
-"""How loud each iteration of WaveFit comes out, and which noise the first one starts from.
+"""The gain of WaveFit's iterations, and the noise that the first one starts from.
 
 Koizumi et al., "WaveFit" (SLT 2022, arXiv 2210.01029), section 4.3, for features that carry power;
 Karita et al., "Miipher-2" (WASPAA 2025, arXiv 2505.04457) for those that do not.
@@ -11,10 +11,10 @@ from torch.nn import functional
 from open_miipher.audio.mel import LogMel, MelConfig
 
 PEAK = 0.9
-SMALLEST_PEAK = 1e-5  # quieter signals are not raised to the full peak, and silence stays silence
+SMALLEST_PEAK = 1e-5  # quieter signals do not reach the full peak; silence stays silent
 SMALLEST_POWER = 1e-8  # added to mean |STFT|²; white noise at -106 dBFS has this much
 NUM_CEPSTRAL_COEFFICIENTS = 24
-MOMENTUM = 0.99  # of Griffin-Lim steps; Perraudin et al. advise it
+MOMENTUM = 0.99  # of Griffin-Lim steps, as Perraudin et al. recommend
 
 
 class PeakGain(nn.Module):
@@ -29,7 +29,7 @@ class PeakGain(nn.Module):
     scale = 1.0
 
     def levels(self, features: Tensor) -> Tensor:
-        """The peak that each sample is to have: (batch,)."""
+        """Return the peak that each sample shall have: (batch,)."""
         return features.new_full(features.shape[:1], PEAK, dtype=torch.float32)
 
     def start(self, noise: Tensor, features: Tensor) -> Tensor:
@@ -42,27 +42,28 @@ class PeakGain(nn.Module):
         return waveform * (levels / peaks)[:, None]
 
     def target(self, clean: Tensor) -> Tensor:
-        """(batch, samples) -> the same at peak 0.9, which is what the outputs look like."""
+        """(batch, samples) -> the same, scaled to peak 0.9 as the outputs are."""
         return self(clean, self.levels(clean))
 
 
 class PowerGain(nn.Module):
-    """y = √(P_c / P_z) z for each sample, with P_c the power that its log-mel speaks of.
+    """y = √(P_c / P_z) z for each sample, where P_c is the power that its log-mel implies.
 
     P is the mean of |STFT|² over all frames and bins (of the two-sided spectrum). The printed
-    formula lacks the root. One gain serves the whole sample given, so chunks of one file get one
-    each. P_c comes from the pseudo-inverse of the mel basis, which smooths the magnitudes and so
-    falls short of the true power: by 0.05-0.2 dB on clean speech, 0.7 dB on white noise, 4 dB on a
-    sine at 8 kHz. A log-mel at its floor comes out as silence.
+    formula lacks the root. Each sample of a batch has one gain, so each chunk of a file has its
+    own. P_c comes from the pseudo-inverse of the mel basis. It smooths the magnitudes, so P_c is
+    below the true power: by 0.05-0.2 dB on clean speech, 0.7 dB on white noise, 4 dB on a sine at
+    8 kHz. A log-mel at its floor gives silence.
 
     Args:
         config: the mel front end that the features come from.
-        griffin_lim_steps: taken from the first noise towards the magnitudes of the log-mel.
+        griffin_lim_steps: Griffin-Lim steps from the first noise towards the log-mel's magnitudes.
 
     Attributes:
         restores_level: whether the output has the true level.
-        scale: size of the waveforms between iterations (speech at -26 dBFS); the network works on
-            them divided by it, or a step of the optimiser would be large beside the signal.
+        scale: size of the waveforms between iterations (speech at -26 dBFS). The network works on
+            waveforms divided by it; otherwise a step of the optimiser would be large compared with
+            the signal.
     """
 
     restores_level = True
@@ -80,15 +81,15 @@ class PowerGain(nn.Module):
 
     @torch.no_grad()
     def levels(self, features: Tensor) -> Tensor:
-        """Power that log-mel features (batch, frames, n_mels) speak of: (batch,)."""
+        """Return the power that log-mel features (batch, frames, n_mels) imply: (batch,)."""
         powers = self.log_mel.magnitude_from(features).square()
         two_sided = 2 * powers.sum(dim=-1) - powers[..., 0] - powers[..., -1]
         return two_sided.mean(dim=-1) / self.n_fft
 
     def forward(self, waveform: Tensor, levels: Tensor) -> Tensor:
         """(batch, samples) float32, levels (batch,) -> (batch, samples) with those powers."""
-        # By Parseval's theorem the power of all frames is that of the samples, each counted as
-        # often as windows cover it: no transform is needed.
+        # By Parseval's theorem, the power of all frames is the power of the samples, each weighted
+        # by the windows that cover it: no transform is needed.
         num_frames = waveform.shape[1] // self.hop_length
         powers = (waveform.square() * self._coverage(num_frames)).sum(dim=-1) / num_frames
         return waveform * (levels.sqrt() * torch.rsqrt(powers + SMALLEST_POWER))[:, None]
@@ -101,15 +102,15 @@ class PowerGain(nn.Module):
     def start(self, noise: Tensor, features: Tensor) -> Tensor:
         """Give white noise the spectral envelope of the log-mel.
 
-        Koizumi et al., "SpecGrad" (Interspeech 2022, arXiv 2203.16749): y = G⁺ M G ε with G the
-        short-time Fourier transform and M, frame by frame, the minimum-phase filter of the envelope
-        smoothed to 24 cepstral coefficients. M includes the level, so the outcome at a sample
-        depends on the frames near it only.
+        Koizumi et al., "SpecGrad" (Interspeech 2022, arXiv 2203.16749): y = G⁺ M G ε. G is the
+        short-time Fourier transform. M is, for each frame, the minimum-phase filter of the
+        envelope, smoothed to 24 cepstral coefficients. M includes the level, so the result at a
+        sample depends only on the frames near it.
 
-        The paper stops there. Each step of Griffin and Lim (1984) after it, y ← G⁺ |S| Gy / |Gy|,
-        brings in the harmonics that the mel resolves, which a network needs long to learn; each
-        goes beyond Gy by its last change (Perraudin et al., "A fast Griffin-Lim algorithm", 2013),
-        which gives as much as twice the steps.
+        The paper stops here. Each following step of Griffin and Lim (1984), y ← G⁺ |S| Gy / |Gy|,
+        adds the harmonics that the mel resolves, which a network needs long to learn. Each step
+        extrapolates Gy by its last change (Perraudin et al., "A fast Griffin-Lim algorithm", 2013),
+        which has the effect of twice as many steps.
 
         Args:
             noise: (batch, frames * hop_length) standard normal.
@@ -129,11 +130,11 @@ class PowerGain(nn.Module):
         return waveform
 
     def _filters(self, magnitudes: Tensor) -> Tensor:
-        """Minimum-phase filters of smoothed magnitudes (batch, frames, bins): the same shape."""
+        """Return minimum-phase filters of smoothed magnitudes, (batch, frames, bins) both."""
         # White noise of variance 1 has mean |STFT|² = Σ window².
         log_filters = torch.log(magnitudes / self.window.square().sum().sqrt())
         cepstra = torch.fft.irfft(log_filters, n=self.n_fft)[..., :NUM_CEPSTRAL_COEFFICIENTS]
-        # Folding the even cepstrum onto its causal half makes the phase minimal.
+        # Folding the even cepstrum onto its causal half gives the minimum phase.
         causal = torch.cat([cepstra[..., :1], 2 * cepstra[..., 1:]], dim=-1)
         return torch.exp(torch.fft.rfft(causal, n=self.n_fft))
 
@@ -151,7 +152,7 @@ class PowerGain(nn.Module):
         return self._overlap_add(frames) / self._coverage(frames.shape[1])
 
     def _coverage(self, num_frames: int) -> Tensor:
-        """Sum of the squared windows over each sample: (num_frames * hop_length,)."""
+        """Return the sum of the squared windows over each sample: (num_frames * hop_length,)."""
         return self._overlap_add(self.window.square().expand(1, num_frames, -1))[0]
 
     def _overlap_add(self, frames: Tensor) -> Tensor:

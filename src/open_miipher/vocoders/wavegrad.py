@@ -1,8 +1,8 @@
-"""WaveGrad's U-net, the network that WaveFit applies again and again.
+"""WaveGrad's U-net, the network that WaveFit applies in each iteration.
 
-Chen et al., "WaveGrad" (ICLR 2021, arXiv 2009.00713), Fig. 2-5, base size. The way down takes the
-waveform to ever lower rates, the way up takes the features to the waveform's rate, and feature-wise
-linear modulation (FiLM) joins the two wherever their rates meet.
+Chen et al., "WaveGrad" (ICLR 2021, arXiv 2009.00713), Fig. 2-5, base size. The way down brings the
+waveform to lower and lower rates. The way up brings the features to the waveform's rate. Where both
+have the same rate, feature-wise linear modulation (FiLM) joins them.
 """
 
 import math
@@ -25,14 +25,14 @@ class UNetConfig:
     Attributes:
         condition_channels: width of the features after the first convolution.
         stem_channels: width of the waveform after the first convolution.
-        down_channels: of the blocks on the way down, one fewer than on the way up.
-        up_channels: of the blocks on the way up.
-        up_factors: by how much each block on the way up raises the rate.
-        dilations: of the four convolutions in each block on the way up.
-        full_rate_film: False leaves out the FiLM at the waveform's own rate, the longest tensors
-            of all, to save memory.
-        fold: samples that stand side by side as channels, so that the highest rate of the network
-            is the sample rate over `fold`; 1 is WaveGrad, more is cheaper.
+        down_channels: channels of the blocks on the way down, one block fewer than on the way up.
+        up_channels: channels of the blocks on the way up.
+        up_factors: factor by which each block on the way up raises the rate.
+        dilations: dilations of the four convolutions in each block on the way up.
+        full_rate_film: False leaves out the FiLM at the waveform's own rate, which has the longest
+            tensors, to save memory.
+        fold: number of samples that become channels of one place, so that the highest rate of the
+            network is the sample rate divided by `fold`. 1 is WaveGrad; larger is cheaper.
     """
 
     condition_channels: int = 768
@@ -47,7 +47,11 @@ class UNetConfig:
     fold: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not fit together."""
+        """Check that the sizes fit together.
+
+        Raises:
+            UserError: they do not.
+        """
         blocks = len(self.up_factors)
         problems = []
         if blocks < 2:
@@ -92,7 +96,7 @@ class UNet(nn.Module):
                 down_widths[:-1], down_widths[1:], config.up_factors[:0:-1], strict=True
             )
         )
-        # Each level of the way down modulates the block of the way up that ends at its rate.
+        # Each level of the way down modulates the block of the way up whose output has its rate.
         levels = list(zip(down_widths, config.up_channels[::-1], strict=True))
         self.first_film = 0 if config.full_rate_film else 1
         self.films = nn.ModuleList(FiLM(*widths) for widths in levels[self.first_film :])
@@ -103,14 +107,14 @@ class UNet(nn.Module):
             )
         )
         self.last = _convolution(config.up_channels[-1], config.fold, 3)
-        # Nearly nothing is taken away at first: the start already has the speech's envelope where
-        # the features tell it, and a random network would only bury it.
+        # At first the network removes nearly nothing: with features that carry power, the start
+        # already has the envelope of the speech, which a random network would destroy.
         with torch.no_grad():
             self.last.weight.mul_(0.01)
             self.last.bias.zero_()
 
     def forward(self, waveform: Tensor, condition: Tensor, step: int) -> Tensor:
-        """Predict what to take away.
+        """Predict the part to subtract.
 
         Args:
             waveform: (batch, frames * hop_length).
@@ -134,7 +138,7 @@ class UNet(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """Lower the rate by taking every factor-th sample, then three dilated convolutions."""
+    """Lowers the rate by taking every factor-th sample; then three dilated convolutions."""
 
     def __init__(self, width_in: int, width_out: int, factor: int) -> None:
         super().__init__()
@@ -148,7 +152,7 @@ class DownBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width_in, frames * factor) -> (batch, width_out, frames)."""
-        # The paper lowers the rate after the shortcut's 1x1; before it is the same and cheaper.
+        # The paper lowers the rate after the shortcut's 1x1; doing it before is equal and cheaper.
         x = x[..., :: self.factor]
         shortcut = self.shortcut(x)
         for convolution in self.convolutions:
@@ -163,7 +167,7 @@ class FiLM(nn.Module):
         super().__init__()
         self.first = _convolution(width_in, width_in, 3)
         self.second = _convolution(width_in, 2 * width_out, 3)
-        # Modulation starts as the identity: a scale around 0 would shut the path from the features.
+        # Modulation starts as the identity: a scale near 0 would block the path from the features.
         nn.init.ones_(self.second.bias[:width_out])
 
     def forward(self, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
@@ -175,7 +179,7 @@ class FiLM(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Raise the rate by repetition; four dilated convolutions with FiLM before the last three."""
+    """Raises the rate by repetition; four dilated convolutions, FiLM before the last three."""
 
     def __init__(self, width_in: int, width_out: int, factor: int, dilations: list[int]) -> None:
         super().__init__()
@@ -189,7 +193,7 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor, film: tuple[Tensor, Tensor] | None) -> Tensor:
         """(batch, width_in, frames) -> (batch, width_out, frames * factor)."""
-        # Pointwise steps go before the repetition: the same numbers for a fraction of the work.
+        # Pointwise steps come before the repetition: the result is equal and needs less work.
         shortcut = repeat(self.shortcut(x), self.factor)
         x = repeat(functional.leaky_relu(x, NEGATIVE_SLOPE), self.factor)
         x = self.convolutions[0](x)
