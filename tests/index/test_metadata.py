@@ -88,6 +88,7 @@ def test_columns_may_stand_in_any_order_and_after_a_byte_order_mark(tmp_path: Pa
         ("b.wav,2147483648,100,1", "sample_rate is '2147483648', more than 2147483647"),
         ("b.wav,24000,1000000000000000000000,1", "num_frames is '1000000000000000000000', more"),
         (".,24000,100,1", "'.' must be relative"),
+        ('"",24000,100,1', "'' must be relative"),
         ("a/..,x,100,1", "'a/..' must be relative"),
         ("a.wav,24000,100,1", "'a.wav' stands twice"),
         ("b.wav,24000,100", "has 3 columns, the header 4"),
@@ -118,9 +119,17 @@ def test_all_wrong_rows_come_at_once_ten_of_them_named(tmp_path: Path) -> None:
 
 
 def test_wrong_rows_of_several_kinds_come_in_the_order_of_the_rows(tmp_path: Path) -> None:
-    rows = ["a.wav,1,1,1", "b.wav,1,x,1", "a.wav,1,1,1", "/c.wav,x,1,1", "b.wav,1,1,1", "a.wav,1,1,"]
+    make(
+        tmp_path,
+        "a.wav,1,1,1",
+        "b.wav,1,x,1",
+        "a.wav,1,1,1",
+        "/c.wav,x,1,1",
+        "b.wav,1,1,1",
+        "a.wav,1,1,",
+    )
     with pytest.raises(UserError) as error:
-        read_index(make(tmp_path, *rows))
+        read_index(tmp_path)
     path = tmp_path / "metadata.csv"
     assert str(error.value).splitlines()[1:] == [
         f"  - {path} row 3: num_frames is 'x', not a positive whole number",
@@ -164,7 +173,7 @@ def test_an_entry_is_asked_for_by_its_number(tmp_path: Path) -> None:
             index[number]
 
 
-_FIELDS = st.text("ab./,\"\n\rä 01", max_size=6) | st.integers(-1, 30).map(str)
+_FIELDS = st.text('ab./,"\n\rä 01', max_size=6) | st.integers(-1, 30).map(str)
 
 
 @given(rows=st.lists(st.lists(_FIELDS, min_size=3, max_size=6), max_size=12), quoted=st.booleans())
@@ -173,7 +182,7 @@ def test_every_file_is_read_as_its_rows_one_by_one(rows, quoted, tmp_path: Path)
     """Against the plain loop over the csv module that this once was."""
     path = tmp_path / "metadata.csv"
     with path.open("w", newline="") as file:
-        file.write("num_frames,speaker,num_channels,file_path,sample_rate\n")
+        file.write("num_frames,speaker,num_channels,sample_rate,file_path\n")
         if quoted:
             csv.writer(file).writerows(rows)
         else:
@@ -192,7 +201,7 @@ def test_every_file_is_read_as_its_rows_one_by_one(rows, quoted, tmp_path: Path)
 
 def _one_by_one(rows: list[list[str]]) -> list[Entry]:
     entries = []
-    for num_frames, speaker, num_channels, file_path, sample_rate in rows:
+    for num_frames, speaker, num_channels, sample_rate, file_path in rows:
         check_path(file_path)
         numbers = [num_frames, num_channels, sample_rate]
         if not all(n.isascii() and n.isdigit() and int(n) > 0 for n in numbers):

@@ -1,9 +1,9 @@
 """Columns made from a metadata.csv once a machine, in a file that all processes there map.
 
 It lies in XDG_CACHE_HOME/open_miipher where that is set, otherwise in open_miipher-UID in the
-system's folder for temporary files (TMPDIR): on a cluster these are usually disks of the node, which
-home directories are not. Its name is the SHA-256 of the CSV file, so that another content has
-another file, wherever it stands. Files that were not used for a month are removed.
+system's folder for temporary files (TMPDIR), never beside the audio: on a cluster these are usually
+disks of the node, which home directories are not. Its name is the SHA-256 of the CSV file, so that
+another content has another file, wherever it stands. Files not used for a month are removed.
 """
 
 import errno

@@ -17,19 +17,22 @@ The description stands at the end because only then is everything in it known.
 
 import json
 import zlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from io import SEEK_END
 from mmap import mmap
 from pathlib import Path, PurePosixPath
 from struct import Struct
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
 from open_miipher.base.errors import UserError, report
 from open_miipher.index.rows import FIRST_ROW, Block
+
+T = TypeVar("T")
 
 COLUMNS = ("file_path", "sample_rate", "num_frames", "num_channels")
 _MOST = {"sample_rate": 2**31 - 1, "num_frames": 10**18 - 1, "num_channels": 2**31 - 1}
@@ -96,9 +99,7 @@ def read_columns(buffer: mmap | memoryview) -> Columns:
     return Columns(texts, *arrays, names, description["fingerprint"])
 
 
-def write_columns(
-    blocks: Iterable[Block], header: list[str], path: Path, out: BinaryIO
-) -> None:
+def write_columns(blocks: Iterable[Block], header: list[str], path: Path, out: BinaryIO) -> None:
     """Check the rows of a metadata.csv and write them as columns.
 
     Args:
@@ -142,7 +143,7 @@ class _Writer:
         """Check and take some rows."""
         texts = block.texts([self._places[name] for name in (COLUMNS[0], *self.extra_names)])
         paths = texts[:: 1 + len(self.extra_names)]
-        wrong = _wrong_paths(paths)
+        wrong = _wrong_paths(block, self._places[COLUMNS[0]])
         latest = []
         for name, parts in self._numbers.items():
             values, wrong_values = _numbers(block, self._places[name], name)
@@ -195,16 +196,17 @@ def check_path(file_path: str) -> None:
         raise ValueError(f"file_path {file_path!r} must be relative to the directory, without ..")
 
 
-def _wrong_paths(paths: list[bytes]) -> dict[int, str]:
-    """Return what is wrong, by row."""
-    problems = {}
-    for row, path in enumerate(paths):
-        if path[:1] in b"/" or path[-1:] in b"./" or b".." in path:  # few: it may be right
-            try:
-                check_path(path.decode())
-            except ValueError as error:
-                problems[row] = str(error)
-    return problems
+def _wrong_paths(block: Block, place: int) -> dict[int, str]:
+    """Return what is wrong with a column of paths, by row."""
+    characters = np.frombuffer(block.data, np.uint8)
+    starts, ends = block.starts[:, place], block.ends[:, place]
+    # These few are looked at one by one: they may be right.
+    dot, slash = b"./"
+    odd = (starts == ends) | (characters[starts] == slash)
+    odd |= (characters[ends - 1] == dot) | (characters[ends - 1] == slash)
+    two_dots = np.flatnonzero((characters[:-1] == dot) & (characters[1:] == dot))
+    odd[np.maximum(np.searchsorted(starts, two_dots, side="right") - 1, 0)] = True
+    return _one_by_one(block, place, odd, check_path)[1]
 
 
 def _numbers(block: Block, place: int, name: str) -> tuple[np.ndarray, dict[int, str]]:
@@ -219,11 +221,31 @@ def _numbers(block: Block, place: int, name: str) -> tuple[np.ndarray, dict[int,
         right &= (digits <= 9) | ~has_digit
         values = np.where(has_digit, values * 10 + digits, values)
     right &= (values > 0) & (values <= _MOST[name])
-    problems = {}
-    for row in np.flatnonzero(~right).tolist():
-        start, end = block.starts[row, place], block.ends[row, place]
+    mended, problems = _one_by_one(block, place, ~right, partial(_number, name=name))
+    for row, value in mended.items():
+        values[row] = value
+    return values, problems
+
+
+def _one_by_one(
+    block: Block, place: int, odd: np.ndarray, read: Callable[[str], T]
+) -> tuple[dict[int, T], dict[int, str]]:
+    """Look at a column's odd fields one by one.
+
+    Args:
+        block: the rows.
+        place: of the column.
+        odd: (rows,) bool.
+        read: makes a value of a field, or raises a ValueError.
+
+    Returns:
+        The values, and what is wrong, each by row.
+    """
+    values, problems = {}, {}
+    for row in np.flatnonzero(odd).tolist():
+        field = block.data[block.starts[row, place] : block.ends[row, place]].decode()
         try:
-            values[row] = _number(block.data[start:end].decode(), name)
+            values[row] = read(field)
         except ValueError as error:
             problems[row] = str(error)
     return values, problems

@@ -28,7 +28,7 @@ class Block:
     """Some rows that follow each other.
 
     Attributes:
-        data: all fields in UTF-8, with a byte between neighbours.
+        data: all fields in UTF-8, with a byte after each.
         starts: (rows, columns) int64, where each field begins in `data`.
         ends: (rows, columns) int64, where it ends.
     """
@@ -144,7 +144,7 @@ def _parsed_blocks(file: FileIO, path: Path) -> Iterator[Block]:
         ends = np.cumsum([len(field) + 1 for field in fields]) - 1
         starts = np.concatenate([[0], ends[:-1] + 1])
         shape = len(some), len(some[0])
-        yield Block(b",".join(fields), starts.reshape(shape), ends.reshape(shape))
+        yield Block(b",".join([*fields, b""]), starts.reshape(shape), ends.reshape(shape))
 
 
 def _parsed(file: FileIO, path: Path) -> Iterator[list[str]]:
