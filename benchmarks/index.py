@@ -5,10 +5,10 @@
 A metadata.csv of so many rows, without audio, is made in a temporary folder (64 bytes a row, and as
 much again for what is made of it). Then: it is loaded with the cache switched off, loaded for the
 first time, and again. At last ranks, started separately, load it, and each forks workers, as the
-trainer does with its loader's; each worker asks for random entries. The memory of a process is its
-proportional share (Pss of /proc/PID/smaps_rollup: a page that two processes map counts half for
-each) beyond what it had before; what grows in a worker while it reads is its unshared memory
-(Private_*).
+trainer does with its loader's; each worker asks for random entries. The same processes with an index
+of one row show what they take without. The memory of a process is its proportional share (Pss of
+/proc/PID/smaps_rollup: a page that two processes map counts half for each); what grows in a worker
+while it reads is its unshared memory (Private_*).
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder, "audio")
+        root = Path(folder, "many")
         os.environ["XDG_CACHE_HOME"] = folder
         size = _make(root, arguments.rows)
         print(f"{arguments.rows:,} rows, {size / _GIB:.2f} GiB of CSV")
@@ -54,7 +54,9 @@ def main() -> None:
         _in_child("from the cache", root)
         cached = sum(path.stat().st_size for path in cache.cache_folder().iterdir())
         print(f"the cache takes {cached / _GIB:.2f} GiB")
-        _share(root, arguments.ranks, arguments.workers, arguments.samples)
+        _make(root.with_name("one"), 1)
+        for of in (root.with_name("one"), root):
+            _share(of, arguments.ranks, arguments.workers, arguments.samples)
 
 
 def _make(root: Path, num_rows: int) -> int:
@@ -97,21 +99,20 @@ def _share(root: Path, num_ranks: int, num_workers: int, num_samples: int) -> No
     _each(ranks, "join")
     grown = [unshared for unshared, _ in found if unshared is not None]
     print(
-        f"{num_ranks} ranks of {num_workers} workers: {sum(s for _, s in found) / _GIB:.2f} GiB "
+        f"{root.name}: {num_ranks} ranks of {num_workers} workers take {sum(s for _, s in found) / _GIB:.2f} GiB "
         f"together; {sum(grown) / len(grown) / 1024:.0f} KiB unshared in a worker after "
         f"{num_samples} entries, {max(grown) / 1024:.0f} at the most"
     )
 
 
 def _rank(root: Path, num_workers: int, num_samples: int, ready: Barrier, results: Any) -> None:
-    before = _memory("Pss")
     index = read_index(root)
     arguments = (index, num_samples, ready, results)
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=_worker, args=(k, *arguments)) for k in range(num_workers)]
     _each(workers, "start")
     ready.wait()
-    results.put((None, _memory("Pss") - before))
+    results.put((None, _memory("Pss")))
     _each(workers, "join")
 
 

@@ -106,14 +106,11 @@ def test_a_directory_is_verified_once(make_dir, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_worker_that_reads_many_entries_does_not_grow(make_dir):
+def test_a_worker_that_reads_many_entries_does_not_grow(tmp_path):
     """Entries that lie in memory as objects would be copied for their reference counts."""
     num_files = 200_000
-    root = make_dir("speech", {})
-    entries = [Entry(f"speaker/{k:07d}.flac", 24000, 1 + k, 1) for k in range(num_files)]
-    write_index(root, entries)
-    del entries
-    index = read_index(root)
+    write_index(tmp_path, [Entry(f"{k:07d}.flac", 24000, 1 + k, 1) for k in range(num_files)])
+    index = read_index(tmp_path)
 
     def unshared() -> int:
         lines = Path("/proc/self/smaps_rollup").read_text().splitlines()

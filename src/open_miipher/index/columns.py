@@ -87,16 +87,23 @@ def read_columns(buffer: mmap | memoryview) -> Columns:
     description = json.loads(bytes(memoryview(buffer)[body - length : body]))
     rows, names = description["rows"], tuple(description["extra_names"])
     texts = np.frombuffer(buffer, np.uint8, description["text_bytes"])
-    place, arrays = -(-len(texts) // 8) * 8, []
-    for dtype, count in (
-        ("<i8", rows * (1 + len(names)) + 1),
-        ("<i8", rows),
-        ("<i4", rows),
-        ("<i4", rows),
-    ):
-        arrays.append(np.frombuffer(buffer, dtype, count, place))
-        place += arrays[-1].nbytes
-    return Columns(texts, *arrays, names, description["fingerprint"])
+    place = -(-len(texts) // 8) * 8
+
+    def following(dtype: str, count: int) -> np.ndarray:
+        nonlocal place
+        array = np.frombuffer(buffer, dtype, count, place)
+        place += array.nbytes
+        return array
+
+    return Columns(
+        texts,
+        offsets=following("<i8", rows * (1 + len(names)) + 1),
+        num_frames=following("<i8", rows),
+        sample_rate=following("<i4", rows),
+        num_channels=following("<i4", rows),
+        extra_names=names,
+        fingerprint=description["fingerprint"],
+    )
 
 
 def write_columns(blocks: Iterable[Block], header: list[str], path: Path, out: BinaryIO) -> None:
@@ -167,9 +174,9 @@ class _Writer:
         offsets = self.offsets()
         text_bytes = int(offsets[-1])
         self._put(bytes(-text_bytes % 8))
-        self._put(offsets.astype("<i8"))
+        self._put(offsets.astype("<i8").data)
         for name, dtype in (("num_frames", "<i8"), ("sample_rate", "<i4"), ("num_channels", "<i4")):
-            self._put(np.concatenate(self._numbers.pop(name)).astype(dtype))
+            self._put(np.concatenate(self._numbers.pop(name)).astype(dtype).data)
         description = {
             "rows": self.num_rows,
             "text_bytes": text_bytes,
@@ -180,7 +187,7 @@ class _Writer:
         self._put(text)
         self.out.write(_FOOTER.pack(len(text), self._checksum, _MAGIC))
 
-    def _put(self, part: bytes | np.ndarray) -> None:
+    def _put(self, part: bytes | memoryview) -> None:
         self._checksum = zlib.crc32(part, self._checksum)
         self.out.write(part)
 

@@ -1,7 +1,7 @@
 """metadata.csv: one row a file, paths relative to the root, extra columns passed through."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -65,6 +65,9 @@ class Index:
             int(columns.num_channels[row]),
             {name: columns.text(row, column) for column, name in names},
         )
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(self.__getitem__, range(len(self)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self.columns.file is None:
