@@ -5,10 +5,10 @@
 A metadata.csv of so many rows, without audio, is made in a temporary folder (64 bytes a row, and as
 much again for what is made of it). Then: it is loaded with the cache switched off, loaded for the
 first time, and again. At last ranks, started separately, load it, and each forks workers, as the
-trainer does with its loader's; each worker asks for random entries. The same processes with an index
-of one row show what they take without. The memory of a process is its proportional share (Pss of
-/proc/PID/smaps_rollup: a page that two processes map counts half for each); what grows in a worker
-while it reads is its unshared memory (Private_*).
+trainer does with its loader's; each worker asks for random entries. The same processes with an
+index of one row show what they take without. The memory of a process is its proportional share (Pss
+of /proc/PID/smaps_rollup: a page that two processes map counts half for each); what grows in a
+worker while it reads is its unshared memory (Private_*).
 """
 
 import argparse
@@ -98,8 +98,9 @@ def _share(root: Path, num_ranks: int, num_workers: int, num_samples: int) -> No
     found = [results.get() for _ in range(num_ranks * (1 + num_workers))]
     _each(ranks, "join")
     grown = [unshared for unshared, _ in found if unshared is not None]
+    together = sum(share for _, share in found)
     print(
-        f"{root.name}: {num_ranks} ranks of {num_workers} workers take {sum(s for _, s in found) / _GIB:.2f} GiB "
+        f"{root.name}: {num_ranks} ranks of {num_workers} workers take {together / _GIB:.2f} GiB "
         f"together; {sum(grown) / len(grown) / 1024:.0f} KiB unshared in a worker after "
         f"{num_samples} entries, {max(grown) / 1024:.0f} at the most"
     )
@@ -111,8 +112,7 @@ def _rank(root: Path, num_workers: int, num_samples: int, ready: Barrier, result
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=_worker, args=(k, *arguments)) for k in range(num_workers)]
     _each(workers, "start")
-    ready.wait()
-    results.put((None, _memory("Pss")))
+    results.put((None, _share_of(ready)))
     _each(workers, "join")
 
 
@@ -123,8 +123,15 @@ def _worker(seed: int, index: Index, num_samples: int, ready: Barrier, results: 
     for _ in range(num_samples):
         index[rng.randrange(len(index))]
     grown = _memory("Private_Clean") + _memory("Private_Dirty") - before
+    results.put((grown, _share_of(ready)))
+
+
+def _share_of(ready: Barrier) -> int:
+    """Return this process's share while all others are there."""
     ready.wait()
-    results.put((grown, _memory("Pss")))
+    share = _memory("Pss")
+    ready.wait()
+    return share
 
 
 def _each(processes: list[Any], what: str) -> None:
