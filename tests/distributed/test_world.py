@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -128,6 +129,20 @@ def test_the_lock_dies_with_its_process(tmp_path):
     process.wait()
     with hold(tmp_path) as lock, pytest.raises(BlockingIOError), open(lock.name) as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_disk_too_full_for_the_lock_is_named(tmp_path):
+    """A limit on the size of files stands for the full disk: the write fails for real."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(UserError, match=f"cannot write to {tmp_path}: File too large"):
+            hold(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    hold(tmp_path).close()
 
 
 def test_a_restarted_run_waits_for_the_lock_of_its_predecessor(tmp_path):
