@@ -22,7 +22,7 @@ from tqdm import tqdm
 from open_miipher.audio.io import AUDIO_EXTENSIONS
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
-from open_miipher.index import Index, read_extra_columns, scan, write_index
+from open_miipher.index import read_extra_columns, scan, write_index
 
 _SECONDS_BETWEEN_LINES = 10
 
@@ -87,7 +87,7 @@ def main() -> int:
         return 1
     entries = [replace(entry, extra=extra.get(entry.file_path, {})) for entry in found.entries]
     path = write_index(root, entries)
-    hours = Index(root, entries).num_seconds / 3600
+    hours = sum(entry.num_frames / entry.sample_rate for entry in entries) / 3600
     left_out = f", {len(found.unreadable)} unreadable left out" if found.unreadable else ""
     print(f"{printable(path)}: {len(entries)} files, {hours:.2f} h{left_out}")
     return 0

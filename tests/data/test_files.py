@@ -1,5 +1,8 @@
 """Spans of files at another rate, and files that are not what the index says."""
 
+from multiprocessing import get_context
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -8,6 +11,7 @@ from open_miipher.audio import io
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import UserError
 from open_miipher.data.files import Files
+from open_miipher.index import Entry, read_index, write_index
 
 
 def noise(num_frames: int, seed: int = 0) -> np.ndarray:
@@ -73,6 +77,59 @@ def test_a_missing_directory_or_file_is_named(make_dir, tmp_path):
     (tmp_path / "speech/a.wav").unlink()
     with pytest.raises(UserError, match=r"a\.wav"):
         Files([root])
+
+
+def test_the_first_rank_of_a_machine_verifies_for_all(make_dir, tmp_path, monkeypatch):
+    root = make_dir("speech", {"a.wav": (noise(100), 24000)})
+    (tmp_path / "speech/a.wav").unlink()
+    monkeypatch.setenv("RANK", "9")
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert len(Files([root])) == 1
+    monkeypatch.setenv("RANK", "8")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    for _ in range(2):  # what was found wrong is not taken as verified
+        with pytest.raises(UserError, match=r"a\.wav"):
+            Files([root])
+
+
+def test_a_directory_is_verified_once(make_dir, monkeypatch):
+    root = make_dir("speech", {"a.wav": (noise(100), 24000)})
+    looked_at = []
+    monkeypatch.setattr("open_miipher.data.files.verify_index", looked_at.append)
+    Files([root, root])
+    Files([f"{root}/../speech"])
+    assert len(looked_at) == 1
+    make_dir("speech", {"a.wav": (noise(200), 24000)})
+    Files([root])
+    assert len(looked_at) == 2
+
+
+@pytest.mark.slow
+def test_a_worker_that_reads_many_entries_does_not_grow(tmp_path):
+    """Entries that lie in memory as objects would be copied for their reference counts."""
+    num_files = 200_000
+    write_index(tmp_path, [Entry(f"{k:07d}.flac", 24000, 1 + k, 1) for k in range(num_files)])
+    index = read_index(tmp_path)
+
+    def unshared() -> int:
+        lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        return sum(int(line.split()[1]) for line in lines if line.startswith("Private_"))
+
+    def work(results) -> None:
+        index[0]
+        before = unshared()
+        for number in range(0, num_files, 4):
+            index[number]
+        results.send(unshared() - before)
+
+    context = get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    worker = context.Process(target=work, args=(sender,))
+    worker.start()
+    grown = receiver.recv()
+    worker.join()
+    assert grown < 2000, f"{grown} KiB"
 
 
 @pytest.mark.parametrize("change", ["gone", "shorter", "rate", "channels", "text"])

@@ -1,5 +1,7 @@
+import errno
 import fcntl
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -10,6 +12,7 @@ from threading import Timer
 import pytest
 import torch.distributed as dist
 
+from open_miipher.base.atomic import replacing
 from open_miipher.base.errors import UserError
 from open_miipher.distributed import StopSignal, contact, hold, start
 
@@ -51,9 +54,52 @@ def test_a_process_that_is_gone_is_one_sentence(error, words):
         raise error
 
 
-def test_other_errors_pass():
-    with pytest.raises(RuntimeError, match="shape"), contact():
-        raise RuntimeError("shape mismatch")
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("shape mismatch"),
+        OSError(errno.ENOSPC, "No space left on device"),  # nobody knows where
+        OSError(errno.EBADF, "Bad file descriptor", "/out/train.log"),
+        ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+        NotADirectoryError(errno.ENOTDIR, "Not a directory", "/out/ckpt/x"),
+        OSError("of no number"),
+    ],
+)
+def test_other_errors_keep_their_traceback(error):
+    with pytest.raises(type(error)) as caught, contact():
+        raise error
+    assert caught.value is error
+    assert caught.traceback[-1].lineno > 0
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "No space left on device"),
+        (errno.EDQUOT, "Disk quota exceeded"),
+        (errno.EROFS, "Read-only file system"),
+        (errno.EACCES, "Permission denied"),
+        (errno.EIO, "Input/output error"),
+        (errno.ENOENT, "No such file or directory"),
+    ],
+)
+def test_trouble_with_a_file_is_one_sentence_that_names_it(number, words):
+    for path in ("/out/a.wav", b"/out/a.wav"):
+        with pytest.raises(UserError) as caught, contact():
+            raise OSError(number, os.strerror(number), path)
+        assert str(caught.value) == f"/out/a.wav: {words}; what was saved is kept"
+
+
+def test_a_file_that_is_written_under_another_name_is_named_where_the_disk_is_full(tmp_path):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(UserError, match=r"/x\.json: No space left"),
+        contact(),
+        replacing(tmp_path / "x.json"),
+    ):
+        full()
 
 
 def test_the_stop_signal_is_remembered():
@@ -83,6 +129,20 @@ def test_the_lock_dies_with_its_process(tmp_path):
     process.wait()
     with hold(tmp_path) as lock, pytest.raises(BlockingIOError), open(lock.name) as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_a_disk_too_full_for_the_lock_is_named(tmp_path):
+    """A limit on the size of files stands for the full disk: the write fails for real."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(UserError, match=f"cannot write to {tmp_path}: File too large"):
+            hold(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    hold(tmp_path).close()
 
 
 def test_a_restarted_run_waits_for_the_lock_of_its_predecessor(tmp_path):

@@ -1,11 +1,16 @@
 """metadata.csv: written, read back, and refused with its rows named."""
 
+import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from open_miipher.base.errors import UserError
-from open_miipher.index import Entry, Index, read_extra_columns, read_index, write_index
+from open_miipher.index import Entry, read_extra_columns, read_index, write_index
+from open_miipher.index.columns import check_path
 
 HEADER = "file_path,sample_rate,num_frames,num_channels"
 
@@ -36,19 +41,29 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_extra_columns(tmp_path)["a.wav"] == {"text": "", "speaker": ""}
 
 
-def test_the_fingerprint_follows_what_matters() -> None:
+def test_the_fingerprint_follows_what_matters(tmp_path: Path) -> None:
+    def fingerprint(entry: Entry) -> str:
+        write_index(tmp_path, [entry])
+        return read_index(tmp_path).fingerprint
+
     entry = Entry("a.wav", 24000, 100, 1, {"text": "one"})
-    same = Entry("a.wav", 24000, 100, 1, {"text": "two"})
     others = [
         Entry("b.wav", 24000, 100, 1),
         Entry("a.wav", 16000, 100, 1),
         Entry("a.wav", 24000, 101, 1),
         Entry("a.wav", 24000, 100, 2),
     ]
-    fingerprint = Index(Path("x"), [entry]).fingerprint
-    assert Index(Path("y"), [same]).fingerprint == fingerprint
-    all_of_them = {Index(Path("x"), [other]).fingerprint for other in others}
-    assert len(all_of_them | {fingerprint}) == 5
+    own = fingerprint(entry)
+    assert fingerprint(replace(entry, extra={"text": "two"})) == own
+    assert len({own, *map(fingerprint, others)}) == 5
+
+
+def test_the_fingerprint_is_that_of_earlier_versions(tmp_path: Path) -> None:
+    """A run resumes only on the fingerprint that its checkpoint holds."""
+    rows = ["a.wav,24000,0100,1,one", "日本語/ä.flac,8000,123456789012,2,"]
+    make(tmp_path, *rows, '"b/comma, ""quote"".wav",48000,1,8,', header=HEADER + ",text")
+    expected = "3d393936839300dbcd7df92cfd8a73279b353f5082a2632ac1de7b52dc2b2f8f"
+    assert read_index(tmp_path).fingerprint == expected
 
 
 def test_columns_may_stand_in_any_order_and_after_a_byte_order_mark(tmp_path: Path) -> None:
@@ -68,6 +83,13 @@ def test_columns_may_stand_in_any_order_and_after_a_byte_order_mark(tmp_path: Pa
         ("b.wav,24000,many,1", "num_frames is 'many'"),
         ("b.wav,24000,1e3,1", "num_frames is '1e3'"),
         ("b.wav,24000,100,", "num_channels is ''"),
+        ("b.wav,24000,²,1", "num_frames is '²'"),
+        ("b.wav,24000,000,1", "num_frames is '000'"),
+        ("b.wav,2147483648,100,1", "sample_rate is '2147483648', more than 2147483647"),
+        ("b.wav,24000,1000000000000000000000,1", "num_frames is '1000000000000000000000', more"),
+        (".,24000,100,1", "'.' must be relative"),
+        ('"",24000,100,1', "'' must be relative"),
+        ("a/..,x,100,1", "'a/..' must be relative"),
         ("a.wav,24000,100,1", "'a.wav' stands twice"),
         ("b.wav,24000,100", "has 3 columns, the header 4"),
         ("b.wav,24000,100,1,x", "has 5 columns, the header 4"),
@@ -79,6 +101,10 @@ def test_a_wrong_row_is_named(tmp_path: Path, row: str, reason: str) -> None:
         read_index(tmp_path)
     assert "metadata.csv row 3" in str(error.value)
     assert reason in str(error.value)
+    make(tmp_path, '"a.wav",24000,100,1', row)  # read by the csv module
+    with pytest.raises(UserError) as quoted:
+        read_index(tmp_path)
+    assert str(quoted.value) == str(error.value)
 
 
 def test_all_wrong_rows_come_at_once_ten_of_them_named(tmp_path: Path) -> None:
@@ -90,6 +116,101 @@ def test_all_wrong_rows_come_at_once_ten_of_them_named(tmp_path: Path) -> None:
     assert "row 11:" in message
     assert "row 12:" not in message
     assert "… and 2 more" in message
+
+
+def test_wrong_rows_of_several_kinds_come_in_the_order_of_the_rows(tmp_path: Path) -> None:
+    make(
+        tmp_path,
+        "a.wav,1,1,1",
+        "b.wav,1,x,1",
+        "a.wav,1,1,1",
+        "/c.wav,x,1,1",
+        "b.wav,1,1,1",
+        "a.wav,1,1,",
+    )
+    with pytest.raises(UserError) as error:
+        read_index(tmp_path)
+    path = tmp_path / "metadata.csv"
+    assert str(error.value).splitlines()[1:] == [
+        f"  - {path} row 3: num_frames is 'x', not a positive whole number",
+        f"  - {path} row 4: 'a.wav' stands twice",
+        f"  - {path} row 5: file_path '/c.wav' must be relative to the directory, without ..",
+        f"  - {path} row 7: num_channels is '', not a positive whole number",
+    ]
+
+
+def test_what_looks_odd_and_is_right_is_read(tmp_path: Path) -> None:
+    make(tmp_path, "a..b.wav,024000,00000000000000000000000000007,1", "c/.,1,1,1", "d./e,1,1,1")
+    assert read_index(tmp_path).entries == [
+        Entry("a..b.wav", 24000, 7, 1),
+        Entry("c/.", 1, 1, 1),
+        Entry("d./e", 1, 1, 1),
+    ]
+
+
+def test_line_ends_of_windows_and_a_missing_last_one(tmp_path: Path) -> None:
+    expected = [Entry("a.wav", 1, 2, 3), Entry("b.wav", 4, 5, 6)]
+    (tmp_path / "metadata.csv").write_bytes(f"{HEADER}\r\na.wav,1,2,3\r\nb.wav,4,5,6\r\n".encode())
+    assert read_index(tmp_path).entries == expected
+    (tmp_path / "metadata.csv").write_bytes(f"{HEADER}\na.wav,1,2,3\nb.wav,4,5,6".encode())
+    assert read_index(tmp_path).entries == expected
+    make(tmp_path, "a.wav,1,2,3", "", "b.wav,4,5,6")
+    with pytest.raises(UserError, match="row 3 has 0 columns, the header 4"):
+        read_index(tmp_path)
+
+
+def test_of_two_columns_of_a_name_the_last_counts(tmp_path: Path) -> None:
+    make(tmp_path, "x,1,a.wav,1,2,3,y", header=f"text,sample_rate,{HEADER},text")
+    assert read_index(tmp_path).entries == [Entry("a.wav", 1, 2, 3, {"text": "y"})]
+
+
+def test_an_entry_is_asked_for_by_its_number(tmp_path: Path) -> None:
+    index = read_index(make(tmp_path, "a.wav,1,2,3", "b.wav,4,5,6"))
+    assert len(index) == 2
+    assert index[1] == Entry("b.wav", 4, 5, 6)
+    for number in (-1, 2):
+        with pytest.raises(IndexError, match=f"no row {number}"):
+            index[number]
+
+
+_FIELDS = st.text('ab./,"\n\rä 01', max_size=6) | st.integers(-1, 30).map(str)
+
+
+@given(rows=st.lists(st.lists(_FIELDS, min_size=3, max_size=6), max_size=12), quoted=st.booleans())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_every_file_is_read_as_its_rows_one_by_one(rows, quoted, tmp_path: Path) -> None:
+    """Against the plain loop over the csv module that this once was."""
+    path = tmp_path / "metadata.csv"
+    with path.open("w", newline="") as file:
+        file.write("num_frames,speaker,num_channels,sample_rate,file_path\n")
+        if quoted:
+            csv.writer(file).writerows(rows)
+        else:
+            file.writelines(",".join(row) + "\n" for row in rows)
+    with path.open(newline="") as file:
+        try:
+            entries = _one_by_one(list(csv.reader(file, strict=True))[1:])
+        except (csv.Error, ValueError):
+            entries = None
+    if entries is None:
+        with pytest.raises(UserError):
+            read_index(tmp_path)
+    else:
+        assert read_index(tmp_path).entries == entries
+
+
+def _one_by_one(rows: list[list[str]]) -> list[Entry]:
+    entries = []
+    for num_frames, speaker, num_channels, sample_rate, file_path in rows:
+        check_path(file_path)
+        numbers = [num_frames, num_channels, sample_rate]
+        if not all(n.isascii() and n.isdigit() and int(n) > 0 for n in numbers):
+            raise ValueError
+        frames, channels, rate = map(int, numbers)
+        entries.append(Entry(file_path, rate, frames, channels, {"speaker": speaker}))
+    if not entries or len({entry.file_path for entry in entries}) < len(entries):
+        raise ValueError
+    return entries
 
 
 def test_no_directory_no_file_no_column_no_rows(tmp_path: Path) -> None:

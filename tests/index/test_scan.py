@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from open_miipher.base.errors import UserError
-from open_miipher.index import Entry, Index, find_audio, scan, verify_index
+from open_miipher.index import Entry, find_audio, read_index, scan, verify_index, write_index
 
 
 def write(path: Path, num_frames: int = 100, rate: int = 8000, num_channels: int = 1) -> Path:
@@ -101,7 +101,8 @@ def test_scanning_leaves_the_tree_alone(tree: Path) -> None:
 
 
 def test_a_true_index_is_verified(tree: Path) -> None:
-    index = Index(tree, scan(tree).entries)
+    write_index(tree, scan(tree).entries)
+    index = read_index(tree)
     assert verify_index(index) is None
     assert verify_index(index, limit=2) is None
 
@@ -112,30 +113,30 @@ def test_every_difference_is_named_with_its_row(tree: Path) -> None:
         replace(entries[0], num_frames=99),
         replace(entries[1], sample_rate=8000, num_channels=1),
         replace(entries[2], file_path="vanished.wav"),
-        replace(entries[3], file_path="../elsewhere/c.wav"),
         entries[4],
     ]
+    write_index(tree, wrong)
     with pytest.raises(UserError) as error:
-        verify_index(Index(tree, wrong))
+        verify_index(read_index(tree))
     lines = str(error.value).splitlines()
-    assert len(lines) == 5
+    assert len(lines) == 4
     assert "row 2: a/UPPER.WAV: num_frames is 99, the file's is 100" in lines[1]
     assert "row 3" in lines[2]
     assert (
         "sample_rate is 8000, the file's is 16000, num_channels is 1, the file's is 2" in lines[2]
     )
-    assert "row 4" in lines[3]
+    assert "row 5" in lines[3]
     assert "vanished.wav: No such file" in lines[3]
-    assert "row 5: file_path '../elsewhere/c.wav' must be relative" in lines[4]
 
 
 def test_ten_differences_are_named_and_the_rest_counted(tmp_path: Path) -> None:
-    entries = [Entry(f"{n}.wav", 8000, 100, 1) for n in range(25)]
+    write_index(tmp_path, [Entry(f"{n:02d}.wav", 8000, 100, 1) for n in range(25)])
+    index = read_index(tmp_path)
     with pytest.raises(UserError) as error:
-        verify_index(Index(tmp_path, entries))
+        verify_index(index)
     assert str(error.value).count("No such file") == 10
     assert "… and 15 more" in str(error.value)
     with pytest.raises(UserError) as error:
-        verify_index(Index(tmp_path, entries), limit=5)
+        verify_index(index, limit=5)
     rows = [f"row {row}:" in str(error.value) for row in range(2, 27)]
     assert [row for row, there in enumerate(rows, start=2) if there] == [2, 7, 12, 17, 22]

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchaudio.functional import melscale_fbanks
 
 
 @dataclass
@@ -41,6 +40,8 @@ class LogMel(nn.Module):
 
     def __init__(self, config: MelConfig) -> None:
         super().__init__()
+        from torchaudio.functional import melscale_fbanks  # slow to import
+
         self.config = config
         basis = melscale_fbanks(
             config.n_fft // 2 + 1, config.f_min, config.f_max, config.n_mels, config.sample_rate

@@ -6,7 +6,6 @@ import numpy as np
 import soxr
 import torch
 from torch import Tensor, nn
-from torchaudio.transforms import Resample
 
 _QUALITY = "HQ"
 
@@ -101,5 +100,7 @@ def resample_on_device(waveform: Tensor, rate_in: int, rate_out: int) -> Tensor:
 
 @lru_cache
 def _sinc_resampler(rate_in: int, rate_out: int, device: torch.device) -> nn.Module:
+    from torchaudio.transforms import Resample  # slow to import
+
     # flat to 0.95 of the band and -55 dB from 1.03 of it on; torchaudio's default loses 3 dB there
     return Resample(rate_in, rate_out, lowpass_filter_width=64, rolloff=0.975).to(device)

@@ -4,6 +4,7 @@ A file is written under a temporary name beside its own, had on the disk, and re
 the temporary file behind; `remove_leftovers` clears it up.
 """
 
+import errno
 import os
 import re
 from collections import defaultdict
@@ -12,6 +13,7 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _LONGEST_KEPT = 200  # bytes; a file name has room for 255
 _TEMPORARY = re.compile(r"\.(.+?)\.\d+(\.plain)?\.tmp", re.DOTALL)  # see temporary_path
 
@@ -39,12 +41,16 @@ def replacing(path: Path) -> Iterator[Path]:
     After an error in the block it is removed, and an older file of that name stays as it was.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the disk refuses; of a full one, it names the file.
     """
     temporary = temporary_path(path)
     try:
         yield temporary
         put_in_place(temporary, path)
+    except OSError as error:
+        if error.errno in _NO_ROOM and error.filename is None:
+            error.filename = str(path)  # a failed write does not say to which file
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

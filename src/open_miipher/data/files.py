@@ -13,6 +13,7 @@ import numpy as np
 from open_miipher.audio.io import AudioError, read
 from open_miipher.audio.resample import num_output_frames, resample
 from open_miipher.base.errors import UserError
+from open_miipher.distributed import is_first_here
 from open_miipher.index import Entry, Index, read_index, verify_index
 
 _MARGIN_SECONDS = 0.05
@@ -137,6 +138,10 @@ def read_resampled(
 class Files:
     """The files of several directories, one after the other.
 
+    The first rank of each machine looks at the files themselves (see `verify_index`), once in its
+    life at each directory: where several ranks start, they have to agree afterwards on whether it
+    went well (`World.agree`).
+
     Args:
         dir_list: directories with a metadata.csv each.
 
@@ -146,9 +151,9 @@ class Files:
 
     def __init__(self, dir_list: Sequence[str]) -> None:
         self._indexes: list[Index] = [read_index(directory) for directory in dir_list]
-        for index in self._indexes:
-            verify_index(index)
-        self._ends = list(accumulate(len(index.entries) for index in self._indexes))
+        for index in self._indexes if is_first_here() else ():
+            _verify_once(index)
+        self._ends = list(accumulate(map(len, self._indexes)))
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -156,14 +161,24 @@ class Files:
     def __getitem__(self, number: int) -> File:
         place = bisect_right(self._ends, number)
         index = self._indexes[place]
-        return File(index.root, index.entries[number - self._ends[place]])
+        return File(index.root, index[number - self._ends[place] + len(index)])
 
     def num_below(self, sample_rate: int) -> int:
         """Count the files of a lower rate, in Hz."""
-        rates = (entry.sample_rate for index in self._indexes for entry in index.entries)
-        return sum(rate < sample_rate for rate in rates)
+        return sum(int((i.columns.sample_rate < sample_rate).sum()) for i in self._indexes)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the indexes, in order."""
         return sha256("".join(index.fingerprint for index in self._indexes).encode()).hexdigest()
+
+
+_verified: set[tuple[Path, str]] = set()
+
+
+def _verify_once(index: Index) -> None:
+    """Verify an index that this process has not verified yet, as it is."""
+    what = index.root.resolve(), index.fingerprint
+    if what not in _verified:
+        verify_index(index)
+        _verified.add(what)

@@ -4,12 +4,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
-from scipy.signal import firwin
 
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import UserError
 from open_miipher.degradation.base import Context, Stage, Trace, check_range
-from open_miipher.degradation.filtering import convolve
+from open_miipher.degradation.filtering import convolve, design_filter
 
 _FILTER_SECONDS = 0.005  # half the filter: the transition is about 350 Hz wide
 LOW_CUT_SECONDS = 0.05
@@ -33,8 +32,7 @@ def low_cut(waveform: np.ndarray, sample_rate: int, cutoff: float) -> np.ndarray
 
 @lru_cache(maxsize=1)
 def _low_cut_kernel(half: int, sample_rate: int, cutoff: float) -> np.ndarray:
-    kernel: np.ndarray = firwin(2 * half + 1, cutoff, pass_zero=False, fs=sample_rate)
-    return kernel.astype(np.float32)
+    return design_filter(2 * half + 1, cutoff, sample_rate, high_pass=True)
 
 
 class LowPass(Stage):
@@ -59,7 +57,7 @@ class LowPass(Stage):
         cutoff = rng.uniform(*self.config.cutoff)
         trace.drawn.append({"name": "low_pass", "cutoff": cutoff})
         half = round(_FILTER_SECONDS * self.sample_rate)
-        kernel = firwin(2 * half + 1, cutoff, fs=self.sample_rate).astype(np.float32)
+        kernel = design_filter(2 * half + 1, cutoff, self.sample_rate)
         return convolve(waveform, kernel, half)
 
 

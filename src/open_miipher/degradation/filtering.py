@@ -1,7 +1,34 @@
-"""Convolution in blocks that stay in the processor's cache."""
+"""Filters, and convolution in blocks that stay in the processor's cache."""
 
 import numpy as np
 from scipy import fft
+
+
+def design_filter(
+    num_taps: int, cutoff: float, sample_rate: int, high_pass: bool = False
+) -> np.ndarray:
+    """Design a symmetric filter by a Hamming window.
+
+    The taps are those of scipy.signal.firwin to the bit, whose import takes a second of each
+    process.
+
+    Args:
+        num_taps: odd.
+        cutoff: -6 dB point in Hz, above 0 and below half the sample rate.
+        sample_rate: in Hz.
+        high_pass: let through what lies above the cutoff, not what lies below.
+
+    Returns:
+        (num_taps,) float32.
+    """
+    edge = cutoff / (0.5 * sample_rate)
+    places = np.arange(num_taps) - 0.5 * (num_taps - 1)
+    taps = edge * np.sinc(edge * places)
+    if high_pass:
+        taps = np.sinc(places) - taps
+    taps *= 0.54 + (1 - 0.54) * np.cos(np.linspace(-np.pi, np.pi, num_taps))
+    passed = np.cos(np.pi * places) if high_pass else 1.0  # what is to be passed unchanged
+    return (taps / (taps * passed).sum()).astype(np.float32)
 
 
 def convolve(waveform: np.ndarray, kernel: np.ndarray, delay: int) -> np.ndarray:

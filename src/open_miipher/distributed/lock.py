@@ -1,5 +1,6 @@
 """One run owns an output directory."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -47,9 +48,14 @@ def hold(directory: Path, patience_seconds: float = 0.0) -> TextIO:
             f"{directory} lies on a file system without file locks ({error.strerror}), so two runs "
             "could write it at once; choose another one (Lustre: mounted with -o flock)"
         ) from error
-    file.truncate(0)
-    json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
-    file.flush()
+    try:
+        file.truncate(0)
+        json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
+        file.flush()
+    except OSError as error:  # a full disk: it names no file
+        with contextlib.suppress(OSError):
+            file.close()  # which tries to write again
+        raise UserError(f"cannot write to {directory}: {error.strerror}") from error
     return file
 
 

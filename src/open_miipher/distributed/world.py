@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import errno
 import os
 import re
 import sys
@@ -14,6 +15,7 @@ import torch.distributed as dist
 
 from open_miipher.base.errors import USER_ERROR_STATUS, UserError, exit_on_user_error
 from open_miipher.base.gpu_support import gpu_problem, read_driver
+from open_miipher.base.paths import printable
 from open_miipher.distributed.process import die_with_launcher
 
 T = TypeVar("T")
@@ -24,6 +26,20 @@ _LOST_CONTACT = re.compile(
     "timed out waiting .* operation",
     re.IGNORECASE,
 )
+
+
+# What a user can do something about: other errors of the system are mistakes of ours.
+_FILE_PROBLEMS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ENOENT,
+}
 
 
 @dataclass(frozen=True)
@@ -108,7 +124,12 @@ class World:
             dist.destroy_process_group()
 
 
-def start(device: str | None = None, timeout_minutes: float = 30.0) -> World:
+def start(
+    device: str | None = None,
+    timeout_minutes: float = 30.0,
+    collectives: bool = True,
+    ranks_per_device: int = 1,
+) -> World:
     """Join the ranks that torchrun (or SLURM) started; alone without them.
 
     Also ties a worker to the life of its torchrun.
@@ -116,28 +137,70 @@ def start(device: str | None = None, timeout_minutes: float = 30.0) -> World:
     Args:
         device: `cpu`, `cuda`, or None for a GPU where there is one.
         timeout_minutes: how long a rank waits for another in a collective before it fails.
+        collectives: whether tensors on the GPU are reduced between the ranks (NCCL), as gradients
+            are; without, the ranks talk over the CPU alone (gloo).
+        ranks_per_device: how many ranks may share a GPU; NCCL allows one.
 
     Raises:
-        UserError: `cuda` is asked for and missing, there are more ranks than GPUs, or the
+        UserError: `cuda` is asked for and missing, more ranks than that would share a GPU, or the
             installed wheels cannot use this rank's GPU.
+        ValueError: collectives between ranks that share a GPU.
     """
+    if collectives and ranks_per_device > 1:
+        raise ValueError("collectives on the GPU need one for each rank")
     die_with_launcher()
     rank, size, local_rank = _place()
-    chosen = _device(device, local_rank)
+    chosen = _device(device, local_rank // ranks_per_device)
     if size == 1:
         return World(0, 1, chosen)
     timeout = datetime.timedelta(minutes=timeout_minutes)
-    on_gpu = chosen.type == "cuda"
+    store = _store(rank, size, timeout)
+    _check_shared_gpus(store, rank, size, chosen, collectives, ranks_per_device)
+    nccl = collectives and chosen.type == "cuda"
     dist.init_process_group(
-        "nccl" if on_gpu else "gloo",
-        store=_store(rank, size, timeout),
+        "nccl" if nccl else "gloo",
+        store=store,
         rank=rank,
         world_size=size,
         timeout=timeout,
-        device_id=chosen if on_gpu else None,
+        device_id=chosen if nccl else None,
     )
-    cpu_group = dist.new_group(backend="gloo", timeout=timeout) if on_gpu else None
+    cpu_group = dist.new_group(backend="gloo", timeout=timeout) if nccl else None
     return World(rank, size, chosen, cpu_group)
+
+
+def _check_shared_gpus(
+    store: dist.Store,
+    rank: int,
+    size: int,
+    device: torch.device,
+    collectives: bool,
+    ranks_per_device: int,
+) -> None:
+    """Refuse GPUs that too many ranks have chosen.
+
+    The number of visible GPUs cannot tell: a task of srun may see one of its own, a worker of
+    torchrun the one that all see. So the ranks tell each other which they have.
+
+    Raises:
+        UserError: on every rank alike.
+    """
+    on_gpu = device.type == "cuda"
+    own = str(torch.cuda.get_device_properties(device).uuid) if on_gpu else ""
+    keys = [f"gpu-{other}" for other in range(size)]
+    store.set(keys[rank], own)
+    store.wait(keys)
+    ranks_on: dict[bytes, list[int]] = {}
+    for other, gpu in enumerate(store.multi_get(keys)):
+        ranks_on.setdefault(gpu, []).append(other)
+    ranks_on.pop(b"", None)  # those on a CPU
+    mend = "start one process a GPU: --nproc_per_node gpu"
+    if not collectives:
+        mend += ", or let N share one: --ranks-per-gpu N"
+    for ranks in ranks_on.values():
+        if len(ranks) > ranks_per_device:
+            names = ", ".join(map(str, ranks))
+            raise UserError(f"ranks {names} have one GPU between them; {mend}", shared=True)
 
 
 def _store(rank: int, size: int, timeout: datetime.timedelta) -> dist.Store:
@@ -170,10 +233,13 @@ def _place() -> tuple[int, int, int]:
     return 0, 1, 0
 
 
-def _device(device: str | None, local_rank: int) -> torch.device:
+def _device(device: str | None, place: int) -> torch.device:
+    """Choose this rank's device: the GPU at its place, counted round if fewer are visible."""
     if device == "cpu":
         return torch.device("cpu")
-    problem = gpu_problem(torch, read_driver(), local_rank)
+    driver = read_driver()
+    num_cards = len(driver.capabilities) if driver else 0
+    problem = gpu_problem(torch, driver, place % num_cards if num_cards else place)
     if problem is not None:
         raise UserError(
             f"{problem.text}; {problem.mend}, or choose the CPU (trainer.device=cpu, --device cpu)"
@@ -186,14 +252,23 @@ def _device(device: str | None, local_rank: int) -> torch.device:
             f"device={device} is asked for but no usable GPU is here; run `make doctor`, "
             "or choose the CPU"
         )
-    chosen = torch.device(device if ":" in device else f"cuda:{local_rank}")
-    if chosen.index >= torch.cuda.device_count():
-        raise UserError(
-            f"rank {local_rank} has no GPU of its own ({torch.cuda.device_count()} here); "
-            "start one process a GPU: --nproc_per_node gpu"
-        )
+    num_gpus = torch.cuda.device_count()
+    chosen = torch.device(device if ":" in device else f"cuda:{place % num_gpus}")
+    if chosen.index >= num_gpus:
+        raise UserError(f"device={device} is asked for but the GPUs here are 0 to {num_gpus - 1}")
     torch.cuda.set_device(chosen)
     return chosen
+
+
+def file_problem(error: OSError) -> str | None:
+    """Return the sentence that tells a user what is wrong with a file, without a full stop.
+
+    None if the error is something else, such as a mistake of ours, or names no file: where it came
+    from must not be lost then.
+    """
+    if error.errno not in _FILE_PROBLEMS or not isinstance(error.filename, (str, bytes)):
+        return None
+    return f"{printable(os.fsdecode(error.filename))}: {error.strerror}"
 
 
 @contextlib.contextmanager
@@ -202,15 +277,15 @@ def contact() -> Iterator[None]:
 
     Raises:
         UserError: another rank ended or did not answer in time, a loader worker was killed, the
-            GPU's memory does not suffice, or a file cannot be written.
+            GPU's memory does not suffice, or a file cannot be read or written.
     """
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{error.filename or 'the output directory'}: {error.strerror or error}; what was "
-            "saved is kept"
-        ) from error
+        problem = file_problem(error)
+        if problem is None:
+            raise
+        raise UserError(f"{problem}; what was saved is kept") from error
     except torch.OutOfMemoryError as error:
         raise UserError(
             "the GPU's memory does not suffice; use a smaller trainer.batch_size, more "

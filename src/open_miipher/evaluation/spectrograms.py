@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 WINDOW_SECONDS = 0.032
 RANGE_DB = 80.0
@@ -56,7 +59,7 @@ def save_spectrograms(path: Path, rows: Sequence[Sequence[Panel]]) -> None:
     draw_spectrograms(rows).savefig(path, dpi=110)
 
 
-def draw_spectrograms(rows: Sequence[Sequence[Panel]]) -> Figure:
+def draw_spectrograms(rows: Sequence[Sequence[Panel]]) -> "Figure":
     """Draw a row for each sound, its panels (before, after, clean …) side by side.
 
     All panels share one colour range, `RANGE_DB` down from the loudest point of the picture; the
@@ -70,6 +73,8 @@ def draw_spectrograms(rows: Sequence[Sequence[Panel]]) -> Figure:
     """
     if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
         raise ValueError("every row needs the same number of panels, at least one")
+    from matplotlib.figure import Figure  # slow to import
+
     images = [[spectrogram_db(panel.waveform, panel.sample_rate) for panel in row] for row in rows]
     loudest = max(float(image.max()) for row in images for image in row)
     top = 10 * np.ceil(loudest / 10) if loudest > -RANGE_DB else 0.0

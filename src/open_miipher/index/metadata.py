@@ -2,18 +2,18 @@
 
 import csv
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
-from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from io import FileIO
+from pathlib import Path
+from typing import Any
 
 from open_miipher.base.atomic import replacing
-from open_miipher.base.errors import UserError, report
+from open_miipher.base.errors import UserError
+from open_miipher.index.cache import load_columns, map_columns
+from open_miipher.index.columns import COLUMNS, Columns
+from open_miipher.index.rows import csv_errors, read_header, read_rows
 
 METADATA_NAME = "metadata.csv"
-_COLUMNS = ("file_path", "sample_rate", "num_frames", "num_channels")
-_FIRST_ROW = 2  # as an editor counts: the header is row 1
 
 
 @dataclass(frozen=True)
@@ -35,26 +35,63 @@ class Entry:
     extra: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Index:
-    """The audio files of a directory."""
+    """The audio files of a directory: a sequence of entries, each made when it is asked for.
+
+    A large one is mapped from a file that all processes of the machine share, also those it is
+    pickled for (see `index.cache`).
+
+    Attributes:
+        root: the directory.
+        columns: all rows.
+    """
 
     root: Path
-    entries: list[Entry]
+    columns: Columns
 
-    @cached_property
+    def __len__(self) -> int:
+        return len(self.columns.num_frames)
+
+    def __getitem__(self, row: int) -> Entry:
+        columns = self.columns
+        if row not in range(len(self)):
+            raise IndexError(f"{self.root} has {len(self)} rows, no row {row}")
+        names = enumerate(columns.extra_names, start=1)
+        return Entry(
+            columns.text(row, 0),
+            int(columns.sample_rate[row]),
+            int(columns.num_frames[row]),
+            int(columns.num_channels[row]),
+            {name: columns.text(row, column) for column, name in names},
+        )
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(self.__getitem__, range(len(self)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.columns.file is None:
+            return Index, (self.root, self.columns)
+        return _mapped, (self.root, self.columns.file)
+
+    @property
+    def entries(self) -> list[Entry]:
+        """All rows; of millions, ask for one at a time instead."""
+        return list(self)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over path, rate, frames and channels of every entry, in order."""
-        digest = sha256()
-        for entry in self.entries:
-            numbers = f"{entry.sample_rate},{entry.num_frames},{entry.num_channels}"
-            digest.update(f"{entry.file_path}\0{numbers}\n".encode())
-        return digest.hexdigest()
+        return self.columns.fingerprint
 
     @property
     def num_seconds(self) -> float:
         """Length of all files together."""
-        return sum(entry.num_frames / entry.sample_rate for entry in self.entries)
+        return float((self.columns.num_frames / self.columns.sample_rate).sum())
+
+
+def _mapped(root: Path, file: Path) -> Index:
+    return Index(root, map_columns(file))
 
 
 def read_index(root: str | Path) -> Index:
@@ -73,21 +110,7 @@ def read_index(root: str | Path) -> Index:
             f"{root} has no {METADATA_NAME}; make it with: "
             f"python dataset/script/make_metadata_csv.py --root-dir {root}"
         )
-    entries, problems, seen = [], [], set()
-    for number, row in enumerate(_rows(path, _COLUMNS), start=_FIRST_ROW):
-        try:
-            entry = _entry(row)
-            if entry.file_path in seen:
-                raise ValueError(f"{entry.file_path!r} stands twice")
-        except ValueError as error:
-            problems.append(f"{path} row {number}: {error}")
-            continue
-        seen.add(entry.file_path)
-        entries.append(entry)
-    report(problems)
-    if not entries:
-        raise UserError(f"{path} lists no files")
-    return Index(root, entries)
+    return Index(root, load_columns(path))
 
 
 def read_extra_columns(root: str | Path) -> dict[str, dict[str, str]]:
@@ -99,8 +122,13 @@ def read_extra_columns(root: str | Path) -> dict[str, dict[str, str]]:
     path = Path(root) / METADATA_NAME
     if not path.exists():
         return {}
-    rows = _rows(path, ("file_path",))
-    return {row["file_path"]: _extra(row) for row in rows}
+    with csv_errors(path), FileIO(path) as file:
+        header = read_header(file, path, COLUMNS[:1])
+        rows = [dict(zip(header, row, strict=True)) for row in read_rows(file, path)]
+    return {
+        row["file_path"]: {name: text for name, text in row.items() if name not in COLUMNS}
+        for row in rows
+    }
 
 
 def write_index(root: str | Path, entries: Sequence[Entry]) -> Path:
@@ -124,63 +152,10 @@ def write_index(root: str | Path, entries: Sequence[Entry]) -> Path:
             open(temporary, "w", encoding="utf-8", newline="") as file,
         ):
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*_COLUMNS, *extra_names])
+            writer.writerow([*COLUMNS, *extra_names])
             for entry in sorted(entries, key=lambda entry: entry.file_path):
                 extra = [entry.extra.get(name, "") for name in extra_names]
-                writer.writerow([*(getattr(entry, name) for name in _COLUMNS), *extra])
+                writer.writerow([*(getattr(entry, name) for name in COLUMNS), *extra])
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
     return path
-
-
-def check_path(file_path: str) -> None:
-    """Refuse a path that is no place under the root.
-
-    Raises:
-        ValueError: empty, absolute, or with a `..`.
-    """
-    path = PurePosixPath(file_path)
-    if not path.name or path.is_absolute() or ".." in path.parts:
-        raise ValueError(f"file_path {file_path!r} must be relative to the directory, without ..")
-
-
-def _entry(row: dict[str, str]) -> Entry:
-    check_path(row["file_path"])
-    rate, frames, channels = (_positive(row, name) for name in _COLUMNS[1:])
-    return Entry(row["file_path"], rate, frames, channels, _extra(row))
-
-
-def _positive(row: dict[str, str], name: str) -> int:
-    value = row[name]
-    if not (value.isascii() and value.isdigit() and int(value) > 0):
-        raise ValueError(f"{name} is {value!r}, not a positive whole number")
-    return int(value)
-
-
-def _extra(row: dict[str, str]) -> dict[str, str]:
-    return {name: value for name, value in row.items() if name not in _COLUMNS}
-
-
-def _rows(path: Path, required: Sequence[str]) -> Iterator[dict[str, str]]:
-    with _csv_errors(path), open(path, encoding="utf-8-sig", newline="") as file:
-        lines = csv.reader(file, strict=True)
-        header = next(lines, [])
-        missing = [name for name in required if name not in header]
-        if missing:
-            raise UserError(f"{path} has no column {', '.join(missing)}; make it again")
-        for number, line in enumerate(lines, start=_FIRST_ROW):
-            if len(line) != len(header):
-                raise UserError(
-                    f"{path} row {number} has {len(line)} columns, the header {len(header)}"
-                )
-            yield dict(zip(header, line, strict=True))
-
-
-@contextmanager
-def _csv_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not CSV in UTF-8: {error}") from error

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torchaudio.functional import melscale_fbanks
 
 from open_miipher.base.errors import UserError
 
@@ -92,6 +91,8 @@ class MultiScaleMelLoss(nn.Module):
 
 def _basis(size: int, n_mels: int, sample_rate: int) -> Tensor:
     """(bins, bands); at the coarsest scales some bands are narrower than a bin and stay empty."""
+    from torchaudio.functional import melscale_fbanks  # slow to import
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return melscale_fbanks(

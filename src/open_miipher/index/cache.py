@@ -1,0 +1,149 @@
+"""Columns made from a metadata.csv once a machine, in a file that all processes there map.
+
+It lies in XDG_CACHE_HOME/open_miipher where that is set, otherwise in open_miipher-UID in the
+system's folder for temporary files (TMPDIR), never beside the audio: on a cluster these are usually
+disks of the node, which home directories are not. Its name is the SHA-256 of the CSV file, so that
+another content has another file, wherever it stands. Files not used for a month are removed.
+"""
+
+import errno
+import fcntl
+import mmap
+import os
+import stat
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from hashlib import sha256
+from io import BytesIO, FileIO
+from pathlib import Path
+from typing import BinaryIO
+
+from open_miipher.base.atomic import remove_leftovers, replacing
+from open_miipher.index.columns import COLUMNS, Columns, read_columns, write_columns
+from open_miipher.index.rows import csv_errors, is_plain, read_blocks, read_header
+
+_SMALL_BYTES = 4 * 2**20  # of CSV: read in a blink, and little to hold in every process
+_PART_BYTES = 4 * 2**20
+_KEPT_SECONDS = 30 * 24 * 3600
+
+
+def load_columns(path: Path) -> Columns:
+    """Read a metadata.csv, or map the columns that were made from it before.
+
+    Warns where they cannot be kept: every process then has its own in memory.
+
+    Raises:
+        UserError: the file cannot be read, is not CSV, lacks a column, has no rows, or rows that
+            cannot be right.
+    """
+    with csv_errors(path):
+        file = FileIO(path)
+    with file:
+        with csv_errors(path):
+            digest, size, plain = _look_through(file)
+        build = partial(_build, file, path, plain)
+        if size >= _SMALL_BYTES:
+            try:
+                return _from_cache(cache_folder() / f"{digest}.index", build)
+            except OSError as error:
+                warnings.warn(
+                    f"every process keeps the index {path} in its own memory, since it cannot be "
+                    f"shared ({error}); name a folder on a disk of this machine: "
+                    "export XDG_CACHE_HOME=FOLDER",
+                    stacklevel=2,
+                )
+        memory = BytesIO()
+        build(memory)
+    return read_columns(memory.getbuffer())
+
+
+def cache_folder() -> Path:
+    """Return where the files lie."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    if home:
+        return Path(home, "open_miipher")
+    return Path(tempfile.gettempdir(), f"open_miipher-{os.getuid()}")
+
+
+def map_columns(cached: Path) -> Columns:
+    """Map a file that was written before.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is damaged.
+    """
+    with open(cached, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return replace(read_columns(mapped), file=cached)
+
+
+def _look_through(file: FileIO) -> tuple[str, int, bool]:
+    """Return a file's SHA-256, its size in bytes, and whether it `is_plain`."""
+    digest, size, plain = sha256(), 0, True
+    while part := file.read(_PART_BYTES):
+        digest.update(part)
+        size, plain = size + len(part), plain and is_plain(part)
+    return digest.hexdigest(), size, plain
+
+
+def _build(file: FileIO, path: Path, plain: bool, out: BinaryIO) -> None:
+    header = read_header(file, path, COLUMNS)
+    write_columns(read_blocks(file, path, plain), header, path, out)
+
+
+def _from_cache(cached: Path, build: Callable[[BinaryIO], None]) -> Columns:
+    """Map a file, which one process of the machine writes first if it is missing or damaged.
+
+    Raises:
+        UserError: what `build` raises.
+        OSError: the folder is not safe, or the file cannot be written.
+    """
+    _make_folder(cached.parent)
+    columns = _found(cached)
+    if columns is not None:
+        return columns
+    with open(cached.with_suffix(".lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(lock, fcntl.LOCK_SH)  # until the one that writes it is ready
+            columns = _found(cached)
+            if columns is None:
+                raise OSError("another process began to write it and failed") from None
+            return columns
+        columns = _found(cached)  # somebody may have been ready just before
+        if columns is not None:
+            return columns
+        remove_leftovers([cached])
+        _remove_old(cached.parent)
+        with replacing(cached) as temporary, open(temporary, "w+b") as out:
+            build(out)
+        return map_columns(cached)
+
+
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(errno.EPERM, "others may write there", str(folder))
+
+
+def _found(cached: Path) -> Columns | None:
+    """Map a file; None if there is none, or a damaged one, which will be written anew."""
+    try:
+        columns = map_columns(cached)
+    except (FileNotFoundError, ValueError):
+        return None
+    os.utime(cached)
+    return columns
+
+
+def _remove_old(folder: Path) -> None:
+    oldest = time.time() - _KEPT_SECONDS
+    for path in folder.iterdir():
+        if path.suffix in (".index", ".lock") and path.stat().st_mtime < oldest:
+            path.unlink(missing_ok=True)

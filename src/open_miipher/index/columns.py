@@ -1,0 +1,289 @@
+"""An index as columns in one block of bytes, which a file, a memory map or memory holds.
+
+Layout, numbers little-endian, one part directly after the other:
+
+    texts          UTF-8: of each row its path, then its extra columns, nothing between them
+    padding        0 to 7 zero bytes, so that what follows begins at a multiple of 8
+    offsets        int64, rows * (1 + extra columns) + 1: text k is texts[offsets[k]:offsets[k + 1]]
+    num_frames     int64, one a row
+    sample_rate    int32, one a row
+    num_channels   int32, one a row
+    description    JSON: rows, text_bytes, extra_names, fingerprint
+    footer         int64 length of the description, int64 CRC-32 of all before the footer, and the
+                   8 bytes OM2INDEX
+
+The description stands at the end because only then is everything in it known.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from io import SEEK_END
+from mmap import mmap
+from pathlib import Path, PurePosixPath
+from struct import Struct
+from typing import BinaryIO, TypeVar
+
+import numpy as np
+
+from open_miipher.base.errors import UserError, report
+from open_miipher.index.rows import FIRST_ROW, Block
+
+T = TypeVar("T")
+
+COLUMNS = ("file_path", "sample_rate", "num_frames", "num_channels")
+_MOST = {"sample_rate": 2**31 - 1, "num_frames": 10**18 - 1, "num_channels": 2**31 - 1}
+_MOST_DIGITS = 18  # so many digits always fit into an int64
+_FOOTER = Struct("<qq8s")
+_MAGIC = b"OM2INDEX"
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """All rows of an index.
+
+    Attributes:
+        texts: (bytes,) uint8, see the layout above.
+        offsets: (rows * (1 + extra columns) + 1,) int64.
+        num_frames: (rows,) int64, lengths in the files' own frames.
+        sample_rate: (rows,) int32, Hz.
+        num_channels: (rows,) int32.
+        extra_names: of the extra columns (speaker, text, …).
+        fingerprint: SHA-256 over path, rate, frames and channels of every row, in order.
+        file: that the arrays are mapped from; None where they are in memory.
+    """
+
+    texts: np.ndarray
+    offsets: np.ndarray
+    num_frames: np.ndarray
+    sample_rate: np.ndarray
+    num_channels: np.ndarray
+    extra_names: tuple[str, ...]
+    fingerprint: str
+    file: Path | None = None
+
+    def text(self, row: int, column: int) -> str:
+        """Return a row's path (column 0) or one of its extra columns (from 1 on)."""
+        place = row * (1 + len(self.extra_names)) + column
+        start, end = self.offsets[place : place + 2].tolist()
+        return self.texts[start:end].tobytes().decode()
+
+
+def read_columns(buffer: mmap | memoryview) -> Columns:
+    """Find the columns in what `write_columns` wrote; nothing is copied.
+
+    Raises:
+        ValueError: it is damaged, or something else.
+    """
+    body = len(buffer) - _FOOTER.size
+    if body < 0:
+        raise ValueError("too short")
+    length, checksum, magic = _FOOTER.unpack_from(buffer, body)
+    if magic != _MAGIC or zlib.crc32(memoryview(buffer)[:body]) != checksum:
+        raise ValueError("no columns, or damaged ones")
+    description = json.loads(bytes(memoryview(buffer)[body - length : body]))
+    rows, names = description["rows"], tuple(description["extra_names"])
+    texts = np.frombuffer(buffer, np.uint8, description["text_bytes"])
+    place = -(-len(texts) // 8) * 8
+
+    def following(dtype: str, count: int) -> np.ndarray:
+        nonlocal place
+        array = np.frombuffer(buffer, dtype, count, place)
+        place += array.nbytes
+        return array
+
+    return Columns(
+        texts,
+        offsets=following("<i8", rows * (1 + len(names)) + 1),
+        num_frames=following("<i8", rows),
+        sample_rate=following("<i4", rows),
+        num_channels=following("<i4", rows),
+        extra_names=names,
+        fingerprint=description["fingerprint"],
+    )
+
+
+def write_columns(blocks: Iterable[Block], header: list[str], path: Path, out: BinaryIO) -> None:
+    """Check the rows of a metadata.csv and write them as columns.
+
+    Args:
+        blocks: its rows.
+        header: names of its columns, all of `COLUMNS` among them.
+        path: its name, for messages.
+        out: empty, open for reading and writing.
+
+    Raises:
+        UserError: no rows, or rows that cannot be right (all of them together, the first 10 named).
+        OSError: `out` cannot be written.
+    """
+    writer = _Writer(header, out)
+    for block in blocks:
+        writer.add(block)
+    if not writer.num_rows:
+        raise UserError(f"{path} lists no files")
+    problems = {**writer.problems, **_repeated(writer)}
+    report([f"{path} row {row + FIRST_ROW}: {problems[row]}" for row in sorted(problems)])
+    writer.finish()
+
+
+class _Writer:
+    """Writes the texts as they come, and collects what stands after them.
+
+    Args:
+        header: names of the columns of the CSV file.
+        out: see `write_columns`.
+    """
+
+    def __init__(self, header: list[str], out: BinaryIO) -> None:
+        self.out, self.num_rows, self.problems = out, 0, dict[int, str]()
+        self._places = {name: place for place, name in enumerate(header)}  # of equal names the last
+        self.extra_names = [name for name in self._places if name not in COLUMNS]
+        self.hashes: list[np.ndarray] = []
+        self._lengths: list[np.ndarray] = []
+        self._numbers: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS[1:]}
+        self._digest, self._checksum = sha256(), 0
+
+    def add(self, block: Block) -> None:
+        """Check and take some rows."""
+        texts = block.texts([self._places[name] for name in (COLUMNS[0], *self.extra_names)])
+        paths = texts[:: 1 + len(self.extra_names)]
+        wrong = _wrong_paths(block, self._places[COLUMNS[0]])
+        latest = []
+        for name, parts in self._numbers.items():
+            values, wrong_values = _numbers(block, self._places[name], name)
+            parts.append(values)
+            latest.append(values.tolist())
+            wrong = {**wrong_values, **wrong}  # a row's leftmost problem is told
+        self.problems |= {self.num_rows + row: problem for row, problem in wrong.items()}
+        self.num_rows += len(paths)
+        self._put(b"".join(texts))
+        self._lengths.append(np.fromiter(map(len, texts), np.int64, len(texts)))
+        self.hashes.append(np.fromiter(map(hash, paths), np.int64, len(paths)))
+        lines = map(b"%b\0%d,%d,%d\n".__mod__, zip(paths, *latest, strict=True))
+        self._digest.update(b"".join(lines))
+
+    def offsets(self) -> np.ndarray:
+        """Return where each text begins, and where the last ends."""
+        return np.concatenate([[0], np.cumsum(np.concatenate(self._lengths))])
+
+    def finish(self) -> None:
+        """Write what stands after the texts."""
+        offsets = self.offsets()
+        text_bytes = int(offsets[-1])
+        self._put(bytes(-text_bytes % 8))
+        self._put(offsets.astype("<i8").data)
+        for name, dtype in (("num_frames", "<i8"), ("sample_rate", "<i4"), ("num_channels", "<i4")):
+            self._put(np.concatenate(self._numbers.pop(name)).astype(dtype).data)
+        description = {
+            "rows": self.num_rows,
+            "text_bytes": text_bytes,
+            "extra_names": self.extra_names,
+            "fingerprint": self._digest.hexdigest(),
+        }
+        text = json.dumps(description).encode()
+        self._put(text)
+        self.out.write(_FOOTER.pack(len(text), self._checksum, _MAGIC))
+
+    def _put(self, part: bytes | memoryview) -> None:
+        self._checksum = zlib.crc32(part, self._checksum)
+        self.out.write(part)
+
+
+def check_path(file_path: str) -> None:
+    """Refuse a path that is no place under the root.
+
+    Raises:
+        ValueError: empty, absolute, or with a `..`.
+    """
+    path = PurePosixPath(file_path)
+    if not path.name or path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"file_path {file_path!r} must be relative to the directory, without ..")
+
+
+def _wrong_paths(block: Block, place: int) -> dict[int, str]:
+    """Return what is wrong with a column of paths, by row."""
+    characters = np.frombuffer(block.data, np.uint8)
+    starts, ends = block.starts[:, place], block.ends[:, place]
+    # These few are looked at one by one: they may be right.
+    dot, slash = b"./"
+    odd = (starts == ends) | (characters[starts] == slash)
+    odd |= (characters[ends - 1] == dot) | (characters[ends - 1] == slash)
+    two_dots = np.flatnonzero((characters[:-1] == dot) & (characters[1:] == dot))
+    odd[np.maximum(np.searchsorted(starts, two_dots, side="right") - 1, 0)] = True
+    return _one_by_one(block, place, odd, check_path)[1]
+
+
+def _numbers(block: Block, place: int, name: str) -> tuple[np.ndarray, dict[int, str]]:
+    """Return a column's (rows,) int64, and what is wrong, by row."""
+    characters = np.frombuffer(block.data, np.uint8)
+    starts, lengths = block.starts[:, place], block.ends[:, place] - block.starts[:, place]
+    values = np.zeros(len(starts), np.int64)
+    right = lengths <= _MOST_DIGITS
+    for k in range(min(int(lengths.max()), _MOST_DIGITS)):
+        has_digit = k < lengths
+        digits = characters[np.where(has_digit, starts + k, 0)] - ord("0")  # uint8: others are > 9
+        right &= (digits <= 9) | ~has_digit
+        values = np.where(has_digit, values * 10 + digits, values)
+    right &= (values > 0) & (values <= _MOST[name])
+    mended, problems = _one_by_one(block, place, ~right, partial(_number, name=name))
+    for row, value in mended.items():
+        values[row] = value
+    return values, problems
+
+
+def _one_by_one(
+    block: Block, place: int, odd: np.ndarray, read: Callable[[str], T]
+) -> tuple[dict[int, T], dict[int, str]]:
+    """Look at a column's odd fields one by one.
+
+    Args:
+        block: the rows.
+        place: of the column.
+        odd: (rows,) bool.
+        read: makes a value of a field, or raises a ValueError.
+
+    Returns:
+        The values, and what is wrong, each by row.
+    """
+    values, problems = {}, {}
+    for row in np.flatnonzero(odd).tolist():
+        field = block.data[block.starts[row, place] : block.ends[row, place]].decode()
+        try:
+            values[row] = read(field)
+        except ValueError as error:
+            problems[row] = str(error)
+    return values, problems
+
+
+def _number(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdigit() and text.strip("0")):
+        raise ValueError(f"{name} is {text!r}, not a positive whole number")
+    digits = text.lstrip("0")
+    if len(digits) > _MOST_DIGITS or int(digits) > _MOST[name]:
+        raise ValueError(f"{name} is {text!r}, more than {_MOST[name]}")
+    return int(digits)
+
+
+def _repeated(writer: _Writer) -> dict[int, str]:
+    """Return the rows whose path stands in an earlier row, of those without another problem."""
+    hashes = np.concatenate(writer.hashes)
+    ordered = np.sort(hashes)
+    suspects = ordered[1:][ordered[1:] == ordered[:-1]]
+    if not len(suspects):
+        return {}
+    offsets, step = writer.offsets(), 1 + len(writer.extra_names)
+    problems, seen = {}, set()
+    for row in np.flatnonzero(np.isin(hashes, suspects)).tolist():
+        if row in writer.problems:
+            continue
+        start, end = offsets[row * step : row * step + 2].tolist()
+        writer.out.seek(start)
+        path = writer.out.read(end - start)
+        if path in seen:
+            problems[row] = f"{path.decode()!r} stands twice"
+        seen.add(path)
+    writer.out.seek(0, SEEK_END)
+    return problems
