@@ -28,10 +28,9 @@ from open_miipher.evaluation.tables import format_table
 from open_miipher.index import read_index
 from open_miipher.losses import MultiScaleMelConfig, MultiScaleMelLoss
 from open_miipher.restoration import Chain, RestoreOptions, Restorer, Source
-from open_miipher.restoration.job import Chunk, Job
-from open_miipher.restoration.leveler import Leveler
-from open_miipher.restoration.options import NORMALISE_OVER
-from open_miipher.restoration.sink import ArraySink
+from open_miipher.restoration.assembler import Leveler
+from open_miipher.restoration.job import NORMALISE_OVER, Chunk, Job
+from open_miipher.restoration.streams import ArraySink
 
 LEVEL_DB = (-38.0, -16.0)  # RMS of an utterance's active part, dB of full scale
 SHORTEST_PAUSE = 0.3  # seconds

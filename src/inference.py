@@ -13,7 +13,7 @@ from open_miipher.corpus import Shard, on_main, run
 from open_miipher.corpus.restoring import FORMATS, SAMPLE_BYTES, FileFormat
 from open_miipher.distributed import StopSignal, World, contact, run_as_rank, start
 from open_miipher.restoration import RestoreOptions, Restorer
-from open_miipher.restoration.options import LEVELS, NORMALISE_OVER
+from open_miipher.restoration.job import LEVELS, NORMALISE_OVER
 
 DESCRIPTION = """\
 Restore every recording under a directory, in a manifest, or in tar shards, with a trained chain (a

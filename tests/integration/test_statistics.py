@@ -11,7 +11,7 @@ from open_miipher.base.registry import build
 from open_miipher.cleaners import CLEANERS
 from open_miipher.encoders import ENCODERS
 from open_miipher.restoration import Chain, RestoreOptions, Restorer, Source
-from open_miipher.restoration.sink import ArraySink
+from open_miipher.restoration.streams import ArraySink
 from open_miipher.vocoders import VOCODERS
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -11,7 +11,7 @@ import pytest
 from open_miipher.audio.io import AudioError
 from open_miipher.restoration import Job, RestoreOptions, Restorer, Source, WriteError
 from open_miipher.restoration.pipeline import in_background
-from open_miipher.restoration.sink import ArraySink
+from open_miipher.restoration.streams import ArraySink
 
 RATE = 8000
 OPTIONS = RestoreOptions(chunk_seconds=0.1, overlap_seconds=0.02)  # 800 and 160 samples

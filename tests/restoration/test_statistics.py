@@ -8,7 +8,7 @@ import pytest
 from open_miipher.audio.io import AudioError
 from open_miipher.audio.resample import resample
 from open_miipher.restoration import RestoreOptions, Restorer, Source, job
-from open_miipher.restoration.sink import ArraySink
+from open_miipher.restoration.streams import ArraySink
 
 RATE = 8000
 SMALL = {"chunk_seconds": 0.1, "overlap_seconds": 0.02, "channels": "each"}  # 800 and 160 samples

@@ -112,6 +112,14 @@ class World:
             raise UserError("\n".join(problems), shared=True)
         return result  # type: ignore[return-value]
 
+    def once_a_machine(self, action: Callable[[], object]) -> None:
+        """Run something on the first rank of each machine; if it fails there, it fails for all.
+
+        Raises:
+            UserError: as `agree`.
+        """
+        self.agree(lambda: action() if is_first_here() else None)
+
     def barrier(self) -> None:
         """Wait for every rank."""
         if self.size > 1:

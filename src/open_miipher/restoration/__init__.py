@@ -2,11 +2,9 @@
 
 from open_miipher.restoration.assembler import WriteError
 from open_miipher.restoration.chain import Chain, Model
-from open_miipher.restoration.job import Job
-from open_miipher.restoration.options import RestoreOptions
+from open_miipher.restoration.job import Job, RestoreOptions
 from open_miipher.restoration.restorer import Restorer
-from open_miipher.restoration.sink import EncodingSink, FileSink, MemorySink
-from open_miipher.restoration.source import Source
+from open_miipher.restoration.streams import EncodingSink, FileSink, MemorySink, Source
 
 __all__ = [
     "Chain",

@@ -110,7 +110,7 @@ class Chain:
     @classmethod
     def from_checkpoint(
         cls,
-        path: str | Path,
+        path: str | Path | Checkpoint,
         device: torch.device | str = "cpu",
         amp: Literal["bf16", "no"] = "no",
         ema: bool = True,
@@ -119,7 +119,7 @@ class Chain:
         """Build the chain that a stage-3 checkpoint holds.
 
         Args:
-            path: a checkpoint folder or a run's output directory.
+            path: a checkpoint folder or a run's output directory, or one that was opened before.
             device: where the models go.
             amp: bf16 computes in mixed precision.
             ema: take the moving average of the weights, where the checkpoint has one.
@@ -128,7 +128,7 @@ class Chain:
         Raises:
             UserError: no whole checkpoint, no whole chain in it, or weights that do not fit.
         """
-        checkpoint = Checkpoint.open(path)
+        checkpoint = path if isinstance(path, Checkpoint) else Checkpoint.open(path)
         _check_chain(checkpoint)
         changes = {} if encoder_source is None else {"encoder": {"source": encoder_source}}
         cleaner = cast(Cleaner, checkpoint.build("cleaner", ema, changes))

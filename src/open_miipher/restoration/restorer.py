@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from open_miipher.base.errors import UserError
+from open_miipher.checkpoint import Checkpoint
 from open_miipher.restoration.chain import Chain, Model
-from open_miipher.restoration.job import Job
-from open_miipher.restoration.options import RestoreOptions
+from open_miipher.restoration.job import Job, RestoreOptions
 from open_miipher.restoration.pipeline import restore_jobs
-from open_miipher.restoration.sink import ArraySink, PeakSink, Sink
-from open_miipher.restoration.source import Source
+from open_miipher.restoration.streams import ArraySink, PeakSink, Sink, Source
 
 Waveform = TypeVar("Waveform", np.ndarray, Tensor)
 
@@ -44,7 +43,7 @@ class Restorer:
     @classmethod
     def from_checkpoint(
         cls,
-        path: str | Path,
+        path: str | Path | Checkpoint,
         options: RestoreOptions | None = None,
         batch_size: int = 4,
         device: torch.device | str | None = None,
@@ -55,7 +54,8 @@ class Restorer:
         """Load a trained chain.
 
         Args:
-            path: a stage-3 checkpoint folder, or the output directory of its run.
+            path: a stage-3 checkpoint folder, or the output directory of its run, or a checkpoint
+                that was opened before.
             options: what is asked for.
             batch_size: the most chunks that go through the model at once.
             device: a GPU where there is one, by default.

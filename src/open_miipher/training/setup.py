@@ -15,7 +15,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.registry import build
 from open_miipher.checkpoint import Checkpoint, complete_checkpoints, remove_leftovers
 from open_miipher.data import Dataset, train_batches, validation_batches
-from open_miipher.distributed import StopSignal, World, hold, is_first_here, mark_requeue
+from open_miipher.distributed import StopSignal, World, hold, mark_requeue
 from open_miipher.recipes import RECIPES, Recipe, fill_parts
 from open_miipher.training.config import AUTO, Run
 from open_miipher.training.console import Console
@@ -127,13 +127,8 @@ def _check_same(sources: list[Checkpoint], world: World) -> None:
 
 
 def _verified(sources: dict[str, Checkpoint], world: World) -> dict[str, Checkpoint]:
-    """Have the first rank of each node hash the checkpoints, before all of its ranks map them."""
-
-    def verify() -> None:
-        for checkpoint in sources.values() if is_first_here() else ():
-            checkpoint.verify()
-
-    world.agree(verify)
+    """Hash the checkpoints once on each machine, before all of its ranks map them."""
+    world.once_a_machine(lambda: [checkpoint.verify() for checkpoint in sources.values()])
     return {k: dataclasses.replace(c, is_verified=True) for k, c in sources.items()}
 
 
