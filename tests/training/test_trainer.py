@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from open_miipher.base.errors import UserError
-from open_miipher.checkpoint import Checkpoint, weights_of
+from open_miipher.checkpoint import Checkpoint, folder, weights_of
 from open_miipher.config import compose_run
 from open_miipher.distributed import World, start
 from open_miipher.index import Entry, read_index, write_index
@@ -262,3 +262,42 @@ def test_wandb_offline_goes_on_under_the_same_id(tiny_stages, run_dir, monkeypat
 def test_tensorboard_gets_curves(cleaner, run_dir):
     begin(*cleaner, "trainer.logger.kind=tensorboard", "trainer.max_steps=2").run()
     assert list((run_dir / "tensorboard").glob("events.*"))
+
+
+def test_an_old_checkpoint_that_cannot_go_does_not_end_the_run(cleaner, run_dir, monkeypatch):
+    """On NFS a folder that somebody reads cannot be removed."""
+    more = ["trainer.max_steps=3", "trainer.save_every=1", "trainer.keep_last=1"]
+    trainer = begin(*cleaner, *more, "trainer.validate_every=0")
+    rename = Path.rename
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.name == "step-00000001":
+            raise OSError(16, "Device or resource busy")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    trainer.run()
+    log = (run_dir / "train.log").read_text()
+    assert "step-00000001 cannot be removed: Device or resource busy" in log
+    assert "step 3: done" in log
+    assert sorted(p.name for p in (run_dir / "ckpt").glob("step-*")) == [
+        "step-00000001", "step-00000003"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("local_rank", [0, 1])
+def test_a_checkpoint_is_hashed_by_the_first_rank_of_a_machine(
+    cleaner, run_dir, monkeypatch, local_rank
+):
+    begin(*cleaner, "trainer.max_steps=1").run()
+    hashed = []
+    sha256 = folder._sha256
+    monkeypatch.setattr(folder, "_sha256", lambda file: hashed.append(file.name) or sha256(file))
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    trainer = begin(f"trainer.ckpt_dir={run_dir}", "trainer.max_steps=2")
+    assert trainer.state.step == 1
+    large = [name for name in hashed if name.endswith((".safetensors", ".pt"))]
+    names = ["cleaner.ema.safetensors", "cleaner.safetensors", "training.pt"]
+    assert sorted(large) == (names if local_rank == 0 else [])
