@@ -8,6 +8,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from open_miipher.config import (
     compose_preprocessing,
     merge_overrides,
 )
+from open_miipher.training import OptimizerConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {
@@ -197,6 +199,7 @@ def known_keys() -> set[str]:
     return {
         *(key for overrides in compositions for key in keys_of(compose_plain(overrides))),
         *keys_of(preprocessing),
+        *(f"optimizer.{field.name}" for field in fields(OptimizerConfig)),  # of one network
     }
 
 
@@ -246,7 +249,6 @@ def test_every_file_that_is_named_exists(path: Path) -> None:
         match
         for code in inline_code(PROSE[path])
         for match in re.findall(rf"(?:^| )((?:{FOLDERS})/[\w./-]*)", code)
-        if match != "src/convert_checkpoint.py"  # comes with version 0.2
     }
     if path == ROOT / "README.md":
         named |= {

@@ -1,3 +1,3 @@
 """Open-Miipher-2: train, resume and run speech-restoration models."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

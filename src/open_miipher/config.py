@@ -22,7 +22,7 @@ from open_miipher.corpus.preprocessing import (
     PreprocessingOptions,
 )
 from open_miipher.data import DATA
-from open_miipher.recipes import RECIPES
+from open_miipher.recipes import recipe_class
 from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
@@ -168,7 +168,7 @@ def _compose_resumed(
         of_new = any(key == name or key.startswith(f"{name}.") for name in named)
         return of_new or not same(before.get(key), now.get(key))
 
-    other = [key for key in _sources(checkpoint) if key in named and saved[key] != now[key]]
+    other = [key for key in _sources(checkpoint) if key in named and saved.get(key) != now.get(key)]
     if other:  # the same command again is welcome
         raise UserError(
             f"{', '.join(other)} has no use on resume: the checkpoint holds the networks that the "
@@ -193,7 +193,7 @@ def _compose_resumed(
 
 def _sources(checkpoint: Checkpoint) -> list[str]:
     """Return the keys that say where a run's first weights came from."""
-    takes = RECIPES[checkpoint.config["model"]["recipe"]].takes
+    takes = recipe_class(checkpoint.config["model"]).takes
     return ["trainer.init_from", *(f"model.{key}" for key in takes)]
 
 

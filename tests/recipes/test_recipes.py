@@ -10,8 +10,8 @@ from open_miipher.base.errors import UserError
 from open_miipher.checkpoint import load_weights, weights_of
 from open_miipher.config import compose_run
 from open_miipher.data import PairBatch
-from open_miipher.recipes import RECIPES, fill_parts
-from open_miipher.training.setup import build_recipe, recipe_class
+from open_miipher.recipes import RECIPES, fill_parts, recipe_class
+from open_miipher.training.setup import build_recipe
 
 DATA = SimpleNamespace(sample_rate=24000)
 

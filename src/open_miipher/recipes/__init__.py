@@ -1,7 +1,9 @@
 """Recipes: what one training step is, one file each."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from open_miipher.base.errors import UserError
 from open_miipher.recipes.adversarial_vocoder import AdversarialVocoder
 from open_miipher.recipes.feature_cleaner import FeatureCleaner
 from open_miipher.recipes.parts import fill_parts
@@ -12,4 +14,20 @@ RECIPES: dict[str, type[Recipe[Any]]] = {
     "adversarial_vocoder": AdversarialVocoder,
 }
 
-__all__ = ["RECIPES", "ParameterGroup", "Pass", "Recipe", "Sound", "fill_parts"]
+
+def recipe_class(model: Mapping[str, Any]) -> type[Recipe[Any]]:
+    """Return the recipe that `model.recipe` names.
+
+    Args:
+        model: the `model` part of a configuration.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    name = model.get("recipe")
+    if name not in RECIPES:
+        raise UserError(f"model.recipe={name} is unknown; choose one of {', '.join(RECIPES)}")
+    return RECIPES[name]
+
+
+__all__ = ["RECIPES", "ParameterGroup", "Pass", "Recipe", "Sound", "fill_parts", "recipe_class"]

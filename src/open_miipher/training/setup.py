@@ -16,7 +16,7 @@ from open_miipher.base.registry import build
 from open_miipher.checkpoint import Checkpoint, complete_checkpoints, remove_leftovers
 from open_miipher.data import Dataset, train_batches, validation_batches
 from open_miipher.distributed import StopSignal, World, hold, mark_requeue
-from open_miipher.recipes import RECIPES, Recipe, fill_parts
+from open_miipher.recipes import RECIPES, Recipe, fill_parts, recipe_class
 from open_miipher.training.config import AUTO, Run
 from open_miipher.training.console import Console
 from open_miipher.training.loggers import build_loggers
@@ -211,18 +211,6 @@ def _check_same_data(datasets: list[Dataset | None], world: World) -> None:
         )
 
 
-def recipe_class(model: Mapping[str, Any]) -> type[Recipe[Any]]:
-    """Return the recipe that `model.recipe` names.
-
-    Raises:
-        UserError: there is none of that name.
-    """
-    name = model.get("recipe")
-    if name not in RECIPES:
-        raise UserError(f"model.recipe={name} is unknown; choose one of {', '.join(RECIPES)}")
-    return RECIPES[name]
-
-
 def build_recipe(model: Mapping[str, Any], data: Any, seed: int) -> Recipe[Any]:
     """Build the recipe that `model.recipe` names, its fresh weights drawn from the seed.
 
@@ -262,7 +250,8 @@ def _state(
         config.amp,
         config.ema.decay if config.ema.enabled else None,
     )
-    for checkpoint in sources.values() if run.resumed else ():
+    if run.resumed is not None:
+        [checkpoint] = sources.values()
         news = state.restore(checkpoint, run.optimizers)
         console.line(f"resumed from {checkpoint.path} at step {state.step}")
         if news:
