@@ -9,8 +9,8 @@ import pytest
 
 from open_miipher.base.atomic import write_lines
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.rows import RowWriter, read_rows
+from open_miipher.corpus.ledger import Ledger, RowWriter, read_rows
+from open_miipher.corpus.names import assign_names
 
 SOURCE = Path(__file__).parents[2] / "src"
 IDENTITY = {"model": "abc", "level": "peak"}
@@ -84,7 +84,7 @@ def test_another_model_or_option_is_refused_by_name(tmp_path: Path) -> None:
 def test_overwrite_forgets_what_is_done_and_keeps_the_names(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.claim(IDENTITY, overwrite=False)
-    ledger.name_all(["a.flac"], "wav")
+    ledger.name_all(["a.flac"], "wav", assign_names)
     append(ledger, 0, {"run": 1, "id": "a.flac", "error": None})
     del ledger  # and its lock
     again = Ledger(tmp_path)
@@ -98,8 +98,8 @@ def test_overwrite_forgets_what_is_done_and_keeps_the_names(tmp_path: Path) -> N
 def test_names_of_several_formats_stand_beside_each_other(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.claim(IDENTITY, overwrite=False)
-    assert ledger.name_all(["a.flac"], "wav") == {"a.flac": "a.wav"}
-    assert ledger.name_all(["a.flac"], "flac") == {"a.flac": "a.flac"}
+    assert ledger.name_all(["a.flac"], "wav", assign_names) == {"a.flac": "a.wav"}
+    assert ledger.name_all(["a.flac"], "flac", assign_names) == {"a.flac": "a.flac"}
     assert ledger.names("wav") == {"a.flac": "a.wav"}
     assert ledger.names("flac") == {"a.flac": "a.flac"}
 
@@ -112,7 +112,7 @@ def test_names_in_any_script_and_without_any_come_back(tmp_path: Path) -> None:
         "bytes\udcff.mp3": "bytes\udcff.wav",
         "a\nb.mp3": "a\nb.wav",
     }
-    assert ledger.name_all(list(names), "wav") == names
+    assert ledger.name_all(list(names), "wav", assign_names) == names
     assert ledger.names("wav") == names
 
 

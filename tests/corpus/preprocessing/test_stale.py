@@ -9,7 +9,7 @@ import soundfile
 import preprocess as command
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.run import run
-from open_miipher.corpus.shard import Shard
+from open_miipher.corpus.array import ArrayTask
 from open_miipher.index import read_index, write_index
 
 from .conftest import SMALL, files_of, make_directory, make_tar, pack_tar
@@ -77,7 +77,7 @@ def test_a_task_of_an_array_that_overwrites_keeps_what_others_made(tmp_path, pre
     given = [f"data.train.dir_list=[{make_directory(tmp_path / 'speech')}]"]
     folder, _ = preprocess(*given)
     again = [*given, "preprocess.shard_maxcount=1", "preprocess.overwrite=true"]
-    done = [preprocess(*again, shard=Shard(2, k))[1].num_done for k in (0, 1)]
+    done = [preprocess(*again, array_task=ArrayTask(2, k))[1].num_done for k in (0, 1)]
     assert all(done)
     assert files_of(folder) == files_of(preprocess(*again, "preprocess.job_id=new")[0])
 

@@ -11,7 +11,7 @@ import soundfile
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.run import run
-from open_miipher.corpus.shard import Shard
+from open_miipher.corpus.array import ArrayTask
 from open_miipher.index import Entry, write_index
 
 from .conftest import (
@@ -91,8 +91,8 @@ def test_equal_shards_whoever_makes_them(tmp_path, preprocess):
     folder, summary = preprocess(*given, "preprocess.num_writers=3", "preprocess.job_id=three")
     assert files_of(folder) == whole
     assert summary.num_done > 2
-    for shard in (Shard(2, 1), Shard(2, 0)):
-        folder, _ = preprocess(*given, "preprocess.job_id=array", shard=shard)
+    for shard in (ArrayTask(2, 1), ArrayTask(2, 0)):
+        folder, _ = preprocess(*given, "preprocess.job_id=array", array_task=shard)
     assert files_of(folder) == whole
     assert json.loads((folder / "summary.json").read_text())["shards"] == len(whole)
     assert files_of(preprocess(*given, "preprocess.job_id=7", "preprocess.seed=1")[0]) != whole

@@ -5,9 +5,6 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
-Assign = Callable[[Collection[str], Mapping[str, str], str], dict[str, str]]
-"""Gives names of outputs to inputs: from all inputs, the names given before, and the extension."""
-
 GROUP_PREFIX = "restored-"
 
 
@@ -17,7 +14,7 @@ def assign_names(
     extension: str,
     wanted: Callable[[str], str] = str,
 ) -> dict[str, str]:
-    """Give every input an output name of its own.
+    """Give every input an output name of its own (a `ledger.Assign`).
 
     `a/x.flac` becomes `a/x.wav`. Where that is taken, the input's extension is kept inside the
     name, as often as it takes: `a/x.flac.wav`. Inputs that already have the outputs' extension go
