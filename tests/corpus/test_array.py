@@ -14,10 +14,9 @@ import pytest
 import soundfile
 
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.array import ArrayTask
-from open_miipher.corpus.run import run
+from open_miipher.corpus.array import ArrayTask, place
 from open_miipher.corpus.restoring import Restore
-from open_miipher.corpus.array import place
+from open_miipher.corpus.run import run
 from open_miipher.distributed import REQUEUE
 
 FORK = multiprocessing.get_context("fork")  # a fresh interpreter imports for seconds
@@ -299,7 +298,9 @@ def test_overwriting_shard_by_shard_makes_every_file_again_once(
     assert sum(overwrite(level="peak")) == NUM_FILES  # made otherwise
     with pytest.raises(UserError, match="made otherwise"):
         run(make_task(), out, alone, array_task=ArrayTask(5, 0))
-    assert sum(run(make_task(level="peak"), out, alone, array_task=s).num_done for s in shards(5)) == 0
+    assert (
+        sum(run(make_task(level="peak"), out, alone, array_task=s).num_done for s in shards(5)) == 0
+    )
 
 
 def test_a_shard_that_did_not_overwrite_yet_has_all_to_do(source, out, make_task, alone) -> None:

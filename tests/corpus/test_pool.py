@@ -17,6 +17,8 @@ from open_miipher.corpus.run import Item
 sys.path.insert(0, str(Path(__file__).parent))
 from working import Doing, broken
 
+pytestmark = pytest.mark.dist
+
 
 def items(*names: str) -> list[Item]:
     return [Item(name, name, 1.0, None, None) for name in names]
@@ -103,9 +105,11 @@ def test_a_worker_that_dies_idle_is_replaced_and_costs_nothing(tmp_path) -> None
 
 
 def test_errors_of_the_work_end_the_map(work, pool) -> None:
-    with pytest.raises(UserError, match="^the store is gone$"):
+    with pytest.raises(UserError, match=r"^the store is gone$"):
         work("a", "refuse")
-    with pytest.raises(WorkerError, match=r"(?s)Traceback.*working\.py.*ValueError: a fault of ours"):
+    with pytest.raises(
+        WorkerError, match=r"(?s)Traceback.*working\.py.*ValueError: a fault of ours"
+    ):
         work("fault")
     with pytest.raises(WorkerError, match=r"(?s)working\.py.*No space left on device"):
         work("full")
@@ -114,7 +118,7 @@ def test_errors_of_the_work_end_the_map(work, pool) -> None:
 
 def test_workers_that_die_before_they_are_ready_end_the_map() -> None:
     with (
-        Pool(2) as pool,
+        Pool(1) as pool,
         pytest.raises(UserError, match=r"3 worker processes ended while they started \(exit sta"),
     ):
         list(pool.map(broken, iter(items("a", "b")), never, lambda item: None))

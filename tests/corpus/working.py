@@ -7,6 +7,7 @@ from pathlib import Path
 
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.run import Item
+from open_miipher.shards import ShardWriter
 
 
 class Doing:
@@ -46,6 +47,28 @@ class Doing:
     def _is_first(self, name: str) -> bool:
         lines = (self.folder / "log").read_text().splitlines()
         return sum(line.split()[0] == name for line in lines) == 1
+
+
+class FullDisk:
+    """Builds a maker of units whose disk is full."""
+
+    def __init__(self, maker) -> None:
+        self.maker = maker
+
+    def __call__(self):
+        return self.make
+
+    def make(self, item: Item):
+        before = ShardWriter.add
+
+        def full(writer, sample):
+            raise OSError(28, "No space left on device")
+
+        ShardWriter.add = full
+        try:
+            return self.maker.make(item)
+        finally:
+            ShardWriter.add = before
 
 
 def broken():

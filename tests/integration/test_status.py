@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 import status
+from open_miipher.audio.formats import FileFormat
 from open_miipher.base.errors import exit_on_user_error
 from open_miipher.corpus.array import ArrayTask
-from open_miipher.corpus.run import run
-from open_miipher.audio.formats import FileFormat
+from open_miipher.corpus.ledger import RowWriter
 from open_miipher.corpus.recordings import Directory
 from open_miipher.corpus.restoring import Restore
-from open_miipher.corpus.ledger import RowWriter
+from open_miipher.corpus.run import run
 from open_miipher.corpus.status import Made, measure, open_ledger, survey
 from open_miipher.distributed import World
 from open_miipher.restoration import RestoreOptions, Restorer

@@ -42,6 +42,7 @@ class _Worker:
     """One process.
 
     Attributes:
+        build: built its state, or is about to.
         is_ready: its state is built.
         item: what it was given.
         has_begun: whether it has read it.
@@ -59,6 +60,7 @@ class _Worker:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # so that its end is seen here
+        self.build: Callable[[], Any] | None = None
         self.is_ready = False
         self.item: Item | None = None
         self.has_begun = False
@@ -67,6 +69,11 @@ class _Worker:
     @property
     def is_idle(self) -> bool:
         return self.is_ready and self.item is None
+
+    def start(self, build: Callable[[], Any]) -> None:
+        """Have it build its state."""
+        self.build, self.is_ready = build, False
+        self.send(_BUILD, build)
 
     def send(self, kind: int, content: Any) -> bool:
         """Send a message; False if the process is dead."""
@@ -128,9 +135,6 @@ class Pool(AbstractContextManager["Pool"]):
         tries: Counter[str] = Counter()
         queue: deque[Item] = deque()
         is_over = False
-        for worker in self._workers:  # of the map before
-            worker.is_ready = False
-            worker.send(_BUILD, build)
         try:
             while not stopped():
                 num_busy = sum(worker.item is not None for worker in self._workers)
@@ -143,6 +147,8 @@ class Pool(AbstractContextManager["Pool"]):
                 self._hand_out(queue, build)
                 for worker, kind, content in self._events():
                     item = worker.item
+                    if kind in (_DONE, _REFUSED, _BROKEN):
+                        worker.item = None
                     if kind == _READY:
                         worker.is_ready, self._num_failed_starts = True, 0
                     elif kind == _BEGUN:
@@ -152,7 +158,6 @@ class Pool(AbstractContextManager["Pool"]):
                     elif kind == _BROKEN:
                         raise WorkerError(content)
                     elif kind == _DONE and item is not None:
-                        worker.item = None
                         yield item, content, None
                     elif kind == _DIED:
                         self._remove(worker, content)
@@ -169,15 +174,20 @@ class Pool(AbstractContextManager["Pool"]):
             self._end([worker for worker in self._workers if not worker.is_idle])
 
     def _hand_out(self, queue: deque[Item], build: Callable[[], Any]) -> None:
-        """Give items to the workers that are idle, and start as many as there are items left."""
-        for worker in filter(lambda worker: worker.is_idle, self._workers):
-            if queue and worker.send(_ITEM, queue[0]):  # one that died idle is removed soon
+        """Give items to the workers that are idle, and have others ready for those left."""
+        idle = [worker for worker in self._workers if worker.is_idle]
+        for worker in idle:
+            if queue and worker.build is build and worker.send(_ITEM, queue[0]):
                 worker.item, worker.has_begun = queue.popleft(), False
                 worker.deadline = time.monotonic() + (self._seconds_per_item or math.inf)
+        others = [worker for worker in idle if worker.build is not build]  # of the map before
         num_starting = sum(not worker.is_ready for worker in self._workers)
-        for _ in range(min(len(queue) - num_starting, self._num_workers - len(self._workers))):
-            self._workers.append(_Worker())
-            self._workers[-1].send(_BUILD, build)
+        for _ in range(len(queue) - num_starting):
+            if others:
+                others.pop().start(build)
+            elif len(self._workers) < self._num_workers:
+                self._workers.append(_Worker())
+                self._workers[-1].start(build)
 
     def _events(self) -> Iterator[tuple[_Worker, int, Any]]:
         """Wait a moment for what workers say; of one that died or takes too long, give why."""

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.run import run
-from open_miipher.audio.formats import FileFormat
 
 
 def manifest(out: Path) -> dict[str, dict]:

@@ -15,9 +15,9 @@ import webdataset
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.array import ArrayTask
-from open_miipher.corpus.run import run
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.recordings import Directory, Manifest
+from open_miipher.corpus.run import run
 from open_miipher.corpus.tars import Groups
 from open_miipher.corpus.writers import ShardOutput
 from open_miipher.shards import (
@@ -276,13 +276,15 @@ def test_another_size_of_shards_needs_another_directory(source, out, make_task, 
 
 
 def test_an_array_makes_every_shard_once(source, out, make, alone):
+    def restore(task: ArrayTask) -> int:
+        return run(make(), out, alone, array_task=task).num_done
+
     for number in range(11):
         pack(source / f"{number}.tar", [speech(number)])
-    counts = [run(make(), out, alone, array_task=ArrayTask(3, index)).num_done for index in range(3)]
-    assert sum(counts) == 11
+    assert sum(restore(ArrayTask(3, index)) for index in range(3)) == 11
     assert len(listed(out)) == 11
     assert run(make(), out, alone).num_done == 0
-    assert [run(make(), out, alone, array_task=ArrayTask(2, index)).num_done for index in (0, 1)] == [0, 0]
+    assert [restore(ArrayTask(2, index)) for index in (0, 1)] == [0, 0]
 
 
 def test_many_small_shards_share_batches_and_few_samples_wait(
