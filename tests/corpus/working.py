@@ -52,8 +52,8 @@ class Doing:
 class FullDisk:
     """Builds a maker of units whose disk is full."""
 
-    def __init__(self, maker) -> None:
-        self.maker = maker
+    def __init__(self, make) -> None:
+        self.make_whole = make
 
     def __call__(self):
         return self.make
@@ -66,7 +66,7 @@ class FullDisk:
 
         ShardWriter.add = full
         try:
-            return self.maker.make(item)
+            return self.make_whole(item)
         finally:
             ShardWriter.add = before
 

@@ -1,9 +1,7 @@
 """Inputs that are audio files: all of a directory, or what a manifest names."""
 
-import json
 import math
 import os
-import reprlib
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
@@ -25,16 +23,11 @@ from open_miipher.corpus.inputs import (
 from open_miipher.corpus.names import assign_names
 from open_miipher.corpus.run import Item
 from open_miipher.index import find_audio
+from open_miipher.index.manifest import read_manifest
 from open_miipher.restoration import Source
 
-_LONGEST_SECONDS = 1e12  # so that frames, and names with a span, stay numbers that can be written
 _NOTHING: Mapping[str, Any] = {}  # one for millions of recordings
-_OWN = ("audio_filepath", "offset", "duration")
 _ROUNDING = 0.01  # s; durations in manifests are rounded, so that the last may end behind its file
-
-
-class DeadLine(UserError):
-    """A line of a manifest that cannot be right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +60,7 @@ class Recording:
 
         Raises:
             AudioError: it cannot be read.
-            DeadLine: the file does not hold the segment.
+            UserError: the file does not hold the segment.
         """
         info = probe(self.path)
         rate = info.sample_rate
@@ -78,14 +71,14 @@ class Recording:
             length -= beyond
         whole = f"the end of {printable(self.path)}, which has {info.num_frames / rate:g} s"
         if start >= info.num_frames:
-            raise DeadLine(f"{self.where}: offset {self.offset:g} s lies behind {whole}")
+            raise UserError(f"{self.where}: offset {self.offset:g} s lies behind {whole}")
         if start + length > info.num_frames:
-            raise DeadLine(
+            raise UserError(
                 f"{self.where}: offset {self.offset:g} s and duration {self.duration:g} s lead "
                 f"behind {whole}"
             )
         if length < 1:
-            raise DeadLine(f"{self.where}: duration {self.duration:g} s is less than a sample")
+            raise UserError(f"{self.where}: duration {self.duration:g} s is less than a sample")
         return Segment(self, info, start, length)
 
 
@@ -181,9 +174,8 @@ class Directory(Recordings):
 class Manifest(Recordings):
     """What a manifest in JSON lines names: files, or segments of them.
 
-    A line is an object with `audio_filepath`, absolute or relative to the manifest's folder, and,
-    for a segment, `offset` and `duration` in seconds; all else is passed through. The tree that
-    outputs mirror is the manifest's folder; of a file outside, its absolute path below it.
+    The tree that outputs mirror is the manifest's folder; of a file outside, its absolute path
+    below it.
 
     Args:
         path: of the manifest.
@@ -233,45 +225,24 @@ class Manifest(Recordings):
         """Take in all lines; yield what is wrong with them."""
         root = os.path.abspath(self._path.parent)
         first_line: dict[str, str] = {}
-        for where, text in self._lines():
-            try:
-                line = _checked(json.loads(text))
-            except json.JSONDecodeError as error:
-                yield f"{where} is no JSON: {error.msg} at column {error.colno}"
+        for line in read_manifest(self._path):
+            if isinstance(line, str):
+                yield line
                 continue
-            except RecursionError:
-                yield f"{where} is nested too deeply"
-                continue
-            except ValueError as error:
-                yield f"{where}: {error}"
-                continue
-            path = os.path.normpath(os.path.join(root, line["audio_filepath"]))
+            path = os.path.normpath(os.path.join(root, line.audio_filepath))
             tree_path = _below(root, path)
-            offset, duration = line.get("offset") or 0.0, line.get("duration")
-            item = _with_span(tree_path, offset, duration)
+            item = _with_span(tree_path, line.offset, line.duration)
             if item in first_line:
-                yield f"{where} names the same as {first_line[item]}; remove one of them"
+                yield f"{line.where} names the same as {first_line[item]}; remove one of them"
                 continue
-            first_line[item] = where
+            first_line[item] = line.where
             self._num_lines[tree_path] += 1
             if item != tree_path:
                 self._tree_paths[item] = tree_path
-            origin = {"input_filepath": line["audio_filepath"], "input_offset": offset}
-            about = {name: value for name, value in line.items() if name not in _OWN}
-            self._recordings[item] = Recording(path, offset, duration, where, origin, about)
-
-    def _lines(self) -> Iterator[tuple[str, str]]:
-        """Yield where a line stands, and the line; empty ones are passed over."""
-        name = printable(self._path)
-        try:
-            with self._path.open(encoding="utf-8-sig") as file:
-                for number, text in enumerate(file, start=1):
-                    if text.strip():
-                        yield f"{name}, line {number}", text
-        except OSError as error:
-            raise UserError(f"{name} cannot be read: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UserError(f"{name} is no text in UTF-8: {error}") from error
+            origin = {"input_filepath": line.audio_filepath, "input_offset": line.offset}
+            self._recordings[item] = Recording(
+                path, line.offset, line.duration, line.where, origin, line.more
+            )
 
     def _inside_outputs(self) -> Iterator[str]:
         """Refuse inputs that an output could take the place of."""
@@ -284,38 +255,6 @@ class Manifest(Recordings):
                     f"{printable(self._path)} names files in {printable(folder)}, inside the "
                     "output directory; choose another output directory"
                 )
-
-
-def _checked(line: Any) -> dict[str, Any]:
-    """Return the line if it can be right.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    if not isinstance(line, dict):
-        raise ValueError("a line must be a JSON object")
-    path = line.get("audio_filepath")
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise ValueError("audio_filepath must be a path")
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError as error:
-        broken = ascii(path[error.start : error.end])
-        raise ValueError(f"audio_filepath holds {broken}, which no file name can") from error
-    offset, duration = line.get("offset"), line.get("duration")
-    most = f"{_LONGEST_SECONDS:g} s"
-    if offset is not None and not (_is_number(offset) and offset >= 0):
-        raise ValueError(f"offset is {reprlib.repr(offset)}; it must be 0 s to {most}")
-    if duration is not None and not (_is_number(duration) and duration > 0):
-        shown = reprlib.repr(duration)
-        raise ValueError(f"duration is {shown}; it must be more than 0 s, at most {most}")
-    return line
-
-
-def _is_number(value: Any) -> bool:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return abs(value) <= _LONGEST_SECONDS  # false for NaN too
 
 
 def _below(root: str, path: str) -> str:

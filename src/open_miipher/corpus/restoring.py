@@ -17,7 +17,6 @@ from open_miipher.corpus.inputs import Inputs, InputSample, find_left
 from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger, Row
 from open_miipher.corpus.recordings import Recordings, Segment
 from open_miipher.corpus.run import Item, Plan, Share
-from open_miipher.corpus.tars import Group
 from open_miipher.corpus.writers import FileOutput, Setting, ShardOutput
 from open_miipher.restoration import Job, Restorer
 from open_miipher.shards import StorageError
@@ -140,8 +139,8 @@ class Restore:
             f"{printable(self._output_dir)}",
         ]
         unreadable = [row["error"] for row in plan.failed]
-        for group in (i.details for i in plan.items if isinstance(i.details, Group)):
-            unreadable += [p for _, p in group.recordings.values() if isinstance(p, str)]
+        for group in (i.details for i in plan.items if isinstance(i.details, list)):
+            unreadable += [problem for *_, problem in group if isinstance(problem, str)]
         said += [f"unreadable:  {error}" for error in unreadable]
         problem = self._lack_of_room(plan)
         said += [] if problem is None else [f"error: {problem}"]

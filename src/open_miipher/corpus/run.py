@@ -223,7 +223,7 @@ def run(
     number, words, num_items = on_main(world, prepare)
     plan = plans.pop() if world.is_main else words
     share = share_out(plan.items, world, stop)
-    own = _work(task, share, plan.failed, words, ledger, world, number)
+    own = _work(task, share, plan, ledger, world, number)
     # A rank that was stopped waits here as well: the others come once their own work is done.
     results = _all_ranks(world, (*own, stop.received))
     problems, done, failed, signals = zip(*results, strict=True)
@@ -239,8 +239,8 @@ def run(
         raise UserError(
             f"{first.rstrip('.')}; what is done is kept, the same command goes on", shared=True
         )
-    num_failed = words.num_failed + sum(failed)
-    return Summary(sum(done), num_failed, signal, words.unit, words.called_failed)
+    num_failed = plan.num_failed + sum(failed)
+    return Summary(sum(done), num_failed, signal, plan.unit, plan.called_failed)
 
 
 def _log_plan(ledger: Ledger, plan: Plan) -> None:
@@ -316,22 +316,16 @@ def _pack(items: list[Item]) -> tuple[bytes, int, float]:
 
 
 def _work(
-    task: Task,
-    share: Share,
-    failed: list[Row],
-    words: Plan,
-    ledger: Ledger,
-    world: World,
-    number: int,
+    task: Task, share: Share, plan: Plan, ledger: Ledger, world: World, number: int
 ) -> tuple[str | None, int, int]:
     """Do a rank's work; returns why it could not go on, and how many items it did and failed."""
     whose = f"process 1 of {world.size}" if world.size > 1 else ""
-    num_items, num_done, num_failed = len(failed) + share.num_items, 0, 0
+    num_items, num_done, num_failed = len(plan.failed) + share.num_items, 0, 0
     try:
         with _recording(ledger):
             writer = ledger.writer(world.rank)
-        with writer, Progress(num_items, share.cost, world.is_main, whose, words.unit) as progress:
-            for row in itertools.chain(failed, task.process(share)):
+        with writer, Progress(num_items, share.cost, world.is_main, whose, plan.unit) as progress:
+            for row in itertools.chain(plan.failed, task.process(share)):
                 if row["error"] is not None:
                     progress.say(f"failed: {row['error']}")
                 with _recording(ledger):

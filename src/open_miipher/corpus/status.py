@@ -70,13 +70,9 @@ class TaskState:
     """One task: the run over all items, or one of an array.
 
     Attributes:
-        name: for people.
         state: running, finished, stopped (there is work left and nobody at it) or not started.
-        who: host and process of a running one.
-        how: how a stopped one ended.
-        num_own: items that belong to it; None if it never came to know them.
-        num_left: of them.
-        seconds_left: of audio in those.
+        who: host and process of a running one; how: the end of a stopped one.
+        num_own: items that belong to it, None if it never came to know them; num_left: of them.
     """
 
     name: str
@@ -145,9 +141,6 @@ def survey(ledger: Ledger, now: float | None = None) -> Survey:
     Args:
         ledger: of a run over all items, whoever works there.
         now: seconds since the epoch; by default what the clock says.
-
-    Raises:
-        UserError: a damaged row.
     """
     now = time.time() if now is None else now
     # Who holds locks is asked first: what he finishes in the meantime is then counted as well.
@@ -188,13 +181,7 @@ def survey(ledger: Ledger, now: float | None = None) -> Survey:
 def measure(intervals: Iterable[Interval], made: Made, window: Interval) -> Speed | None:
     """Measure what was made in a window against the time somebody worked in it.
 
-    Args:
-        intervals: when tasks were at work; they may overlap.
-        made: in the window.
-        window: what to look at.
-
-    Returns:
-        None if nobody worked.
+    The intervals in which tasks were at work may overlap; None if nobody worked.
     """
     seconds, reached = 0.0, window[0]
     for begin, end in sorted(intervals):

@@ -234,17 +234,8 @@ class TarShards(Inputs):
         return seconds / num_bytes
 
 
-@dataclass(frozen=True)
-class Group:
-    """Recordings that go into one shard.
-
-    Attributes:
-        names: what the outputs of the recordings are named after, by id.
-        recordings: by id; with what is known of each, or why it cannot be read.
-    """
-
-    names: Mapping[str, str]
-    recordings: Mapping[str, tuple[Recording, Segment | str]]
+Group = list[tuple[str, str, Recording, Segment | str]]
+"""Recordings of a shard: id, what its key is named after, and what is known or why it is not."""
 
 
 class Groups(Inputs):
@@ -299,25 +290,23 @@ class Groups(Inputs):
 
     def look(self, item: str, stamp: Any) -> tuple[float, Group]:
         """Look into all recordings; those that cannot be read fail when the shard is made."""
-        recordings: dict[str, tuple[Recording, Segment | str]] = {}
-        seconds = 0.0
+        group, seconds = Group(), 0.0
         for member in self._members[item]:
             recording = self._recordings.recording(member)
+            segment: Segment | str
             try:
                 segment = recording.look()
-            except AudioError as error:
-                recordings[member] = recording, str(error)
-            else:
-                recordings[member] = recording, segment
                 seconds += segment.seconds
-        names = {member: self._recordings.named_after(member) for member in recordings}
-        return seconds, Group(names, recordings)
+            except AudioError as error:
+                segment = str(error)
+            group.append((member, self._recordings.named_after(member), recording, segment))
+        return seconds, group
 
     def open(self, item: Item) -> Iterator[InputSample]:
         """Give a sample for each: the audio, and what the manifest says of it as `json`."""
         group: Group = item.details
-        keys = assign_keys(group.names.values())
-        for key, (name, (recording, segment)) in zip(keys, group.recordings.items(), strict=True):
+        keys = assign_keys(path for _, path, _, _ in group)
+        for key, (name, _, recording, segment) in zip(keys, group, strict=True):
             extra = {**recording.about, **recording.origin}
             if isinstance(segment, str):
                 yield InputSample(name, key, error=segment, extra=extra)

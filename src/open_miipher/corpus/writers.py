@@ -3,7 +3,6 @@
 One thread adds samples, and has their signals restored; another advances and closes the output.
 """
 
-import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import numpy as np
 
 from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.io import WAV_BYTE_LIMIT
+from open_miipher.audio.level import Level
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.paths import printable
 from open_miipher.corpus.inputs import Audio, InputSample
@@ -31,44 +31,6 @@ from open_miipher.restoration import (
     WriteError,
 )
 from open_miipher.shards import Sample, ShardWriter
-
-
-class Level:
-    """The mean level of a signal that comes in blocks."""
-
-    def __init__(self) -> None:
-        self._energy, self._num_samples = 0.0, 0
-
-    def add(self, block: np.ndarray) -> None:
-        """Measure a block (channels, n) float32."""
-        for row in block:
-            self._energy += float(np.dot(row, row))
-        self._num_samples += block.size
-
-    @property
-    def rms(self) -> float:
-        """Root of the mean square, full scale 1."""
-        return math.sqrt(self._energy / max(1, self._num_samples))
-
-    @property
-    def decibels(self) -> float | None:
-        """The same in dB of full scale; None for digital silence."""
-        return round(20 * math.log10(self.rms), 2) if self.rms > 0 else None
-
-
-class _MeasuredSink:
-    """A sink that measures what the file will hold, clipped as the file is."""
-
-    def __init__(self, sink: EncodingSink) -> None:
-        self.sink, self.level = sink, Level()
-        self.close, self.abort = sink.close, sink.abort
-
-    def write(self, block: np.ndarray) -> None:
-        """Append a block (channels, n)."""
-        clipped_before = self.sink.num_clipped
-        self.sink.write(block)
-        has_clipped = self.sink.num_clipped > clipped_before
-        self.level.add(np.clip(block, -1.0, 1.0) if has_clipped else block)
 
 
 @dataclass(frozen=True)
@@ -110,21 +72,32 @@ class Setting:
 
 
 class _Signal:
-    """A signal on its way through the restorer, with its levels."""
+    """A signal on its way through the restorer; its levels are measured in passing."""
 
     def __init__(self, setting: Setting, audio: Audio, sink: EncodingSink) -> None:
-        self.input, self._input_level = audio.input, Level()
-        self._sink = _MeasuredSink(sink)
-        source = replace(audio.source, open=self._measured(audio.source))
-        self.job = setting.restorer.job(source, self._sink, setting.output_dir)
+        self.input, self._sink = audio.input, sink
+        self._input_level, self._output_level = Level(), Level()
+        self._source = audio.source
+        self.close, self.abort = sink.close, sink.abort
+        source = replace(audio.source, open=self._read)
+        self.job = setting.restorer.job(source, self, setting.output_dir)
 
-    def _measured(self, source: Source) -> Any:
-        def blocks() -> Iterator[np.ndarray]:
-            for block in source.open():
-                self._input_level.add(block)
-                yield block
+    @property
+    def data(self) -> bytes:
+        """The encoded audio, of a signal that was restored into memory."""
+        return self._sink.data if isinstance(self._sink, MemorySink) else b""
 
-        return blocks
+    def write(self, block: np.ndarray) -> None:
+        """Append a block (channels, n); what the file holds is measured, clipped as it is."""
+        clipped_before = self._sink.num_clipped
+        self._sink.write(block)
+        has_clipped = self._sink.num_clipped > clipped_before
+        self._output_level.add(np.clip(block, -1.0, 1.0) if has_clipped else block)
+
+    def _read(self) -> Iterator[np.ndarray]:
+        for block in self._source.open():
+            self._input_level.add(block)
+            yield block
 
     def row(self) -> Row:
         """Return what is recorded of it once it is restored."""
@@ -139,8 +112,8 @@ class _Signal:
             "input_num_frames": source.num_frames,
             "input_num_channels": source.num_channels,
             "input_level_db": self._input_level.decibels,
-            "output_level_db": self._sink.level.decibels,
-            "clipped_samples": self._sink.sink.num_clipped,
+            "output_level_db": self._output_level.decibels,
+            "clipped_samples": self._sink.num_clipped,
             "processing_seconds": round(sum(job.seconds.values()), 3),
         }
 
@@ -205,25 +178,17 @@ class FileOutput:
 
 @dataclass(frozen=True, eq=False)
 class _SampleInWork:
-    """A sample whose members are being restored.
-
-    Attributes:
-        sample: as it came in.
-        members: by name in the output, in order; bytes are carried along.
-        refused: the input that is to blame, and why it cannot be restored, if that is known.
-    """
+    """A sample: as it came in, and by name in the output what is carried along or restored."""
 
     sample: InputSample
-    members: dict[str, bytes | tuple[_Signal, MemorySink]]
-    refused: tuple[str, str] | None = None
+    members: dict[str, bytes | _Signal]
+    refused: tuple[str, str] | None = None  # the input that is to blame, and why
 
     @property
     def signals(self) -> dict[str, _Signal]:
-        """Those of the members that are being restored."""
-        return {n: m[0] for n, m in self.members.items() if not isinstance(m, bytes)}
+        return {n: m for n, m in self.members.items() if isinstance(m, _Signal)}
 
     def failure(self) -> tuple[str, str] | None:
-        """Return the input that is to blame, and why it failed, or None."""
         failed = (s for s in self.signals.values() if s.job.error is not None)
         return self.refused or next(((s.input, str(s.job.error)) for s in failed), None)
 
@@ -319,7 +284,7 @@ class ShardOutput:
         names = {name: name for name in sample.members.keys() - audio.keys()}
         for name in sorted(audio, key=lambda name: not name.endswith(file_format.format)):
             names[name] = member_name(name, file_format.format, set(names.values()))
-        members: dict[str, bytes | tuple[_Signal, MemorySink]] = {}
+        members: dict[str, bytes | _Signal] = {}
         for name, member in sample.members.items():
             if isinstance(member, bytes):
                 members[name] = member
@@ -330,7 +295,7 @@ class ShardOutput:
                 return _SampleInWork(sample, {}, blame)
             rate = self._setting.shape(member.source)[0]
             sink = MemorySink(member.input, rate, file_format.format, file_format.subtype)
-            members[names[name]] = _Signal(self._setting, member, sink), sink
+            members[names[name]] = _Signal(self._setting, member, sink)
         return _SampleInWork(sample, members)
 
     def _refusal(self, name: str, source: Source) -> str | None:
@@ -344,7 +309,7 @@ class ShardOutput:
         if failure is not None:
             self._rows.append(self._row(work.sample, *failure))
             return
-        members = {n: m if isinstance(m, bytes) else m[1].data for n, m in work.members.items()}
+        members = {n: m if isinstance(m, bytes) else m.data for n, m in work.members.items()}
         with self._writing(self._path):
             if self._writer is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -194,7 +194,7 @@ def test_a_signal_gives_up_what_is_under_way(tmp_path, tasks, alone, wait_until)
         make_tar(tmp_path / f"raw/{name}.tar", seed=ord(name[0]))
     given = [f"data.train.urls=[{tmp_path / 'raw'}]"]
     folder, task = next(iter(tasks(*given).items()))
-    task.build = Doing(tmp_path, task.maker.make)
+    task.build = Doing(tmp_path, task.make)
     waiting = Thread(
         target=lambda: (
             wait_until(lambda: "wait" in log_of(tmp_path)),
@@ -224,7 +224,7 @@ def test_a_worker_that_dies_costs_its_unit_and_no_other(tmp_path, tasks, preproc
         make_tar(tmp_path / f"raw/{name}.tar", 3)
     given = f"data.train.urls=[{tmp_path / 'raw'}]"
     folder, task = next(iter(tasks(given).items()))
-    task.build = Doing(tmp_path, task.maker.make)
+    task.build = Doing(tmp_path, task.make)
     leftover = folder / f".{unit_name(str(tmp_path / 'raw/die.tar'))}-00000.tar.99.tmp"
     plan = task.plan
 
@@ -253,7 +253,7 @@ def test_a_worker_that_dies_costs_its_unit_and_no_other(tmp_path, tasks, preproc
 def test_a_full_disk_is_one_sentence(tmp_path, tasks, alone):
     tar = make_tar(tmp_path / "a.tar")
     folder, task = next(iter(tasks(f"data.train.urls=[{tar}]").items()))
-    task.build = FullDisk(task.maker)
+    task.build = FullDisk(task.make)
     with pytest.raises(
         UserError, match=r"a-.*\.tar: No space left on device; what is done is kept"
     ):

@@ -44,31 +44,17 @@ Recording = File | Member
 
 @dataclass(frozen=True)
 class Unit:
-    """A tar file, or some files of a directory that follow each other: worked on as a whole.
+    """Where a unit of work lies: a tar file, or files of a directory that follow each other.
 
     Attributes:
         source: URL of the tar, or the directory; absolute paths.
-        stamp: what tells that it is another one now; plain data.
-        seconds: of audio to be read, about.
-        block: number, first and last + 1 of the directory's files; None for a tar.
-        files: those of the block, once it is handed to a worker.
+        block: number of the first file and of the one after the last; None for a tar.
+        files: those of the block, once the unit is handed to a worker.
     """
 
     source: str
-    stamp: list[Any]
-    seconds: float
-    block: tuple[int, int, int] | None = None
+    block: tuple[int, int] | None = None
     files: tuple[File, ...] = ()
-
-    @property
-    def id(self) -> str:
-        """The source, with the block's number if it is a directory."""
-        return self.source if self.block is None else f"{self.source}#{self.block[0]}"
-
-    @property
-    def name(self) -> str:
-        """A file name of its own, from which the shards' names and the keys come."""
-        return unit_name(self.id)
 
 
 def unit_name(item: str) -> str:
@@ -109,7 +95,7 @@ class RawInputs(Inputs):
         self._crop_samples = data.crop_samples
         self._unit_samples = options.shard_maxcount * data.sample_samples
         self._given = [*source.dir_list, *source.urls]
-        self._units: dict[str, Unit] = {}
+        self._units: dict[str, tuple[list[Any], float, Unit]] = {}  # stamp, seconds, what it is
         self.urls = [
             url if is_s3(url) else os.path.abspath(url)
             for url in (expand(source.urls, self._storage, f"{key}.urls") if source.urls else ())
@@ -141,22 +127,23 @@ class RawInputs(Inputs):
         """
         found = list(in_threads(self._stamp, self.urls, LOOK_THREADS))
         report([str(stamp) for stamp in found if isinstance(stamp, UserError)])
-        tars = (
-            Unit(url, stamp, stamp[0] / _BYTES_A_SECOND)
+        self._units = {
+            url: (stamp, stamp[0] / _BYTES_A_SECOND, Unit(url))
             for url, stamp in zip(self.urls, found, strict=True)
             if not isinstance(stamp, UserError)
-        )
-        blocks = map(self._blocks, self.directories)
-        self._units = {unit.id: unit for unit in chain(tars, *blocks)}
+        }
+        for directory in self.directories:
+            for number, block in enumerate(self._blocks(directory)):
+                self._units[f"{directory}#{number}"] = block
         return sorted(self._units)
 
     def stamp(self, item: str) -> list[Any]:
         """Return the stamp of the tar, or of all files of the block."""
-        return self._units[item].stamp
+        return self._units[item][0]
 
     def look(self, item: str, stamp: Any) -> tuple[float, Unit]:
-        """Return the unit."""
-        return self._units[item].seconds, self._units[item]
+        """Return about the seconds of audio to be read, and the unit."""
+        return self._units[item][1:]
 
     def filled(self, item: Item) -> Item:
         """Add the files of a block, so that a worker needs no index."""
@@ -164,7 +151,7 @@ class RawInputs(Inputs):
         if unit.block is None:
             return item
         files = self.directories[unit.source]
-        own = tuple(files[number] for number in range(*unit.block[1:]))
+        own = tuple(files[number] for number in range(*unit.block))
         return replace(item, details=replace(unit, files=own))
 
     def open(self, item: Item) -> Iterator[tuple[str, Recording | UserError]]:
@@ -179,7 +166,7 @@ class RawInputs(Inputs):
             yield f"{unit.source}/{file.entry.file_path}", file
         if unit.block is not None:
             return
-        if unit.stamp[0] == 0:  # its size
+        if item.stamp[0] == 0:  # its size
             raise ShardError(f"{printable(unit.source)} is empty")
         with self._storage.open(unit.source) as tar:
             for sample in read_samples(tar, unit.source):
@@ -194,23 +181,22 @@ class RawInputs(Inputs):
         except UserError as error:
             return error
 
-    def _blocks(self, directory: str) -> Iterator[Unit]:
+    def _blocks(self, directory: str) -> Iterator[tuple[list[Any], float, Unit]]:
         """Cut a directory into blocks whose crops fill a shard at most, unless one does alone."""
         files, rate = self.directories[directory], self._rate
         paths = (files[place].path for place in range(len(files)))
-        number, first, held, seconds, digest = 0, 0, 0, 0.0, sha256()
+        first, held, seconds, digest = 0, 0, 0.0, sha256()
         for place, stamp in enumerate(in_threads(file_stamp, paths, LOOK_THREADS)):
             file = files[place]
-            length = file.num_samples(rate)
-            taken = (
-                length * file.num_channels if self._takes_all else min(length, self._crop_samples)
-            )
+            whole = file.num_samples(rate)
+            crop = min(whole, self._crop_samples)
+            taken = whole * file.num_channels if self._takes_all else crop
             if held and held + taken > self._unit_samples:
-                yield Unit(directory, [digest.hexdigest()], seconds, (number, first, place))
-                number, first, held, seconds, digest = number + 1, place, 0, 0.0, sha256()
+                yield [digest.hexdigest()], seconds, Unit(directory, (first, place))
+                first, held, seconds, digest = place, 0, 0.0, sha256()
             held, seconds = held + taken, seconds + taken / rate
             digest.update(f"{file.entry} {stamp and tuple(stamp)}\n".encode())
-        yield Unit(directory, [digest.hexdigest()], seconds, (number, first, len(files)))
+        yield [digest.hexdigest()], seconds, Unit(directory, (first, len(files)))
 
 
 def _recordings(sample: Sample, url: str) -> Iterator[tuple[str, Recording | UserError]]:

@@ -3,8 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import asdict
 from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,7 @@ from open_miipher.base.paths import printable
 from open_miipher.corpus.inputs import find_left
 from open_miipher.corpus.ledger import Ledger, Row
 from open_miipher.corpus.pool import Pool
-from open_miipher.corpus.preprocessing.config import (
-    Preprocessing,
-    PreprocessingData,
-    PreprocessingOptions,
-    RawSource,
-)
+from open_miipher.corpus.preprocessing.config import Preprocessing, RawSource
 from open_miipher.corpus.preprocessing.inputs import RawInputs, check_splits, unit_name
 from open_miipher.corpus.preprocessing.pieces import Piece, PieceMaker, Unreadable, pack, to_sample
 from open_miipher.corpus.run import Item, Plan, Share
@@ -32,162 +26,16 @@ from open_miipher.shards import Sample, ShardError, ShardWriter
 
 SUMMARY_NAME = "summary.json"
 
-_FEWEST_JUDGED = 200  # pieces; before so many, one failure would be too large a share
 SPLITS = {"train": "train", "test": "val"}
 """Which split a section of `data` gives."""
 
 _CHANGES_DATA = ("sample_rate", "crop_seconds", "sample_seconds", "low_cut_hz", "peak")
 _CHANGES_OPTIONS = ("seed", "crops", "audio_format", "ssl_inputs", "shard_maxcount")
-_SUMS = (
+_FEWEST_JUDGED = 200  # pieces; before so many, one failure would be too large a share
+_SUMS = (  # of a unit's row, and of all in the summary
     *("files", "unreadable", "low_rate_files", "pieces", "samples", "seconds", "output_seconds"),
     *("output_bytes", "degradation_failures"),
 )
-
-
-@dataclass
-class Counts:
-    """What came of a unit.
-
-    Attributes:
-        files: recordings that were found; unreadable: of them.
-        low_rate_files: of a lower rate than the pairs, so that their upper band is empty.
-        pieces: crops that were made.
-        samples: of the shards.
-        seconds: of audio in the readable recordings.
-        output_seconds: of pairs.
-        undamaged: pieces that no degradation took part in.
-        degradations: pieces by the stages that took part.
-        failures: of degradations, with their reasons.
-        problems: why something of the input is missing.
-    """
-
-    files: int = 0
-    unreadable: int = 0
-    low_rate_files: int = 0
-    pieces: int = 0
-    samples: int = 0
-    seconds: float = 0.0
-    output_seconds: float = 0.0
-    undamaged: int = 0
-    degradations: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def row(self, item: Item, shards: list[list[Any]], error: str | None) -> Row:
-        """Return the row of a unit, which gave these shards: each a name and a size."""
-        return {
-            "id": item.id,
-            "stamp": item.stamp,
-            "outputs": shards,
-            "output_bytes": sum(size for _, size in shards),
-            "files": self.files,
-            "unreadable": self.unreadable,
-            "low_rate_files": self.low_rate_files,
-            "pieces": self.pieces,
-            "samples": self.samples,
-            "seconds": round(self.seconds, 6),
-            "output_seconds": round(self.output_seconds, 6),
-            "degradations": {"none": self.undamaged, **self.degradations},
-            "degradation_failures": len(self.failures),
-            "error": error,
-        }
-
-
-@dataclass(frozen=True)
-class UnitMaker:
-    """Makes the shards of one unit after the other; a worker has one.
-
-    Attributes:
-        inputs: of the split; opens units.
-        pieces: crops and damages recordings.
-        split: `train` or `val`: the keys of its samples begin with it.
-        output_dir: gets the shards.
-        data: rate and lengths.
-        options: of what is written.
-    """
-
-    inputs: RawInputs
-    pieces: PieceMaker
-    split: str
-    output_dir: Path
-    data: PreprocessingData
-    options: PreprocessingOptions
-
-    def make(self, item: Item) -> Row:
-        """Make the shards of a unit.
-
-        Returns:
-            Its row; `error` tells what could not be read, the shards hold the rest.
-
-        Raises:
-            UserError: storage or recorded noise cannot be read, degradations fail too often, or the
-                disk refuses.
-        """
-        counts, made = Counts(), list[list[Any]]()
-        samples = self._samples(item, counts)
-        while (first := next(samples, None)) is not None:
-            path = self.output_dir / shard_name(item.output, len(made))
-            try:
-                with ShardWriter(path) as shard:
-                    for sample in chain([first], islice(samples, self.options.shard_maxcount - 1)):
-                        shard.add(sample)
-                        counts.samples += 1
-            except OSError as error:
-                raise UserError(f"{printable(path)}: {error.strerror}") from error
-            made.append([path.name, path.stat().st_size])
-        return counts.row(item, made, "; ".join(counts.problems) or None)
-
-    def _samples(self, item: Item, counts: Counts) -> Iterator[Sample]:
-        groups = pack(self._pieces(item, counts), self.data.sample_samples)
-        for number, group in enumerate(groups):
-            key = f"{self.split}-{item.output}-{number:06d}"
-            rate, options = self.data.sample_rate, self.options
-            yield to_sample(key, group, rate, options.audio_format, options.ssl_inputs)
-
-    def _pieces(self, item: Item, counts: Counts) -> Iterator[Piece]:
-        """Yield the pieces of a unit; what cannot be read is counted and told."""
-        damage, first_unreadable = None, ""
-        rate = self.data.sample_rate
-        try:
-            for stable_id, recording in self.inputs.open(item):
-                counts.files += 1
-                try:
-                    if isinstance(recording, UserError):
-                        raise Unreadable(str(recording))
-                    for piece, failures in self.pieces.pieces(recording, stable_id):
-                        self._count(piece, failures, counts, item)
-                        yield piece
-                    counts.seconds += recording.num_samples(rate) / rate
-                    counts.low_rate_files += recording.sample_rate < rate
-                except Unreadable as error:
-                    counts.unreadable += 1
-                    first_unreadable = first_unreadable or str(error)
-        except ShardError as error:
-            kept = f"; the {counts.files} recordings before are kept" if counts.files else ""
-            damage = printable(f"{error}{kept}")  # it may name a member as the tar has it
-        if counts.unreadable:
-            counts.problems.append(
-                f"{printable(item.id)}: {counts.unreadable} of {counts.files} files are "
-                f"unreadable, the first: {first_unreadable}"
-            )
-        if damage is not None:
-            counts.problems.append(damage)
-        elif counts.files == 0:
-            counts.problems.append(f"{printable(item.id)} holds no samples")
-
-    def _count(self, piece: Piece, failures: list[str], counts: Counts, item: Item) -> None:
-        counts.pieces += 1
-        counts.output_seconds += len(piece) / self.data.sample_rate
-        counts.undamaged += not piece.drawn
-        counts.degradations.update({stage["name"] for stage in piece.drawn})
-        counts.failures += failures
-        most = self.data.max_degradation_failures
-        if len(counts.failures) > most * max(counts.pieces, _FEWEST_JUDGED):
-            raise UserError(
-                f"{len(counts.failures)} degradations failed in {counts.pieces} pieces of "
-                f"{printable(item.id)}, more than data.max_degradation_failures={most} of them; "
-                f"the last: {counts.failures[-1]}"
-            )
 
 
 class Preprocess:
@@ -197,19 +45,35 @@ class Preprocess:
     configuration and the seed alone.
 
     Args:
-        maker: makes the shards of a unit.
+        config: all of it.
+        inputs: of the split.
+        maker: of pieces.
+        split: `train` or `val`: the keys of its samples begin with it.
         identity: all that changes what comes out.
-        pool: runs makers.
+        pool: its workers make the shards, each with a copy of this task.
 
     Attributes:
         identity: as given.
     """
 
-    def __init__(self, maker: UnitMaker, identity: Mapping[str, Any], pool: Pool) -> None:
-        self.maker, self.identity, self._pool = maker, identity, pool
-        self.build: Callable[[], Callable[[Item], Row]] = partial(_ready, maker)
-        self._inputs, self._output_dir = maker.inputs, maker.output_dir
+    def __init__(
+        self,
+        config: Preprocessing,
+        inputs: RawInputs,
+        maker: PieceMaker,
+        split: str,
+        identity: Mapping[str, Any],
+        pool: Pool | None,
+    ) -> None:
+        self._data, self._options = config.data, config.options
+        self.inputs, self._maker, self._split, self._pool = inputs, maker, split, pool
+        self._output_dir = output_folder(config, split)
         self._given: frozenset[str] = frozenset()  # ids of the units of the plan
+        self.identity = identity
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what workers do not need."""
+        return {**self.__dict__, "_pool": None, "_given": frozenset()}
 
     def check(self) -> None:
         """See, before a run with `overwrite` forgets what is done, that the inputs are there.
@@ -217,7 +81,7 @@ class Preprocess:
         Raises:
             UserError: they are not, or storage cannot be reached.
         """
-        self._inputs.ids()
+        self.inputs.ids()
 
     def plan(self, ledger: Ledger) -> Plan:
         """Find the units that are left, and remove what there is of them, and of units gone since.
@@ -226,32 +90,103 @@ class Preprocess:
             UserError: an input does not exist, or the output directory holds shards of another that
                 are not to be overwritten.
         """
-        ids = self._inputs.ids()
+        ids = self.inputs.ids()
         self._given = frozenset(ids)
-        names = ledger.name_all(ids, "tar", _named)
-        num_shards = dict.fromkeys(names, 0)  # the most that a unit ever had, by its row
+        num_shards = dict.fromkeys(ledger.name_all(ids, "tar", _named), 0)  # the most of a row
         for row in Ledger(self._output_dir).all_rows():
-            num = len(row.get("outputs", ()))
-            num_shards[row["id"]] = max(num, num_shards.get(row["id"], 0))
+            most = num_shards.get(row["id"], 0)
+            num_shards[row["id"]] = max(most, len(row.get("outputs", ())))
         gone = {item: num for item, num in num_shards.items() if item not in self._given}
         self._refuse_other_inputs(gone)
         items = {item: unit_name(item) for item in ids}
-        found = find_left(self._inputs, items, ledger, self._look)
-        left = {item.id: num_shards[item.id] for item in found["items"]}
-        self._clear({**gone, **left})
+        found = find_left(self.inputs, items, ledger, self._look)
+        self._clear({**gone, **{item.id: num_shards[item.id] for item in found["items"]}})
         return Plan(**found, unit="inputs", called_failed="could not be read in full")
 
     def process(self, items: Share) -> Iterator[Row]:
         """Make the units of one rank (see `corpus.run.Task`)."""
-        filled = map(self._inputs.filled, items)
+        if self._pool is None:
+            raise RuntimeError("a worker's copy of a task runs nothing")
         done = self._pool.map(
-            self.build, filled, lambda: items.stopped, lambda item: self._clear({item.id: 0})
+            self.build,
+            map(self.inputs.filled, items),
+            lambda: items.stopped,
+            lambda item: self._clear({item.id: 0}),
         )
         for item, row, problem in done:
-            yield row or Counts().row(item, [], f"{printable(item.id)}: {problem}")
+            yield row or {**_new_row(item), "error": f"{printable(item.id)}: {problem}"}
+
+    def build(self) -> Callable[[Item], Row]:
+        """Set up a worker: there are as many as cores are to be used."""
+        torch.set_num_threads(1)
+        return self.make
+
+    def make(self, item: Item) -> Row:
+        """Make the shards of a unit whose files are filled in.
+
+        Returns:
+            Its row; `error` tells what could not be read, the shards hold the rest.
+
+        Raises:
+            UserError: storage or recorded noise cannot be read, degradations fail too often, or the
+                disk refuses.
+        """
+        row = _new_row(item)
+        samples = self._samples(item, row)
+        while (first := next(samples, None)) is not None:
+            path = self._output_dir / shard_name(item.output, len(row["outputs"]))
+            try:
+                with ShardWriter(path) as shard:
+                    for sample in chain([first], islice(samples, self._options.shard_maxcount - 1)):
+                        shard.add(sample)
+                        row["samples"] += 1
+            except OSError as error:
+                raise UserError(f"{printable(path)}: {error.strerror}") from error
+            row["outputs"].append([path.name, path.stat().st_size])
+        row["output_bytes"] = sum(size for _, size in row["outputs"])
+        row |= {name: round(row[name], 6) for name in ("seconds", "output_seconds")}
+        return row
+
+    def finish(self, rows: Iterable[Row]) -> None:
+        """Write the summary over all units that there are now, and say it in a line."""
+        sums, degradations = Counter[str](), Counter[str]()
+        num_units, num_shards, problems = 0, 0, list[str]()
+        for row in rows:
+            if row["id"] in self._given:
+                num_units += 1
+                num_shards += len(row["outputs"])
+                sums.update({name: row[name] for name in _SUMS})
+                degradations.update(row["degradations"])
+                problems += [] if row["error"] is None else [row["error"]]
+        hours = {name: round(sums[name] / 3600, 4) for name in ("seconds", "output_seconds")}
+        summary = {
+            "split": self._split,
+            "inputs": num_units,
+            **{name: round(sums[name], 3) for name in _SUMS},
+            "hours": hours["seconds"],
+            "output_hours": hours["output_seconds"],
+            "shards": num_shards,
+            "degradations": dict(sorted(degradations.items())),
+            "problems": problems,
+        }
+        text = json.dumps(summary, indent=1, ensure_ascii=False)
+        text = text.encode("utf-8", "backslashreplace").decode()  # names that are no UTF-8
+        path = self._output_dir / SUMMARY_NAME
+        remove_leftovers([path])
+        write_lines(path, [text])
+        shares = ", ".join(
+            f"{name} {num / max(1, sums['pieces']):.0%}"
+            for name, num in sorted(degradations.items())
+        )
+        print(
+            f"{self._split}: {sums['files']} files of {hours['seconds']:.2f} h, "
+            f"{sums['unreadable']} unreadable, gave {sums['samples']} samples of "
+            f"{hours['output_seconds']:.2f} h in {num_shards} shards ({shares})",
+            flush=True,
+        )
 
     def _look(self, item: str, output: str, stamp: Any) -> Item:
-        seconds, unit = self._inputs.look(item, stamp)
+        seconds, unit = self.inputs.look(item, stamp)
         return Item(item, output, seconds, stamp, unit)
 
     def _refuse_other_inputs(self, gone: Iterable[str]) -> None:
@@ -260,9 +195,9 @@ class Preprocess:
         A directory whose index got shorter, or whose blocks got longer, has fewer units than
         before. Of other inputs it cannot be told whether they were left out on purpose.
         """
-        for item in [] if self.maker.options.overwrite else gone:
+        for item in [] if self._options.overwrite else gone:
             shards = self._shards(unit_name(item), 0)
-            if shards and item.rpartition("#")[0] not in self._inputs.directories:
+            if shards and item.rpartition("#")[0] not in self.inputs.directories:
                 raise UserError(
                     f"{printable(shards[0])} comes from an input that is not given now; give all "
                     "inputs of this folder again, with more if you like, choose another "
@@ -285,50 +220,64 @@ class Preprocess:
         known = list(islice(paths, num_shards))
         return [*known, *takewhile(Path.exists, paths)]
 
-    def finish(self, rows: Iterable[Row]) -> None:
-        """Write the summary over all units that there are now, and say it in a line."""
-        sums, degradations = Counter[str](), Counter[str]()
-        num_units, num_shards, problems = 0, 0, list[str]()
-        for row in rows:
-            if row["id"] not in self._given:
-                continue
-            num_units += 1
-            num_shards += len(row["outputs"])
-            sums.update({name: row[name] for name in _SUMS})
-            degradations.update(row["degradations"])
-            problems += [] if row["error"] is None else [row["error"]]
-        hours = {name: round(sums[name] / 3600, 4) for name in ("seconds", "output_seconds")}
-        summary = {
-            "split": self.maker.split,
-            "inputs": num_units,
-            **{name: round(sums[name], 3) for name in _SUMS},
-            "hours": hours["seconds"],
-            "output_hours": hours["output_seconds"],
-            "shards": num_shards,
-            "degradations": dict(sorted(degradations.items())),
-            "problems": problems,
-        }
-        text = json.dumps(summary, indent=1, ensure_ascii=False)
-        text = text.encode("utf-8", "backslashreplace").decode()  # names that are no UTF-8
-        path = self._output_dir / SUMMARY_NAME
-        remove_leftovers([path])
-        write_lines(path, [text])
-        shares = ", ".join(
-            f"{name} {count / max(1, sums['pieces']):.0%}"
-            for name, count in sorted(degradations.items())
-        )
-        print(
-            f"{self.maker.split}: {sums['files']} files of {hours['seconds']:.2f} h, "
-            f"{sums['unreadable']} unreadable, gave {sums['samples']} samples of "
-            f"{hours['output_seconds']:.2f} h in {num_shards} shards ({shares})",
-            flush=True,
-        )
+    def _samples(self, item: Item, row: Row) -> Iterator[Sample]:
+        groups = pack(self._pieces(item, row), self._data.sample_samples)
+        for number, group in enumerate(groups):
+            key = f"{self._split}-{item.output}-{number:06d}"
+            rate, options = self._data.sample_rate, self._options
+            yield to_sample(key, group, rate, options.audio_format, options.ssl_inputs)
+
+    def _pieces(self, item: Item, row: Row) -> Iterator[Piece]:
+        """Yield the pieces of a unit; what cannot be read is counted and told in its row."""
+        problems, first_unreadable = list[str](), ""
+        rate, damage = self._data.sample_rate, None
+        try:
+            for stable_id, recording in self.inputs.open(item):
+                row["files"] += 1
+                try:
+                    if isinstance(recording, UserError):
+                        raise Unreadable(str(recording))
+                    for piece, failures in self._maker.pieces(recording, stable_id):
+                        self._count(piece, failures, item, row)
+                        yield piece
+                    row["seconds"] += recording.num_samples(rate) / rate
+                    row["low_rate_files"] += recording.sample_rate < rate
+                except Unreadable as error:
+                    row["unreadable"] += 1
+                    first_unreadable = first_unreadable or str(error)
+        except ShardError as error:
+            kept = f"; the {row['files']} recordings before are kept" if row["files"] else ""
+            damage = printable(f"{error}{kept}")  # it may name a member as the tar has it
+        if row["unreadable"]:
+            problems.append(
+                f"{printable(item.id)}: {row['unreadable']} of {row['files']} files are "
+                f"unreadable, the first: {first_unreadable}"
+            )
+        if damage is not None:
+            problems.append(damage)
+        elif row["files"] == 0:
+            problems.append(f"{printable(item.id)} holds no samples")
+        row["error"] = "; ".join(problems) or None
+
+    def _count(self, piece: Piece, failures: list[str], item: Item, row: Row) -> None:
+        row["pieces"] += 1
+        row["output_seconds"] += len(piece) / self._data.sample_rate
+        for name in {stage["name"] for stage in piece.drawn} or {"none"}:
+            row["degradations"][name] = row["degradations"].get(name, 0) + 1
+        row["degradation_failures"] += len(failures)
+        most = self._data.max_degradation_failures
+        if row["degradation_failures"] > most * max(row["pieces"], _FEWEST_JUDGED):
+            raise UserError(
+                f"{row['degradation_failures']} degradations failed in {row['pieces']} pieces of "
+                f"{printable(item.id)}, more than data.max_degradation_failures={most} of them; "
+                f"the last: {failures[-1]}"
+            )
 
 
-def _ready(maker: UnitMaker) -> Callable[[Item], Row]:
-    """Set up a worker: there are as many as cores are to be used."""
-    torch.set_num_threads(1)
-    return maker.make
+def _new_row(item: Item) -> Row:
+    """Return the row of a unit before anything is made of it."""
+    known = {"id": item.id, "stamp": item.stamp, "outputs": [], **dict.fromkeys(_SUMS, 0)}
+    return {**known, "degradations": {"none": 0}, "error": None}
 
 
 def _named(items: Collection[str], given: Mapping[str, str], extension: str) -> dict[str, str]:
@@ -374,10 +323,10 @@ def build_tasks(config: Preprocessing, pool: Pool) -> dict[Path, Preprocess]:
     tasks = {}
     for name, source in given.items():
         degradation = source_degradation(data.degradation, source, f"data.{name}", data.sample_rate)
-        pieces = PieceMaker(data, options.crops, options.seed, degradation)
-        folder = output_folder(config, SPLITS[name])
-        maker = UnitMaker(inputs[name], pieces, SPLITS[name], folder, data, options)
-        tasks[folder] = Preprocess(maker, _identity(config, source), pool)
+        maker = PieceMaker(data, options.crops, options.seed, degradation)
+        identity = _identity(config, source)
+        task = Preprocess(config, inputs[name], maker, SPLITS[name], identity, pool)
+        tasks[output_folder(config, SPLITS[name])] = task
     return tasks
 
 
