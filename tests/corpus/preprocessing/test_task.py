@@ -16,6 +16,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.corpus.array import ArrayTask
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.pool import WorkerError
+from open_miipher.corpus.preprocessing import Preprocess
 from open_miipher.corpus.preprocessing.inputs import unit_name
 from open_miipher.corpus.run import run
 from open_miipher.index import Entry, write_index
@@ -219,21 +220,23 @@ def log_of(folder) -> list[str]:
     return (folder / "log").read_text().split() if (folder / "log").exists() else []
 
 
-def test_a_worker_that_dies_costs_its_unit_and_no_other(tmp_path, tasks, preprocess, alone):
+def test_a_worker_that_dies_costs_its_unit_and_no_other(
+    tmp_path, tasks, preprocess, alone, monkeypatch
+):
     for name in ("a", "die", "once"):
         make_tar(tmp_path / f"raw/{name}.tar", 3)
     given = f"data.train.urls=[{tmp_path / 'raw'}]"
     folder, task = next(iter(tasks(given).items()))
     task.build = Doing(tmp_path, task.make)
     leftover = folder / f".{unit_name(str(tmp_path / 'raw/die.tar'))}-00000.tar.99.tmp"
-    plan = task.plan
+    plan = Preprocess.plan
 
-    def planned(ledger):
-        found = plan(ledger)
+    def planned(self, ledger):
+        found = plan(self, ledger)
         leftover.touch()  # as if the worker had begun a shard
         return found
 
-    task.plan = planned
+    monkeypatch.setattr(Preprocess, "plan", planned)
     summary = run(task, folder, alone)
     assert (summary.num_done, summary.num_failed, summary.exit_code) == (2, 1, 1)
     told = json.loads((folder / "summary.json").read_text())
