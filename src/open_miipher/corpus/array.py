@@ -73,11 +73,9 @@ def place(item: str, count: int) -> int:
 
 
 class Tenancy:
-    """Locks on a ledger's folder; they end with this process.
+    """Locks on a ledger's folder (`root`), for a task of an array or for a run that wants it all.
 
-    Args:
-        root: the ledger's folder.
-        array_task: the task that asks, or None for a run that wants all of it.
+    They end with this process.
     """
 
     def __init__(self, root: Path, array_task: ArrayTask | None) -> None:
@@ -93,19 +91,19 @@ class Tenancy:
         from open_miipher.distributed import hold  # brings torch, which readers need not
 
         if self._array_task is None:
-            working = tasks_at_work(self._root)
+            working = _at_work(self._root)
             if working:
                 raise UserError(
-                    f"{self._root.parent} is being written by {describe(working)}; wait until "
+                    f"{self._root.parent} is being written by {working}; wait until "
                     "they end, or start with --num-shards and --shard-id as they were"
                 )
             self._locks = [hold(self._root, _TRIES * _BETWEEN_TRIES)]
             return
         count = self._array_task.count
-        others = tasks_at_work(self._root, lambda task: task.count != count)
+        others = _at_work(self._root, lambda task: task.count != count)
         if others:
             raise UserError(
-                f"{self._root.parent} is being written by {describe(others)}, and an item may be "
+                f"{self._root.parent} is being written by {others}, and an item may be "
                 f"theirs and {self._array_task}'s; wait until they end, or use their --num-shards"
             )
         whole = self._share()
@@ -184,25 +182,15 @@ def holder(folder: Path) -> str | None:
     return None
 
 
-def tasks_at_work(
-    root: Path, asked: Callable[[ArrayTask], bool] = lambda task: True
-) -> dict[ArrayTask, str]:
-    """Return the array tasks that hold their folder's lock, with what they wrote into it."""
-    found = {}
+def _at_work(root: Path, asked: Callable[[ArrayTask], bool] = lambda task: True) -> str:
+    """Name the array tasks at work: the first, and how many others; "" without any."""
+    found = []
     for folder in sorted(root.glob("shard-*")):
         task = ArrayTask.from_folder(folder.name)
-        if task is not None and asked(task):
-            text = holder(folder)
-            if text is not None:
-                found[task] = text
-    return found
-
-
-def describe(working: dict[ArrayTask, str]) -> str:
-    """Name tasks at work in a sentence: the first, and how many others."""
-    first, text = next(iter(working.items()))
-    more = f" and {len(working) - 1} more tasks" if len(working) > 1 else ""
-    return f"{first} ({text}){more}"
+        if task is not None and asked(task) and (text := holder(folder)) is not None:
+            found.append(f"{task} ({text})")
+    more = f" and {len(found) - 1} more tasks" if len(found) > 1 else ""
+    return f"{found[0]}{more}" if found else ""
 
 
 def _locked(file: TextIO, kind: int) -> bool:

@@ -30,7 +30,6 @@ LOOK_THREADS = 16
 
 _BATCH = 64
 _DONE, _FAILED = "done", "failed"  # before
-_NOTHING: Mapping[str, Any] = {}  # one for millions of recordings
 
 
 class Inputs(ABC):
@@ -42,25 +41,16 @@ class Inputs(ABC):
         are_packed: whether an item becomes a tar shard, and not a file.
     """
 
-    identity: Mapping[str, Any] = _NOTHING
-    is_estimate = False
-    are_packed = False
+    identity: Mapping[str, Any] = {}
+    is_estimate = are_packed = False
 
     @abstractmethod
     def check(self, output_dir: Path) -> None:
-        """Check, before anything slow, that the inputs are there and outputs can go there.
-
-        Raises:
-            UserError: they cannot, or there is no such input.
-        """
+        """Refuse, before anything slow, missing inputs and outputs that cannot go there."""
 
     @abstractmethod
     def ids(self) -> list[str]:
-        """List the inputs' stable ids, sorted.
-
-        Raises:
-            UserError: there are none, or some cannot be right.
-        """
+        """List the inputs' stable ids, sorted; refuse none at all, and what cannot be right."""
 
     def assign(
         self, items: Collection[str], given: Mapping[str, str], extension: str
@@ -74,15 +64,11 @@ class Inputs(ABC):
 
     @abstractmethod
     def stamp(self, item: str) -> Any:
-        """Return plain data that is another one when an item changed.
-
-        Raises:
-            UserError: there is no such item.
-        """
+        """Return plain data that is another one when an item changed; refuse one that is gone."""
 
     @abstractmethod
     def look(self, item: str, stamp: Any) -> tuple[float, Any]:
-        """Look into an item that is left; called in threads.
+        """Look into an item that is left, in one of several threads.
 
         Returns:
             Its cost, and the details that `open` needs.
@@ -98,7 +84,7 @@ class Inputs(ABC):
 
     def about(self, item: str) -> Mapping[str, Any]:
         """Return what else is known of an input; nothing of one that is gone."""
-        return _NOTHING
+        return {}
 
 
 @dataclass(frozen=True)
@@ -221,13 +207,8 @@ def check_apart(
 ) -> None:
     """Refuse inputs that an output could replace, and outputs that a later run would take in.
 
-    Args:
-        inputs: files and directories.
-        output_dir: where outputs go.
-        mend: what to do about it.
-
     Raises:
-        UserError: naming all of them.
+        UserError: naming all of them, and what to do (`mend`).
     """
     problems = []
     output = printable(output_dir)

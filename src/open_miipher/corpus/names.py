@@ -48,18 +48,10 @@ def assign_names(
 def assign_groups(
     items: Collection[str], given: Mapping[str, str], extension: str, size: int
 ) -> dict[str, str]:
-    """Put every input into a group of at most `size`, one behind the other.
+    """Put every input that has no group yet into one, at most `size` into each.
 
-    Inputs that come later get groups of their own, so that a group is made once.
-
-    Args:
-        items: inputs.
-        given: groups given before, by input.
-        extension: of the groups' names, without the dot.
-        size: inputs of a group.
-
-    Returns:
-        The groups of the inputs that are new: `restored-000000.tar` …
+    Inputs that come later get groups of their own, so that a group is made once. Groups have the
+    names of shards: `restored-000000.tar` …; else as `assign_names`.
     """
     suffix = f".{extension}"
     numbers = (n.removeprefix(GROUP_PREFIX).removesuffix(suffix) for n in set(given.values()))

@@ -120,8 +120,7 @@ class Share(Iterator[Item]):
         stop: the signal.
 
     Attributes:
-        num_items: of all.
-        cost: of all.
+        num_items, cost: of all.
     """
 
     def __init__(self, stop: StopSignal) -> None:
@@ -266,10 +265,7 @@ def _log_plan(ledger: Ledger, plan: Plan) -> None:
 def share_out(items: list[Item], world: World, stop: StopSignal) -> Share:
     """Give every rank its own items and no others, so that millions fit beside a model.
 
-    Args:
-        items: on rank 0; the list is empty afterwards, so that they are in memory once.
-        world: the ranks.
-        stop: ends the shares.
+    The items are given on rank 0; the list is empty afterwards, so that they are in memory once.
     """
     pieces = pack_shares(items, world.size) if world.is_main else []
     share = Share(stop)
@@ -284,11 +280,7 @@ def share_out(items: list[Item], world: World, stop: StopSignal) -> Share:
 def pack_shares(items: list[Item], num_ranks: int) -> list[list[tuple[bytes, int, float]]]:
     """Share items out so that every rank gets about as much work; the costliest come first.
 
-    Greedy: the next costliest item goes to the rank with the least.
-
-    Args:
-        items: taken out of the list one by one.
-        num_ranks: at least 1.
+    Greedy: the next costliest item goes to the rank with the least. They are taken out of the list.
 
     Returns:
         What `Share.add` takes, for every rank, in order.
