@@ -25,6 +25,7 @@ from open_miipher.audio.io import AudioWriter
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.config import compose_preprocessing
 from open_miipher.corpus.ledger import Ledger
+from open_miipher.corpus.pool import Pool
 from open_miipher.corpus.preprocessing import Preprocessing, build_tasks
 from open_miipher.data import TrainSource
 from open_miipher.data.building import source_degradation
@@ -113,10 +114,10 @@ def make(kind: str, folder: Path, rate: int) -> str:
 def run(config: Preprocessing, seed: int) -> tuple[float, float, float]:
     """Make the shards of all inputs in this process: seconds of audio, of CPU and of the clock."""
     config.options.seed, config.options.job_id = seed, f"run{seed}"
-    ((folder, task),) = build_tasks(config).items()
+    ((folder, task),) = build_tasks(config, Pool(1)).items()
     ledger = Ledger(folder)
     ledger.claim(task.identity)
-    items = task.plan(ledger).items
+    items = [task.inputs.filled(item) for item in task.plan(ledger).items]
     cpu, wall = time.process_time(), time.perf_counter()
     rows = [task.make(item) for item in items]
     cpu, wall = time.process_time() - cpu, time.perf_counter() - wall

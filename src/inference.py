@@ -3,17 +3,21 @@
 import argparse
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from inference_inputs import Task, ask_for_shards, ask_what_comes_in, check_inputs
+from open_miipher.audio.formats import FORMATS, SAMPLE_BYTES, FileFormat
 from open_miipher.base.errors import UserError
-from open_miipher.corpus import Shard, on_main, run
-from open_miipher.corpus.restoring import FORMATS, SAMPLE_BYTES, FileFormat
-from open_miipher.distributed import StopSignal, World, contact, run_as_rank, start
-from open_miipher.restoration import RestoreOptions, Restorer
-from open_miipher.restoration.job import LEVELS, NORMALISE_OVER
+
+if TYPE_CHECKING:  # what is slow to import comes after the command line was read
+    from open_miipher.corpus.array import ArrayTask
+    from open_miipher.corpus.inputs import Inputs
+    from open_miipher.corpus.restoring import Restore
+    from open_miipher.distributed import StopSignal, World
+    from open_miipher.restoration import RestoreOptions
 
 DESCRIPTION = """\
 Restore every recording under a directory, in a manifest, or in tar shards, with a trained chain (a
@@ -54,7 +58,6 @@ examples:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    defaults = RestoreOptions()
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
         epilog=EXAMPLES,
@@ -68,26 +71,59 @@ def parse_arguments() -> argparse.Namespace:
         help="a stage-3 checkpoint folder, or the output directory of its run (its newest one)",
     )
     add("--output-dir", required=True, type=Path, metavar="DIR", help="where the outputs go")
-    ask_what_comes_in(parser)
-    _ask_what_comes_out(parser.add_argument_group("what comes out"), defaults)
-    _ask_how(parser.add_argument_group("how it is computed"), defaults)
+    _ask_what_comes_in(parser.add_argument_group("what comes in (one of the first three)"))
+    _ask_what_comes_out(parser.add_argument_group("what comes out"))
+    _ask_how(parser.add_argument_group("how it is computed"))
     _ask_what_is_done(parser.add_argument_group("what is done"))
     return parser.parse_args()
 
 
-def _ask_what_comes_out(group: argparse._ArgumentGroup, defaults: RestoreOptions) -> None:
+def _ask_what_comes_in(group: argparse._ArgumentGroup) -> None:
+    add = group.add_mutually_exclusive_group(required=True).add_argument
+    add("--input-audio-dir", type=Path, metavar="DIR", help="all audio files under a directory")
+    add(
+        "--input-manifest",
+        type=Path,
+        metavar="FILE",
+        help="JSON lines: audio_filepath (absolute, or relative to the manifest's folder), offset "
+        "and duration in s for a segment, and whatever else is to be passed through",
+    )
+    add(
+        "--input-shards",
+        nargs="+",
+        metavar="URL",
+        help="tar shards: folders, patterns, braces (x/{000..099}.tar) or .txt lists of them, on "
+        "disks or s3://; each becomes an output shard of the same name below their common folder",
+    )
+    add = group.add_argument
+    add(
+        "--shard-member",
+        metavar="NAME",
+        help="which member of a sample of --input-shards to restore: flac, noisy.wav, or an npy or "
+        "pth array with its rate in sr.index (default: all audio files); the others are carried "
+        "along as they are",
+    )
+    add("--s3-endpoint-url", metavar="URL", help="of an S3-compatible store (default: Amazon's)")
+    add(
+        "--s3-profile",
+        metavar="NAME",
+        help="section of ~/.aws/credentials (default: the environment's credentials)",
+    )
+
+
+def _ask_what_comes_out(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--sample-rate",
         type=_sample_rate,
-        default=defaults.sample_rate,
+        default="model",
         metavar="model|input|HZ",
         help="of the outputs: the model's (default), each input's own, or a number",
     )
     add(
         "--channels",
         choices=["mono", "each"],
-        default=defaults.channels,
+        default="mono",
         help="mix to one channel, or restore each by itself (default: %(default)s)",
     )
     add(
@@ -106,34 +142,40 @@ def _ask_what_comes_out(group: argparse._ArgumentGroup, defaults: RestoreOptions
     )
     add(
         "--level",
-        choices=LEVELS,
-        default=defaults.level,
+        choices=["match-input", "peak", "none"],
+        default="match-input",
         help="match-input: speech as loud as in the input; peak: every file at a peak of 0.9; "
         "none: as the model gives it (default: %(default)s)",
     )
     add(
         "--strength",
         type=float,
-        default=defaults.strength,
+        default=1.0,
         metavar="0…1",
         help="share of the restored signal, the rest is the input (default: %(default)s)",
     )
     add(
         "--seed",
         type=int,
-        default=defaults.seed,
+        default=0,
         metavar="N",
         help="of the noise that the vocoder starts from (default: %(default)s)",
     )
-    ask_for_shards(group)
+    add(
+        "--output-shards",
+        type=int,
+        metavar="N",
+        help="write tar shards of N samples (restored-000000.tar …) and no file for each; always "
+        "local: copy them to a store yourself. Nothing to do with --num-shards",
+    )
 
 
-def _ask_how(group: argparse._ArgumentGroup, defaults: RestoreOptions) -> None:
+def _ask_how(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--chunk-seconds",
         type=float,
-        default=defaults.chunk_seconds,
+        default=20.0,
         metavar="S",
         help="how much of a file the model sees at once, at most 30 for Gemma 3n (default: "
         "%(default)s)",
@@ -141,14 +183,14 @@ def _ask_how(group: argparse._ArgumentGroup, defaults: RestoreOptions) -> None:
     add(
         "--overlap-seconds",
         type=float,
-        default=defaults.overlap_seconds,
+        default=2.0,
         metavar="S",
         help="shared by neighbouring chunks, at most half a chunk (default: %(default)s)",
     )
     add(
         "--normalise-over",
-        choices=NORMALISE_OVER,
-        default=defaults.normalise_over,
+        choices=["file", "chunk"],
+        default="file",
         help="what an encoder that normalises its input (w2v-BERT, most wav2vec 2.0 and HuBERT "
         "models) takes mean and variance of: the whole file, in a first pass, or each chunk "
         "(default: %(default)s)",
@@ -161,6 +203,14 @@ def _ask_how(group: argparse._ArgumentGroup, defaults: RestoreOptions) -> None:
         help="the most chunks at once; chunks of several files go together (default: %(default)s)",
     )
     add("--device", metavar="cpu|cuda", help="default: a GPU where there is one")
+    add(
+        "--ranks-per-gpu",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="processes that share a GPU, each with its own copy of the model: a small model leaves "
+        "room for several (default: %(default)s)",
+    )
     add(
         "--amp",
         choices=["no", "bf16"],
@@ -204,11 +254,18 @@ def _ask_what_is_done(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def main() -> int:
+def main(arguments: argparse.Namespace | None = None) -> int:
     """Check, load, restore, sum up."""
-    arguments = parse_arguments()
+    arguments = arguments or parse_arguments()
+    from open_miipher.distributed import contact, start
+
     with contact():
-        world = start(arguments.device, timeout_minutes=7 * 24 * 60)  # ranks end hours apart
+        world = start(
+            arguments.device,
+            timeout_minutes=7 * 24 * 60,  # ranks end hours apart
+            collectives=False,
+            ranks_per_device=arguments.ranks_per_gpu,
+        )
         try:
             code = _restore(arguments, world)
         except KeyboardInterrupt:  # the second one: the first lets the files in work come to an end
@@ -217,16 +274,43 @@ def main() -> int:
     return code
 
 
-def _restore(arguments: argparse.Namespace, world: World) -> int:
-    shard = world.agree(lambda: _shard(arguments))
-    if arguments.dry_run:
-        return _preview(world.agree(lambda: _task(arguments, world)), shard, arguments, world)
-    stop = StopSignal()  # a model may take minutes to load
-    task = world.agree(lambda: _task(arguments, world))
-    return _run(task, shard, arguments, world, stop)
+def _restore(arguments: argparse.Namespace, world: "World") -> int:
+    from open_miipher.distributed import StopSignal
+
+    array_task = world.agree(lambda: _array_task(arguments))
+    stop = None if arguments.dry_run else StopSignal()  # a model may take minutes to load
+    task = _task(arguments, world)
+    if stop is None:
+        return _preview(task, array_task, arguments, world)
+    return _run(task, array_task, arguments, world, stop)
 
 
-def _task(arguments: argparse.Namespace, world: World) -> Task:
+def _task(arguments: argparse.Namespace, world: "World") -> "Restore":
+    """Check what is asked for, then load the model, whose files are hashed once a machine."""
+    from open_miipher.checkpoint import Checkpoint
+    from open_miipher.corpus.restoring import Restore
+    from open_miipher.restoration import Restorer
+
+    options, file_format, inputs = world.agree(lambda: _asked_for(arguments))
+    checkpoint = world.agree(lambda: Checkpoint.open(arguments.ckpt_dir))
+    world.once_a_machine(checkpoint.verify)
+    restorer = world.agree(
+        lambda: Restorer.from_checkpoint(
+            replace(checkpoint, is_verified=True),
+            options,
+            arguments.batch_size,
+            world.device,
+            arguments.amp,
+            ema=not arguments.no_ema,
+            encoder_source=arguments.encoder_source,
+        )
+    )
+    return Restore(restorer, inputs, arguments.output_dir, file_format)
+
+
+def _asked_for(arguments: argparse.Namespace) -> tuple["RestoreOptions", FileFormat, "Inputs"]:
+    from open_miipher.restoration import RestoreOptions
+
     options = RestoreOptions(
         sample_rate=arguments.sample_rate,
         channels=arguments.channels,
@@ -238,43 +322,69 @@ def _task(arguments: argparse.Namespace, world: World) -> Task:
         seed=arguments.seed,
     )
     file_format = FileFormat(arguments.format, arguments.subtype)
-    make_task = check_inputs(arguments, file_format)
-    restorer = Restorer.from_checkpoint(
-        arguments.ckpt_dir,
-        options,
-        arguments.batch_size,
-        world.device,
-        arguments.amp,
-        ema=not arguments.no_ema,
-        encoder_source=arguments.encoder_source,
+    inputs = _inputs(arguments)
+    inputs.check(arguments.output_dir)
+    return options, file_format, inputs
+
+
+def _inputs(arguments: argparse.Namespace) -> "Inputs":
+    from open_miipher.corpus.recordings import Directory, Manifest
+    from open_miipher.corpus.tars import Groups, TarShards
+    from open_miipher.shards import S3Config, Storage
+
+    size = arguments.output_shards
+    if arguments.input_shards is not None:
+        if size is not None:
+            raise UserError("--input-shards gives one shard for each; leave out --output-shards")
+        storage = Storage(S3Config(arguments.s3_endpoint_url, arguments.s3_profile))
+        return TarShards(arguments.input_shards, storage, arguments.shard_member)
+    for name in ("shard_member", "s3_endpoint_url", "s3_profile"):
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} goes with --input-shards alone")
+    recordings = (
+        Manifest(arguments.input_manifest)
+        if arguments.input_audio_dir is None
+        else Directory(arguments.input_audio_dir)
     )
-    return make_task(restorer)
+    return recordings if size is None else Groups(recordings, size)
 
 
-def _shard(arguments: argparse.Namespace) -> Shard | None:
+def _array_task(arguments: argparse.Namespace) -> "ArrayTask | None":
+    from open_miipher.corpus.array import ArrayTask
+
     count, index = arguments.num_shards, arguments.shard_id
     if (count is None) != (index is None):
         raise UserError("--num-shards and --shard-id belong together; give both or none")
-    return None if count is None else Shard(count, index)
+    return None if count is None else ArrayTask(count, index)
 
 
-def _preview(task: Task, shard: Shard | None, arguments: argparse.Namespace, world: World) -> int:
-    text, well = on_main(world, lambda: task.preview(arguments.overwrite, shard))
+def _preview(
+    task: "Restore",
+    array_task: "ArrayTask | None",
+    arguments: argparse.Namespace,
+    world: "World",
+) -> int:
+    from open_miipher.corpus.run import on_main
+
+    text, well = on_main(world, lambda: task.preview(arguments.overwrite, array_task))
     if world.is_main:
         print(text)
     return 0 if well else 1
 
 
 def _run(
-    task: Task,
-    shard: Shard | None,
+    task: "Restore",
+    array_task: "ArrayTask | None",
     arguments: argparse.Namespace,
-    world: World,
-    stop: StopSignal,
+    world: "World",
+    stop: "StopSignal",
 ) -> int:
-    summary = run(task, arguments.output_dir, world, arguments.overwrite, shard, stop)
+    from open_miipher.corpus.run import run
+
+    summary = run(task, arguments.output_dir, world, arguments.overwrite, array_task, stop)
     if world.is_main:
-        print(f"{summary.num_done} {task.unit} restored, {summary.num_failed} {task.failed}")
+        failed = f"{summary.num_failed} {summary.called_failed}"
+        print(f"{summary.num_done} {summary.unit} restored, {failed}")
         if summary.stopped:
             print(f"ended early by {summary.stopped}; the same command goes on with what is left")
         if summary.num_failed:
@@ -282,6 +392,12 @@ def _run(
             print(f"the reasons: {status}")
             print(f"to try them again: {status} --retry-failed, and then this command")
     return summary.exit_code
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: choose 1 or more")
+    return int(text)
 
 
 def _sample_rate(text: str) -> int | str:
@@ -293,4 +409,7 @@ def _sample_rate(text: str) -> int | str:
 
 
 if __name__ == "__main__":
-    run_as_rank(main)
+    parsed = parse_arguments()
+    from open_miipher.distributed import run_as_rank
+
+    run_as_rank(lambda: main(parsed))

@@ -6,15 +6,13 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import yaml
-
-from open_miipher.config import compose_preprocessing
-from open_miipher.corpus import on_main, run
-from open_miipher.corpus.preprocessing import Preprocess, Preprocessing, build_tasks
-from open_miipher.distributed import World, alike_here, contact, mark_requeue, run_as_rank, start
+if TYPE_CHECKING:  # what is slow to import comes after the command line was read
+    from open_miipher.corpus.preprocessing import Preprocess, Preprocessing
+    from open_miipher.distributed import World
 
 DESCRIPTION = """\
 Make shards of degraded pairs from clean speech, ahead of training.
@@ -55,8 +53,8 @@ examples:
 """
 
 
-def main() -> int:
-    """Compose, check, make shards, sum up."""
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
         epilog=EXAMPLES,
@@ -66,16 +64,30 @@ def main() -> int:
     parser.add_argument(
         "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
     )
-    arguments = parser.parse_intermixed_args()
+    return parser.parse_intermixed_args()
+
+
+def main(arguments: argparse.Namespace | None = None) -> int:
+    """Compose, check, make shards, sum up."""
+    arguments = arguments or parse_arguments()
+    import yaml
+
+    from open_miipher.config import compose_preprocessing
+    from open_miipher.corpus.pool import Pool
+    from open_miipher.corpus.preprocessing import build_tasks
+    from open_miipher.distributed import alike_here, contact, start
+
     config = alike_here(lambda: compose_preprocessing(arguments.overrides))
     if arguments.cfg:
         print(yaml.safe_dump(config.plain, sort_keys=False, allow_unicode=True), end="")
         return 0
-    with contact():
-        world = start("cpu", timeout_minutes=7 * 24 * 60)  # ranks end hours apart
+    with contact(), Pool(config.options.num_writers) as pool:
+        world = start(
+            "cpu", timeout_minutes=7 * 24 * 60, collectives=False
+        )  # ranks end hours apart
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
-            tasks = world.agree(lambda: build_tasks(config))
+            tasks = world.agree(lambda: build_tasks(config, pool))
         for warning in caught if world.is_main else []:
             print(f"warning: {warning.message}", flush=True)
         code = _run(tasks, config, world)
@@ -83,15 +95,17 @@ def main() -> int:
     return code
 
 
-def _run(tasks: dict[Path, Preprocess], config: Preprocessing, world: World) -> int:
+def _run(tasks: "dict[Path, Preprocess]", config: "Preprocessing", world: "World") -> int:
     """Make one split after the other."""
+    from open_miipher.corpus.run import on_main, run
+
     codes = []
-    shard = config.options.shard
+    array_task = config.options.array_task
     on_main(world, lambda: mark(config, False))
     on_main(world, lambda: check(tasks.values()))
     for folder, task in tasks.items():
         try:
-            summary = run(task, folder, world, config.options.overwrite, shard)
+            summary = run(task, folder, world, config.options.overwrite, array_task)
         except KeyboardInterrupt:
             return 130
         codes.append(summary.exit_code)
@@ -107,20 +121,25 @@ def _run(tasks: dict[Path, Preprocess], config: Preprocessing, world: World) -> 
     return max(codes)
 
 
-def check(tasks: Iterable[Preprocess]) -> None:
+def check(tasks: "Iterable[Preprocess]") -> None:
     """See that the inputs of all splits are there, before any work and before any is forgotten."""
     for task in tasks:
         task.check()
 
 
-def mark(config: Preprocessing, requeue: bool) -> None:
+def mark(config: "Preprocessing", requeue: bool) -> None:
     """Leave, or remove, the file that job scripts look for: one for both splits."""
+    from open_miipher.distributed import mark_requeue
+
     options = config.options
     folder = Path(str(options.output_root), str(options.writer_name), ".jobs", str(options.job_id))
-    folder = folder if options.shard is None else folder / options.shard.folder
+    folder = folder if options.array_task is None else folder / options.array_task.folder
     folder.mkdir(parents=True, exist_ok=True)
     mark_requeue(folder, requeue)
 
 
 if __name__ == "__main__":
-    run_as_rank(main)
+    parsed = parse_arguments()
+    from open_miipher.distributed import run_as_rank
+
+    run_as_rank(lambda: main(parsed))

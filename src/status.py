@@ -3,22 +3,22 @@
 import argparse
 import json
 import os
-import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.base.errors import exit_on_user_error
 from open_miipher.base.paths import printable
 from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.restoring.verify import Wrong, verify
-from open_miipher.corpus.speed import Speed
-from open_miipher.corpus.survey import RECENT_SECONDS, Survey, open_ledger, survey
-from open_miipher.corpus.tally import Tally
+from open_miipher.corpus.status import RECENT_SECONDS, Speed, Survey, Tally, open_ledger, survey
+
+if TYPE_CHECKING:
+    from open_miipher.corpus.verify import Wrong
 
 DESCRIPTION = """\
 Say how far a restoration, or preprocessing, is, over all its processes and array tasks: done, left,
@@ -69,31 +69,20 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-_FAILED = {  # what items with an error have, by what items are
-    "files": "failed",
-    "shards": "failed or lack samples that failed",
-    "inputs": "could not be read in full",
-}
-
-
 def main() -> int:
     """Look, check, forget, say."""
     arguments = parse_arguments()
     ledger = open_ledger(arguments.output_dir)
     seen = survey(ledger)
-    if arguments.verify and seen.unit == "inputs":
-        folder = shlex.quote(str(arguments.output_dir))
-        raise UserError(
-            f"--verify checks restorations, and {folder} holds shards of src/preprocess.py; every "
-            f"one of them is read by: python dataset/script/summarise_shards.py {folder}"
-        )
     if arguments.retry_failed:  # nobody may start while it is decided what to make again
         ledger.claim(ledger.state()["identity"])
     wrong = None
     if arguments.verify:
+        from open_miipher.corpus.verify import verify  # brings torch
+
         is_running = any(task.state == "running" for task in seen.tasks)
         shown = not arguments.json
-        wrong = verify(ledger, arguments.num_workers, is_running, shown)
+        wrong = verify(ledger, arguments.num_workers, is_running, shown, seen.unit)
     num_forgotten = _forget(ledger, wrong or []) if arguments.retry_failed else None
     if arguments.json:
         print(json.dumps(_plain(seen, wrong, num_forgotten), indent=1))
@@ -102,7 +91,7 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def _forget(ledger: Ledger, wrong: list[Wrong]) -> int:
+def _forget(ledger: Ledger, wrong: "list[Wrong]") -> int:
     items = Tally(ledger, 0.0).failed()
     damaged = {entry.item for entry in wrong if entry.item is not None}
     items |= {item: row["seconds"] for item, row in ledger.rows(damaged, ("seconds",)).items()}
@@ -110,7 +99,9 @@ def _forget(ledger: Ledger, wrong: list[Wrong]) -> int:
     return len(items)
 
 
-def _plain(seen: Survey, wrong: list[Wrong] | None, num_forgotten: int | None) -> dict[str, object]:
+def _plain(
+    seen: Survey, wrong: "list[Wrong] | None", num_forgotten: int | None
+) -> dict[str, object]:
     plain = asdict(seen)
     if wrong is not None:
         plain["wrong"] = [asdict(entry) for entry in wrong]
@@ -120,13 +111,12 @@ def _plain(seen: Survey, wrong: list[Wrong] | None, num_forgotten: int | None) -
 
 
 def _lines(
-    output_dir: Path, seen: Survey, wrong: list[Wrong] | None, num_forgotten: int | None
+    output_dir: Path, seen: Survey, wrong: "list[Wrong] | None", num_forgotten: int | None
 ) -> Iterator[str]:
     about = "about " if seen.is_estimate else ""
-    failed = _FAILED[seen.unit]
     yield (
         f"{seen.unit + ':':<12} {seen.num_done:,} of {seen.num_inputs:,} done, "
-        f"{seen.num_left:,} left, {seen.num_failed:,} {failed}"
+        f"{seen.num_left:,} left, {seen.num_failed:,} {seen.called_failed}"
     )
     if seen.samples is not None:
         yield f"samples:     {seen.samples.num_made:,} made, {seen.samples.num_failed:,} failed"

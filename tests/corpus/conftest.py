@@ -10,15 +10,11 @@ import soundfile
 import torch
 from torch import Tensor
 
-from open_miipher.corpus.restoring import (
-    Directory,
-    FileFormat,
-    Recordings,
-    RestoreFiles,
-    RestoreShards,
-    ShardInputs,
-    TarShards,
-)
+from open_miipher.audio.formats import FileFormat
+from open_miipher.corpus.inputs import Inputs
+from open_miipher.corpus.recordings import Directory
+from open_miipher.corpus.restoring import Restore
+from open_miipher.corpus.tars import TarShards
 from open_miipher.distributed import World
 from open_miipher.restoration import RestoreOptions, Restorer
 from open_miipher.shards import Storage
@@ -31,15 +27,13 @@ class SameAgain:
 
     input_rate = output_rate = 8000
     input_hop = output_hop = 80
-    needs_noise, needs_statistics, restores_level = False, False, True
+    needs_statistics, restores_level = False, True
 
     def __init__(self, fingerprint: str = "same-again") -> None:
         self.fingerprint = fingerprint
         self.num_restored = 0
 
-    def restore(
-        self, waveform: Tensor, lengths: Tensor, noise: Tensor, statistics: Tensor | None = None
-    ) -> Tensor:
+    def restore(self, waveform: Tensor, *_: Tensor | None) -> Tensor:
         self.num_restored += len(waveform)
         return waveform.clone()
 
@@ -85,17 +79,15 @@ def make_task(tmp_path: Path):
         subtype: str = "PCM_16",
         fingerprint: str = "same-again",
         input_dir: Path = tmp_path / "in",
-        recordings: Recordings | None = None,
-        shards: ShardInputs | None = None,
+        recordings: Inputs | None = None,
+        shards: Inputs | None = None,
         output_dir: Path = tmp_path / "out",
         **options,
-    ) -> RestoreFiles | RestoreShards:
+    ) -> Restore:
         options = {"chunk_seconds": 1.0, "overlap_seconds": 0.2, **options}
         restorer = Restorer(SameAgain(fingerprint), RestoreOptions(**options), batch_size=2)
-        if shards is not None:
-            return RestoreShards(restorer, shards, output_dir, FileFormat(format, subtype))
-        recordings = recordings or Directory(input_dir)
-        return RestoreFiles(restorer, recordings, output_dir, FileFormat(format, subtype))
+        inputs = shards or recordings or Directory(input_dir)
+        return Restore(restorer, inputs, output_dir, FileFormat(format, subtype))
 
     return make
 

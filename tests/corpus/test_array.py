@@ -14,9 +14,9 @@ import pytest
 import soundfile
 
 from open_miipher.base.errors import UserError
-from open_miipher.corpus import Shard, run
-from open_miipher.corpus.restoring import RestoreFiles
-from open_miipher.corpus.shard import place
+from open_miipher.corpus.array import ArrayTask, place
+from open_miipher.corpus.restoring import Restore
+from open_miipher.corpus.run import run
 from open_miipher.distributed import REQUEUE
 
 FORK = multiprocessing.get_context("fork")  # a fresh interpreter imports for seconds
@@ -36,7 +36,7 @@ def start(out: Path, make_task, alone) -> Iterator[Callable]:
     started = []
 
     def start(
-        shard: Shard | None, seconds: float = 0.0, overwrite: bool = False, **options
+        shard: ArrayTask | None, seconds: float = 0.0, overwrite: bool = False, **options
     ) -> multiprocessing.Process:
         def work() -> None:
             task = make_task(**options)
@@ -60,8 +60,8 @@ def start(out: Path, make_task, alone) -> Iterator[Callable]:
         process.join()
 
 
-def shards(count: int) -> list[Shard]:
-    return [Shard(count, index) for index in range(count)]
+def shards(count: int) -> list[ArrayTask]:
+    return [ArrayTask(count, index) for index in range(count)]
 
 
 def rows(out: Path) -> list[dict]:
@@ -117,14 +117,14 @@ def test_shards_that_can_have_no_item_in_common_are_told_apart() -> None:
 @pytest.mark.parametrize(("count", "index"), [(0, 0), (4, 4), (4, -1), (-2, 0)])
 def test_a_shard_that_does_not_exist_is_one_sentence(count: int, index: int) -> None:
     with pytest.raises(UserError, match="--shard-id one of 0"):
-        Shard(count, index)
+        ArrayTask(count, index)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 40])
 def test_shards_one_after_another_cover_every_file_once(
     source, out, make_task, alone, count
 ) -> None:
-    summaries = [run(make_task(), out, alone, shard=shard) for shard in shards(count)]
+    summaries = [run(make_task(), out, alone, array_task=shard) for shard in shards(count)]
     assert sum(summary.num_done for summary in summaries) == NUM_FILES
     check_complete(source, out)
 
@@ -136,10 +136,10 @@ def test_one_run_then_4_shards_then_7_never_redo_and_never_lose(
     before = {name: (out / name).stat().st_mtime_ns for name in outputs(out)}
     for number in range(10):
         write_audio(source / f"new/{number}.wav")
-    assert sum(run(make_task(), out, alone, shard=s).num_done for s in shards(4)) == 10
+    assert sum(run(make_task(), out, alone, array_task=s).num_done for s in shards(4)) == 10
     (out / "0/3.wav").unlink()
     write_audio(source / "more.wav")
-    assert sum(run(make_task(), out, alone, shard=s).num_done for s in shards(7)) == 2
+    assert sum(run(make_task(), out, alone, array_task=s).num_done for s in shards(7)) == 2
     assert run(make_task(), out, alone).num_done == 0
     changed = [n for n, t in before.items() if (out / n).stat().st_mtime_ns != t]
     assert changed == ["0/3.wav"]
@@ -210,28 +210,28 @@ def test_names_given_at_the_same_moment_are_never_given_twice(
 def test_whoever_may_not_work_there_now_is_told_who_does(
     source, out, start, make_task, alone
 ) -> None:
-    task = start(Shard(4, 1), 1.0)
+    task = start(ArrayTask(4, 1), 1.0)
     wait_for(lambda: len(outputs(out)) >= 1)
     pid = f'"pid": {task.pid}'
     with pytest.raises(UserError, match=rf"written by shard 1 of 4 .*{pid}.*--num-shards"):
         run(make_task(), out, alone)
     with pytest.raises(UserError, match=rf"written by shard 1 of 4 .*{pid}.*shard 0 of 3"):
-        run(make_task(), out, alone, shard=Shard(3, 0))
+        run(make_task(), out, alone, array_task=ArrayTask(3, 0))
     with pytest.raises(UserError, match=rf"another run is writing to .*{pid}"):
-        run(make_task(), out, alone, shard=Shard(4, 1))
-    assert run(make_task(), out, alone, shard=Shard(4, 2)).exit_code == 0
+        run(make_task(), out, alone, array_task=ArrayTask(4, 1))
+    assert run(make_task(), out, alone, array_task=ArrayTask(4, 2)).exit_code == 0
     assert not (out / "manifest.jsonl").exists()  # shard 1 will write it
     task.kill()
     task.join()
     whole = start(None, 0.2)
     wait_for(lambda: f'"pid": {whole.pid}' in (out / ".ledger/.lock").read_text())
     with pytest.raises(UserError, match=rf"another run, without shards, .*\"pid\": {whole.pid}"):
-        run(make_task(), out, alone, shard=Shard(4, 1))
+        run(make_task(), out, alone, array_task=ArrayTask(4, 1))
 
 
 @pytest.mark.dist
 def test_the_last_task_writes_the_manifest_over_all(source, out, start) -> None:
-    slow, fast = start(Shard(2, 0), 0.1), start(Shard(2, 1))
+    slow, fast = start(ArrayTask(2, 0), 0.1), start(ArrayTask(2, 1))
     fast.join(30)
     assert slow.is_alive()
     assert not (out / "manifest.jsonl").exists()
@@ -246,20 +246,20 @@ def test_temporary_files_of_another_task_survive(source, out, make_task, alone) 
         temporary[name] = out / Path(name).parent / f".{Path(name).name}.12.tmp"
         temporary[name].parent.mkdir(parents=True, exist_ok=True)
         temporary[name].write_bytes(b"in work")
-    run(make_task(), out, alone, shard=Shard(2, 0))
+    run(make_task(), out, alone, array_task=ArrayTask(2, 0))
     assert {name for name in own if temporary[name].exists()} == {n for n, k in own.items() if k}
 
 
 @pytest.mark.dist
 def test_a_signal_leaves_a_file_that_asks_for_the_requeue(source, out, start) -> None:
-    folder = out / ".ledger" / Shard(1, 0).folder
-    task = start(Shard(1, 0), 0.1)
+    folder = out / ".ledger" / ArrayTask(1, 0).folder
+    task = start(ArrayTask(1, 0), 0.1)
     wait_for(lambda: len(outputs(out)) >= 1)
     os.kill(task.pid, signal.SIGTERM)
     task.join(30)
     assert task.exitcode == 1
     assert (folder / REQUEUE).exists()
-    task = start(Shard(1, 0), 0.05)
+    task = start(ArrayTask(1, 0), 0.05)
     wait_for(lambda: not (folder / REQUEUE).exists())
     task.join(30)
     assert task.exitcode == 0
@@ -291,27 +291,29 @@ def test_overwriting_shard_by_shard_makes_every_file_again_once(
 ) -> None:
     def overwrite(**options) -> list[int]:
         tasks = [(make_task(**options), shard) for shard in shards(3)]
-        return [run(t, out, alone, overwrite=True, shard=s).num_done for t, s in tasks]
+        return [run(t, out, alone, overwrite=True, array_task=s).num_done for t, s in tasks]
 
     run(make_task(), out, alone)
     assert sum(overwrite()) == NUM_FILES  # made the same way
     assert sum(overwrite(level="peak")) == NUM_FILES  # made otherwise
     with pytest.raises(UserError, match="made otherwise"):
-        run(make_task(), out, alone, shard=Shard(5, 0))
-    assert sum(run(make_task(level="peak"), out, alone, shard=s).num_done for s in shards(5)) == 0
+        run(make_task(), out, alone, array_task=ArrayTask(5, 0))
+    assert (
+        sum(run(make_task(level="peak"), out, alone, array_task=s).num_done for s in shards(5)) == 0
+    )
 
 
 def test_a_shard_that_did_not_overwrite_yet_has_all_to_do(source, out, make_task, alone) -> None:
     run(make_task(), out, alone)
-    run(make_task(level="peak"), out, alone, overwrite=True, shard=Shard(2, 0))
-    left = len(Shard(2, 1).own(outputs(out)))
-    assert run(make_task(level="peak"), out, alone, shard=Shard(2, 1)).num_done == left > 0
+    run(make_task(level="peak"), out, alone, overwrite=True, array_task=ArrayTask(2, 0))
+    left = len(ArrayTask(2, 1).own(outputs(out)))
+    assert run(make_task(level="peak"), out, alone, array_task=ArrayTask(2, 1)).num_done == left > 0
 
 
 def test_a_task_that_is_gone_costs_no_other_one_its_start(
-    source, out, make_task: Callable[..., RestoreFiles], alone
+    source, out, make_task: Callable[..., Restore], alone
 ) -> None:
     for count in (3, 2, 4):
-        run(make_task(), out, alone, shard=Shard(count, 0))
+        run(make_task(), out, alone, array_task=ArrayTask(count, 0))
     assert run(make_task(), out, alone).exit_code == 0
     check_complete(source, out)

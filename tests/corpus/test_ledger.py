@@ -9,8 +9,9 @@ import pytest
 
 from open_miipher.base.atomic import write_lines
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.rows import RowWriter, read_rows
+from open_miipher.corpus.array import place
+from open_miipher.corpus.ledger import Ledger, RowWriter, read_rows
+from open_miipher.corpus.names import assign_names
 
 SOURCE = Path(__file__).parents[2] / "src"
 IDENTITY = {"model": "abc", "level": "peak"}
@@ -84,7 +85,7 @@ def test_another_model_or_option_is_refused_by_name(tmp_path: Path) -> None:
 def test_overwrite_forgets_what_is_done_and_keeps_the_names(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.claim(IDENTITY, overwrite=False)
-    ledger.name_all(["a.flac"], "wav")
+    ledger.name_all(["a.flac"], "wav", assign_names)
     append(ledger, 0, {"run": 1, "id": "a.flac", "error": None})
     del ledger  # and its lock
     again = Ledger(tmp_path)
@@ -98,8 +99,8 @@ def test_overwrite_forgets_what_is_done_and_keeps_the_names(tmp_path: Path) -> N
 def test_names_of_several_formats_stand_beside_each_other(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     ledger.claim(IDENTITY, overwrite=False)
-    assert ledger.name_all(["a.flac"], "wav") == {"a.flac": "a.wav"}
-    assert ledger.name_all(["a.flac"], "flac") == {"a.flac": "a.flac"}
+    assert ledger.name_all(["a.flac"], "wav", assign_names) == {"a.flac": "a.wav"}
+    assert ledger.name_all(["a.flac"], "flac", assign_names) == {"a.flac": "a.flac"}
     assert ledger.names("wav") == {"a.flac": "a.wav"}
     assert ledger.names("flac") == {"a.flac": "a.flac"}
 
@@ -112,7 +113,7 @@ def test_names_in_any_script_and_without_any_come_back(tmp_path: Path) -> None:
         "bytes\udcff.mp3": "bytes\udcff.wav",
         "a\nb.mp3": "a\nb.wav",
     }
-    assert ledger.name_all(list(names), "wav") == names
+    assert ledger.name_all(list(names), "wav", assign_names) == names
     assert ledger.names("wav") == names
 
 
@@ -142,3 +143,51 @@ def test_write_lines_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
         write_lines(path, failing())
     assert path.read_text() == "1\n2\n"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_overwrite_is_recorded_as_rows_and_comes_before_the_new_identity(
+    tmp_path: Path, monkeypatch
+) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.claim(IDENTITY)
+    append(ledger, 1, {"run": 1, "id": "a", "seconds": 2.0, "error": None})
+    append(ledger, 0, {"run": 1, "id": "b", "seconds": 3.0, "error": "bad"})
+    del ledger
+
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("open_miipher.corpus.ledger.write_lines", killed)
+        with pytest.raises(KeyboardInterrupt):
+            Ledger(tmp_path).claim({"model": "other"}, overwrite=True)
+    again = Ledger(tmp_path)
+    again.check(IDENTITY)  # and nothing of the other model's is there, nor will be taken for it
+    assert again.rows() == {}
+    assert again.claim({"model": "other"}, overwrite=True) == 2
+    assert again.state() == {"number": 2, "identity": {"model": "other"}}
+    rows = list(read_rows(tmp_path / ".ledger/rank-00000.jsonl"))
+    forgotten = {(row["id"], row["seconds"]) for row in rows if row.get("forgotten")}
+    assert forgotten == {("a", 2.0), ("b", 3.0)}
+    append(again, 2, {"run": 2, "id": "a", "error": None})
+    assert list(again.rows()) == ["a"]
+
+
+def test_what_ledgers_of_before_forgot_by_run_stays_forgotten(tmp_path: Path) -> None:
+    first = Ledger(tmp_path)
+    first.claim(IDENTITY)
+    items = [f"{number}.wav" for number in range(40)]
+    for run in (1, 2, 3):
+        append(first, 0, *({"run": run, "id": f"{run}/{item}", "error": None} for item in items))
+    state = {**first.state(), "number": 3, "forgotten": {"1": {"0": 2}, "4": {"1": 3}}}
+    (first.root / "run.json").write_text(json.dumps(state))
+    second = {f"2/{item}" for item in items if place(f"2/{item}", 4) != 1}
+    expected = second | {f"3/{item}" for item in items}
+    assert set(first.rows()) == expected
+    del first
+    later = Ledger(tmp_path)
+    assert later.claim(IDENTITY) == 4
+    assert set(later.rows()) == expected
+    append(later, 0, {"run": 4, "id": "1/0.wav", "error": None})
+    assert set(later.rows()) == expected | {"1/0.wav"}
+    assert 0 < len(second) < 40

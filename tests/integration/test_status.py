@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 import status
+from open_miipher.audio.formats import FileFormat
 from open_miipher.base.errors import exit_on_user_error
-from open_miipher.corpus import Shard, run
-from open_miipher.corpus.restoring import Directory, FileFormat, RestoreFiles
-from open_miipher.corpus.rows import RowWriter
-from open_miipher.corpus.speed import measure
-from open_miipher.corpus.survey import open_ledger, survey
-from open_miipher.corpus.tally import Made
+from open_miipher.corpus.array import ArrayTask
+from open_miipher.corpus.ledger import RowWriter
+from open_miipher.corpus.recordings import Directory
+from open_miipher.corpus.restoring import Restore
+from open_miipher.corpus.run import run
+from open_miipher.corpus.status import Made, measure, open_ledger, survey
 from open_miipher.distributed import World
 from open_miipher.restoration import RestoreOptions, Restorer
 
@@ -35,12 +36,10 @@ class SameAgain:
 
     input_rate = output_rate = 8000
     input_hop = output_hop = 80
-    needs_noise, needs_statistics, restores_level = False, False, True
+    needs_statistics, restores_level = False, True
     fingerprint = "same-again"
 
-    def restore(
-        self, waveform: Tensor, lengths: Tensor, noise: Tensor, statistics: Tensor | None = None
-    ) -> Tensor:
+    def restore(self, waveform: Tensor, *_: Tensor | None) -> Tensor:
         return waveform.clone()
 
 
@@ -63,10 +62,10 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def restore(source: Path, out: Path):
-    def restore(shard: Shard | None = None, **options) -> int:
+    def restore(array_task: ArrayTask | None = None, **options) -> int:
         restorer = Restorer(SameAgain(), RestoreOptions(chunk_seconds=1.0, overlap_seconds=0.2))
-        task = RestoreFiles(restorer, Directory(source), out, FileFormat(**options))
-        return run(task, out, ALONE, shard=shard).num_done
+        task = Restore(restorer, Directory(source), out, FileFormat(**options))
+        return run(task, out, ALONE, array_task=array_task).num_done
 
     return restore
 
@@ -102,12 +101,12 @@ def test_a_finished_run(restore, out, command) -> None:
 
 def test_shards_that_finished_and_others_that_never_started(restore, source, command) -> None:
     (source / "bad.wav").write_text("no")
-    restore(Shard(4, 1))
-    restore(Shard(4, 3))
+    restore(ArrayTask(4, 1))
+    restore(ArrayTask(4, 3))
     code, text = command("--json")
     assert code == 0
     seen = json.loads(text)
-    own = {index: len(Shard(4, index).own(all_inputs(source))) for index in range(4)}
+    own = {index: len(ArrayTask(4, index).own(all_inputs(source))) for index in range(4)}
     assert seen["num_inputs"] == 21
     assert seen["num_left"] == own[0] + own[2]
     assert seen["num_done"] + seen["num_failed"] == own[1] + own[3]

@@ -1,42 +1,52 @@
 """The record of an output directory: what is done, under which name, and made by what.
 
     OUTPUT_DIR/.ledger/
-        run.json            what makes the outputs (model, options), how many runs there were, and
-                            which runs' rows were forgotten by --overwrite
+        run.json            what makes the outputs (model, options), and how many runs there were
         names.jsonl         input → output name, given once and for ever
         runs.jsonl          what each run found to do, and how it ended
-        rank-00000.jsonl    a row for every item that this rank finished, well or badly
+        rank-00000.jsonl    a row for every item that this rank finished, well or badly, and for
+                            every item that is to be made again (`forgotten`)
         samples/000.tar.jsonl   what became of each sample, where an item is a shard of many
         .lock               held by the run that is writing; shared by the tasks of a job array
         .turn               held for moments, by who decides something for all
         REQUEUE             a signal ended the run early
         shard-00001-of-00004/   .lock, runs.jsonl, rank files and REQUEUE of a task of an array
 
-What is done is known from the rows of all folders together, so that an item counts whoever made it.
+The newest row of an item counts, whichever folder it is in. Rows are only ever appended; a kill can
+tear the last line of a file, which readers ignore and the next writer cuts off.
 """
 
 import json
 import os
 import socket
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from open_miipher.base.atomic import write_lines
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.naming import Assign, assign_names
-from open_miipher.corpus.rows import Row, RowReader, RowWriter, read_rows
-from open_miipher.corpus.shard import Shard, place
-from open_miipher.corpus.tenancy import Tenancy, turn
+from open_miipher.corpus.array import ArrayTask, Tenancy, place, turn
+
+Row = dict[str, Any]
 
 FORGOTTEN = "forgotten"
-"""Key of a row that says: what was known of this item no longer counts; and, in run.json, of the
-first run that counts, by number of shards and shard."""
+"""Key of a row that says: what was known of this item no longer counts."""
 
 GROUP_SIZE = "samples_per_shard"
 """Key of an identity: it decides names, which stay whatever is overwritten."""
+
+MANIFEST_NAME = "manifest.jsonl"
+"""In the output directory: what became of every input that was restored, one a line."""
+
+PRIVATE = ("run", "time", "id", "stamp", "output_bytes")
+"""Keys of a row that are the ledger's own business, and not the manifest's."""
+
+Assign = Callable[[Collection[str], Mapping[str, str], str], dict[str, str]]
+"""Gives names of outputs to inputs: from all inputs, the names given before, and the extension."""
+
+_TAIL_BYTES = 1 << 16
 
 
 class Ledger:
@@ -44,15 +54,15 @@ class Ledger:
 
     Args:
         directory: the output directory; nothing is written to it before `claim`.
-        shard: the task of a job array, or None for a run over all items.
+        array_task: the task of a job array, or None for a run over all items.
     """
 
-    def __init__(self, directory: Path, shard: Shard | None = None) -> None:
+    def __init__(self, directory: Path, array_task: ArrayTask | None = None) -> None:
         self.root = directory / ".ledger"
-        self.shard = shard
-        self.directory = self.root if shard is None else self.root / shard.folder
+        self.array_task = array_task
+        self.directory = self.root if array_task is None else self.root / array_task.folder
         self.number = 0
-        self._tenancy = Tenancy(self.root, shard)
+        self.tenancy = Tenancy(self.root, array_task)
 
     def check(self, identity: Mapping[str, Any]) -> None:
         """See that what was made here so far was made by the same model and options.
@@ -90,22 +100,30 @@ class Ledger:
                 see `check`.
         """
         with turn(self.root):
-            self._tenancy.begin()
+            self.tenancy.begin()
             state = self.state()
             if not overwrite:
                 self.check(identity)
             else:
                 self._check_names_fit(state.get("identity", identity), identity)
             self.number = state.get("number", 0) + 1
-            forgotten = state.get(FORGOTTEN, {})
-            if overwrite and self.shard is not None and state.get("identity") == identity:
-                of_count = forgotten.setdefault(str(self.shard.count), {})
-                of_count[str(self.shard.index)] = self.number
-            elif overwrite:
-                forgotten = {"1": {"0": self.number}}  # shard 0 of 1: everything
-            state = {"number": self.number, "identity": dict(identity), FORGOTTEN: forgotten}
+            if overwrite:  # before the new identity is there: a kill leaves the old one's rows
+                self._forget_what_is_done(is_alike=state.get("identity") == identity)
+            state |= {"number": self.number, "identity": dict(identity)}
             write_lines(self.root / "run.json", [json.dumps(state, indent=1)])
         return self.number
+
+    def _forget_what_is_done(self, is_alike: bool) -> None:
+        """Forget this task's items, or those of all if they were made otherwise."""
+        if is_alike and self.array_task is not None:
+            rows = self.rows(fields=("seconds",))
+            own = self.array_task.own(rows)
+            self.forget({item: rows[item].get("seconds", 0.0) for item in own})
+            return
+        whole = Ledger(self.root.parent)  # whose rows every task reads
+        whole.number = self.number
+        rows = whole.rows(fields=("seconds",))
+        whole.forget({item: row.get("seconds", 0.0) for item, row in rows.items()})
 
     def _check_names_fit(self, recorded: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         size, wanted = recorded.get(GROUP_SIZE), identity.get(GROUP_SIZE)
@@ -115,16 +133,10 @@ class Ledger:
                 f"now it is {wanted}; keep it, or choose another output directory"
             )
 
-    @contextmanager
-    def alone_at_the_end(self) -> Iterator[bool]:
-        """See `Tenancy.alone_at_the_end`."""
-        with self._tenancy.alone_at_the_end() as alone:
-            yield alone
-
     def rows(
         self, wanted: Collection[str] | None = None, fields: Collection[str] | None = None
     ) -> dict[str, Row]:
-        """Return the newest row of every item, by its id, from all folders.
+        """Return the newest row of every item that is not forgotten, by its id.
 
         Args:
             wanted: of these items only.
@@ -154,22 +166,22 @@ class Ledger:
                 yield json.loads(text)
 
     def all_rows(self) -> Iterator[Row]:
-        """Yield every row that counts and that this task's items may have, in no order."""
-        forgotten = self.state().get(FORGOTTEN, {})
+        """Yield every row that this task's items may have; within a run, in order of writing."""
+        since = self.state().get(FORGOTTEN, {})
         for folder in self.folders():
             for path in sorted(folder.glob("rank-*.jsonl")):
                 for row in read_rows(path):
-                    if not forgotten or row["run"] >= _first_that_counts(forgotten, row["id"]):
+                    if not since or row["run"] >= _first_that_counts(since, row["id"]):
                         yield row
 
     def folders(self) -> list[Path]:
         """Return the folders with rows that this task's items may have."""
-        shards = {path: Shard.from_folder(path.name) for path in sorted(self.root.glob("shard-*"))}
-        own = self.shard
+        tasks = {p: ArrayTask.from_folder(p.name) for p in sorted(self.root.glob("shard-*"))}
+        own = self.array_task
         return [self.root] + [
             path
-            for path, shard in shards.items()
-            if shard is not None and (own is None or own.may_share_with(shard))
+            for path, task in tasks.items()
+            if task is not None and (own is None or own.may_share_with(task))
         ]
 
     def forget(self, items: Mapping[str, float]) -> None:
@@ -180,19 +192,12 @@ class Ledger:
                 for item, seconds in items.items()
             )
 
-    def first_that_counts(self, shard: Shard | None) -> int:
-        """Return the number of the first run whose plan for a task was not forgotten."""
-        forgotten = self.state().get(FORGOTTEN, {})
-        own = (str(shard.count), str(shard.index)) if shard is not None else ("1", "0")
-        return max(forgotten.get(count, {}).get(index, 0) for count, index in (("1", "0"), own))
-
     def names(self, extension: str) -> dict[str, str]:
         """Return the output names with this extension (without the dot) given so far, by id."""
-        return dict(_names(RowReader(self.root / "names.jsonl"), extension))
+        rows = read_rows(self.root / "names.jsonl")
+        return {r["id"]: r["output"] for r in rows if r["output"].endswith(f".{extension}")}
 
-    def name_all(
-        self, items: Collection[str], extension: str, assign: Assign = assign_names
-    ) -> dict[str, str]:
+    def name_all(self, items: Collection[str], extension: str, assign: Assign) -> dict[str, str]:
         """Give every item an output name, for ever, and return all names by item id.
 
         Tasks that start at once wait for one of them to name, and read what it wrote.
@@ -203,13 +208,13 @@ class Ledger:
             assign: how those that have none yet are named.
         """
         path = self.root / "names.jsonl"
-        reader, given = RowReader(path), dict[str, str]()
         while True:
-            given.update(_names(reader, extension))
+            size = _size(path)
+            given = self.names(extension)
             if all(item in given for item in items):
                 return given
             with turn(self.root):
-                if reader.has_more():
+                if _size(path) != size:
                     continue  # another one was first: read it outside, so that nobody waits
                 new = assign(items, given, extension)
                 with RowWriter(path) as writer:
@@ -239,25 +244,24 @@ class Ledger:
             )
         yield from read_rows(path)
 
-    def writer(self, rank: int) -> RowWriter:
+    def listed(self, rows: Iterable[Row]) -> Iterator[Row]:
+        """Yield the manifest's lines: of a shard those of its samples, else the item's own."""
+        for row in rows:
+            if "num_samples" in row:
+                yield from self.samples(row["id"])
+            else:
+                yield {key: value for key, value in row.items() if key not in PRIVATE}
+
+    def writer(self, rank: int) -> "RowWriter":
         """Open this rank's file for rows, each with `run` and `id`."""
         return RowWriter(self.directory / f"rank-{rank:05d}.jsonl")
 
     def log(self, event: str, **fields: Any) -> None:
         """Record what this run found to do, or how it ended."""
+        when = {"run": self.number, "event": event, "time": round(time.time(), 3)}
         who = {"host": socket.gethostname(), "pid": os.getpid()}
         with RowWriter(self.directory / "runs.jsonl") as writer:
-            writer.write(
-                [
-                    {
-                        "run": self.number,
-                        "event": event,
-                        "time": round(time.time(), 3),
-                        **who,
-                        **fields,
-                    }
-                ]
-            )
+            writer.write([{**when, **who, **fields}])
 
     def state(self) -> dict[str, Any]:
         """Return the content of run.json; empty if there is none."""
@@ -265,12 +269,72 @@ class Ledger:
         return json.loads(path.read_text()) if path.exists() else {}
 
 
-def _names(reader: RowReader, extension: str) -> Iterator[tuple[str, str]]:
-    suffix = f".{extension}"
-    for row in reader.read():
-        if row["output"].endswith(suffix):
-            yield row["id"], row["output"]
+class RowWriter(AbstractContextManager["RowWriter"]):
+    """Appends rows, a JSON object a line, and has them on the disk before it goes on.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = open(path, "a+b")  # noqa: SIM115 - open until __exit__
+        self._file.truncate(_end_of_whole_lines(self._file))
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append rows."""
+        self._file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
-def _first_that_counts(forgotten: Mapping[str, Mapping[str, int]], item: str) -> int:
-    return max(shards.get(str(place(item, int(count))), 0) for count, shards in forgotten.items())
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a file, of none if it is missing; a last line without its end is ignored.
+
+    Raises:
+        UserError: another line is no row.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise UserError(
+                    f"{path}, line {number} is damaged; remove that line, and what it recorded is "
+                    "made again"
+                )
+            yield row
+
+
+def _end_of_whole_lines(file: BinaryIO) -> int:
+    """Return the place after a file's last line end, found from behind."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - _TAIL_BYTES)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _first_that_counts(since: Mapping[str, Mapping[str, int]], item: str) -> int:
+    """Return an item's first run that counts, by the table in run.json of ledgers of before.
+
+    They recorded what `--overwrite` forgot by number of array tasks and task: the first run whose
+    rows count for the items of that task.
+    """
+    return max(tasks.get(str(place(item, int(count))), 0) for count, tasks in since.items())

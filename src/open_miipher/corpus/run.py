@@ -2,42 +2,50 @@
 
 Killed at any instant and started again, with other ranks too, it goes on with what is left: an item
 is done when its row is in the ledger and its output is there. The tasks of a job array do the same
-with an item's shard each.
+with a part of the items each.
 """
 
+import errno
 import heapq
 import itertools
 import math
+import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.ledger import Ledger
+from open_miipher.corpus.array import ArrayTask
+from open_miipher.corpus.ledger import Ledger, Row
 from open_miipher.corpus.progress import Progress
-from open_miipher.corpus.rows import Row
-from open_miipher.corpus.shard import Shard
 from open_miipher.distributed import StopSignal, World, mark_requeue
 
 T = TypeVar("T")
 
+_PACKED = 4096  # items that are handed to a rank, and kept there, as one piece
+_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
 class Item:
     """One piece of work.
 
     Attributes:
-        id: path in the input tree, with forward slashes.
+        id: stable: a path in the input tree, with forward slashes, or an absolute one.
         output: path in the output tree.
-        seconds: audio that it holds: its share of the work.
+        cost: its share of the work: the seconds of audio that it holds, or about so many.
+        stamp: plain data that is another one when the input changed.
         details: whatever the task needs to know of it (picklable).
     """
 
     id: str
     output: str
-    seconds: float
+    cost: float
+    stamp: Any
     details: Any
 
 
@@ -53,7 +61,8 @@ class Plan:
         num_changed: items among those left whose input is another one now.
         num_inputs: items of the whole corpus, those of other tasks of an array included.
         unit: what the items are, for people.
-        is_estimate: whether the items' seconds are taken from their sizes.
+        called_failed: what those of them are, for people, whose row has an error.
+        is_estimate: whether the items' costs are taken from their sizes.
     """
 
     items: list[Item]
@@ -63,12 +72,13 @@ class Plan:
     num_changed: int = 0
     num_inputs: int = 0
     unit: str = "files"
+    called_failed: str = "failed"
     is_estimate: bool = False
 
     @property
-    def seconds(self) -> float:
-        """Audio that the items hold."""
-        return math.fsum(item.seconds for item in self.items)
+    def cost(self) -> float:
+        """That of all items."""
+        return math.fsum(item.cost for item in self.items)
 
 
 class Task(Protocol):
@@ -102,15 +112,29 @@ class Task(Protocol):
 
 
 class Share(Iterator[Item]):
-    """The items of one rank, until a signal asks it to stop.
+    """The items of one rank, the costliest first, until a signal asks it to stop.
+
+    They are kept packed, some 50 bytes each, and unpacked a few thousand at a time.
 
     Args:
-        items: in the order of work.
         stop: the signal.
+
+    Attributes:
+        num_items, cost: of all.
     """
 
-    def __init__(self, items: Sequence[Item], stop: StopSignal) -> None:
-        self._items, self._stop = iter(items), stop
+    def __init__(self, stop: StopSignal) -> None:
+        self._stop = stop
+        self._packed: list[bytes] = []
+        self._unpacked: Iterator[Item] = iter(())
+        self._costs: dict[str, float] = {}  # of the items under way
+        self.num_items, self.cost = 0, 0.0
+
+    def add(self, packed: bytes, num_items: int, cost: float) -> None:
+        """Take items that `_pack` packed."""
+        self._packed.append(packed)
+        self.num_items += num_items
+        self.cost += cost
 
     @property
     def stopped(self) -> bool:
@@ -120,7 +144,18 @@ class Share(Iterator[Item]):
     def __next__(self) -> Item:
         if self.stopped:
             raise StopIteration
-        return next(self._items)
+        item = next(self._unpacked, None)
+        if item is None:
+            if not self._packed:
+                raise StopIteration
+            self._unpacked = iter(pickle.loads(zlib.decompress(self._packed.pop(0))))
+            item = next(self._unpacked)
+        self._costs[item.id] = item.cost
+        return item
+
+    def end(self, item: str) -> float:
+        """Forget an item whose row came; returns its cost, 0 of one that was never handed out."""
+        return self._costs.pop(item, 0.0)
 
 
 @dataclass(frozen=True)
@@ -131,11 +166,14 @@ class Summary:
         num_done: items done in this run, all ranks.
         num_failed: items with an error, also from earlier runs.
         stopped: the signal that ended it before all was done, if one did.
+        unit, called_failed: the plan's words.
     """
 
     num_done: int
     num_failed: int
     stopped: str | None
+    unit: str
+    called_failed: str
 
     @property
     def exit_code(self) -> int:
@@ -148,17 +186,17 @@ def run(
     output_dir: Path,
     world: World,
     overwrite: bool = False,
-    shard: Shard | None = None,
+    array_task: ArrayTask | None = None,
     stop: StopSignal | None = None,
 ) -> Summary:
     """Map a task over what is left of its items.
 
     Args:
         task: what to do.
-        output_dir: owned by this run until it ends, or by all shards of one array together.
-        world: the ranks, which share the items out by duration.
+        output_dir: owned by this run until it ends, or by all tasks of one array together.
+        world: the ranks, which share the items out by cost.
         overwrite: do everything again, whatever it was made by.
-        shard: do the items of this shard only.
+        array_task: do the items of this task only.
         stop: that the caller has listened to since before the task was there; else a new one.
 
     Returns:
@@ -168,33 +206,28 @@ def run(
         UserError: on every rank, if one of them could not go on; also from `Task.plan`, or if the
             directory is in use or holds outputs that were made otherwise.
     """
-    ledger = Ledger(output_dir, shard)
+    ledger = Ledger(output_dir, array_task)
     stop = stop or StopSignal()
+    plans: list[Plan] = []  # on rank 0 alone
 
-    def prepare() -> tuple[int, Plan, list[list[Item]]]:
+    def prepare() -> tuple[int, Plan, int]:
         number = ledger.claim(task.identity, overwrite)
         mark_requeue(ledger.directory, False)
         plan = task.plan(ledger)
         _log_plan(ledger, plan)
-        return number, plan, split_by_duration(plan.items, world.size)
+        plans.append(plan)
+        words = Plan([], [], 0, plan.num_failed, 0, 0, plan.unit, plan.called_failed)
+        return number, words, len(plan.items) + len(plan.failed)
 
-    number, plan, shares = on_main(world, prepare)
-    problem, num_done, num_failed = None, 0, 0
-    try:
-        with ledger.writer(world.rank) as writer:
-            for row in _rows(task, plan, shares[world.rank], world, stop):
-                writer.write([{"run": number, "time": round(time.time(), 3), **row}])
-                num_done += row["error"] is None
-                num_failed += row["error"] is not None
-    except UserError as error:
-        problem = str(error)
-    except OSError as error:
-        problem = f"the ledger in {ledger.directory} cannot be written: {error.strerror}"
+    number, words, num_items = on_main(world, prepare)
+    plan = plans.pop() if world.is_main else words
+    share = share_out(plan.items, world, stop)
+    own = _work(task, share, plan, ledger, world, number)
     # A rank that was stopped waits here as well: the others come once their own work is done.
-    results = _all_ranks(world, (problem, num_done, num_failed, stop.received))
+    results = _all_ranks(world, (*own, stop.received))
     problems, done, failed, signals = zip(*results, strict=True)
     first = next((p for p in problems if p is not None), None)
-    is_left = sum(done) + sum(failed) < len(plan.items) + len(plan.failed)
+    is_left = sum(done) + sum(failed) < num_items
     signal = next((s for s in signals if s is not None), None) if is_left else None
     try:
         on_main(world, lambda: _end(task, ledger, first, signal))
@@ -205,18 +238,20 @@ def run(
         raise UserError(
             f"{first.rstrip('.')}; what is done is kept, the same command goes on", shared=True
         )
-    return Summary(sum(done), plan.num_failed + sum(failed), signal)
+    num_failed = plan.num_failed + sum(failed)
+    return Summary(sum(done), num_failed, signal, plan.unit, plan.called_failed)
 
 
 def _log_plan(ledger: Ledger, plan: Plan) -> None:
     ledger.log(
         "planned",
-        num_shards=None if ledger.shard is None else ledger.shard.count,
+        num_shards=None if ledger.array_task is None else ledger.array_task.count,
         num_inputs=plan.num_inputs,
         unit=plan.unit,
+        called_failed=plan.called_failed,
         is_estimate=plan.is_estimate,
         num_items=len(plan.items) + len(plan.failed),
-        seconds=round(plan.seconds, 3),
+        seconds=round(plan.cost, 3),
         num_done=plan.num_done,
         num_failed=plan.num_failed,
     )
@@ -227,18 +262,100 @@ def _log_plan(ledger: Ledger, plan: Plan) -> None:
     )
 
 
+def share_out(items: list[Item], world: World, stop: StopSignal) -> Share:
+    """Give every rank its own items and no others, so that millions fit beside a model.
+
+    The items are given on rank 0; the list is empty afterwards, so that they are in memory once.
+    """
+    pieces = pack_shares(items, world.size) if world.is_main else []
+    share = Share(stop)
+    for number in range(world.broadcast(max(map(len, pieces), default=0))):
+        round_ = [piece[number] if number < len(piece) else None for piece in pieces]
+        own = world.scatter(round_)
+        if own is not None:
+            share.add(*own)
+    return share
+
+
+def pack_shares(items: list[Item], num_ranks: int) -> list[list[tuple[bytes, int, float]]]:
+    """Share items out so that every rank gets about as much work; the costliest come first.
+
+    Greedy: the next costliest item goes to the rank with the least. They are taken out of the list.
+
+    Returns:
+        What `Share.add` takes, for every rank, in order.
+    """
+    shares: list[list[tuple[bytes, int, float]]] = [[] for _ in range(num_ranks)]
+    waiting: list[list[Item]] = [[] for _ in range(num_ranks)]
+    loads = [(0.0, rank) for rank in range(num_ranks)]
+    items.sort(key=lambda item: (-item.cost, item.id))
+    items.reverse()
+    while items:
+        item, (load, rank) = items.pop(), loads[0]
+        heapq.heapreplace(loads, (load + item.cost, rank))
+        waiting[rank].append(item)
+        if len(waiting[rank]) == _PACKED:
+            shares[rank].append(_pack(waiting[rank]))
+            waiting[rank] = []
+    for share, rest in zip(shares, waiting, strict=True):
+        share += [_pack(rest)] if rest else []
+    return shares
+
+
+def _pack(items: list[Item]) -> tuple[bytes, int, float]:
+    data = zlib.compress(pickle.dumps(items, pickle.HIGHEST_PROTOCOL), 1)
+    return data, len(items), math.fsum(item.cost for item in items)
+
+
+def _work(
+    task: Task, share: Share, plan: Plan, ledger: Ledger, world: World, number: int
+) -> tuple[str | None, int, int]:
+    """Do a rank's work; returns why it could not go on, and how many items it did and failed."""
+    whose = f"process 1 of {world.size}" if world.size > 1 else ""
+    num_items, num_done, num_failed = len(plan.failed) + share.num_items, 0, 0
+    try:
+        with _recording(ledger):
+            writer = ledger.writer(world.rank)
+        with writer, Progress(num_items, share.cost, world.is_main, whose, plan.unit) as progress:
+            for row in itertools.chain(plan.failed, task.process(share)):
+                if row["error"] is not None:
+                    progress.say(f"failed: {row['error']}")
+                with _recording(ledger):
+                    writer.write([{"run": number, "time": round(time.time(), 3), **row}])
+                num_done += row["error"] is None
+                num_failed += row["error"] is not None
+                progress.advance(share.end(row["id"]))
+    except UserError as error:
+        return str(error), num_done, num_failed
+    return None, num_done, num_failed
+
+
+@contextmanager
+def _recording(ledger: Ledger) -> Iterator[None]:
+    """Write to the ledger: its errors alone, and not the task's, are said to be the ledger's."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the ledger in {ledger.directory} cannot be written: {error.strerror}"
+        ) from error
+
+
 def _end(task: Task, ledger: Ledger, problem: str | None, signal: str | None) -> None:
     """Say how the run ended; the last task at work sums up."""
     ledger.log("ended", how=problem or signal or "finished")
     if problem is None and signal is not None:
         mark_requeue(ledger.directory, True)
-    with ledger.alone_at_the_end() as alone:
+    with ledger.tenancy.alone_at_the_end() as alone:
         if alone:
             task.finish(ledger.sorted_rows())
 
 
 def on_main(world: World, action: Callable[[], T]) -> T:
-    """Return on every rank what rank 0 finds; its `UserError` is raised on every rank."""
+    """Return on every rank what rank 0 finds; its `UserError` is raised on every rank.
+
+    So is an `OSError` that a user can mend: it names a file, or the disk refuses.
+    """
     found: tuple[T | None, str | None] = (None, None)
     if world.is_main:
         try:
@@ -246,41 +363,13 @@ def on_main(world: World, action: Callable[[], T]) -> T:
         except UserError as error:
             found = (None, str(error))
         except OSError as error:
+            if error.filename is None and error.errno not in _REFUSALS:
+                raise
             found = (None, f"{error.filename or 'the output directory'}: {error.strerror}")
     result, problem = world.broadcast(found)
     if problem is not None:
         raise UserError(problem, shared=True)
     return result
-
-
-def split_by_duration(items: Sequence[Item], num_ranks: int) -> list[list[Item]]:
-    """Share items out so that every rank gets about as much audio; the longest come first.
-
-    Greedy: the next longest item goes to the rank with the least.
-    """
-    shares: list[list[Item]] = [[] for _ in range(num_ranks)]
-    loads = [(0.0, rank) for rank in range(num_ranks)]
-    for item in sorted(items, key=lambda item: (-item.seconds, item.id)):
-        load, rank = loads[0]
-        shares[rank].append(item)
-        heapq.heapreplace(loads, (load + item.seconds, rank))
-    return shares
-
-
-def _rows(
-    task: Task, plan: Plan, share: list[Item], world: World, stop: StopSignal
-) -> Iterator[Row]:
-    seconds = {item.id: item.seconds for item in share}
-    failed = plan.failed if world.is_main else []
-    num_items = len(failed) + len(share)
-    whose = f"process 1 of {world.size}" if world.size > 1 else ""
-    total = sum(seconds.values())
-    with Progress(num_items, total, world.is_main, whose, plan.unit) as progress:
-        for row in itertools.chain(failed, task.process(Share(share, stop))):
-            if row["error"] is not None:
-                progress.say(f"failed: {row['error']}")
-            yield row
-            progress.advance(seconds.get(row["id"], 0.0))
 
 
 def _all_ranks(world: World, result: tuple[str | None, int, int, str | None]) -> list[Any]:

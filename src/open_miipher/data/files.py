@@ -47,6 +47,11 @@ class File:
         """Its own rate in Hz."""
         return self.entry.sample_rate
 
+    @property
+    def num_channels(self) -> int:
+        """How many channels it has."""
+        return self.entry.num_channels
+
     def num_samples(self, sample_rate: int) -> int:
         """Length once resampled to `sample_rate` Hz."""
         return num_output_frames(self.entry.num_frames, self.entry.sample_rate, sample_rate)

@@ -6,7 +6,7 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -78,6 +78,15 @@ class World:
             return item
         box = [item]
         dist.broadcast_object_list(box, src=0, group=self._cpu_group)
+        return box[0]
+
+    def scatter(self, items: Sequence[Any]) -> Any:
+        """Return to every rank its own of rank 0's (picklable) items, of which there are `size`."""
+        if self.size == 1:
+            return items[0]
+        box: list[Any] = [None]
+        given = list(items) if self.is_main else None
+        dist.scatter_object_list(box, given, src=0, group=self._cpu_group)
         return box[0]
 
     def any(self, flag: bool) -> bool:

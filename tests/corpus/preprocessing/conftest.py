@@ -2,7 +2,9 @@
 
 import io
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import soundfile
 
 from open_miipher.config import compose_preprocessing
+from open_miipher.corpus.pool import Pool
 from open_miipher.corpus.preprocessing import Preprocess, build_tasks
 from open_miipher.corpus.run import Summary, run
 from open_miipher.index import Entry, write_index
@@ -95,13 +98,21 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.tar"))}
 
 
+@pytest.fixture(scope="session")
+def pools() -> Iterator[Callable[[int], Pool]]:
+    """`pools(num_workers)`: the same workers in all tests, as a fresh one imports for seconds."""
+    with ExitStack() as stack:
+        yield cache(lambda num_workers: stack.enter_context(Pool(num_workers)))
+
+
 @pytest.fixture
-def tasks(tmp_path: Path) -> Callable[..., dict[Path, Preprocess]]:
+def tasks(tmp_path: Path, pools) -> Callable[..., dict[Path, Preprocess]]:
     """`tasks("data.train.urls=[…]", …)`: the runs of a small configuration, into tmp_path/out."""
 
-    def build(*overrides: str) -> dict[Path, Preprocess]:
+    def build(*overrides: str, pool: Pool | None = None) -> dict[Path, Preprocess]:
         given = [*SMALL, f"preprocess.output_root={tmp_path / 'out'}", *overrides]
-        return build_tasks(compose_preprocessing(given))
+        config = compose_preprocessing(given)
+        return build_tasks(config, pool or pools(config.options.num_writers))
 
     return build
 

@@ -1,27 +1,48 @@
 """Raw collections: what is found in tar files and directories, and units of work."""
 
 import io
+import pickle
 
 import numpy as np
 import pytest
 import torch
 
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.preprocessing.config import PreprocessingData, RawSource
-from open_miipher.corpus.preprocessing.inputs import RawInputs, Unit
+from open_miipher.corpus.preprocessing.config import (
+    PreprocessingData,
+    PreprocessingOptions,
+    RawSource,
+)
+from open_miipher.corpus.preprocessing.inputs import RawInputs, unit_name
+from open_miipher.corpus.run import Item
 from open_miipher.shards import ShardError
 
 from .conftest import RATE, encode, make_directory, make_tar, pack_tar, speech
 
 
 def inputs(**source) -> RawInputs:
-    return RawInputs(RawSource(**source), "data.train", PreprocessingData(sample_rate=RATE))
+    """Raw inputs in units of at most two samples of a second."""
+    data = PreprocessingData(sample_rate=RATE, crop_seconds=1.0, sample_seconds=1.0)
+    return RawInputs(
+        RawSource(**source), "data.train", data, PreprocessingOptions(shard_maxcount=2)
+    )
+
+
+def units(raw: RawInputs) -> list[Item]:
+    found = [(item, raw.stamp(item)) for item in raw.ids()]
+    looked_at = [(item, stamp, raw.look(item, stamp)) for item, stamp in found]
+    return [Item(item, "", cost, stamp, unit) for item, stamp, (cost, unit) in looked_at]
+
+
+def opened(raw: RawInputs, unit: Item) -> list:
+    """What a worker finds, which has no index."""
+    return list(pickle.loads(pickle.dumps(raw)).open(raw.filled(unit)))
 
 
 def recordings(path) -> list:
     raw = inputs(urls=[str(path)])
-    (unit,) = raw.units(10**9, None)
-    return [recording for _, recording in raw.recordings(unit)]
+    (unit,) = units(raw)
+    return [recording for _, recording in opened(raw, unit)]
 
 
 def array_bytes(waveform) -> bytes:
@@ -59,7 +80,7 @@ def test_no_file_is_lost_where_names_have_dots(tmp_path):
     members = [(f"sp.{k}.wav", wave) for k, wave in enumerate(waves)]
     path = pack_tar(tmp_path / "x.tar", [*members, ("sp.txt", b"words"), ("one.WAV", waves[0])])
     raw = inputs(urls=[str(path)])
-    found = dict(raw.recordings(raw.units(1, None)[0]))
+    found = dict(opened(raw, *units(raw)))
     names = ["sp.0.wav", "sp.1.wav", "sp.2.wav", "one.WAV"]
     assert [recording.name for recording in found.values()] == names
     assert list(found) == [f"{path}/{name}" for name in names]
@@ -97,34 +118,36 @@ def test_what_comes_before_the_damage_is_given(tmp_path):
     path.write_bytes(whole[: whole.index(b"utt003.flac") + 700])
     raw, found = inputs(urls=[str(path)]), []
     with pytest.raises(ShardError, match=r"x\.tar cannot be read"):
-        found.extend(raw.recordings(raw.units(1, None)[0]))
+        found.extend(raw.open(*units(raw)))
     assert [r.name for _, r in found] == ["utt000.flac", "utt001.flac", "utt002.flac"]
 
 
 def test_units_of_a_directory_hold_every_file_once(tmp_path):
     root = make_directory(tmp_path / "speech")
     raw = inputs(dir_list=[str(root)])
-    units = raw.units(2 * RATE, RATE)
-    names = [recording.name for unit in units for _, recording in raw.recordings(unit)]
+    found = units(raw)
+    held = {unit.id: [recording for _, recording in opened(raw, unit)] for unit in found}
+    names = sorted(recording.name for recordings in held.values() for recording in recordings)
     assert names == [f"speech/{number}.wav" for number in range(7)]
-    assert len(units) > 2
-    assert len({unit.id for unit in units}) == len({unit.name for unit in units}) == len(units)
-    assert [unit.stamp for unit in units] == [unit.stamp for unit in raw.units(2 * RATE, RATE)]
-    longest = max(sum(min(r.num_samples(RATE), RATE) for _, r in raw.recordings(u)) for u in units)
-    assert longest <= 2 * RATE
+    assert len(found) == len(held) > 2
+    assert len({unit_name(unit.id) for unit in found}) == len(found)
+    assert [unit.stamp for unit in found] == [unit.stamp for unit in units(raw)]
+    for recordings in held.values():
+        assert sum(min(r.num_samples(RATE), RATE) for r in recordings) <= 2 * RATE
 
 
 def test_units_of_equal_names_are_told_apart():
-    one, two = Unit("/a/speech ü.tar", [], 0.0), Unit("/b/speech ü.tar", [], 0.0)
-    assert one.name != two.name
-    assert one.name.startswith("speech_-")
-    assert one.name.isascii()
+    one, two = unit_name("/a/speech ü.tar"), unit_name("/b/speech ü.tar")
+    assert one != two
+    assert one.startswith("speech_-")
+    assert one.isascii()
+    assert unit_name("/a/speech#7") == f"{unit_name('/a/speech')}-00007"
 
 
 def test_missing_tars_are_named_together_before_any_work(tmp_path):
     raw = inputs(urls=[str(tmp_path / "a.tar"), str(tmp_path / "b.tar")])
     with pytest.raises(UserError, match=r"(?s)2 problems.*a\.tar does not exist.*b\.tar"):
-        raw.units(1, None)
+        raw.ids()
     with pytest.raises(UserError, match=r"data\.train\.urls: .*nowhere holds no shards"):
         inputs(urls=[str(tmp_path / "nowhere")])
     root = make_directory(tmp_path / "speech", 1)

@@ -2,26 +2,33 @@
 
 import multiprocessing
 import os
-import signal
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from open_miipher.corpus.pool import Pool
 from open_miipher.corpus.preprocessing import Preprocess
 from open_miipher.corpus.run import run
 
 from .conftest import files_of, make_directory, make_tar
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from working import Doing
+
 FORK = multiprocessing.get_context("fork")  # a fresh interpreter imports for seconds
 
 
-def kill_at_random(task: Preprocess, folder: Path, alone, seconds: float) -> bool:
-    """Run in a process of its own, killed after so long; whether it was still at work."""
+def kill_at_random(task: Preprocess, folder: Path, alone, rng: np.random.Generator) -> bool:
+    """Run in a process of its own, killed soon after it began a shard; whether it was at work."""
     process = FORK.Process(target=lambda: os._exit(run(task, folder, alone).exit_code))
     process.start()
-    time.sleep(seconds)
+    before = set(folder.iterdir()) if folder.exists() else set()
+    while process.is_alive() and not (folder.exists() and set(folder.glob(".*.tmp")) - before):
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0.0, 0.3))
     killed = process.is_alive()
     process.kill()
     process.join()
@@ -31,21 +38,23 @@ def kill_at_random(task: Preprocess, folder: Path, alone, seconds: float) -> boo
 @pytest.mark.dist
 @pytest.mark.slow
 def test_ten_kills_change_nothing(tmp_path, tasks, alone):
-    for number in range(8):
+    for number in range(16):
         make_tar(tmp_path / f"raw/{number}.tar", 20, seed=number)
     make_directory(tmp_path / "speech", 20)
     given = [
         f"data.train.urls=[{tmp_path / 'raw'}]", f"data.train.dir_list=[{tmp_path / 'speech'}]",
         "preprocess.num_writers=2", "preprocess.crops=all",
     ]  # fmt: skip
-    folder, task = next(iter(tasks(*given, "preprocess.job_id=broken").items()))
     rng = np.random.default_rng(0)
     num_killed, num_made = 0, []
     for _ in range(10):
-        num_killed += kill_at_random(task, folder, alone, rng.uniform(0.05, 0.5))
+        with Pool(2) as pool:  # whose workers are started in the process that is killed
+            folder, task = next(iter(tasks(*given, "preprocess.job_id=broken", pool=pool).items()))
+            num_killed += kill_at_random(task, folder, alone, rng)
         num_made.append(len(files_of(folder)))
     assert num_killed >= 5
     assert any(num_made)
+    folder, task = next(iter(tasks(*given, "preprocess.job_id=broken").items()))
     summary = run(task, folder, alone)
     assert summary.exit_code == 0
     whole_folder, whole = next(iter(tasks(*given, "preprocess.job_id=whole").items()))
@@ -56,19 +65,15 @@ def test_ten_kills_change_nothing(tmp_path, tasks, alone):
 
 
 @pytest.mark.dist
-def test_workers_end_with_their_rank(tmp_path, tasks, alone, monkeypatch, wait_until):
-    folder, task = next(iter(tasks(f"data.train.urls=[{make_tar(tmp_path / 'a.tar')}]").items()))
-    told = tmp_path / "pid"
-
-    def wait_for_ever(item):
-        told.write_text(str(os.getpid()))
-        signal.pause()
-
-    monkeypatch.setattr(task, "make", wait_for_ever)
+def test_workers_end_with_their_rank(tmp_path, tasks, alone, wait_until):
+    given = f"data.train.urls=[{make_tar(tmp_path / 'wait.tar')}]"
+    folder, task = next(iter(tasks(given, pool=Pool(1)).items()))
+    task.build = Doing(tmp_path)
+    told = tmp_path / "log"
     process = FORK.Process(target=lambda: run(task, folder, alone))
     process.start()
-    wait_until(lambda: told.exists() and told.read_text() != "", 30)
-    worker = Path(f"/proc/{told.read_text()}")
+    wait_until(lambda: told.exists() and "wait" in told.read_text(), 60)
+    worker = Path(f"/proc/{told.read_text().split()[-1]}")
     assert worker.exists()
     process.kill()
     process.join()

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from scipy.signal import correlate
 from transformers import SeamlessM4TFeatureExtractor
 
+from open_miipher.audio.io import AudioInfo
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.preprocessing.config import PreprocessingData
@@ -21,7 +23,7 @@ from open_miipher.corpus.preprocessing.pieces import (
     to_sample,
     within_full_scale,
 )
-from open_miipher.corpus.preprocessing.raw_samples import Member
+from open_miipher.corpus.tars import Member
 from open_miipher.degradation import Context, DegradationConfig, build_degradation
 from open_miipher.degradation.band import low_cut
 from open_miipher.shards import decode_waveform
@@ -30,12 +32,22 @@ RATE = 8000
 NOISE = DegradationConfig({"noise": {"name": "noise", "snr_db": [10.0, 10.0]}})
 
 
-def recording(seconds: float, channels: int = 1, seed: int = 0) -> Member:
+@dataclass(frozen=True)
+class Fake(Member):
+    """A recording that a function decodes."""
+
+    def decode(self, start: int, count: int) -> np.ndarray:
+        return self.data(start, count)
+
+
+def fake(num_frames: int, num_channels: int, decode) -> Fake:
+    return Fake("a.wav", AudioInfo(RATE, num_frames, num_channels, "", ""), decode)
+
+
+def recording(seconds: float, channels: int = 1, seed: int = 0) -> Fake:
     shape = (channels, round(seconds * RATE))
     waveform = 0.1 * np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
-    return Member(
-        "a.wav", RATE, shape[1], channels, lambda start, n: waveform[:, start : start + n]
-    )
+    return fake(shape[1], channels, lambda start, n: waveform[:, start : start + n])
 
 
 def maker(crops="random", seed=0, degradation=NOISE, **fields) -> PieceMaker:
@@ -129,7 +141,7 @@ def test_all_pieces_of_a_recording_have_one_gain():
     rng = np.random.default_rng(0)
     levels = np.float32([0.2, 0.5, 1e-4, 0.0]).repeat(RATE)
     waveform = (levels * rng.uniform(-1, 1, len(levels)))[None].astype(np.float32)
-    source = Member("a.wav", RATE, len(levels), 1, lambda start, n: waveform[:, start : start + n])
+    source = fake(len(levels), 1, lambda start, n: waveform[:, start : start + n])
     whole = low_cut(waveform[0], RATE, 50.0)
     plain = made(maker(crops="all", degradation=DegradationConfig({})), source)
     joined = np.concatenate([piece.clean for piece in plain])
@@ -144,6 +156,27 @@ def test_all_pieces_of_a_recording_have_one_gain():
     assert np.abs(crop.clean).max() == pytest.approx(0.9)
 
 
+def test_all_crops_take_every_channel_one_after_the_other():
+    num_samples = round(2.5 * RATE)
+    source = recording(2.5, channels=3)
+    plain = {"crops": "all", "degradation": DegradationConfig({}), "low_cut_hz": None}
+    pieces = made(maker(**plain), source)
+    spans = [(piece.channel, piece.start, len(piece)) for piece in pieces]
+    half = RATE // 2
+    assert spans == [
+        (channel, start, length)
+        for channel in range(3)
+        for start, length in ((0, RATE), (RATE, RATE), (2 * RATE, half))
+    ]
+    whole = source.decode(0, num_samples)
+    joined = np.concatenate([piece.clean for piece in pieces]).reshape(3, num_samples)
+    assert np.allclose(joined, 0.9 * whole / np.abs(whole).max(), atol=1e-6)
+    (sample,) = (to_sample("k", g, RATE, "npy") for g in pack(pieces, 10 * num_samples))
+    names = json.loads(sample.members["names.json"])
+    assert [part["channel"] for part in names] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert {piece.channel for piece in made(maker(crops="all"), recording(2.5))} == {None}
+
+
 def test_the_pieces_before_a_damaged_one_are_made():
     whole = recording(3.0)
 
@@ -154,7 +187,7 @@ def test_the_pieces_before_a_damaged_one_are_made():
 
     pieces = []
     with pytest.raises(Unreadable, match=r"a\.wav is damaged"):
-        pieces.extend(maker(crops="all").pieces(Member("a.wav", RATE, 3 * RATE, 1, decode), "id"))
+        pieces.extend(maker(crops="all").pieces(fake(3 * RATE, 1, decode), "id"))
     assert len(pieces) == 2
     assert max(np.abs(piece.clean).max() for piece, _ in pieces) == pytest.approx(0.9)
 
@@ -164,7 +197,7 @@ def test_the_pieces_before_a_damaged_one_are_made():
 def test_what_is_as_good_as_silent_is_silence(loudest, crops):
     waveform = np.full((1, 2 * RATE), loudest, np.float32)
     waveform[:, ::2] *= -1
-    source = Member("a.wav", RATE, 2 * RATE, 1, lambda start, n: waveform[:, start : start + n])
+    source = fake(2 * RATE, 1, lambda start, n: waveform[:, start : start + n])
     for piece in made(maker(crops=crops), source):
         assert not piece.clean.any()
         assert np.isfinite(piece.damaged).all()
@@ -172,7 +205,7 @@ def test_what_is_as_good_as_silent_is_silence(loudest, crops):
 
 def test_silence_stays_silent():
     silence = np.zeros((1, RATE), np.float32)
-    source = Member("a.wav", RATE, RATE, 1, lambda start, n: silence[:, start : start + n])
+    source = fake(RATE, 1, lambda start, n: silence[:, start : start + n])
     (piece,) = made(maker(), source)
     assert not piece.clean.any()
     assert np.isfinite(piece.damaged).all()

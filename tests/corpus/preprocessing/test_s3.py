@@ -1,8 +1,10 @@
-"""Raw collections in object storage, read by forked writers."""
+"""Raw collections in object storage, read by workers."""
 
 import pytest
 
 from open_miipher.base.errors import UserError
+from open_miipher.corpus.pool import Pool
+from open_miipher.corpus.run import run
 
 from .conftest import files_of, make_tar
 
@@ -24,7 +26,7 @@ def endpoint(monkeypatch, tmp_path):
 @pytest.mark.dist
 @pytest.mark.slow
 def test_shards_from_a_bucket_are_those_from_a_disk_but_for_their_names(
-    endpoint, tmp_path, preprocess
+    endpoint, tmp_path, preprocess, tasks, alone
 ):
     from s3fs import S3FileSystem
 
@@ -37,7 +39,9 @@ def test_shards_from_a_bucket_are_those_from_a_disk_but_for_their_names(
         'data.train.urls=["s3://raw/speech/{0..2}.tar"]', f"data.s3.endpoint_url={endpoint}",
         "data.s3.retries=0", "preprocess.num_writers=2",
     ]  # fmt: skip
-    folder, summary = preprocess(*given)
+    with Pool(2) as pool:  # its workers have the environment's credentials
+        folder, task = next(iter(tasks(*given, pool=pool).items()))
+        summary = run(task, folder, alone)
     assert (summary.num_done, summary.exit_code) == (3, 0)
     local, _ = preprocess(f"data.train.urls=[{tmp_path / 'raw'}]", "preprocess.job_id=local")
     assert [len(data) for data in files_of(folder).values()] == [

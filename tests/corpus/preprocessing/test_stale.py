@@ -8,8 +8,8 @@ import soundfile
 
 import preprocess as command
 from open_miipher.base.errors import UserError
+from open_miipher.corpus.array import ArrayTask
 from open_miipher.corpus.run import run
-from open_miipher.corpus.shard import Shard
 from open_miipher.index import read_index, write_index
 
 from .conftest import SMALL, files_of, make_directory, make_tar, pack_tar
@@ -29,13 +29,17 @@ def test_longer_blocks_replace_shorter_ones(tmp_path, preprocess):
     assert files_of(folder) == expected != before
 
 
-def test_a_shorter_index_leaves_nothing_of_what_is_gone(tmp_path, preprocess):
+@pytest.mark.parametrize("was_killed", [False, True])
+def test_a_shorter_index_leaves_nothing_of_what_is_gone(tmp_path, preprocess, was_killed):
     root = make_directory(tmp_path / "speech")
     given = f"data.train.dir_list=[{root}]"
     folder, first = preprocess(given)
-    last = max(path.name for path in folder.glob("*.tar"))
-    for name in (last, last.replace("-00001-", "-00002-")):  # the other left nothing else
-        (folder / f".{name}.1.tmp").touch()
+    last = max(folder.glob("*.tar"))
+    if was_killed:  # in the last unit, which has no row then, and half of its second shard
+        rows = folder / ".ledger/rank-00000.jsonl"
+        rows.write_text("".join(r for r in rows.open() if last.name not in r))
+        (folder / f".{last.name.replace('00.tar', '01.tar')}.1.tmp").touch()
+    (folder / f".{last.name}.1.tmp").touch()
     write_index(root, read_index(root).entries[:3])
     _, summary = preprocess(given)
     assert summary.exit_code == 0
@@ -77,7 +81,7 @@ def test_a_task_of_an_array_that_overwrites_keeps_what_others_made(tmp_path, pre
     given = [f"data.train.dir_list=[{make_directory(tmp_path / 'speech')}]"]
     folder, _ = preprocess(*given)
     again = [*given, "preprocess.shard_maxcount=1", "preprocess.overwrite=true"]
-    done = [preprocess(*again, shard=Shard(2, k))[1].num_done for k in (0, 1)]
+    done = [preprocess(*again, array_task=ArrayTask(2, k))[1].num_done for k in (0, 1)]
     assert all(done)
     assert files_of(folder) == files_of(preprocess(*again, "preprocess.job_id=new")[0])
 

@@ -3,6 +3,9 @@
 import json
 import os
 import signal
+import sys
+from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -10,8 +13,12 @@ import soundfile
 
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import UserError
+from open_miipher.corpus.array import ArrayTask
+from open_miipher.corpus.ledger import Ledger
+from open_miipher.corpus.pool import WorkerError
+from open_miipher.corpus.preprocessing import Preprocess
+from open_miipher.corpus.preprocessing.inputs import unit_name
 from open_miipher.corpus.run import run
-from open_miipher.corpus.shard import Shard
 from open_miipher.index import Entry, write_index
 
 from .conftest import (
@@ -20,8 +27,12 @@ from .conftest import (
     make_directory,
     make_tar,
     samples_of,
+    speech,
     waveforms_of,
 )
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from working import Doing, FullDisk
 
 
 def test_every_file_is_in_the_shards_once(tmp_path, preprocess):
@@ -91,8 +102,8 @@ def test_equal_shards_whoever_makes_them(tmp_path, preprocess):
     folder, summary = preprocess(*given, "preprocess.num_writers=3", "preprocess.job_id=three")
     assert files_of(folder) == whole
     assert summary.num_done > 2
-    for shard in (Shard(2, 1), Shard(2, 0)):
-        folder, _ = preprocess(*given, "preprocess.job_id=array", shard=shard)
+    for shard in (ArrayTask(2, 1), ArrayTask(2, 0)):
+        folder, _ = preprocess(*given, "preprocess.job_id=array", array_task=shard)
     assert files_of(folder) == whole
     assert json.loads((folder / "summary.json").read_text())["shards"] == len(whole)
     assert files_of(preprocess(*given, "preprocess.job_id=7", "preprocess.seed=1")[0]) != whole
@@ -127,7 +138,6 @@ def test_what_is_done_is_not_made_again_and_what_changed_is(tmp_path, preprocess
 
 
 def test_degradations_that_fail_too_often_stop_the_run(tmp_path, preprocess, monkeypatch):
-    monkeypatch.setattr("open_miipher.corpus.preprocessing.task._FEWEST_JUDGED", 1)
     rooms = tmp_path / "rooms"
     rooms.mkdir()
     soundfile.write(rooms / "silent.wav", np.zeros(100), RATE)
@@ -180,24 +190,24 @@ def test_files_that_killed_runs_left_are_removed(tmp_path, preprocess):
     assert foreign.exists()
 
 
-def test_a_signal_gives_up_what_is_under_way(tmp_path, tasks, alone, monkeypatch):
-    for number in range(4):
-        make_tar(tmp_path / f"raw/{number}.tar", seed=number)
+def test_a_signal_gives_up_what_is_under_way(tmp_path, tasks, alone, wait_until):
+    for name in ("0", "wait", "2", "3"):
+        make_tar(tmp_path / f"raw/{name}.tar", seed=ord(name[0]))
     given = [f"data.train.urls=[{tmp_path / 'raw'}]"]
     folder, task = next(iter(tasks(*given).items()))
-    make, parent = task.make, os.getpid()
-
-    def slowly(item):
-        if item.id.endswith("/1.tar"):
-            os.kill(parent, signal.SIGTERM)
-            signal.pause()  # for ever: the rank ends it
-        return make(item)
-
-    monkeypatch.setattr(task, "make", slowly)
+    task.build = Doing(tmp_path, task.make)
+    waiting = Thread(
+        target=lambda: (
+            wait_until(lambda: "wait" in log_of(tmp_path)),
+            os.kill(os.getpid(), signal.SIGTERM),
+        )
+    )
+    waiting.start()
     summary = run(task, folder, alone)
+    waiting.join()
     assert summary.stopped == "SIGTERM"
     assert summary.exit_code == 1
-    assert "1" not in {name[0] for name in files_of(folder)}
+    assert "wait" not in {name.partition("-")[0] for name in files_of(folder)}
     left = 4 - summary.num_done
     assert run(tasks(*given)[folder], folder, alone).num_done == left > 0
     other = f"preprocess.output_root={tmp_path / 'other'}"
@@ -206,22 +216,85 @@ def test_a_signal_gives_up_what_is_under_way(tmp_path, tasks, alone, monkeypatch
     assert files_of(folder) == files_of(other_folder)
 
 
-def test_a_worker_that_dies_ends_the_run_with_a_sentence(tmp_path, tasks, alone, monkeypatch):
-    monkeypatch.setattr("open_miipher.corpus.workers._GRACE", 0.05)
+def log_of(folder) -> list[str]:
+    return (folder / "log").read_text().split() if (folder / "log").exists() else []
+
+
+def test_a_worker_that_dies_costs_its_unit_and_no_other(
+    tmp_path, tasks, preprocess, alone, monkeypatch
+):
+    for name in ("a", "die", "once"):
+        make_tar(tmp_path / f"raw/{name}.tar", 3)
+    given = f"data.train.urls=[{tmp_path / 'raw'}]"
+    folder, task = next(iter(tasks(given).items()))
+    task.build = Doing(tmp_path, task.make)
+    leftover = folder / f".{unit_name(str(tmp_path / 'raw/die.tar'))}-00000.tar.99.tmp"
+    plan = Preprocess.plan
+
+    def planned(self, ledger):
+        found = plan(self, ledger)
+        leftover.touch()  # as if the worker had begun a shard
+        return found
+
+    monkeypatch.setattr(Preprocess, "plan", planned)
+    summary = run(task, folder, alone)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (2, 1, 1)
+    told = json.loads((folder / "summary.json").read_text())
+    assert told["problems"] == [
+        f"{tmp_path}/raw/die.tar: its worker process ended 3 times (signal 9; is memory short?)"
+    ]
+    assert not leftover.exists()
+    assert preprocess(given)[1].num_failed == 1  # not tried again until it is asked for
+    ledger = Ledger(folder)
+    ledger.claim(task.identity)
+    ledger.forget({str(tmp_path / "raw/die.tar"): 0.0})
+    del ledger
+    assert preprocess(given)[1].num_done == 1
+    assert files_of(folder) == files_of(preprocess(given, "preprocess.job_id=new")[0])
+
+
+def test_a_full_disk_is_one_sentence(tmp_path, tasks, alone):
     tar = make_tar(tmp_path / "a.tar")
     folder, task = next(iter(tasks(f"data.train.urls=[{tar}]").items()))
-    monkeypatch.setattr(task, "make", lambda item: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(UserError, match=r"worker process ended while it made .*a\.tar \(signal 9"):
+    task.build = FullDisk(task.make)
+    with pytest.raises(
+        UserError, match=r"a-.*\.tar: No space left on device; what is done is kept"
+    ):
         run(task, folder, alone)
 
 
-def test_a_full_disk_is_one_sentence(tmp_path, tasks, alone, monkeypatch):
-    tar = make_tar(tmp_path / "a.tar")
+def test_a_fault_of_ours_keeps_its_place(tmp_path, tasks, alone):
+    tar = make_tar(tmp_path / "full.tar")
     folder, task = next(iter(tasks(f"data.train.urls=[{tar}]").items()))
-
-    def full(item):
-        raise OSError(28, "No space left on device", str(folder / "x.tar"))
-
-    monkeypatch.setattr(task, "make", full)
-    with pytest.raises(UserError, match=r"x\.tar: No space left on device; what is done is kept"):
+    task.build = Doing(tmp_path)
+    with pytest.raises(WorkerError, match=r"(?s)Traceback.*in do.*OSError.*No space"):
         run(task, folder, alone)
+
+
+def test_an_error_of_the_work_is_not_said_to_be_the_ledgers(tmp_path, tasks, alone, monkeypatch):
+    folder, task = next(iter(tasks(f"data.train.urls=[{make_tar(tmp_path / 'a.tar')}]").items()))
+
+    def broken(items):
+        next(items)
+        raise BrokenPipeError(32, "Broken pipe")
+        yield
+
+    monkeypatch.setattr(task, "process", broken)
+    with pytest.raises(BrokenPipeError):
+        run(task, folder, alone)
+
+
+def test_every_channel_is_taken_where_all_crops_are(tmp_path, preprocess):
+    root = tmp_path / "speech"
+    root.mkdir()
+    waveform = np.stack([speech(0, 1.5), 0.5 * speech(1, 1.5)], axis=1)
+    soundfile.write(root / "two.wav", waveform, RATE)
+    write_index(root, [Entry("two.wav", RATE, len(waveform), 2)])
+    folder, _ = preprocess(
+        f"data.train.dir_list=[{root}]", "preprocess.crops=all", "data.low_cut_hz=null",
+        "data.degradation.max_stages=0", "data.crop_seconds=0.4",
+    )  # fmt: skip
+    made = np.concatenate(waveforms_of(folder))
+    read = soundfile.read(root / "two.wav", dtype="float32")[0].T.reshape(-1)
+    assert np.allclose(made, 0.9 * read / np.abs(read).max(), atol=1e-4)
+    assert json.loads((folder / "summary.json").read_text())["output_seconds"] == 3.0

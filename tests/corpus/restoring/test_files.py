@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.errors import UserError
-from open_miipher.corpus import run
-from open_miipher.corpus.restoring import FileFormat
+from open_miipher.corpus.run import run
 
 
 def manifest(out: Path) -> dict[str, dict]:
@@ -387,9 +387,8 @@ def test_a_file_that_changes_while_it_waits_is_an_error_row(
     process = task.process
 
     def swapped(items):
-        items = list(items)
         write_audio(source / "a.wav", seconds=0.1)
-        return process(iter(items))
+        return process(items)
 
     task.process = swapped
     assert run(task, out, alone).num_failed == 1

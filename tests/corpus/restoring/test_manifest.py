@@ -9,8 +9,9 @@ import soundfile
 
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.errors import UserError
-from open_miipher.corpus import run
-from open_miipher.corpus.restoring import Groups, Manifest
+from open_miipher.corpus.recordings import Manifest
+from open_miipher.corpus.run import run
+from open_miipher.corpus.tars import Groups
 from open_miipher.shards import read_samples
 
 

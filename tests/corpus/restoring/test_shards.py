@@ -14,10 +14,12 @@ import webdataset
 
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.errors import UserError
-from open_miipher.corpus import Shard, run
+from open_miipher.corpus.array import ArrayTask
 from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.restoring import Directory, Groups, Manifest
-from open_miipher.corpus.restoring.shard_output import OutputShard
+from open_miipher.corpus.recordings import Directory, Manifest
+from open_miipher.corpus.run import run
+from open_miipher.corpus.tars import Groups
+from open_miipher.corpus.writers import ShardOutput
 from open_miipher.shards import (
     Sample,
     encode_waveform,
@@ -274,13 +276,15 @@ def test_another_size_of_shards_needs_another_directory(source, out, make_task, 
 
 
 def test_an_array_makes_every_shard_once(source, out, make, alone):
+    def restore(task: ArrayTask) -> int:
+        return run(make(), out, alone, array_task=task).num_done
+
     for number in range(11):
         pack(source / f"{number}.tar", [speech(number)])
-    counts = [run(make(), out, alone, shard=Shard(3, index)).num_done for index in range(3)]
-    assert sum(counts) == 11
+    assert sum(restore(ArrayTask(3, index)) for index in range(3)) == 11
     assert len(listed(out)) == 11
     assert run(make(), out, alone).num_done == 0
-    assert [run(make(), out, alone, shard=Shard(2, index)).num_done for index in (0, 1)] == [0, 0]
+    assert [restore(ArrayTask(2, index)) for index in (0, 1)] == [0, 0]
 
 
 def test_many_small_shards_share_batches_and_few_samples_wait(
@@ -291,22 +295,23 @@ def test_many_small_shards_share_batches_and_few_samples_wait(
         pack(source / f"small{number:02d}.tar", [speech(number)])
     waiting: list[int] = []
     open_at_once: set[int] = set()
-    add = OutputShard.add
+    add = ShardOutput.add
 
     def watched(self, sample):
-        add(self, sample)
+        jobs = add(self, sample)
         waiting.append(len(self._samples))
         open_at_once.add(sum(not shard.is_read or bool(shard._samples) for shard in known))
+        return jobs
 
-    known: list[OutputShard] = []
-    start = OutputShard.__init__
+    known: list[ShardOutput] = []
+    start = ShardOutput.__init__
 
     def listed_start(self, *arguments):
         start(self, *arguments)
         known.append(self)
 
-    monkeypatch.setattr(OutputShard, "add", watched)
-    monkeypatch.setattr(OutputShard, "__init__", listed_start)
+    monkeypatch.setattr(ShardOutput, "add", watched)
+    monkeypatch.setattr(ShardOutput, "__init__", listed_start)
     task = make()
     assert run(task, out, alone).num_done == 31
     assert len(waiting) == 180

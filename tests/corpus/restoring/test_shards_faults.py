@@ -13,10 +13,11 @@ import pytest
 import soundfile
 
 from open_miipher.base.errors import UserError
-from open_miipher.corpus import run
 from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.restoring import Directory, Groups
-from open_miipher.corpus.restoring.verify import verify
+from open_miipher.corpus.recordings import Directory
+from open_miipher.corpus.run import run
+from open_miipher.corpus.tars import Groups
+from open_miipher.corpus.verify import verify
 from open_miipher.shards import (
     Sample,
     ShardWriter,

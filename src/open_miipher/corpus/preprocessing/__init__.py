@@ -1,13 +1,17 @@
 """Raw collections of clean speech to shards of degraded pairs."""
 
-from open_miipher.corpus.preprocessing.building import SPLITS, build_tasks, output_folder
 from open_miipher.corpus.preprocessing.config import (
     Preprocessing,
     PreprocessingData,
     PreprocessingOptions,
     RawSource,
 )
-from open_miipher.corpus.preprocessing.task import Preprocess
+from open_miipher.corpus.preprocessing.task import (
+    SPLITS,
+    Preprocess,
+    build_tasks,
+    output_folder,
+)
 
 __all__ = [
     "SPLITS",

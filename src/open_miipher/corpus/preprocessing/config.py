@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from open_miipher.base.errors import report
-from open_miipher.corpus.shard import Shard
+from open_miipher.corpus.array import ArrayTask
 from open_miipher.data import TrainSource
 from open_miipher.degradation import DegradationConfig
 from open_miipher.shards import S3Config, is_s3
@@ -113,11 +113,11 @@ class PreprocessingOptions:
         return [rule for rule, kept in rules.items() if not kept]
 
     @property
-    def shard(self) -> Shard | None:
+    def array_task(self) -> ArrayTask | None:
         """The task of a job array that this run is, or None."""
         if self.num_shards is None or self.shard_id is None:
             return None
-        return Shard(self.num_shards, self.shard_id)
+        return ArrayTask(self.num_shards, self.shard_id)
 
 
 @dataclass(frozen=True)

@@ -3,75 +3,99 @@
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from open_miipher.audio.io import AUDIO_EXTENSIONS
 from open_miipher.base.errors import UserError, report
 from open_miipher.base.paths import printable
-from open_miipher.corpus.preprocessing.config import PreprocessingData, RawSource
-from open_miipher.corpus.preprocessing.raw_samples import Recording, open_recordings
-from open_miipher.corpus.threads import map_in_threads
+from open_miipher.corpus.inputs import LOOK_THREADS, Inputs, check_apart, file_stamp, in_threads
+from open_miipher.corpus.preprocessing.config import (
+    PreprocessingData,
+    PreprocessingOptions,
+    RawSource,
+)
+from open_miipher.corpus.run import Item
+from open_miipher.corpus.tars import ARRAY_EXTENSIONS, Member, extension_of, open_member
 from open_miipher.data.building import open_files
-from open_miipher.data.files import Files
-from open_miipher.shards import ShardError, Storage, StorageError, expand, is_s3, read_samples
+from open_miipher.data.files import File, Files
+from open_miipher.shards import (
+    CLEAN_MEMBER,
+    DAMAGED_MEMBER,
+    RATE_MEMBER,
+    Sample,
+    ShardError,
+    Storage,
+    StorageError,
+    expand,
+    is_s3,
+    read_samples,
+)
 
 _BYTES_A_SECOND = 40_000  # of speech in a tar, about: an hour more or less only shows in progress
-STAMP_THREADS = 16
+
+
+Recording = File | Member
+"""Speech that is not decoded yet."""
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A tar file, or some files of a directory that follow each other: worked on as a whole.
+    """Where a unit of work lies: a tar file, or files of a directory that follow each other.
 
     Attributes:
         source: URL of the tar, or the directory; absolute paths.
-        stamp: what tells that it is another one now; plain data.
-        seconds: of audio to be read, about.
-        block: number, first and last + 1 of the directory's files; None for a tar.
+        block: number of the first file and of the one after the last; None for a tar.
+        files: those of the block, once the unit is handed to a worker.
     """
 
     source: str
-    stamp: list[Any]
-    seconds: float
-    block: tuple[int, int, int] | None = None
-
-    @property
-    def id(self) -> str:
-        """The source, with the block's number if it is a directory."""
-        return self.source if self.block is None else f"{self.source}#{self.block[0]}"
-
-    @property
-    def name(self) -> str:
-        """A file name of its own, from which the shards' names and the keys come."""
-        number = "" if self.block is None else f"-{self.block[0]:05d}"
-        return source_name(self.source) + number
+    block: tuple[int, int] | None = None
+    files: tuple[File, ...] = ()
 
 
-def source_name(source: str) -> str:
-    """Return what the names of a source's units begin with: its own, and a digest of its path."""
+def unit_name(item: str) -> str:
+    """Return the name of a unit from its id: what can be read, a digest, the block's number.
+
+    A tar's id ends with an extension, so that a number behind a `#` is a block's.
+    """
+    source, _, number = item.rpartition("#") if re.search(r"#\d+$", item) else (item, "", "")
     stem = Path(source).name.partition(".")[0]
     readable = re.sub(r"[^A-Za-z0-9-]+", "_", stem)[:40]
     digest = sha256(source.encode("utf-8", "surrogateescape")).hexdigest()
-    return f"{readable}-{digest[:12]}"
+    return f"{readable}-{digest[:12]}" + (f"-{int(number):05d}" if number else "")
 
 
-class RawInputs:
-    """The collections of one split.
+class RawInputs(Inputs):
+    """The collections of one split, in units.
 
     Args:
         source: `data.train` or `data.test`.
         key: which.
         data: all of `data`.
+        options: all of `preprocess`.
+
+    Attributes:
+        urls: the tar files.
+        directories: their files, by absolute path.
 
     Raises:
         UserError: a directory, index or listed file is missing or wrong, a URL stands for nothing,
             or something stands there twice.
     """
 
-    def __init__(self, source: RawSource, key: str, data: PreprocessingData) -> None:
-        self._data, self._storage = data, Storage(data.s3)
+    def __init__(
+        self, source: RawSource, key: str, data: PreprocessingData, options: PreprocessingOptions
+    ) -> None:
+        self._rate, self._storage = data.sample_rate, Storage(data.s3)
+        self._takes_all = options.crops == "all"
+        self._crop_samples = data.crop_samples
+        self._unit_samples = options.shard_maxcount * data.sample_samples
+        self._given = [*source.dir_list, *source.urls]
+        self._units: dict[str, tuple[list[Any], float, Unit]] = {}  # stamp, seconds, what it is
         self.urls = [
             url if is_s3(url) else os.path.abspath(url)
             for url in (expand(source.urls, self._storage, f"{key}.urls") if source.urls else ())
@@ -83,59 +107,71 @@ class RawInputs:
                 raise UserError(f"{key}.dir_list: {directory} stands there twice")
             self.directories[path] = open_files([path], f"{key}.dir_list", data.sample_rate)
 
-    def check(self) -> None:
-        """See that the tar files are there.
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what workers do not need: an index may have millions of rows."""
+        return {**self.__dict__, "_units": {}, "directories": {}}
 
-        Raises:
-            UserError: those that do not exist, all together.
-            StorageError: storage cannot be reached.
-        """
-        self._stamps()
+    def check(self, output_dir: Path) -> None:
+        """Refuse outputs among the inputs, and the other way round."""
+        mend = "choose another preprocess.output_root"
+        check_apart([path for path in self._given if not is_s3(path)], output_dir, mend)
+        found = [url for url in self.urls if not is_s3(url)]
+        check_apart(found, output_dir, f"{mend}, or take it out of the urls")
 
-    def units(self, unit_samples: int, crop_samples: int | None) -> list[Unit]:
-        """List the units of work.
-
-        Args:
-            unit_samples: the most that a block's crops hold together, unless one does alone.
-            crop_samples: the most that is taken of a file; None for all of it.
+    def ids(self) -> list[str]:
+        """Cut the collections into units.
 
         Raises:
             UserError: tar files that do not exist, all together.
             StorageError: storage cannot be reached.
         """
-        stamps = self._stamps()
-        tars = [
-            Unit(url, stamp, stamp[0] / _BYTES_A_SECOND)
-            for url, stamp in zip(self.urls, stamps, strict=True)
-        ]
-        blocks = (
-            self._blocks(directory, unit_samples, crop_samples) for directory in self.directories
-        )
-        return [*tars, *(block for of_directory in blocks for block in of_directory)]
+        found = list(in_threads(self._stamp, self.urls, LOOK_THREADS))
+        report([str(stamp) for stamp in found if isinstance(stamp, UserError)])
+        self._units = {
+            url: (stamp, stamp[0] / _BYTES_A_SECOND, Unit(url))
+            for url, stamp in zip(self.urls, found, strict=True)
+            if not isinstance(stamp, UserError)
+        }
+        for directory in self.directories:
+            for number, block in enumerate(self._blocks(directory)):
+                self._units[f"{directory}#{number}"] = block
+        return sorted(self._units)
 
-    def recordings(self, unit: Unit) -> Iterator[tuple[str, Recording | UserError]]:
+    def stamp(self, item: str) -> list[Any]:
+        """Return the stamp of the tar, or of all files of the block."""
+        return self._units[item][0]
+
+    def look(self, item: str, stamp: Any) -> tuple[float, Unit]:
+        """Return about the seconds of audio to be read, and the unit."""
+        return self._units[item][1:]
+
+    def filled(self, item: Item) -> Item:
+        """Add the files of a block, so that a worker needs no index."""
+        unit: Unit = item.details
+        if unit.block is None:
+            return item
+        files = self.directories[unit.source]
+        own = tuple(files[number] for number in range(*unit.block))
+        return replace(item, details=replace(unit, files=own))
+
+    def open(self, item: Item) -> Iterator[tuple[str, Recording | UserError]]:
         """Yield every recording of a unit, or why it is none, with an id of its own for ever.
 
         Raises:
             ShardError: the tar is empty, damaged, or holds pairs; what came before is whole.
             StorageError: storage cannot be reached.
         """
+        unit: Unit = item.details
+        for file in unit.files:
+            yield f"{unit.source}/{file.entry.file_path}", file
         if unit.block is not None:
-            files = self.directories[unit.source]
-            for file in (files[number] for number in range(*unit.block[1:])):
-                yield f"{unit.source}/{file.entry.file_path}", file
             return
-        if unit.stamp[0] == 0:  # its size
+        if item.stamp[0] == 0:  # its size
             raise ShardError(f"{printable(unit.source)} is empty")
         with self._storage.open(unit.source) as tar:
             for sample in read_samples(tar, unit.source):
-                for name, recording in open_recordings(sample, unit.source):
+                for name, recording in _recordings(sample, unit.source):
                     yield f"{unit.source}/{name}", recording
-
-    def _stamps(self) -> list[list[Any]]:
-        found = list(map_in_threads(self._stamp, self.urls, STAMP_THREADS))
-        report([str(stamp) for stamp in found if isinstance(stamp, UserError)])
-        return [stamp for stamp in found if not isinstance(stamp, UserError)]
 
     def _stamp(self, url: str) -> list[Any] | UserError:
         try:
@@ -145,29 +181,100 @@ class RawInputs:
         except UserError as error:
             return error
 
-    def _blocks(
-        self, directory: str, unit_samples: int, crop_samples: int | None
-    ) -> Iterator[Unit]:
-        files, rate = self.directories[directory], self._data.sample_rate
+    def _blocks(self, directory: str) -> Iterator[tuple[list[Any], float, Unit]]:
+        """Cut a directory into blocks whose crops fill a shard at most, unless one does alone."""
+        files, rate = self.directories[directory], self._rate
         paths = (files[place].path for place in range(len(files)))
-        stamps = map_in_threads(_file_stamp, paths, STAMP_THREADS)
-        number, first, held, seconds, digest = 0, 0, 0, 0.0, sha256()
-        for place, stamp in enumerate(stamps):
+        first, held, seconds, digest = 0, 0, 0.0, sha256()
+        for place, stamp in enumerate(in_threads(file_stamp, paths, LOOK_THREADS)):
             file = files[place]
-            length = file.num_samples(rate)
-            taken = length if crop_samples is None else min(length, crop_samples)
-            if held and held + taken > unit_samples:
-                yield Unit(directory, [digest.hexdigest()], seconds, (number, first, place))
-                number, first, held, seconds, digest = number + 1, place, 0, 0.0, sha256()
+            whole = file.num_samples(rate)
+            crop = min(whole, self._crop_samples)
+            taken = whole * file.num_channels if self._takes_all else crop
+            if held and held + taken > self._unit_samples:
+                yield [digest.hexdigest()], seconds, Unit(directory, (first, place))
+                first, held, seconds, digest = place, 0, 0.0, sha256()
             held, seconds = held + taken, seconds + taken / rate
-            digest.update(f"{file.entry} {stamp}\n".encode())
-        yield Unit(directory, [digest.hexdigest()], seconds, (number, first, len(files)))
+            digest.update(f"{file.entry} {stamp and tuple(stamp)}\n".encode())
+        yield [digest.hexdigest()], seconds, Unit(directory, (first, len(files)))
 
 
-def _file_stamp(path: Path) -> tuple[int, int] | None:
-    """Return size and time of change, of what a link leads to; what is missing fails when read."""
+def _recordings(sample: Sample, url: str) -> Iterator[tuple[str, Recording | UserError]]:
+    """Yield name and recording of every audio member of a raw sample, or why it is none.
+
+    Several are one sample where file names have dots: `a.0.wav` and `a.1.wav` share the key `a`.
+    Without any, the first array counts, if the sample says its rate.
+
+    Raises:
+        ShardError: the sample is a pair that was made of speech, not speech.
+    """
+    stems = {name.partition(".")[0] for name in sample.members}
+    if {CLEAN_MEMBER, DAMAGED_MEMBER} <= stems:
+        raise ShardError(
+            f"{printable(url)}: {printable(sample.key)} is a pair of clean and damaged speech, as "
+            "src/preprocess.py writes them, and no recording; take these shards out of the inputs"
+        )
+    names = [name for name in sample.members if extension_of(name) in AUDIO_EXTENSIONS]
+    if not names and RATE_MEMBER in sample.members:
+        names = [n for n in sample.members if extension_of(n) in ARRAY_EXTENSIONS][:1]
+    if not names:
+        members = printable(", ".join(sample.members))
+        problem = f"{url}: {sample.key} has no audio among its members {members}"
+        yield sample.key, ShardError(printable(problem))
+    for name in names:
+        full_name = f"{sample.key}.{name}"
+        try:
+            yield full_name, open_member(sample, name)
+        except UserError as error:
+            yield full_name, ShardError(printable(f"{url}: {error}"))
+
+
+def check_splits(train: RawInputs, test: RawInputs) -> None:
+    """Refuse what is to be trained on and tested with.
+
+    Of the listed files only those that some file of the other split equals in rate, length and
+    channels are asked for who they are: of millions, few.
+
+    Raises:
+        UserError: a file or directory stands in both, under whatever name.
+    """
+    both = {*train.urls, *train.directories} & {*test.urls, *test.directories}
+    report([f"{printable(n)} stands in data.train and in data.test" for n in sorted(both)])
+    kinds = {_kind(file) for file in _files(test)}
+    tested = dict(_identified(chain(_tars(test), (file.path for file in _files(test)))))
+    candidates = (file.path for file in _files(train) if _kind(file) in kinds)
+    for identity, path in _identified(chain(_tars(train), candidates)):
+        if identity in tested:
+            raise UserError(
+                f"{printable(path)} of data.train and {printable(tested[identity])} of data.test "
+                "are the same file; take it out of one of them"
+            )
+
+
+def _files(inputs: RawInputs) -> Iterator[File]:
+    for files in inputs.directories.values():
+        yield from (files[number] for number in range(len(files)))
+
+
+def _tars(inputs: RawInputs) -> Iterator[Path]:
+    return (Path(url) for url in inputs.urls if not is_s3(url))
+
+
+def _kind(file: File) -> tuple[int, int, int]:
+    return file.entry.sample_rate, file.entry.num_frames, file.entry.num_channels
+
+
+def _identified(paths: Iterator[Path]) -> Iterator[tuple[tuple[int, ...], Path]]:
+    """Yield the paths with what they lead to, over links; those that lead nowhere are left out."""
+    for identity, path in in_threads(_identity, paths, LOOK_THREADS):
+        if identity is not None:
+            yield identity, path
+
+
+def _identity(path: Path) -> tuple[tuple[int, ...] | None, Path]:
     try:
         status = path.stat()
     except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
+        return None, path
+    # Size and time as well: some network file systems give a number twice.
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns), path

@@ -1,17 +1,19 @@
 """From a recording to pairs of clean and damaged speech, and from those to a shard's samples."""
 
+import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Literal
 
 import numpy as np
 
+from open_miipher.audio.resample import resample
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.preprocessing.config import PreprocessingData
-from open_miipher.corpus.preprocessing.raw_samples import Recording
-from open_miipher.corpus.preprocessing.ssl_inputs import ssl_inputs
+from open_miipher.corpus.preprocessing.inputs import Recording
 from open_miipher.degradation import Stage, Trace
 from open_miipher.degradation.band import LOW_CUT_SECONDS, low_cut
 from open_miipher.shards import (
@@ -26,6 +28,14 @@ SILENCE = 1e-6
 """Peak below which nothing was recorded: to scale that up gives noise, or overflows."""
 
 _LOUDEST = 32767 / 32768  # of what 16 bits can hold
+_SSL_RATE = 16000  # of w2v-BERT
+_SSL_FRAME = 320  # samples
+_SSL_PADDING = 40  # samples before and after: then 20 s give exactly 1000 frames
+_SSL_SHORTEST = 2 * _SSL_FRAME  # else too few windows to take a variance of
+
+
+Span = tuple[int, int, int]
+"""Channel, first sample and length, at the pair's rate."""
 
 
 class Unreadable(UserError):
@@ -42,6 +52,7 @@ class Piece:
         name: of the recording.
         start: place of its first sample in the recording, at the pair's rate.
         drawn: the stages that damaged it and their parameters, in order.
+        channel: of the recording, where pieces of several channels are made.
     """
 
     clean: np.ndarray
@@ -49,6 +60,7 @@ class Piece:
     name: str
     start: int
     drawn: list[dict[str, Any]]
+    channel: int | None = None
 
     def __len__(self) -> int:
         return len(self.clean)
@@ -88,18 +100,20 @@ class PieceMaker:
     def pieces(self, recording: Recording, stable_id: str) -> Iterator[tuple[Piece, list[str]]]:
         """Yield the pieces of a recording, each with the stages that failed.
 
+        With `all`, one channel comes after the other, each from its start to its end.
+
         Raises:
             Unreadable: the recording is damaged.
             UserError: noise or an impulse response has become unreadable.
         """
         entropy = int.from_bytes(sha256(stable_id.encode("utf-8", "surrogateescape")).digest())
-        num_samples = recording.num_samples(self._data.sample_rate)
-        num_pieces = -(-num_samples // self._data.crop_samples) if self._crops == "all" else 1
-        loudest = self._loudest(recording, entropy, num_pieces) if num_pieces > 1 else None
-        for number in range(num_pieces):
-            rng, span = self._draw(recording, entropy, number)
+        spans = self._spans(recording) if self._crops == "all" else [None]
+        loudest = self._loudest(recording, spans) if len(spans) > 1 else None
+        for number, span in enumerate(spans):
+            rng = np.random.default_rng((self._seed, entropy, number))
+            channel, start, length = span or self._draw(recording, rng)
             try:
-                crop = self._read(recording, *span)
+                crop = self._read(recording, channel, start, length)
             except UserError as error:
                 raise Unreadable(str(error)) from error
             own = peak_of(crop)
@@ -111,31 +125,39 @@ class PieceMaker:
                 clean = at_peak(trace.target, level)
             drawn = list(trace.drawn)
             damaged = within_full_scale(damaged, drawn)
-            yield Piece(clean, damaged, recording.name, span[1], drawn), trace.failures
+            said = channel if self._crops == "all" and recording.num_channels > 1 else None
+            yield Piece(clean, damaged, recording.name, start, drawn, said), trace.failures
 
-    def _draw(
-        self, recording: Recording, entropy: int, number: int
-    ) -> tuple[np.random.Generator, tuple[int, int, int]]:
-        """Draw where a piece lies: channel, start, length; gives the generator for the rest."""
-        rng = np.random.default_rng((self._seed, entropy, number))
-        num_samples = recording.num_samples(self._data.sample_rate)
-        longest = self._data.crop_samples
+    def _spans(self, recording: Recording) -> list[Span | None]:
+        """Return all of a recording, cut into crops, one channel after the other."""
+        num_samples, longest = (
+            recording.num_samples(self._data.sample_rate),
+            self._data.crop_samples,
+        )
+        return [
+            (channel, start, min(longest, num_samples - start))
+            for channel in range(recording.num_channels)
+            for start in range(0, num_samples, longest)
+        ]
+
+    def _draw(self, recording: Recording, rng: np.random.Generator) -> Span:
+        """Draw a crop."""
+        num_samples, longest = (
+            recording.num_samples(self._data.sample_rate),
+            self._data.crop_samples,
+        )
         channel = recording.draw_channel(rng)
-        if self._crops == "all":
-            start = number * longest
-        else:
-            start = int(rng.integers(max(0, num_samples - longest) + 1))
-        return rng, (channel, start, min(longest, num_samples - start))
+        start = int(rng.integers(max(0, num_samples - longest) + 1))
+        return channel, start, min(longest, num_samples - start)
 
-    def _loudest(self, recording: Recording, entropy: int, num_pieces: int) -> float:
+    def _loudest(self, recording: Recording, spans: Iterable[Span | None]) -> float:
         """Return the peak over all pieces of a recording, of which one is in memory at a time.
 
         They get one gain: each by itself, a pause would become as loud as speech. The recording is
         read twice for it; its peak before the low cut would be that of rumble, and not of speech.
         """
         loudest = SILENCE
-        for number in range(num_pieces):
-            _, span = self._draw(recording, entropy, number)
+        for span in filter(None, spans):
             try:
                 loudest = max(loudest, peak_of(self._read(recording, *span)))
             except UserError:  # told where the piece is made; those before it are
@@ -219,6 +241,7 @@ def to_sample(
             "name": piece.name,
             "start_seconds": round(piece.start / sample_rate, 6),
             "seconds": round(len(piece) / sample_rate, 6),
+            **({} if piece.channel is None else {"channel": piece.channel}),
         }
         for piece in group
     ]
@@ -233,6 +256,33 @@ def to_sample(
         members["ssl_inputs.npy"] = ssl_inputs(clean, sample_rate)
         members["noisy_ssl_inputs.npy"] = ssl_inputs(damaged, sample_rate)
     return Sample(key, members)
+
+
+def ssl_inputs(waveform: np.ndarray, sample_rate: int) -> bytes:
+    """Compute what w2v-BERT 2.0 takes, by the stock extractor, for trainers that read it.
+
+    Args:
+        waveform: (samples,) float32.
+        sample_rate: in Hz.
+
+    Returns:
+        An npy file: (frames, 160) float16, 50 frames a second, two at least; zeros fill up the
+        waveform's last frame.
+    """
+    speech = resample(waveform, sample_rate, _SSL_RATE)
+    missing = max(-len(speech) % _SSL_FRAME, _SSL_SHORTEST - len(speech))
+    padded = np.pad(speech, (_SSL_PADDING, _SSL_PADDING + missing))
+    features = _extractor()(padded, sampling_rate=_SSL_RATE, return_tensors="np")
+    file = io.BytesIO()
+    np.save(file, features["input_features"][0].astype(np.float16), allow_pickle=False)
+    return file.getvalue()
+
+
+@lru_cache(maxsize=1)
+def _extractor() -> Any:
+    from transformers import SeamlessM4TFeatureExtractor  # takes seconds, and few ask for it
+
+    return SeamlessM4TFeatureExtractor()
 
 
 def _json(value: Any) -> bytes:

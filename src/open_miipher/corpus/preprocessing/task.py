@@ -2,61 +2,40 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import chain, islice
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from itertools import chain, count, islice, takewhile
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
-from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.preprocessing import outputs
-from open_miipher.corpus.preprocessing.config import PreprocessingData, PreprocessingOptions
-from open_miipher.corpus.preprocessing.inputs import RawInputs, Unit, source_name
+from open_miipher.corpus.inputs import find_left
+from open_miipher.corpus.ledger import Ledger, Row
+from open_miipher.corpus.pool import Pool
+from open_miipher.corpus.preprocessing.config import Preprocessing, RawSource
+from open_miipher.corpus.preprocessing.inputs import RawInputs, check_splits, unit_name
 from open_miipher.corpus.preprocessing.pieces import Piece, PieceMaker, Unreadable, pack, to_sample
-from open_miipher.corpus.rows import Row
 from open_miipher.corpus.run import Item, Plan, Share
-from open_miipher.corpus.workers import map_in_processes
+from open_miipher.data.building import source_degradation
+from open_miipher.index import read_index
 from open_miipher.shards import Sample, ShardError, ShardWriter
 
 SUMMARY_NAME = "summary.json"
 
+SPLITS = {"train": "train", "test": "val"}
+"""Which split a section of `data` gives."""
+
+_CHANGES_DATA = ("sample_rate", "crop_seconds", "sample_seconds", "low_cut_hz", "peak")
+_CHANGES_OPTIONS = ("seed", "crops", "audio_format", "ssl_inputs", "shard_maxcount")
 _FEWEST_JUDGED = 200  # pieces; before so many, one failure would be too large a share
-_DONE, _FAILED = "done", "failed"  # before
-_SUMS = (
+_SUMS = (  # of a unit's row, and of all in the summary
     *("files", "unreadable", "low_rate_files", "pieces", "samples", "seconds", "output_seconds"),
     *("output_bytes", "degradation_failures"),
 )
-
-
-@dataclass
-class Counts:
-    """What came of a unit.
-
-    Attributes:
-        files: recordings that were found; unreadable: of them.
-        low_rate_files: of a lower rate than the pairs, so that their upper band is empty.
-        pieces: crops that were made.
-        seconds: of audio in the readable recordings.
-        output_seconds: of pairs.
-        undamaged: pieces that no degradation took part in.
-        degradations: pieces by the stages that took part.
-        failures: of degradations, with their reasons.
-        problems: why something of the input is missing.
-    """
-
-    files: int = 0
-    unreadable: int = 0
-    low_rate_files: int = 0
-    pieces: int = 0
-    seconds: float = 0.0
-    output_seconds: float = 0.0
-    undamaged: int = 0
-    degradations: Counter[str] = field(default_factory=Counter)
-    failures: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
 
 
 class Preprocess:
@@ -66,13 +45,12 @@ class Preprocess:
     configuration and the seed alone.
 
     Args:
+        config: all of it.
         inputs: of the split.
         maker: of pieces.
         split: `train` or `val`: the keys of its samples begin with it.
-        output_dir: gets the shards.
-        data: rate and lengths.
-        options: of what is written.
         identity: all that changes what comes out.
+        pool: its workers make the shards, each with a copy of this task.
 
     Attributes:
         identity: as given.
@@ -80,18 +58,22 @@ class Preprocess:
 
     def __init__(
         self,
+        config: Preprocessing,
         inputs: RawInputs,
         maker: PieceMaker,
         split: str,
-        output_dir: Path,
-        data: PreprocessingData,
-        options: PreprocessingOptions,
         identity: Mapping[str, Any],
+        pool: Pool | None,
     ) -> None:
-        self._inputs, self._maker, self._data, self._options = inputs, maker, data, options
-        self._split, self._output_dir = split, output_dir
+        self._data, self._options = config.data, config.options
+        self.inputs, self._maker, self._split, self._pool = inputs, maker, split, pool
+        self._output_dir = output_folder(config, split)
         self._given: frozenset[str] = frozenset()  # ids of the units of the plan
         self.identity = identity
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what workers do not need."""
+        return {**self.__dict__, "_pool": None, "_given": frozenset()}
 
     def check(self) -> None:
         """See, before a run with `overwrite` forgets what is done, that the inputs are there.
@@ -99,7 +81,7 @@ class Preprocess:
         Raises:
             UserError: they are not, or storage cannot be reached.
         """
-        self._inputs.check()
+        self.inputs.ids()
 
     def plan(self, ledger: Ledger) -> Plan:
         """Find the units that are left, and remove what there is of them, and of units gone since.
@@ -108,82 +90,74 @@ class Preprocess:
             UserError: an input does not exist, or the output directory holds shards of another that
                 are not to be overwritten.
         """
-        longest = None if self._options.crops == "all" else self._data.crop_samples
-        all_units = self._inputs.units(
-            self._options.shard_maxcount * self._data.sample_samples, longest
-        )
-        self._clear_stale(all_units)
-        sizes = outputs.sizes(self._output_dir)
-        by_id = {unit.id: unit for unit in all_units}
-        self._given = frozenset(by_id)
-        own = list(by_id) if ledger.shard is None else ledger.shard.own(by_id)
-        rows = ledger.rows(set(own), ("error", "stamp", "outputs"))
-        outcomes = {item: _outcome(rows.get(item), by_id[item], sizes) for item in own}
-        left = [by_id[item] for item, outcome in outcomes.items() if outcome is None]
-        outputs.remove(self._output_dir, {unit.name for unit in left}.__contains__)
-        return Plan(
-            [Item(unit.id, unit.name, unit.seconds, unit) for unit in left],
-            [],
-            num_done=list(outcomes.values()).count(_DONE),
-            num_failed=list(outcomes.values()).count(_FAILED),
-            num_changed=sum(u.id in rows and rows[u.id]["stamp"] != u.stamp for u in left),
-            num_inputs=len(all_units),
-            unit="inputs",
-        )
+        ids = self.inputs.ids()
+        self._given = frozenset(ids)
+        num_shards = dict.fromkeys(ledger.name_all(ids, "tar", _named), 0)  # the most of a row
+        for row in Ledger(self._output_dir).all_rows():
+            most = num_shards.get(row["id"], 0)
+            num_shards[row["id"]] = max(most, len(row.get("outputs", ())))
+        gone = {item: num for item, num in num_shards.items() if item not in self._given}
+        self._refuse_other_inputs(gone)
+        items = {item: unit_name(item) for item in ids}
+        found = find_left(self.inputs, items, ledger, self._look)
+        self._clear({**gone, **{item.id: num_shards[item.id] for item in found["items"]}})
+        return Plan(**found, unit="inputs", called_failed="could not be read in full")
 
     def process(self, items: Share) -> Iterator[Row]:
         """Make the units of one rank (see `corpus.run.Task`)."""
-        return map_in_processes(self.make, items, self._options.num_writers)
+        if self._pool is None:
+            raise RuntimeError("a worker's copy of a task runs nothing")
+        done = self._pool.map(
+            self.build,
+            map(self.inputs.filled, items),
+            lambda: items.stopped,
+            lambda item: self._clear({item.id: 0}),
+        )
+        for item, row, problem in done:
+            yield row or {**_new_row(item), "error": f"{printable(item.id)}: {problem}"}
+
+    def build(self) -> Callable[[Item], Row]:
+        """Set up a worker: there are as many as cores are to be used."""
+        torch.set_num_threads(1)
+        return self.make
 
     def make(self, item: Item) -> Row:
-        """Make the shards of a unit.
+        """Make the shards of a unit whose files are filled in.
 
         Returns:
             Its row; `error` tells what could not be read, the shards hold the rest.
 
         Raises:
-            UserError: storage or recorded noise cannot be read, or degradations fail too often.
-            OSError: the disk refuses.
+            UserError: storage or recorded noise cannot be read, degradations fail too often, or the
+                disk refuses.
         """
-        unit: Unit = item.details
-        counts, made, num_samples = Counts(), list[list[Any]](), 0
-        samples = self._samples(unit, counts)
+        row = _new_row(item)
+        samples = self._samples(item, row)
         while (first := next(samples, None)) is not None:
-            path = self._output_dir / f"{unit.name}-{len(made):05d}.tar"
-            with ShardWriter(path) as shard:
-                for sample in chain([first], islice(samples, self._options.shard_maxcount - 1)):
-                    shard.add(sample)
-                    num_samples += 1
-            made.append([path.name, path.stat().st_size])
-        return {
-            "id": item.id,
-            "stamp": unit.stamp,
-            "outputs": made,
-            "output_bytes": sum(size for _, size in made),
-            "files": counts.files,
-            "unreadable": counts.unreadable,
-            "low_rate_files": counts.low_rate_files,
-            "pieces": counts.pieces,
-            "samples": num_samples,
-            "seconds": round(counts.seconds, 6),
-            "output_seconds": round(counts.output_seconds, 6),
-            "degradations": {"none": counts.undamaged, **counts.degradations},
-            "degradation_failures": len(counts.failures),
-            "error": "; ".join(counts.problems) or None,
-        }
+            path = self._output_dir / shard_name(item.output, len(row["outputs"]))
+            try:
+                with ShardWriter(path) as shard:
+                    for sample in chain([first], islice(samples, self._options.shard_maxcount - 1)):
+                        shard.add(sample)
+                        row["samples"] += 1
+            except OSError as error:
+                raise UserError(f"{printable(path)}: {error.strerror}") from error
+            row["outputs"].append([path.name, path.stat().st_size])
+        row["output_bytes"] = sum(size for _, size in row["outputs"])
+        row |= {name: round(row[name], 6) for name in ("seconds", "output_seconds")}
+        return row
 
     def finish(self, rows: Iterable[Row]) -> None:
         """Write the summary over all units that there are now, and say it in a line."""
         sums, degradations = Counter[str](), Counter[str]()
         num_units, num_shards, problems = 0, 0, list[str]()
         for row in rows:
-            if row["id"] not in self._given:
-                continue
-            num_units += 1
-            num_shards += len(row["outputs"])
-            sums.update({name: row[name] for name in _SUMS})
-            degradations.update(row["degradations"])
-            problems += [] if row["error"] is None else [row["error"]]
+            if row["id"] in self._given:
+                num_units += 1
+                num_shards += len(row["outputs"])
+                sums.update({name: row[name] for name in _SUMS})
+                degradations.update(row["degradations"])
+                problems += [] if row["error"] is None else [row["error"]]
         hours = {name: round(sums[name] / 3600, 4) for name in ("seconds", "output_seconds")}
         summary = {
             "split": self._split,
@@ -201,8 +175,8 @@ class Preprocess:
         remove_leftovers([path])
         write_lines(path, [text])
         shares = ", ".join(
-            f"{name} {count / max(1, sums['pieces']):.0%}"
-            for name, count in sorted(degradations.items())
+            f"{name} {num / max(1, sums['pieces']):.0%}"
+            for name, num in sorted(degradations.items())
         )
         print(
             f"{self._split}: {sums['files']} files of {hours['seconds']:.2f} h, "
@@ -211,68 +185,165 @@ class Preprocess:
             flush=True,
         )
 
-    def _clear_stale(self, units: Iterable[Unit]) -> None:
-        names = {unit.name for unit in units}
-        directories = {source_name(directory) for directory in self._inputs.directories}
-        outputs.clear_stale(self._output_dir, names, directories, self._options.overwrite)
+    def _look(self, item: str, output: str, stamp: Any) -> Item:
+        seconds, unit = self.inputs.look(item, stamp)
+        return Item(item, output, seconds, stamp, unit)
 
-    def _samples(self, unit: Unit, counts: Counts) -> Iterator[Sample]:
-        groups = pack(self._pieces(unit, counts), self._data.sample_samples)
+    def _refuse_other_inputs(self, gone: Iterable[str]) -> None:
+        """See that nothing is here of inputs that are not given now.
+
+        A directory whose index got shorter, or whose blocks got longer, has fewer units than
+        before. Of other inputs it cannot be told whether they were left out on purpose.
+        """
+        for item in [] if self._options.overwrite else gone:
+            shards = self._shards(unit_name(item), 0)
+            if shards and item.rpartition("#")[0] not in self.inputs.directories:
+                raise UserError(
+                    f"{printable(shards[0])} comes from an input that is not given now; give all "
+                    "inputs of this folder again, with more if you like, choose another "
+                    "preprocess.job_id, or make everything again (preprocess.overwrite=true)"
+                )
+
+    def _clear(self, units: Mapping[str, int]) -> None:
+        """Remove the shards of units, given by id and the most they had, and temporary files."""
+        possible = []
+        for item, num_shards in units.items():
+            shards = self._shards(unit_name(item), num_shards)
+            for path in reversed(shards):  # so that those that a kill here leaves are found again
+                path.unlink(missing_ok=True)
+            possible += [*shards, self._output_dir / shard_name(unit_name(item), len(shards))]
+        remove_leftovers(possible)
+
+    def _shards(self, unit: str, num_shards: int) -> list[Path]:
+        """Return where a unit's shards may be: so many, and those that follow without a gap."""
+        paths = (self._output_dir / shard_name(unit, number) for number in count())
+        known = list(islice(paths, num_shards))
+        return [*known, *takewhile(Path.exists, paths)]
+
+    def _samples(self, item: Item, row: Row) -> Iterator[Sample]:
+        groups = pack(self._pieces(item, row), self._data.sample_samples)
         for number, group in enumerate(groups):
-            key = f"{self._split}-{unit.name}-{number:06d}"
+            key = f"{self._split}-{item.output}-{number:06d}"
             rate, options = self._data.sample_rate, self._options
             yield to_sample(key, group, rate, options.audio_format, options.ssl_inputs)
 
-    def _pieces(self, unit: Unit, counts: Counts) -> Iterator[Piece]:
-        """Yield the pieces of a unit; what cannot be read is counted and told."""
-        damage, first_unreadable = None, ""
-        rate = self._data.sample_rate
+    def _pieces(self, item: Item, row: Row) -> Iterator[Piece]:
+        """Yield the pieces of a unit; what cannot be read is counted and told in its row."""
+        problems, first_unreadable = list[str](), ""
+        rate, damage = self._data.sample_rate, None
         try:
-            for stable_id, recording in self._inputs.recordings(unit):
-                counts.files += 1
+            for stable_id, recording in self.inputs.open(item):
+                row["files"] += 1
                 try:
                     if isinstance(recording, UserError):
                         raise Unreadable(str(recording))
                     for piece, failures in self._maker.pieces(recording, stable_id):
-                        self._count(piece, failures, counts, unit)
+                        self._count(piece, failures, item, row)
                         yield piece
-                    counts.seconds += recording.num_samples(rate) / rate
-                    counts.low_rate_files += recording.sample_rate < rate
+                    row["seconds"] += recording.num_samples(rate) / rate
+                    row["low_rate_files"] += recording.sample_rate < rate
                 except Unreadable as error:
-                    counts.unreadable += 1
+                    row["unreadable"] += 1
                     first_unreadable = first_unreadable or str(error)
         except ShardError as error:
-            kept = f"; the {counts.files} recordings before are kept" if counts.files else ""
+            kept = f"; the {row['files']} recordings before are kept" if row["files"] else ""
             damage = printable(f"{error}{kept}")  # it may name a member as the tar has it
-        if counts.unreadable:
-            counts.problems.append(
-                f"{printable(unit.id)}: {counts.unreadable} of {counts.files} files are "
+        if row["unreadable"]:
+            problems.append(
+                f"{printable(item.id)}: {row['unreadable']} of {row['files']} files are "
                 f"unreadable, the first: {first_unreadable}"
             )
         if damage is not None:
-            counts.problems.append(damage)
-        elif counts.files == 0:
-            counts.problems.append(f"{printable(unit.id)} holds no samples")
+            problems.append(damage)
+        elif row["files"] == 0:
+            problems.append(f"{printable(item.id)} holds no samples")
+        row["error"] = "; ".join(problems) or None
 
-    def _count(self, piece: Piece, failures: list[str], counts: Counts, unit: Unit) -> None:
-        counts.pieces += 1
-        counts.output_seconds += len(piece) / self._data.sample_rate
-        counts.undamaged += not piece.drawn
-        counts.degradations.update({stage["name"] for stage in piece.drawn})
-        counts.failures += failures
+    def _count(self, piece: Piece, failures: list[str], item: Item, row: Row) -> None:
+        row["pieces"] += 1
+        row["output_seconds"] += len(piece) / self._data.sample_rate
+        for name in {stage["name"] for stage in piece.drawn} or {"none"}:
+            row["degradations"][name] = row["degradations"].get(name, 0) + 1
+        row["degradation_failures"] += len(failures)
         most = self._data.max_degradation_failures
-        if len(counts.failures) > most * max(counts.pieces, _FEWEST_JUDGED):
+        if row["degradation_failures"] > most * max(row["pieces"], _FEWEST_JUDGED):
             raise UserError(
-                f"{len(counts.failures)} degradations failed in {counts.pieces} pieces of "
-                f"{printable(unit.id)}, more than data.max_degradation_failures={most} of them; "
-                f"the last: {counts.failures[-1]}"
+                f"{row['degradation_failures']} degradations failed in {row['pieces']} pieces of "
+                f"{printable(item.id)}, more than data.max_degradation_failures={most} of them; "
+                f"the last: {failures[-1]}"
             )
 
 
-def _outcome(row: Row | None, unit: Unit, sizes: Mapping[str, int]) -> str | None:
-    """Say whether a unit is done or failed before; None if it is to be made."""
-    if row is None or row["stamp"] != unit.stamp:
-        return None
-    if any(sizes.get(name) != size for name, size in row["outputs"]):
-        return None
-    return _DONE if row["error"] is None else _FAILED
+def _new_row(item: Item) -> Row:
+    """Return the row of a unit before anything is made of it."""
+    known = {"id": item.id, "stamp": item.stamp, "outputs": [], **dict.fromkeys(_SUMS, 0)}
+    return {**known, "degradations": {"none": 0}, "error": None}
+
+
+def _named(items: Collection[str], given: Mapping[str, str], extension: str) -> dict[str, str]:
+    return {item: f"{unit_name(item)}.{extension}" for item in items if item not in given}
+
+
+def shard_name(unit: str, number: int) -> str:
+    """Return the name of a unit's shard."""
+    return f"{unit}-{number:05d}.tar"
+
+
+def output_folder(config: Preprocessing, split: str) -> Path:
+    """Return where the shards of a split go."""
+    options = config.options
+    return Path(str(options.output_root), str(options.writer_name), split, str(options.job_id))
+
+
+def build_tasks(config: Preprocessing, pool: Pool) -> dict[Path, Preprocess]:
+    """Build the runs that a configuration asks for, one for each split with inputs.
+
+    Args:
+        config: all of it.
+        pool: for all runs.
+
+    Returns:
+        The runs by output folder.
+
+    Raises:
+        UserError: a key is missing or out of range, an input is missing or wrong, or stands in both
+            splits, or inputs and outputs lie inside each other.
+
+    Warns of clean speech and impulse responses at lower rates than the pairs'.
+    """
+    config.check()
+    data, options = config.data, config.options
+    sources = {"train": data.train, "test": data.test}
+    given = {name: source for name, source in sources.items() if source.dir_list or source.urls}
+    inputs = {name: RawInputs(given[name], f"data.{name}", data, options) for name in given}
+    for found in inputs.values():
+        found.check(Path(str(options.output_root), str(options.writer_name)))
+    if len(inputs) == 2:
+        check_splits(inputs["train"], inputs["test"])
+    tasks = {}
+    for name, source in given.items():
+        degradation = source_degradation(data.degradation, source, f"data.{name}", data.sample_rate)
+        maker = PieceMaker(data, options.crops, options.seed, degradation)
+        identity = _identity(config, source)
+        task = Preprocess(config, inputs[name], maker, SPLITS[name], identity, pool)
+        tasks[output_folder(config, SPLITS[name])] = task
+    return tasks
+
+
+def _identity(config: Preprocessing, source: RawSource) -> dict[str, Any]:
+    """Return all that changes what comes out of a recording."""
+    return {
+        **{f"data.{name}": getattr(config.data, name) for name in _CHANGES_DATA},
+        **{f"preprocess.{name}": getattr(config.options, name) for name in _CHANGES_OPTIONS},
+        **dict(_flat(asdict(config.data.degradation), "data.degradation")),
+        "noise": [read_index(directory).fingerprint for directory in source.noise_dir_list],
+        "rooms": [read_index(directory).fingerprint for directory in source.rir_dir_list],
+    }
+
+
+def _flat(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, Mapping):
+        yield key, list(node) if isinstance(node, tuple) else node
+        return
+    for name, value in node.items():
+        yield from _flat(value, f"{key}.{name}")

@@ -2,19 +2,19 @@
 
 import math
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from open_miipher.audio.io import AudioError, AudioFile, AudioReader, Encoded, shown
+from open_miipher.audio.level import Level
 from open_miipher.base.atomic import is_temporary
+from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
-from open_miipher.corpus.ledger import Ledger
+from open_miipher.corpus.inputs import in_threads
+from open_miipher.corpus.ledger import MANIFEST_NAME, PRIVATE, Ledger, Row, read_rows
 from open_miipher.corpus.progress import Progress
-from open_miipher.corpus.restoring.levels import Level
-from open_miipher.corpus.restoring.listing import MANIFEST_NAME, PRIVATE
-from open_miipher.corpus.rows import Row, read_rows
-from open_miipher.corpus.threads import map_in_threads
 from open_miipher.shards import ShardError, read_samples
 
 SILENT_BELOW = -80.0
@@ -24,7 +24,7 @@ SPEECH_ABOVE = -60.0
 """… and something in an input above this."""
 
 _FIELDS = (
-    *("error", "output", "output_bytes", "duration", "num_frames", "sample_rate"),
+    *("error", "output", "outputs", "output_bytes", "duration", "num_frames", "sample_rate"),
     *("num_channels", "input_level_db", "output_level_db", "num_samples"),
 )
 _BLOCK_FRAMES = 1 << 16
@@ -45,7 +45,9 @@ class Wrong:
     item: str | None = None
 
 
-def verify(ledger: Ledger, num_threads: int, is_running: bool, shown: bool) -> list[Wrong]:
+def verify(
+    ledger: Ledger, num_threads: int, is_running: bool, shown: bool, unit: str = "files"
+) -> list[Wrong]:
     """Check the outputs of all items, look for files that are none, and compare the manifest.
 
     Args:
@@ -53,11 +55,21 @@ def verify(ledger: Ledger, num_threads: int, is_running: bool, shown: bool) -> l
         num_threads: files decoded at once.
         is_running: tasks are at work: what they may be changing now is left out.
         shown: whether to say how far it is.
+        unit: what the outputs are, for people.
 
     Returns:
         What is wrong, in the order of the inputs.
+
+    Raises:
+        UserError: the outputs are those of preprocessing.
     """
     rows = ledger.rows(fields=_FIELDS)
+    if any("outputs" in row for row in rows.values()):
+        folder = shlex.quote(str(ledger.root.parent))
+        raise UserError(
+            f"--verify checks restorations, and {folder} holds shards of src/preprocess.py; every "
+            f"one of them is read by: python dataset/script/summarise_shards.py {folder}"
+        )
     done = [row for _, row in sorted(rows.items()) if row["output"] is not None]
 
     def check(row: Row) -> tuple[Row, list[str]]:
@@ -65,9 +77,8 @@ def verify(ledger: Ledger, num_threads: int, is_running: bool, shown: bool) -> l
 
     wrong = []
     seconds = math.fsum(row["duration"] for row in done)
-    unit = "shards" if any("num_samples" in row for row in done) else "files"
     with Progress(len(done), seconds, shown, unit=unit) as progress:
-        for row, problems in map_in_threads(check, done, num_threads):
+        for row, problems in in_threads(check, done, num_threads):
             progress.advance(row["duration"])
             wrong += [Wrong(problem, row["id"]) for problem in problems]
     if is_running:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_miipher.corpus.naming import assign_groups, assign_keys, assign_names, member_name
+from open_miipher.corpus.names import assign_groups, assign_keys, assign_names, member_name
 
 
 def test_the_tree_is_mirrored() -> None:

@@ -1,9 +1,7 @@
-"""How output files are written, and how big they get."""
+"""How audio files are written, and how big they get; quick to import, for the command line."""
 
 import os
 from dataclasses import dataclass
-
-import soundfile
 
 from open_miipher.base.errors import UserError
 
@@ -42,6 +40,8 @@ class FileFormat:
     subtype: str = "PCM_16"
 
     def __post_init__(self) -> None:
+        import soundfile  # brings numpy
+
         if self.format not in FORMATS:
             raise UserError(f"format {self.format!r}: choose one of {', '.join(FORMATS)}")
         known = [name for name in SAMPLE_BYTES if soundfile.check_format(self.format, name)]

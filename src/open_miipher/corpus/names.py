@@ -5,9 +5,6 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
-Assign = Callable[[Collection[str], Mapping[str, str], str], dict[str, str]]
-"""Gives names of outputs to inputs: from all inputs, the names given before, and the extension."""
-
 GROUP_PREFIX = "restored-"
 
 
@@ -17,7 +14,7 @@ def assign_names(
     extension: str,
     wanted: Callable[[str], str] = str,
 ) -> dict[str, str]:
-    """Give every input an output name of its own.
+    """Give every input an output name of its own (a `ledger.Assign`).
 
     `a/x.flac` becomes `a/x.wav`. Where that is taken, the input's extension is kept inside the
     name, as often as it takes: `a/x.flac.wav`. Inputs that already have the outputs' extension go
@@ -51,18 +48,10 @@ def assign_names(
 def assign_groups(
     items: Collection[str], given: Mapping[str, str], extension: str, size: int
 ) -> dict[str, str]:
-    """Put every input into a group of at most `size`, one behind the other.
+    """Put every input that has no group yet into one, at most `size` into each.
 
-    Inputs that come later get groups of their own, so that a group is made once.
-
-    Args:
-        items: inputs.
-        given: groups given before, by input.
-        extension: of the groups' names, without the dot.
-        size: inputs of a group.
-
-    Returns:
-        The groups of the inputs that are new: `restored-000000.tar` …
+    Inputs that come later get groups of their own, so that a group is made once. Groups have the
+    names of shards: `restored-000000.tar` …; else as `assign_names`.
     """
     suffix = f".{extension}"
     numbers = (n.removeprefix(GROUP_PREFIX).removesuffix(suffix) for n in set(given.values()))

@@ -1,34 +1,85 @@
-"""Who works in an output directory: one run alone, or the tasks of one job array.
+"""The tasks of a job array: which items each has, and who may work in an output directory now.
 
-A run without shards holds the ledger's lock for itself; the tasks of an array share it, and each
+A run without an array holds the ledger's lock for itself; the tasks of an array share it, and each
 holds the lock of its own folder. What a task decides for all (its number, names, whether it is the
 last one) it decides when it is its turn.
 """
 
 import fcntl
+import math
+import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TextIO
 
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.shard import Shard
-from open_miipher.distributed import hold
 
+_FOLDER = re.compile(r"shard-(\d{5,})-of-(\d{5,})")
 _TRIES, _BETWEEN_TRIES = 5, 0.05  # s; to ask who holds a lock takes it for an instant
 
 
-class Tenancy:
-    """Locks on a ledger's folder; they end with this process.
+@dataclass(frozen=True, order=True)
+class ArrayTask:
+    """Task `index` of `count`; an item belongs to one of them, whatever is done already.
 
-    Args:
-        root: the ledger's folder.
-        shard: the task that asks, or None for a run that wants all of it.
+    Attributes:
+        count: of the tasks, at least 1.
+        index: 0 … count - 1.
+
+    Raises:
+        UserError: on construction, if there is no such task.
     """
 
-    def __init__(self, root: Path, shard: Shard | None) -> None:
-        self._root, self._shard = root, shard
+    count: int
+    index: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise UserError(
+                f"shard {self.index} of {self.count}: --num-shards must be at least 1, and "
+                "--shard-id one of 0 … --num-shards - 1"
+            )
+
+    @classmethod
+    def from_folder(cls, name: str) -> "ArrayTask | None":
+        """Return the task whose folder has this name, if it is one's."""
+        match = _FOLDER.fullmatch(name)
+        return cls(int(match[2]), int(match[1])) if match else None
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder in the ledger."""
+        return f"shard-{self.index:05d}-of-{self.count:05d}"
+
+    def __str__(self) -> str:
+        return f"shard {self.index} of {self.count}"
+
+    def own(self, items: Iterable[str]) -> list[str]:
+        """Return those of the items that belong to this task."""
+        return [item for item in items if place(item, self.count) == self.index]
+
+    def may_share_with(self, other: "ArrayTask") -> bool:
+        """Whether an item can belong to both, by the remainders alone."""
+        return (self.index - other.index) % math.gcd(self.count, other.count) == 0
+
+
+def place(item: str, count: int) -> int:
+    """Return which task of `count` an item id belongs to: its SHA-256 modulo the count."""
+    return int.from_bytes(sha256(item.encode("utf-8", "surrogateescape")).digest()) % count
+
+
+class Tenancy:
+    """Locks on a ledger's folder (`root`), for a task of an array or for a run that wants it all.
+
+    They end with this process.
+    """
+
+    def __init__(self, root: Path, array_task: ArrayTask | None) -> None:
+        self._root, self._array_task = root, array_task
         self._locks: list[TextIO] = []
 
     def begin(self) -> None:
@@ -37,24 +88,26 @@ class Tenancy:
         Raises:
             UserError: another run, another array, or the same task is at work there.
         """
-        if self._shard is None:
-            working = tasks_at_work(self._root)
+        from open_miipher.distributed import hold  # brings torch, which readers need not
+
+        if self._array_task is None:
+            working = _at_work(self._root)
             if working:
                 raise UserError(
-                    f"{self._root.parent} is being written by {describe(working)}; wait until "
+                    f"{self._root.parent} is being written by {working}; wait until "
                     "they end, or start with --num-shards and --shard-id as they were"
                 )
             self._locks = [hold(self._root, _TRIES * _BETWEEN_TRIES)]
             return
-        count = self._shard.count
-        others = tasks_at_work(self._root, lambda shard: shard.count != count)
+        count = self._array_task.count
+        others = _at_work(self._root, lambda task: task.count != count)
         if others:
             raise UserError(
-                f"{self._root.parent} is being written by {describe(others)}, and an item may be "
-                f"theirs and {self._shard}'s; wait until they end, or use their --num-shards"
+                f"{self._root.parent} is being written by {others}, and an item may be "
+                f"theirs and {self._array_task}'s; wait until they end, or use their --num-shards"
             )
         whole = self._share()
-        self._locks = [whole, hold(self._root / self._shard.folder, _TRIES * _BETWEEN_TRIES)]
+        self._locks = [whole, hold(self._root / self._array_task.folder, _TRIES * _BETWEEN_TRIES)]
 
     @contextmanager
     def alone_at_the_end(self) -> Iterator[bool]:
@@ -62,7 +115,7 @@ class Tenancy:
 
         A task of an array may not write after this.
         """
-        if self._shard is None:
+        if self._array_task is None:
             yield True
             return
         for lock in self._locks:
@@ -129,25 +182,15 @@ def holder(folder: Path) -> str | None:
     return None
 
 
-def tasks_at_work(
-    root: Path, asked: Callable[[Shard], bool] = lambda shard: True
-) -> dict[Shard, str]:
-    """Return the array tasks that hold their folder's lock, with what they wrote into it."""
-    found = {}
+def _at_work(root: Path, asked: Callable[[ArrayTask], bool] = lambda task: True) -> str:
+    """Name the array tasks at work: the first, and how many others; "" without any."""
+    found = []
     for folder in sorted(root.glob("shard-*")):
-        shard = Shard.from_folder(folder.name)
-        if shard is not None and asked(shard):
-            text = holder(folder)
-            if text is not None:
-                found[shard] = text
-    return found
-
-
-def describe(working: dict[Shard, str]) -> str:
-    """Name tasks at work in a sentence: the first, and how many others."""
-    first, text = next(iter(working.items()))
-    more = f" and {len(working) - 1} more tasks" if len(working) > 1 else ""
-    return f"{first} ({text}){more}"
+        task = ArrayTask.from_folder(folder.name)
+        if task is not None and asked(task) and (text := holder(folder)) is not None:
+            found.append(f"{task} ({text})")
+    more = f" and {len(found) - 1} more tasks" if len(found) > 1 else ""
+    return f"{found[0]}{more}" if found else ""
 
 
 def _locked(file: TextIO, kind: int) -> bool:

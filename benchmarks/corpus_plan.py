@@ -1,0 +1,67 @@
+"""What a corpus run's plan takes of memory: every rank but the first gets its own share only.
+
+    torchrun --standalone --nproc_per_node 4 benchmarks/corpus_plan.py --num-items 18000000
+
+Rank 0 makes so many items as restoring a directory finds them, and shares them out as a run does;
+then every rank takes its items one after the other. Prints what each rank's memory rose to.
+"""
+
+import argparse
+import resource
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from open_miipher.audio.io import AudioInfo
+from open_miipher.corpus.recordings import Recording, Segment
+from open_miipher.corpus.run import Item, share_out
+from open_miipher.distributed import StopSignal, start
+
+INFO = AudioInfo(24000, 240000, 1, "WAV", "PCM_16")
+
+
+def make(number: int) -> Item:
+    """Make the item of a file such as corpora of found speech hold."""
+    name = f"part{number // 100_000:04d}/speaker{number // 250:07d}/utterance-{number:09d}"
+    num_frames = 24000 * (1 + number * 7919 % 29) + number % 24000
+    recording = Recording(f"/data/corpora/found/{name}.flac")
+    stamp = [num_frames + 4711, 1_700_000_000_000_000_000 + number * 1_234_567]
+    segment = Segment(recording, INFO, 0, num_frames)
+    return Item(f"{name}.flac", f"{name}.wav", num_frames / 24000, stamp, segment)
+
+
+def peak_gib() -> float:
+    """Return the most memory that this process ever had, in GiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def main() -> None:
+    """Share out, take all, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--num-items", type=int, default=1_000_000, help="default: %(default)s")
+    num_items = parser.parse_args().num_items
+    world = start("cpu", timeout_minutes=60)
+    before = peak_gib()
+    items = [make(number) for number in range(num_items)] if world.is_main else []
+    made = peak_gib()
+    began = time.monotonic()
+    share = share_out(items, world, StopSignal())
+    shared_after, shared = time.monotonic() - began, peak_gib()
+    for item in share:
+        share.end(item.id)
+    said = world.gather((share.num_items, before, made, shared, peak_gib()))
+    if world.is_main:
+        print(f"{num_items:,} items, {world.size} ranks, shared out in {shared_after:.0f} s\n")
+        print("| rank | items | GiB before | items made | shared out | all taken |")
+        print("|---|---|---|---|---|---|")
+        for rank, (count, *gib) in enumerate(said):
+            print(f"| {rank} | {count:,} | {' | '.join(f'{value:.2f}' for value in gib)} |")
+    world.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,238 @@
+"""What a corpus run works on: items with an id, a stamp, a cost, and something to open.
+
+`recordings` has audio files, of a directory or a manifest, `tars` what becomes tar shards, and
+`preprocessing.inputs` raw collections.
+"""
+
+import itertools
+import os
+import stat
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from open_miipher.base.errors import UserError, report
+from open_miipher.base.paths import printable
+from open_miipher.corpus.ledger import Ledger, Row
+from open_miipher.corpus.names import assign_names
+from open_miipher.corpus.run import Item
+from open_miipher.restoration import Source
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+LOOK_THREADS = 16
+"""File systems, and object stores all the more, answer many questions at once."""
+
+_BATCH = 64
+_DONE, _FAILED = "done", "failed"  # before
+
+
+class Inputs(ABC):
+    """The inputs of a run; `ids` is asked before the rest, on rank 0, and `open` on any rank.
+
+    Attributes:
+        identity: what changes what comes out.
+        is_estimate: whether costs are taken from sizes.
+        are_packed: whether an item becomes a tar shard, and not a file.
+    """
+
+    identity: Mapping[str, Any] = {}
+    is_estimate = are_packed = False
+
+    @abstractmethod
+    def check(self, output_dir: Path) -> None:
+        """Refuse, before anything slow, missing inputs and outputs that cannot go there."""
+
+    @abstractmethod
+    def ids(self) -> list[str]:
+        """List the inputs' stable ids, sorted; refuse none at all, and what cannot be right."""
+
+    def assign(
+        self, items: Collection[str], given: Mapping[str, str], extension: str
+    ) -> dict[str, str]:
+        """Name the outputs of inputs (a `ledger.Assign`)."""
+        return assign_names(items, given, extension)
+
+    def items(self, names: dict[str, str]) -> dict[str, str]:
+        """Return every item with its output, from the output of every input."""
+        return names
+
+    @abstractmethod
+    def stamp(self, item: str) -> Any:
+        """Return plain data that is another one when an item changed; refuse one that is gone."""
+
+    @abstractmethod
+    def look(self, item: str, stamp: Any) -> tuple[float, Any]:
+        """Look into an item that is left, in one of several threads.
+
+        Returns:
+            Its cost, and the details that `open` needs.
+
+        Raises:
+            AudioError: it cannot be read.
+            UserError: the run cannot begin.
+        """
+
+    @abstractmethod
+    def open(self, item: Item) -> Iterator[Any]:
+        """Give what is in an item, piece by piece."""
+
+    def about(self, item: str) -> Mapping[str, Any]:
+        """Return what else is known of an input; nothing of one that is gone."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Audio that is to be restored.
+
+    Attributes:
+        input: what the manifest calls it.
+        source: reads it.
+    """
+
+    input: str
+    source: Source
+
+
+@dataclass(frozen=True)
+class InputSample:
+    """What is restored together: a file, or a sample of a shard.
+
+    Attributes:
+        input: what the manifest calls it; if it cannot be restored, the member that is to blame.
+        key: in the shard, if it is of one.
+        members: by name in it, in order; bytes are carried along.
+        error: why it cannot be restored.
+        extra: what else the manifest is to say of it.
+    """
+
+    input: str
+    key: str = ""
+    members: Mapping[str, bytes | Audio] = field(default_factory=dict)
+    error: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def find_left(
+    inputs: Inputs,
+    items: Mapping[str, str],
+    ledger: Ledger,
+    look: Callable[[str, str, Any], Item | Row],
+    from_nothing: bool = False,
+) -> dict[str, Any]:
+    """Tell what is done, or cannot be, from what is left, and look into what is left.
+
+    Args:
+        inputs: give the stamps.
+        items: outputs by item.
+        ledger: of the task whose items count.
+        look: gives an item from its id, output and stamp, or its row if it cannot be started.
+        from_nothing: as if nothing was done.
+
+    Returns:
+        All fields of the `Plan` but its words.
+
+    Raises:
+        UserError: all that `Inputs.stamp` and `look` raised.
+    """
+    own = sorted(items) if ledger.array_task is None else ledger.array_task.own(sorted(items))
+    known = ("error", "stamp", "output", "output_bytes", "outputs")
+    rows = {} if from_nothing else ledger.rows(set(own), known)
+
+    def find(item: str) -> Item | Row | str | UserError:
+        try:
+            stamp, row = inputs.stamp(item), rows.get(item)
+            if row is None or row["stamp"] != stamp or not _is_whole(row, ledger.root.parent):
+                return look(item, items[item], stamp)
+        except UserError as error:
+            return error
+        return _DONE if row["error"] is None else _FAILED
+
+    found = list(in_threads(find, own, LOOK_THREADS))
+    report([str(entry) for entry in found if isinstance(entry, UserError)])
+    left = [entry for entry in found if isinstance(entry, Item)]
+    return {
+        "items": left,
+        "failed": [entry for entry in found if isinstance(entry, dict)],
+        "num_done": found.count(_DONE),
+        "num_failed": found.count(_FAILED),
+        "num_changed": sum(i.id in rows and rows[i.id]["stamp"] != i.stamp for i in left),
+        "num_inputs": len(items),
+        "is_estimate": inputs.is_estimate,
+    }
+
+
+def _is_whole(row: Row, output_dir: Path) -> bool:
+    """Whether the outputs that a row tells of are there, at their sizes."""
+    one = [] if row.get("output") is None else [[row["output"], row["output_bytes"]]]
+    return all(size_of(output_dir / name) == size for name, size in row.get("outputs", one))
+
+
+def size_of(path: Path) -> int | None:
+    """Return the size of a regular file; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def file_stamp(path: str | Path) -> list[int] | None:
+    """Return a file's size in bytes and time of change in ns, of what a link leads to.
+
+    None if there is none: a link to nowhere, say, which is told where it is read.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def lies_in(path: str | Path, folder: str | Path) -> bool:
+    """Whether a path is a folder or lies in it, links followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def check_apart(
+    inputs: Iterable[str | Path],
+    output_dir: Path,
+    mend: str = "choose another output directory",
+) -> None:
+    """Refuse inputs that an output could replace, and outputs that a later run would take in.
+
+    Raises:
+        UserError: naming all of them, and what to do (`mend`).
+    """
+    problems = []
+    output = printable(output_dir)
+    for path in inputs:
+        if lies_in(path, output_dir):
+            problems.append(f"the input {printable(path)} lies in the output directory {output}")
+        elif os.path.isdir(path) and lies_in(output_dir, path):
+            problems.append(f"the output directory {output} lies in the input {printable(path)}")
+    why = "inputs and outputs must not lie inside each other"
+    report([f"{problem}; {mend}: {why}" for problem in problems])
+
+
+def in_threads(function: Callable[[T], R], things: Iterable[T], num_threads: int) -> Iterator[R]:
+    """Yield `function` of every thing, in order; a few batches are under way at a time."""
+
+    def work(batch: list[T]) -> list[R]:
+        return [function(thing) for thing in batch]
+
+    remaining = iter(things)
+    with ThreadPoolExecutor(num_threads) as pool:
+        ahead: deque = deque()
+        while batch := list(itertools.islice(remaining, _BATCH)):
+            ahead.append(pool.submit(work, batch))
+            if len(ahead) > 2 * num_threads:
+                yield from ahead.popleft().result()
+        while ahead:
+            yield from ahead.popleft().result()

@@ -1,0 +1,248 @@
+"""Worker processes: each builds its own state once, and then does one item after another.
+
+They are spawned, not forked, so that nothing of this process (threads, a GPU's context) is in them.
+A worker that dies is replaced, and costs its item one try.
+"""
+
+import math
+import pickle
+import signal
+import time
+import traceback
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from multiprocessing import get_context, resource_tracker
+from multiprocessing.connection import Connection, wait
+from typing import Any, TypeVar
+
+from open_miipher.base.errors import UserError
+from open_miipher.corpus.run import Item
+from open_miipher.distributed import die_with_parent, ignore_stop_signals
+
+R = TypeVar("R")
+
+RETRIES = 2
+"""How often an item is tried again whose worker died."""
+
+_SPAWN = get_context("spawn")
+_DYING_SECONDS = 5.0  # between the end of its connection and its own
+_LOOK_EVERY = 0.2  # s, at whether a signal came
+_FAILED_STARTS = 3  # one after another: the next would fare no better
+_BUILD, _ITEM = range(2)
+_READY, _BEGUN, _DONE, _REFUSED, _BROKEN, _DIED = range(6)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+class WorkerError(RuntimeError):
+    """A fault in the code that a worker runs; the message is its traceback."""
+
+
+class _Worker:
+    """One process.
+
+    Attributes:
+        build: built its state, or is about to.
+        is_ready: its state is built.
+        item: what it was given.
+        has_begun: whether it has read it.
+        deadline: when that has taken too long, by the monotonic clock.
+    """
+
+    def __init__(self) -> None:
+        self.connection, theirs = _SPAWN.Pipe()
+        self.process = _SPAWN.Process(target=_work, args=(theirs,), daemon=True)
+        resource_tracker.ensure_running()  # now: it would unblock the signals
+        # While it starts, a signal to all processes would end it with a traceback.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        theirs.close()  # so that its end is seen here
+        self.build: Callable[[], Any] | None = None
+        self.is_ready = False
+        self.item: Item | None = None
+        self.has_begun = False
+        self.deadline = math.inf
+
+    @property
+    def is_idle(self) -> bool:
+        return self.is_ready and self.item is None
+
+    def start(self, build: Callable[[], Any]) -> None:
+        """Have it build its state."""
+        self.build, self.is_ready = build, False
+        self.send(_BUILD, build)
+
+    def send(self, kind: int, content: Any) -> bool:
+        """Send a message; False if the process is dead."""
+        try:
+            self.connection.send_bytes(pickle.dumps((kind, content)))
+        except OSError:
+            return False
+        return True
+
+    def end(self, patience_seconds: float = 0.0) -> str:
+        """See that it has ended, and say how."""
+        self.process.join(patience_seconds)
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+        code = self.process.exitcode or 0
+        return f"signal {-code}; is memory short?" if code < 0 else f"exit status {code}"
+
+
+class Pool(AbstractContextManager["Pool"]):
+    """Worker processes that serve one map after another; they end with this process.
+
+    Args:
+        num_workers: at least 1; started as there are items for them.
+        seconds_per_item: after which a worker is killed, as if it had died; None: never.
+    """
+
+    def __init__(self, num_workers: int, seconds_per_item: float | None = None) -> None:
+        self._num_workers, self._seconds_per_item = num_workers, seconds_per_item
+        self._workers: list[_Worker] = []
+        self._num_failed_starts = 0
+
+    def __exit__(self, *_: object) -> None:
+        self._end(self._workers)
+
+    def map(
+        self,
+        build: Callable[[], Callable[[Item], R]],
+        items: Iterator[Item],
+        stopped: Callable[[], bool],
+        clear_up: Callable[[Item], None],
+    ) -> Iterator[tuple[Item, R | None, str | None]]:
+        """Do every item, in any order. To be called on the main thread.
+
+        Args:
+            build: called once in each worker; gives the function that does an item there. It is
+                picklable, and so is the result.
+            items: taken as workers are free.
+            stopped: whether a signal came; what is under way is given up at once.
+            clear_up: called here after a worker died at an item, before that is tried again.
+
+        Yields:
+            An item, what the function gave, and None; or, after its last try, None and the reason.
+
+        Raises:
+            UserError: as `build` or the function; or workers die before they are ready.
+            WorkerError: any other error of theirs.
+        """
+        tries: Counter[str] = Counter()
+        queue: deque[Item] = deque()
+        is_over = False
+        try:
+            while not stopped():
+                num_busy = sum(worker.item is not None for worker in self._workers)
+                while not is_over and len(queue) < self._num_workers - num_busy:
+                    found = next(items, None)
+                    queue += [] if found is None else [found]
+                    is_over = found is None
+                if not queue and not num_busy:
+                    return
+                self._hand_out(queue, build)
+                for worker, kind, content in self._events():
+                    item = worker.item
+                    if kind in (_DONE, _REFUSED, _BROKEN):
+                        worker.item = None
+                    if kind == _READY:
+                        worker.is_ready, self._num_failed_starts = True, 0
+                    elif kind == _BEGUN:
+                        worker.has_begun = True
+                    elif kind == _REFUSED:
+                        raise UserError(content)
+                    elif kind == _BROKEN:
+                        raise WorkerError(content)
+                    elif kind == _DONE and item is not None:
+                        yield item, content, None
+                    elif kind == _DIED:
+                        self._remove(worker, content)
+                        if item is None:
+                            continue
+                        clear_up(item)
+                        tries[item.id] += worker.has_begun  # else it died idle
+                        if tries[item.id] <= RETRIES:
+                            queue.appendleft(item)
+                        else:
+                            problem = f"its worker process ended {RETRIES + 1} times ({content})"
+                            yield item, None, problem
+        finally:
+            self._end([worker for worker in self._workers if not worker.is_idle])
+
+    def _hand_out(self, queue: deque[Item], build: Callable[[], Any]) -> None:
+        """Give items to the workers that are idle, and have others ready for those left."""
+        idle = [worker for worker in self._workers if worker.is_idle]
+        for worker in idle:
+            if queue and worker.build is build and worker.send(_ITEM, queue[0]):
+                worker.item, worker.has_begun = queue.popleft(), False
+                worker.deadline = time.monotonic() + (self._seconds_per_item or math.inf)
+        others = [worker for worker in idle if worker.build is not build]  # of the map before
+        num_starting = sum(not worker.is_ready for worker in self._workers)
+        for _ in range(len(queue) - num_starting):
+            if others:
+                others.pop().start(build)
+            elif len(self._workers) < self._num_workers:
+                self._workers.append(_Worker())
+                self._workers[-1].start(build)
+
+    def _events(self) -> Iterator[tuple[_Worker, int, Any]]:
+        """Wait a moment for what workers say; of one that died or takes too long, give why."""
+        by_connection = {worker.connection: worker for worker in self._workers}
+        for connection in wait(list(by_connection), _LOOK_EVERY):
+            worker = by_connection[connection]  # type: ignore[index]
+            try:
+                kind, content = worker.connection.recv()
+            except (EOFError, OSError):
+                kind, content = _DIED, worker.end(_DYING_SECONDS)
+            yield worker, kind, content
+        now = time.monotonic()
+        for worker in [w for w in self._workers if w.item is not None and now > w.deadline]:
+            worker.end()
+            yield worker, _DIED, f"it took more than {self._seconds_per_item:g} s"
+
+    def _remove(self, worker: _Worker, how: str) -> None:
+        """Forget a worker that is dead.
+
+        Raises:
+            UserError: several died one after another before they were ready.
+        """
+        self._workers.remove(worker)
+        self._num_failed_starts += not worker.is_ready
+        if self._num_failed_starts == _FAILED_STARTS:
+            raise UserError(f"{_FAILED_STARTS} worker processes ended while they started ({how})")
+
+    def _end(self, workers: list[_Worker]) -> None:
+        for worker in workers:
+            worker.end()
+        self._workers = [worker for worker in self._workers if worker not in workers]
+
+
+def _work(connection: Connection) -> None:
+    """Do what is sent, one message after the other, until the pool's process ends."""
+    die_with_parent()
+    ignore_stop_signals()  # the pool's process decides what they mean
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    function: Callable[[Item], Any] | None = None
+    answer: tuple[int, Any]
+    while True:
+        try:
+            message = connection.recv_bytes()
+        except EOFError:
+            return
+        try:
+            kind, content = pickle.loads(message)
+            if kind == _BUILD:
+                function = content()
+                answer = (_READY, None)
+            else:
+                connection.send((_BEGUN, None))
+                answer = (_DONE, function(content))  # type: ignore[misc]
+        except UserError as error:
+            answer = (_REFUSED, str(error))
+        except Exception:  # noqa: BLE001 - raised again in the pool's process
+            answer = (_BROKEN, traceback.format_exc())
+        connection.send(answer)

@@ -1,0 +1,199 @@
+"""The corpus run that restores: recordings into files, or into the samples of tar shards."""
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from open_miipher.audio.formats import FileFormat
+from open_miipher.audio.io import AudioError
+from open_miipher.base.atomic import remove_leftovers, write_lines
+from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
+from open_miipher.corpus.array import ArrayTask
+from open_miipher.corpus.inputs import Inputs, InputSample, find_left
+from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger, Row
+from open_miipher.corpus.recordings import Recordings, Segment
+from open_miipher.corpus.run import Item, Plan, Share
+from open_miipher.corpus.writers import FileOutput, Setting, ShardOutput
+from open_miipher.restoration import Job, Restorer
+from open_miipher.shards import StorageError
+
+Output = FileOutput | ShardOutput
+
+
+class Restore:
+    """Restores every item of its inputs into a file or a tar shard (a `corpus.run.Task`).
+
+    The signals of items follow each other through the restorer at once, so that batches are full.
+
+    Args:
+        restorer: the model and its options.
+        inputs: what is restored.
+        output_dir: gets the inputs' folders and names.
+        file_format: of the restored audio.
+
+    Attributes:
+        identity: the model and all that changes what comes out.
+
+    Raises:
+        UserError: see `Inputs.check`.
+    """
+
+    def __init__(
+        self, restorer: Restorer, inputs: Inputs, output_dir: Path, file_format: FileFormat
+    ) -> None:
+        inputs.check(output_dir)
+        self._restorer, self._inputs, self._output_dir = restorer, inputs, output_dir
+        self._setting = Setting(restorer, output_dir, file_format)
+        self._extension = "tar" if inputs.are_packed else file_format.format
+        self.identity: Mapping[str, Any] = {
+            "model": restorer.model.fingerprint,
+            **asdict(restorer.options),
+            **asdict(file_format),
+            **inputs.identity,
+        }
+
+    def plan(self, ledger: Ledger) -> Plan:
+        """Find what is left, fix the outputs' names, and clear up after killed runs.
+
+        Raises:
+            UserError: there is nothing to restore, or the disk has no room for what will come.
+        """
+        found = self._inputs.ids()
+        names = ledger.name_all(found, self._extension, self._inputs.assign)
+        items = self._inputs.items({item: names[item] for item in found})
+        plan = self._plan(items, ledger)
+        left = [item.id for item in plan.items] + [row["id"] for row in plan.failed]
+        remove_leftovers(self._output_dir / items[item] for item in left)
+        remove_leftovers(ledger.samples_path(item) for item in left)
+        problem = self._lack_of_room(plan)
+        if problem is not None:
+            raise UserError(problem)
+        return plan
+
+    def process(self, items: Share) -> Iterator[Row]:
+        """Restore the items of one rank; a signal lets files come to their end, and no shards."""
+        make: type[Output] = ShardOutput if self._inputs.are_packed else FileOutput
+        in_work: list[Output] = []
+
+        def jobs() -> Iterator[Job]:
+            for item in items:
+                output = make(self._setting, item)
+                in_work.append(output)
+                for sample in self._samples(output):
+                    if items.stopped:
+                        return
+                    yield from output.add(sample)
+                output.is_read = True
+
+        def finished() -> Iterator[Row]:
+            for output in in_work.copy():  # the thread that reads may add one
+                if output.advance():
+                    yield output.close()
+                    in_work.remove(output)
+
+        try:
+            for _ in self._restorer.restore_jobs(jobs()):
+                yield from finished()
+            yield from finished()
+        finally:
+            for output in in_work:
+                output.abort()
+
+    def _samples(self, output: Output) -> Iterator[InputSample]:
+        """Yield what is in an item up to its end, or up to where it is damaged."""
+        try:
+            yield from self._inputs.open(output.item)
+        except StorageError:
+            raise  # no fault of the input: the next ones would fare no better
+        except UserError as error:
+            output.error = str(error)
+
+    def preview(self, overwrite: bool, array_task: ArrayTask | None = None) -> tuple[str, bool]:
+        """Say what a run would do, and write nothing.
+
+        Returns:
+            Lines for the user, and whether all would go well.
+
+        Raises:
+            UserError: as `plan`, but for the lack of room, which the lines tell.
+        """
+        ledger = Ledger(self._output_dir, array_task)
+        if not overwrite:
+            ledger.check(self.identity)
+        found = self._inputs.ids()
+        given = ledger.names(self._extension)
+        names = {**given, **self._inputs.assign(found, given, self._extension)}
+        items = self._inputs.items({item: names[item] for item in found})
+        plan = self._plan(items, ledger, from_nothing=overwrite)
+        num_own = plan.num_done + plan.num_failed + len(plan.items) + len(plan.failed)
+        label, about = f"{plan.unit}:".ljust(12), "about " if plan.is_estimate else ""
+        said = [
+            f"{label} {num_own} ({plan.num_done} done before, {len(plan.items)} to "
+            f"restore, {len(plan.failed)} unreadable, {plan.num_failed} failed before)",
+            f"hours:       {about}{plan.cost / 3600:.4f} to restore",
+            f"output:      about {self._total_bytes(plan) / 1e6:.1f} MB to come in "
+            f"{printable(self._output_dir)}",
+        ]
+        unreadable = [row["error"] for row in plan.failed]
+        for group in (i.details for i in plan.items if isinstance(i.details, list)):
+            unreadable += [problem for *_, problem in group if isinstance(problem, str)]
+        said += [f"unreadable:  {error}" for error in unreadable]
+        problem = self._lack_of_room(plan)
+        said += [] if problem is None else [f"error: {problem}"]
+        return "\n".join(said), problem is None and not unreadable and not plan.num_failed
+
+    def finish(self, rows: Iterable[Row]) -> None:
+        """Write the manifest, sorted as the rows are."""
+        ledger = Ledger(self._output_dir)
+        listed = ({**self._inputs.about(row["input"]), **row} for row in ledger.listed(rows))
+        path = self._output_dir / MANIFEST_NAME
+        remove_leftovers([path])
+        write_lines(path, map(json.dumps, listed))
+
+    def _plan(self, items: Mapping[str, str], ledger: Ledger, from_nothing: bool = False) -> Plan:
+        found = find_left(self._inputs, items, ledger, self._look, from_nothing)
+        if self._inputs.are_packed:
+            return Plan(**found, unit="shards", called_failed="failed or lack samples that failed")
+        return Plan(**found)
+
+    def _look(self, item: str, output: str, stamp: Any) -> Item | Row:
+        """Look into an item that is left; what cannot be restored is its row."""
+        origin: Mapping[str, Any] = {}
+        if isinstance(self._inputs, Recordings):
+            origin = self._inputs.recording(item).origin
+        try:
+            cost, details = self._inputs.look(item, stamp)
+        except AudioError as error:
+            return {**self._setting.failed_row(item, stamp, str(error)), **origin}
+        source = details.source() if isinstance(details, Segment) else None
+        refusal = self._setting.refusal(output, source)
+        if refusal is not None:
+            problem = f"{printable(item)}: {refusal}"
+            return {**self._setting.failed_row(item, stamp, problem), **origin}
+        return Item(item, output, cost, stamp, details)
+
+    def _total_bytes(self, plan: Plan) -> float:
+        model = self._restorer.model
+        rate = self._restorer.options.output_rate(model.input_rate, model)
+        return sum(
+            self._setting.num_bytes(item.details.source())
+            if isinstance(item.details, Segment)
+            else self._setting.file_format.num_bytes(round(item.cost * rate), 1)
+            for item in plan.items
+        )
+
+    def _lack_of_room(self, plan: Plan) -> str | None:
+        existing = next(
+            p for p in (self._output_dir, *self._output_dir.resolve().parents) if p.exists()
+        )
+        free, needed = shutil.disk_usage(existing).free, self._total_bytes(plan)
+        if needed <= free:
+            return None
+        return (
+            f"about {needed / 1e6:.0f} MB will be written to {printable(self._output_dir)}, whose "
+            f"disk has {free / 1e6:.0f} MB left; make room, or choose another output directory"
+        )

@@ -1,0 +1,363 @@
+"""How far a corpus run is, over all its ranks and array tasks, from the ledger alone.
+
+Nothing is locked or written, so it may be asked while tasks run, and on a read-only mount.
+"""
+
+import json
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
+from open_miipher.corpus.array import ArrayTask, holder, place
+from open_miipher.corpus.ledger import FORGOTTEN, Ledger, Row, read_rows
+
+RECENT_SECONDS = 600.0
+"""What speed and time to go are taken from."""
+
+FILE = "input_filepath"
+"""Key of a row that names the file which its error speaks of, if that is not the item."""
+
+Interval = tuple[float, float]
+"""Begin and end, seconds since the epoch."""
+
+
+@dataclass
+class Made:
+    """Files that were made, or tried, and the seconds of audio in them."""
+
+    files: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one more."""
+        self.files += 1
+        self.seconds += seconds
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of audio and files a second, over the seconds in which a task was at work."""
+
+    real_time: float
+    files: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Failures for one reason, with one of their sentences."""
+
+    reason: str
+    count: int
+    example: str
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples of shards: those that were made, and those that failed."""
+
+    num_made: int
+    num_failed: int
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """One task: the run over all items, or one of an array.
+
+    Attributes:
+        state: running, finished, stopped (there is work left and nobody at it) or not started.
+        who: host and process of a running one; how: the end of a stopped one.
+        num_own: items that belong to it, None if it never came to know them; num_left: of them.
+    """
+
+    name: str
+    state: str
+    who: str | None = None
+    how: str | None = None
+    num_own: int | None = None
+    num_left: int | None = None
+    seconds_left: float = 0.0
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Where a run stands.
+
+    Attributes:
+        num_inputs: items of the corpus, as the newest run found them.
+        num_done: of them; num_failed (not tried again until they change) and num_left likewise.
+        seconds_done: audio of those done.
+        seconds_left: audio of those left; what unstarted tasks hold is taken from the mean.
+        is_estimate: whether some of `seconds_left` is.
+        recent: speed in the last minutes; None if nothing runs.
+        overall: speed while at least one task was at work; None if none ever was.
+        seconds_to_go: for what is running, at the recent speed; None if nothing can be said.
+        tasks: all of the newest array, or the one run.
+        failures: by reason, the most frequent first.
+        unit, called_failed: the newest plan's words.
+        samples: of shards.
+    """
+
+    num_inputs: int
+    num_done: int
+    num_failed: int
+    num_left: int
+    seconds_done: float
+    seconds_left: float
+    is_estimate: bool
+    recent: Speed | None
+    overall: Speed | None
+    seconds_to_go: float | None
+    tasks: list[TaskState]
+    failures: list[Failure]
+    unit: str
+    called_failed: str
+    samples: Samples | None
+
+
+def open_ledger(directory: Path) -> Ledger:
+    """Return the ledger of an output directory.
+
+    Raises:
+        UserError: there is none.
+    """
+    ledger = Ledger(directory)
+    if not ledger.state():
+        raise UserError(
+            f"{printable(directory)} is no output directory of src/inference.py: it has no "
+            ".ledger/run.json"
+        )
+    return ledger
+
+
+def survey(ledger: Ledger, now: float | None = None) -> Survey:
+    """Look at everything that the ledger knows.
+
+    Args:
+        ledger: of a run over all items, whoever works there.
+        now: seconds since the epoch; by default what the clock says.
+    """
+    now = time.time() if now is None else now
+    # Who holds locks is asked first: what he finishes in the meantime is then counted as well.
+    holders = {path: holder(path) for path in ledger.folders()}
+    logs = {path: list(read_rows(path / "runs.jsonl")) for path in holders}
+    tally = Tally(ledger, now - RECENT_SECONDS)
+    plans = [event for log in logs.values() for event in log if event["event"] == "planned"]
+    newest = max(plans, key=lambda event: event["run"], default={})
+    tasks = _tasks(ledger, newest, logs, holders, tally)
+    num_inputs = newest.get("num_inputs", tally.done.files + tally.num_failed)
+    num_unplanned = _num_unplanned(num_inputs, tasks, tally)
+    num_left = num_unplanned + sum(task.num_left or 0 for task in tasks)
+    mean = tally.done.seconds / max(1, tally.done.files)
+    intervals = [i for path in logs for i in _intervals(logs[path], holders[path], tally, now)]
+    is_running = any(who is not None for who in holders.values())
+    recent = (now - RECENT_SECONDS, now)
+    speed = measure(intervals, tally.recent, recent) if is_running else None
+    at_work = sum(task.seconds_left for task in tasks if task.state == "running")
+    return Survey(
+        num_inputs=num_inputs,
+        num_done=max(0, num_inputs - tally.num_failed - num_left),
+        num_failed=tally.num_failed,
+        num_left=num_left,
+        seconds_done=tally.done.seconds,
+        seconds_left=sum(task.seconds_left for task in tasks) + num_unplanned * mean,
+        is_estimate=num_unplanned > 0 or bool(num_left and newest.get("is_estimate")),
+        recent=speed,
+        overall=measure(intervals, tally.overall, (0.0, now)),
+        seconds_to_go=at_work / speed.real_time if speed and speed.real_time else None,
+        tasks=tasks,
+        failures=tally.failures(),
+        unit=newest.get("unit", "files"),
+        called_failed=newest.get("called_failed", "failed"),  # ledgers of before have no word
+        samples=tally.samples,
+    )
+
+
+def measure(intervals: Iterable[Interval], made: Made, window: Interval) -> Speed | None:
+    """Measure what was made in a window against the time somebody worked in it.
+
+    The intervals in which tasks were at work may overlap; None if nobody worked.
+    """
+    seconds, reached = 0.0, window[0]
+    for begin, end in sorted(intervals):
+        begin, end = max(begin, reached), min(end, window[1])
+        if end > begin:
+            seconds += end - begin
+            reached = end
+    return Speed(made.seconds / seconds, made.files / seconds, seconds) if seconds > 0 else None
+
+
+class Tally:
+    """What the rows of a ledger add up to, read once.
+
+    Args:
+        ledger: of a run over all items.
+        recent_since: seconds since the epoch.
+
+    Attributes:
+        by_run: what each run made.
+        last_time: when each run's newest row was written.
+        recent: what was made since `recent_since`.
+        overall: what was ever made.
+        done: what is done now.
+        num_failed: items that failed, also in part, and are not forgotten.
+        samples: what the items hold, if they are shards.
+    """
+
+    def __init__(self, ledger: Ledger, recent_since: float) -> None:
+        self.by_run: dict[int, Made] = defaultdict(Made)
+        self.last_time: dict[int, float] = defaultdict(float)
+        self.recent, self.overall, self.done = Made(), Made(), Made()
+        self._newest: dict[str, _Newest] = {}
+        self._ledger = ledger
+        for row in ledger.all_rows():
+            self._count(row, recent_since)
+        known = [n for n in self._newest.values() if not n.is_forgotten]
+        for newest in known:
+            if newest.error is None:
+                self.done.add(newest.seconds)
+            elif newest.samples is not None:
+                self.done.seconds += newest.seconds
+        self.num_failed = sum(n.error is not None for n in known)
+        packed = [n.samples for n in known if n.samples]
+        num_made, num_failed = sum(s.num_made for s in packed), sum(s.num_failed for s in packed)
+        self.samples = Samples(num_made, num_failed) if packed else None
+
+    def forgotten(self) -> Iterator[tuple[str, int, float]]:
+        """Yield (item, run that forgot it, seconds)."""
+        for item, newest in self._newest.items():
+            if newest.is_forgotten:
+                yield item, newest.run, newest.seconds
+
+    def num_known(self, tasks: set[int], count: int) -> int:
+        """Count the items of these array tasks, of `count`, that are done or failed."""
+        known = (item for item, newest in self._newest.items() if not newest.is_forgotten)
+        return sum(place(item, count) in tasks for item in known)
+
+    def failed(self) -> dict[str, float]:
+        """Return the items that failed, with their seconds as far as they are known."""
+        newest = self._newest.items()
+        return {item: entry.seconds for item, entry in newest if entry.error is not None}
+
+    def failures(self) -> list[Failure]:
+        """Group the failures, the most frequent reason first."""
+        counts: Counter[str] = Counter()
+        examples: dict[str, str] = {}
+        for file, error in self._errors():
+            _, named, rest = error.partition(printable(file))
+            # the sentence without the file's name, and with N for every number
+            reason = re.sub(r"\d+", "N", rest.lstrip(": ") if named else error)
+            counts[reason] += 1
+            examples.setdefault(reason, error)
+        return [Failure(r, count, examples[r]) for r, count in counts.most_common()]
+
+    def _errors(self) -> Iterator[tuple[str, str]]:
+        """Yield the name that an error speaks of, and the error; of shards, one a sample."""
+        for item, newest in self._newest.items():
+            if newest.error is not None and newest.samples is None:
+                yield newest.file, newest.error
+            elif newest.error is not None:
+                for row in self._ledger.samples(item):
+                    if row["error"] is not None:
+                        yield str(row.get(FILE, row["input"])), row["error"]
+
+    def _count(self, row: Row, recent_since: float) -> None:
+        run, item, seconds = row["run"], row["id"], row.get("seconds", 0.0)
+        if item not in self._newest or run >= self._newest[item].run:
+            packed = (
+                Samples(row["num_samples"], row["num_failed"]) if "num_samples" in row else None
+            )
+            error, file = row.get("error"), str(row.get(FILE, item))
+            self._newest[item] = _Newest(run, seconds, error, FORGOTTEN in row, file, packed)
+        if FORGOTTEN in row:
+            return
+        when = row.get("time", 0.0)
+        self.last_time[run] = max(self.last_time[run], when)
+        self.by_run[run].add(seconds)
+        self.overall.add(seconds)
+        if when >= recent_since:
+            self.recent.add(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class _Newest:
+    run: int
+    seconds: float
+    error: str | None
+    is_forgotten: bool
+    file: str
+    samples: Samples | None
+
+
+def _tasks(
+    ledger: Ledger,
+    newest: Row,
+    logs: dict[Path, list[Row]],
+    holders: dict[Path, str | None],
+    tally: Tally,
+) -> list[TaskState]:
+    """Describe all tasks of the array, or the one run, that `newest` is a plan of."""
+    count = newest.get("num_shards")
+    again: dict[int, list[tuple[int, float]]] = defaultdict(list)
+    for item, run, seconds in tally.forgotten():
+        again[0 if count is None else place(item, count)].append((run, seconds))
+    tasks = []
+    for index in range(count or 1):
+        array_task = None if count is None else ArrayTask(count, index)
+        folder = Ledger(ledger.root.parent, array_task).directory
+        name = "the run" if array_task is None else str(array_task)
+        task = _task(name, logs.get(folder, []), tally, again[index])
+        who = holders.get(folder)
+        if who is not None:
+            task = replace(task, state="running", who=_person(who), how=None)
+        tasks.append(task)
+    return tasks
+
+
+def _task(name: str, log: list[Row], tally: Tally, again: list[tuple[int, float]]) -> TaskState:
+    """Describe a task at which nobody is."""
+    plan = next((event for event in reversed(log) if event["event"] == "planned"), None)
+    if plan is None:
+        return TaskState(name, "not started")
+    made = tally.by_run[plan["run"]]
+    later = [seconds for run, seconds in again if run > plan["run"]]
+    num_own = plan["num_items"] + plan["num_done"] + plan["num_failed"]
+    num_left = min(num_own, max(0, plan["num_items"] - made.files + len(later)))
+    seconds_left = max(0.0, plan["seconds"] - made.seconds + sum(later)) if num_left else 0.0
+    if num_left == 0:
+        return TaskState(name, "finished", num_own=num_own, num_left=0)
+    ends = [e["how"] for e in log if e["event"] == "ended" and e["run"] == plan["run"]]
+    how = "some are to be tried again" if later else ends[-1] if ends else "killed"
+    return TaskState(name, "stopped", None, how, num_own, num_left, seconds_left)
+
+
+def _num_unplanned(num_inputs: int, tasks: list[TaskState], tally: Tally) -> int:
+    """Count the items left in tasks that nobody planned."""
+    unplanned = {index for index, task in enumerate(tasks) if task.num_own is None}
+    if not unplanned:
+        return 0
+    num_planned = sum(task.num_own or 0 for task in tasks)
+    return max(0, num_inputs - num_planned - tally.num_known(unplanned, len(tasks)))
+
+
+def _intervals(log: list[Row], who: str | None, tally: Tally, now: float) -> Iterator[Interval]:
+    """Yield when a task's runs were at work: until now, if it is held and has not said its end."""
+    ends = {event["run"]: event["time"] for event in log if event["event"] == "ended"}
+    begins = [event for event in log if event["event"] == "planned"]
+    for event in begins:
+        run = event["run"]
+        is_on = who is not None and event is begins[-1]
+        yield event["time"], ends.get(run, now if is_on else tally.last_time[run])
+
+
+def _person(text: str) -> str:
+    try:
+        owner = json.loads(text)
+        return f"{owner['host']}, pid {owner['pid']}"
+    except (ValueError, KeyError, TypeError):
+        return text

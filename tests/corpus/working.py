@@ -1,0 +1,76 @@
+"""What workers of a pool do in tests: a module of its own, since they import it."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from open_miipher.base.errors import UserError
+from open_miipher.corpus.run import Item
+from open_miipher.shards import ShardWriter
+
+
+class Doing:
+    """Builds a function that notes the items it begins, and then does what an item is named for.
+
+    Args:
+        folder: gets a line for every start and item, in `log`.
+        then: what to do with other items; their ids come back by default.
+    """
+
+    def __init__(self, folder: Path, then=None) -> None:
+        self.folder, self.then = folder, then
+
+    def note(self, text: str) -> None:
+        with (self.folder / "log").open("a") as file:
+            file.write(f"{text} {os.getpid()}\n")
+
+    def __call__(self):
+        self.note("build")
+        return self.do
+
+    def do(self, item: Item):
+        name = item.id.rpartition("/")[2].partition(".")[0]
+        self.note(name)
+        if name.startswith("die") or (name.startswith("once") and self._is_first(name)):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if name.startswith("refuse"):
+            raise UserError("the store is gone")
+        if name.startswith("fault"):
+            raise ValueError("a fault of ours")
+        if name.startswith("full"):
+            raise OSError(28, "No space left on device")
+        if name.startswith("wait"):
+            time.sleep(3600)
+        return item.id if self.then is None else self.then(item)
+
+    def _is_first(self, name: str) -> bool:
+        lines = (self.folder / "log").read_text().splitlines()
+        return sum(line.split()[0] == name for line in lines) == 1
+
+
+class FullDisk:
+    """Builds a maker of units whose disk is full."""
+
+    def __init__(self, make) -> None:
+        self.make_whole = make
+
+    def __call__(self):
+        return self.make
+
+    def make(self, item: Item):
+        before = ShardWriter.add
+
+        def full(writer, sample):
+            raise OSError(28, "No space left on device")
+
+        ShardWriter.add = full
+        try:
+            return self.make_whole(item)
+        finally:
+            ShardWriter.add = before
+
+
+def broken():
+    """Die before it is ready."""
+    os._exit(3)
