@@ -90,5 +90,5 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: Path |
     except RuntimeError as error:
         first = " ".join(str(error).split())[:400]
         raise UserError(
-            f"the weights in {source} belong to another architecture than the one configured: {first}"
+            f"the weights in {source} are for another architecture than the configured one: {first}"
         ) from error

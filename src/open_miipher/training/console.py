@@ -7,7 +7,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-_MAX_LISTED = 10  # failures that one warning lists; the others are only counted
+_LISTED = 10  # failures that one warning lists; the others are only counted
 
 
 class Console:
@@ -47,11 +47,11 @@ class Console:
     def failures(self, step: int, by_rank: Sequence[Sequence[str]]) -> None:
         """Warn of samples that could not be made since the last call; print nothing without any."""
         failures = [failure for of_rank in by_rank for failure in of_rank]
-        more = f"; … and {len(failures) - _MAX_LISTED} more" if len(failures) > _MAX_LISTED else ""
+        more = f"; … and {len(failures) - _LISTED} more" if len(failures) > _LISTED else ""
         if failures:
             self.line(
                 f"step {step}  warning: {len(failures)} failures in making samples: "
-                f"{'; '.join(failures[:_MAX_LISTED])}{more}"
+                f"{'; '.join(failures[:_LISTED])}{more}"
             )
 
     def finish(self, step: int, unfinished: bool) -> None:
