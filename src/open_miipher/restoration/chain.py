@@ -123,7 +123,7 @@ class Chain:
             device: that the models are moved to.
             amp: bf16 computes in mixed precision.
             ema: load the moving average of the weights if the checkpoint has one.
-            encoder_source: path or name of the base encoder, if it was another one in training.
+            encoder_source: path or name of the base encoder, if it has moved since training.
 
         Raises:
             UserError: the checkpoint or the chain in it is incomplete, or weights do not fit.

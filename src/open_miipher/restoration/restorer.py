@@ -60,7 +60,7 @@ class Restorer:
             device: by default, a GPU if there is one.
             amp: bf16 computes in mixed precision.
             ema: load the moving average of the weights if the checkpoint has one.
-            encoder_source: path or name of the base encoder, if it was another one in training.
+            encoder_source: path or name of the base encoder, if it has moved since training.
 
         Raises:
             UserError: the checkpoint does not hold a complete chain, or the options do not fit it.
