@@ -90,7 +90,7 @@ def convert(folder: Path, number: int, encoder_source: str | None) -> None:
 
     Raises:
         UserError: the base encoder cannot be loaded, or has other weights.
-        OSError: the file system does not allow it.
+        OSError: the file system reports an error.
     """
     import yaml
 

@@ -27,7 +27,7 @@ def put_in_place(temporary: Path, path: Path) -> None:
     """Synchronise a finished file to disk and rename it to `path`; an older file is replaced.
 
     Raises:
-        OSError: the file system does not allow it.
+        OSError: the file system reports an error.
     """
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
@@ -42,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
     changed.
 
     Raises:
-        OSError: the file system does not allow it; if the disk is full, the error names the file.
+        OSError: the file system reports an error; if the disk is full, the error names the file.
     """
     temporary = temporary_path(path)
     try:
@@ -60,7 +60,7 @@ def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write a text file atomically, with an end of line after each line.
 
     Raises:
-        OSError: the file system does not allow it.
+        OSError: the file system reports an error.
     """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in lines)
@@ -70,7 +70,7 @@ def sync_folder(folder: Path) -> None:
     """Synchronise a folder's entries to disk (new, renamed and removed names), not file contents.
 
     Raises:
-        OSError: the file system does not allow it.
+        OSError: the file system reports an error.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:

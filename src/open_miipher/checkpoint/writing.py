@@ -110,7 +110,7 @@ def replace_folder(temporary: Path, final: Path) -> None:
     There is an older one if a resumed run saves a step again.
 
     Raises:
-        OSError: the file system does not allow it.
+        OSError: the file system reports an error.
     """
     replaced = final.with_name(f".{final.name}.{os.getpid()}.old.tmp")
     if final.exists():
