@@ -151,7 +151,7 @@ def test_a_run_goes_on_by_itself_after_it_was_resumed_by_hand(tmp_path):
 
 
 def test_auto_needs_an_output_directory():
-    with pytest.raises(UserError, match=r"auto.*trainer\.output_dir, which must be given"):
+    with pytest.raises(UserError, match=r"auto resumes.*; set trainer\.output_dir"):
         compose_run(["model=demo_feature_cleaner", "trainer.ckpt_dir=auto"])
 
 
