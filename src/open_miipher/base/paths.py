@@ -15,7 +15,7 @@ def printable(path: str | Path) -> str:
 def walk(root: str) -> Iterator[tuple[str, list[str]]]:
     """Yield a directory and all folders below it, each with the names of its files.
 
-    Symbolic links are followed; a folder that two links lead to is yielded under both names. A link
+    Symbolic links are followed; what two links lead to is yielded under both names. A link
     to a folder that contains the link is not entered. A broken link counts as a file, so that it is
     reported and not skipped. Names that begin with a dot are left out: temporary files, and files
     of file managers.

@@ -214,7 +214,7 @@ def complete_checkpoints(root: Path) -> list[Path]:
     """Return the complete checkpoint folders in `root`, in the order in which they were saved.
 
     The order is that of the save numbers, and not of clocks or steps: after a resume from an
-    earlier step, the newest checkpoint is not the one with the highest step.
+    earlier step, the newest checkpoint may not have the highest step.
     """
     if not root.is_dir():
         return []
