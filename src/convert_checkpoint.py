@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from open_miipher.checkpoint import Blueprint
 
 DESCRIPTION = """\
-Convert checkpoints written before they held networks.json, in place: that file is added, and the
-saves of a run are numbered. Weights and the optimisers' state stay as they are. A run goes on from
-a converted checkpoint, but with other noise than before (it is drawn on the device now), so not bit
-for bit; restoring and fine-tuning take it as any other.
+Convert checkpoints of versions before networks.json, in place: adds that file and numbers the saves
+of a run. Weights and the optimisers' state do not change. A run can be resumed from a converted
+checkpoint, but not bit for bit: its noise is different now, because it is drawn on the device.
+Restoring and fine-tuning work as with any checkpoint.
 """
 
 
@@ -39,13 +39,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--encoder-source",
         metavar="ID|DIR",
-        help="where the base encoder lies, if not where it was in training",
+        help="path or name of the base encoder, if it has moved since training",
     )
     return parser.parse_args()
 
 
 def main() -> int:
-    """Find the old ones, convert each."""
+    """Find the checkpoints of earlier versions and convert each."""
     arguments = parse_arguments()
     from open_miipher.checkpoint.folder import NETWORKS, STATE, incompleteness
 
@@ -59,12 +59,12 @@ def main() -> int:
     for number, folder in enumerate(old, start=1):
         convert(folder, number, arguments.encoder_source)
         print(f"{folder}: converted")
-    print(f"{len(old)} converted, {len(folders) - len(old)} as they were")
+    print(f"{len(old)} converted, {len(folders) - len(old)} already up to date")
     return 0
 
 
 def checkpoint_folders(path: Path) -> list[Path]:
-    """Return the checkpoint folders that a path means, links left out.
+    """Return the checkpoint folders at a path that the user gave, without links.
 
     Raises:
         UserError: there is none.
@@ -81,16 +81,16 @@ def checkpoint_folders(path: Path) -> list[Path]:
 
 
 def convert(folder: Path, number: int, encoder_source: str | None) -> None:
-    """Write the converted folder beside an old one, and put it in its place.
+    """Write a converted copy of a checkpoint folder, and replace the folder with it.
 
     Args:
-        folder: complete, of the old form.
+        folder: a complete checkpoint of an earlier version.
         number: of the save.
-        encoder_source: where the base encoder lies; None: where the checkpoint says.
+        encoder_source: path or name of the base encoder; None: as in the checkpoint.
 
     Raises:
-        UserError: the base encoder cannot be loaded, or is another one.
-        OSError: the disk refuses.
+        UserError: the base encoder cannot be loaded, or has other weights.
+        OSError: the file system reports an error.
     """
     import yaml
 
@@ -114,7 +114,7 @@ def convert(folder: Path, number: int, encoder_source: str | None) -> None:
         for name in listing.keys() - new.keys():
             try:
                 os.link(folder / name, temporary / name)
-            except OSError:  # a file system without links
+            except OSError:  # the file system has no hard links
                 shutil.copy2(folder / name, temporary / name)
         for name, data in new.items():
             listing[name] = {"bytes": len(data), "sha256": sha256(data).hexdigest()}
@@ -133,13 +133,16 @@ def convert(folder: Path, number: int, encoder_source: str | None) -> None:
 def blueprints(
     model: Mapping[str, Any], fingerprint: str, names: set[str], encoder_source: str | None
 ) -> "dict[str, Blueprint]":
-    """Return how the networks of an old checkpoint are built, from its configuration.
+    """Return how to build the networks of an old checkpoint, from its configuration.
 
     Args:
         model: the `model` part of the configuration.
         fingerprint: of the base encoder.
-        names: of the networks whose weights are there.
-        encoder_source: where the base encoder lies; None: where the configuration says.
+        names: of the networks whose weights the checkpoint holds.
+        encoder_source: path or name of the base encoder; None: as in the configuration.
+
+    Raises:
+        UserError: the base encoder cannot be loaded, or has other weights.
     """
     from open_miipher.base.registry import build
     from open_miipher.checkpoint import Blueprint
@@ -150,7 +153,7 @@ def blueprints(
     if encoder.fingerprint() != fingerprint:
         raise UserError(
             "the base encoder has other weights than the one that the checkpoint was trained on; "
-            "name that one by --encoder-source"
+            "pass that one as --encoder-source"
         )
     features = [encoder.width, encoder.frame_rate]
     every = {

@@ -29,15 +29,16 @@ from open_miipher.training.state import Position, TrainingState
 from open_miipher.vocoders.descript import from_descript
 
 DESCRIPTION = """\
-Turn published weights into a checkpoint of this project, every key accounted for.
+Convert published weights into a checkpoint of this project. A weight that is missing or left over
+is an error.
 
 --kind sidon: a folder with adapter_config.json and adapter_model.safetensors, as peft writes them,
-and decoder_state_dict.pt, the weights of descript's decoder. The result restores with
-src/inference.py, and training goes on from it:
+and decoder_state_dict.pt, the weights of descript's decoder. src/inference.py restores with the
+result, and training continues from it:
   src/train.py model=sidon_feature_predictor trainer.init_from=OUTPUT_DIR …
   src/train.py model=sidon_vocoder_finetune model.cleaner_ckpt_dir=OUTPUT_DIR \\
       model.vocoder_ckpt_dir=OUTPUT_DIR …
-The published folder has no discriminators: those in the result are fresh.
+The published folder has no discriminators; those in the result have random weights.
 """
 MODEL = "sidon_vocoder_finetune"
 DECODER = "decoder_state_dict.pt"
@@ -52,7 +53,7 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add("--kind", choices=["sidon"], required=True, help="whose weights they are")
     add("--path", type=Path, required=True, metavar="DIR", help="the published folder")
-    add("--output-dir", type=Path, required=True, metavar="DIR", help="gets ckpt/step-00000000")
+    add("--output-dir", type=Path, required=True, metavar="DIR", help="for ckpt/step-00000000")
     add(
         "--encoder-source",
         metavar="ID|DIR",
@@ -62,11 +63,11 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Read, build, load, write."""
+    """Read the published weights, load them into networks, and write a checkpoint."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     arguments = parse_arguments()
     if not arguments.path.is_dir():
-        raise UserError(f"{arguments.path} is no folder")
+        raise UserError(f"{arguments.path} is not a folder; pass the published one as --path")
     root = arguments.output_dir / "ckpt"
     if complete_checkpoints(root):
         raise UserError(f"{root} holds checkpoints already; choose another --output-dir")
@@ -85,7 +86,7 @@ def main() -> int:
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a file of `torch.save`, nothing but tensors by name; no code of it runs."""
+    """Read a `torch.save` file that holds only tensors by name, without running code from it."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -97,7 +98,7 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _run(arguments: argparse.Namespace, cleaner: dict[str, Any], vocoder: dict[str, Any]) -> Run:
-    """Compose the last stage with its parts filled, as it is after the stages before it."""
+    """Compose stage 3 with its parts filled in, as they are after stages 1 and 2."""
     run = compose_run([f"model={MODEL}", f"trainer.output_dir={arguments.output_dir}"])
     first = compose_plain(["model=sidon_vocoder_pretrain"])["model"]
     encoder = {**first["encoder"], "layer": _num_layers(arguments.path / WEIGHTS)}
@@ -113,7 +114,7 @@ def _run(arguments: argparse.Namespace, cleaner: dict[str, Any], vocoder: dict[s
 
 
 def _num_layers(path: Path) -> int:
-    """How many layers of the encoder the adapters are for."""
+    """Return how many layers of the encoder the adapters belong to."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -122,12 +123,12 @@ def _num_layers(path: Path) -> int:
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read: {error}") from error
     if not numbers:
-        raise UserError(f"{path} holds no adapters of an encoder's layers")
+        raise UserError(f"{path} holds no adapters for the layers of an encoder")
     return max(numbers) + 1
 
 
 def _state(run: Run, recipe: Recipe[Any]) -> TrainingState:
-    """Return the state of a run of that stage that has not taken a step yet."""
+    """Return the state of a run of this stage at step 0."""
     position = Position(1, "imported")
     return TrainingState.fresh(
         recipe, run.optimizers, position, run.plain, run.overrides, run.trainer.amp, None

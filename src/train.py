@@ -13,13 +13,13 @@ examples:
       'data.train.dir_list=[/data/speech]' 'data.train.noise_dir_list=[/data/noise]'
   torchrun --standalone --nproc_per_node 8 src/train.py trainer.ckpt_dir=OUTPUT_DIR/ckpt/latest
 
-with trainer.output_dir=… trainer.ckpt_dir=auto one command line starts the run, and goes on with it
-whenever it is given again.
+With trainer.output_dir=… trainer.ckpt_dir=auto, the same command starts the run and, when it is
+given again, resumes it.
 """
 
 
 def parse_arguments() -> argparse.Namespace:
-    """Read the command line; nothing slow is imported for it."""
+    """Read the command line, without slow imports."""
     folder = Path(__file__).resolve().parents[1] / "config/model"
     models = sorted(path.stem for path in folder.glob("*.yaml"))
     parser = argparse.ArgumentParser(
@@ -35,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def main(arguments: argparse.Namespace) -> int:
-    """Compose, check, build, train."""
+    """Compose and check the configuration, and train; or only print it."""
     import yaml
 
     from open_miipher.config import compose_run

@@ -1,4 +1,4 @@
-"""Configuration: the one module that knows Hydra."""
+"""Configuration; the only module that uses Hydra."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -26,25 +26,29 @@ from open_miipher.recipes import recipe_class
 from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
-# Says how to go on and does not describe the run: a resume neither keeps nor compares it.
+# Says how this run starts and is no part of its configuration: a resume ignores the saved value.
 _RESUME_KEY = "trainer.ckpt_dir"
 
 
 def compose_run(overrides: Sequence[str]) -> Run:
-    """Compose a run from command-line overrides, and from a checkpoint's if one is resumed.
+    """Compose a run from command-line overrides, and on resume also from those of the checkpoint.
 
-    On resume the saved overrides are composed first and then the new ones, so that groups may be
-    overridden too. What was empty (null) and was filled when the run started, stays filled. With
-    `trainer.ckpt_dir=auto` the run in `trainer.output_dir` goes on, or starts if there is none.
+    On resume, the saved overrides come first and then the new ones, so that groups can be
+    overridden too. A key that was empty (null) and was filled in when the run started keeps that
+    value. With `trainer.ckpt_dir=auto`, the run in `trainer.output_dir` is resumed, or started if
+    there is no checkpoint.
+
+    Args:
+        overrides: Hydra overrides, `key=value`.
 
     Raises:
-        UserError: an unknown group, key or value; or the configuration files changed since the
-            checkpoint in keys that the command line does not set.
+        UserError: a group, key or value is unknown; or the configuration files changed since the
+            checkpoint, in keys that the command line does not set.
     """
     ckpt_dir = dict(map(_parse, overrides)).get(_RESUME_KEY)
     kept = [o for o in overrides if _parse(o)[0] != _RESUME_KEY]
     checkpoint = _resumed(ckpt_dir, [o for o in kept if not _is_flat(o)])
-    kept = _spelt_out(kept, checkpoint)
+    kept = _with_network_names(kept, checkpoint)
     if checkpoint is None:
         plain = compose_plain(kept)
     else:
@@ -66,7 +70,7 @@ def compose_run(overrides: Sequence[str]) -> Run:
 
 
 def _resumed(ckpt_dir: Any, kept: Sequence[str]) -> Checkpoint | None:
-    """Open the checkpoint to go on from; for `auto` the newest complete one of the run itself."""
+    """Open the checkpoint to resume from; for `auto`, the newest complete one in `output_dir`."""
     if ckpt_dir is None:
         return None
     if ckpt_dir != AUTO:
@@ -74,23 +78,23 @@ def _resumed(ckpt_dir: Any, kept: Sequence[str]) -> Checkpoint | None:
     output_dir = compose_plain(kept)["trainer"]["output_dir"]
     if output_dir is None:
         raise UserError(
-            "trainer.ckpt_dir=auto goes on with the run in trainer.output_dir, which must be given"
+            "trainer.ckpt_dir=auto resumes the run in trainer.output_dir; set trainer.output_dir"
         )
     complete = complete_checkpoints(Path(output_dir) / "ckpt")
     return Checkpoint.open(complete[-1]) if complete else None
 
 
 def _is_flat(override: str) -> bool:
-    """Whether an override gives a key of the optimiser without the network's name."""
+    """Whether an override sets a key of the optimiser without naming the network."""
     group, _, field = _parse(override)[0].partition(".")
     return group == "optimizer" and field in {f.name for f in fields(OptimizerConfig)}
 
 
-def _spelt_out(overrides: Sequence[str], checkpoint: Checkpoint | None) -> list[str]:
-    """Give keys of the optimiser (`optimizer.lr=…`) the name of the one network that trains.
+def _with_network_names(overrides: Sequence[str], checkpoint: Checkpoint | None) -> list[str]:
+    """Add the network's name to keys of the optimiser without one (`optimizer.lr=…`).
 
     Raises:
-        UserError: the recipe trains several.
+        UserError: the recipe trains several networks.
     """
     if not any(map(_is_flat, overrides)):
         return list(overrides)
@@ -103,7 +107,7 @@ def _spelt_out(overrides: Sequence[str], checkpoint: Checkpoint | None) -> list[
             first.replace("optimizer.", f"optimizer.{network}.", 1) for network in networks
         )
         raise UserError(
-            f"{first} says not which network: {config['name']} trains {', '.join(networks)}; "
+            f"{first} does not name the network: {config['name']} trains {', '.join(networks)}; "
             f"give {each}"
         )
     return [
@@ -116,7 +120,7 @@ def compose_preprocessing(overrides: Sequence[str]) -> Preprocessing:
     """Compose `config/preprocess.yaml` with overrides.
 
     Raises:
-        UserError: an unknown group, key or value.
+        UserError: a group, key or value is unknown.
     """
     plain = compose_plain(overrides, "preprocess")
     return Preprocessing(
@@ -130,7 +134,7 @@ def compose_plain(overrides: Sequence[str], root: str = "train") -> dict[str, An
     """Compose `config/train.yaml`, or another root, with overrides into resolved plain data.
 
     Raises:
-        UserError: an unknown group, key or value.
+        UserError: a group, key or value is unknown.
     """
     GlobalHydra.instance().clear()
     try:
@@ -139,24 +143,24 @@ def compose_plain(overrides: Sequence[str], root: str = "train") -> dict[str, An
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         message = " ".join(str(error).split()).split(" Config search path:")[0]
-        raise UserError(f"the configuration does not compose: {message}") from error
+        raise UserError(f"the configuration cannot be composed: {message}") from error
     return cast(dict[str, Any], plain)
 
 
 def _compose_resumed(
     checkpoint: Checkpoint, new: Sequence[str]
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the configuration and the overrides of a run that goes on.
+    """Return the configuration and the overrides of a resumed run.
 
-    The run keeps the configuration that its checkpoint holds. The overrides that composed it are
-    composed again, without and with the new ones: what differs between the two is what the new
-    ones ask for, and is changed; so is every key that they name. All else stays, and with it what
-    the run found at its start for keys that were left empty.
+    A resumed run keeps the configuration in its checkpoint, except for what the new overrides
+    change. To find out what that is, the saved overrides are composed twice, without and with the
+    new ones. A key is changed if the results differ in it, or if a new override names it. All other
+    keys keep their values, including those that were left empty and filled in when the run started.
 
     Raises:
-        UserError: the configuration files say something else than they did when the run started,
-            in keys that the command line does not give; or a new override names a source of
-            weights, of which a run that goes on takes none.
+        UserError: the configuration files changed since the run started, in keys that the command
+            line does not set; or a new override names another source of the first weights, which a
+            resumed run does not use.
     """
     merged = merge_overrides(checkpoint.state["overrides"], new)
     saved = leaves(checkpoint.config)
@@ -169,10 +173,10 @@ def _compose_resumed(
         return of_new or not same(before.get(key), now.get(key))
 
     other = [key for key in _sources(checkpoint) if key in named and saved.get(key) != now.get(key)]
-    if other:  # the same command again is welcome
+    if other:  # the same value as before is no error, so that a command can be repeated
         raise UserError(
-            f"{', '.join(other)} has no use on resume: the checkpoint holds the networks that the "
-            "run started from; start another run with trainer.init_from=… to change them"
+            f"{', '.join(other)} cannot be changed on resume: the weights come from the checkpoint "
+            "that is resumed; start another run with trainer.init_from=… to use other ones"
         )
     given = {key: value for key, value in before.items() if value not in (None, {})}
     own = (_RESUME_KEY, *_sources(checkpoint))
@@ -185,20 +189,20 @@ def _compose_resumed(
     if changed:
         raise UserError(
             f"{', '.join(changed)} differ between {checkpoint.path} and the configuration files; "
-            "give each on the command line with the value to go on with"
+            "give each on the command line with the value to continue with"
         )
     kept = {key: value for key, value in saved.items() if key not in before or key in now}
     return from_leaves(kept | {k: v for k, v in now.items() if is_asked(k)}), merged
 
 
 def _sources(checkpoint: Checkpoint) -> list[str]:
-    """Return the keys that say where a run's first weights came from."""
+    """Return the keys that say where a run's first weights come from."""
     takes = recipe_class(checkpoint.config["model"]).takes
     return ["trainer.init_from", *(f"model.{key}" for key in takes)]
 
 
 def merge_overrides(saved: Sequence[str], new: Sequence[str]) -> list[str]:
-    """Return the saved overrides, less those that a new one replaces, and the new ones."""
+    """Return the saved overrides, without those that a new one replaces, and the new ones."""
     replaced = {_parse(override)[0] for override in new}
     return [o for o in saved if _parse(o)[0] not in replaced] + list(new)
 

@@ -78,11 +78,11 @@ def test_nothing_but_damage_is_one_error(tmp_path):
 def test_another_sample_rate_is_an_error_at_start_and_later(tmp_path):
     other = {f"key{n:04d}": pair(n, sample_rate=48000) for n in range(3)}
     url = write_shard(tmp_path / "other.tar", other)
-    with pytest.raises(UserError, match=r"other\.tar key0000: it is of 48000 Hz, but data\.samp"):
+    with pytest.raises(UserError, match=r"other\.tar key0000: its sample rate is 48000 Hz, but"):
         source(url).train(0)
     good = write_shards(tmp_path / "good", [3])
     dataset = source([*good, url]).train(0)
-    with pytest.raises(UserError, match=r"other\.tar key0001: it is of 48000 Hz"):
+    with pytest.raises(UserError, match=r"other\.tar key0001: its sample rate is 48000 Hz"):
         dataset.sample(0, 4)
 
 

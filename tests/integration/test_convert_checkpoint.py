@@ -60,7 +60,7 @@ def test_a_run_is_converted_restores_and_goes_on(run, tiny_stages, tmp_path):
         Chain.from_checkpoint(run)
     done = convert(run)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.endswith("3 converted, 0 as they were\n")
+    assert done.stdout.endswith("3 converted, 0 already up to date\n")
     names = [folder.name for folder in complete_checkpoints(run / "ckpt")]
     assert names == ["step-00000001", "step-00000003", "step-00000002"]  # as they were saved
     checkpoint = Checkpoint.open(run).verify()
@@ -75,7 +75,7 @@ def test_a_run_is_converted_restores_and_goes_on(run, tiny_stages, tmp_path):
     assert all(optimizer.state for optimizer in trainer.state.optimizers.values())
     trainer.run()
     assert Checkpoint.open(run).state["step"] == 4
-    assert convert(run).stdout == "0 converted, 3 as they were\n"
+    assert convert(run).stdout == "0 converted, 3 already up to date\n"
     assert not list(run.glob("ckpt/.*.tmp"))
 
 

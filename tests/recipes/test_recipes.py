@@ -133,7 +133,7 @@ def test_everything_moves_to_the_device(recipe):
     [
         (["model.stft=null"], "model.stft and model.mel are both empty"),
         (["+model.mel={}"], "model.loss_weights.mel is missing"),
-        ([*LEAST_SQUARES, "+model.loss_weights.stft_convergence=1.0"], "weighs no loss"),
+        ([*LEAST_SQUARES, "+model.loss_weights.stft_convergence=1.0"], "is not a loss"),
         (["+model.adversarial=wasserstein"], "must be one of hinge, least_squares"),
     ],
 )

@@ -63,7 +63,7 @@ def test_what_is_broken_is_named_in_the_log(common, run_dir, tmp_path, capsys):
     bad = {key: data for key, data in pair(50).items() if key != "sr.index"}
     write_shard(tmp_path / "train" / "some.tar", {"good": pair(51), "bad": bad})
     (tmp_path / "train" / "empty.tar").touch()
-    with pytest.raises(UserError, match=r"empty\.tar is empty; mend or remove it"):
+    with pytest.raises(UserError, match=r"empty\.tar is empty; repair or remove it"):
         begin(*common, "trainer.max_steps=1")
     begin(*common, "data.max_broken_shards=1", "trainer.max_steps=5").run()
     log = (run_dir / "train.log").read_text()

@@ -1,1 +1,1 @@
-"""What everything stands on: errors, names and files, plain data to parts, seeded noise."""
+"""The base of all packages: errors, paths, atomic writing, the registry, seeded noise."""

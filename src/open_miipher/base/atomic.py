@@ -1,7 +1,7 @@
-"""Files that are whole under their name, or not there at all.
+"""Atomic writing: under its name, a file is complete or does not exist.
 
-A file is written under a temporary name beside its own, had on the disk, and renamed. A kill leaves
-the temporary file behind; `remove_leftovers` clears it up.
+A file is written under a temporary name in the same folder, synchronised to disk, and renamed. A
+kill leaves the temporary file behind; `remove_leftovers` removes it.
 """
 
 import errno
@@ -13,21 +13,21 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_LONGEST_KEPT = 200  # bytes; a file name has room for 255
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MAX_NAME_BYTES = 200  # of a name inside a temporary one; file systems allow 255 bytes for both
 _TEMPORARY = re.compile(r"\.(.+?)\.\d+(\.plain)?\.tmp", re.DOTALL)  # see temporary_path
 
 
 def temporary_path(path: Path) -> Path:
-    """Return where a file is written until it is whole: beside it, hidden, with the process id."""
+    """Return the path under which a file is written: in its folder, hidden, with the process id."""
     return path.with_name(f".{_stem(path.name)}.{os.getpid()}.tmp")
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Have a finished file on the disk and give it its name, in place of an older one.
+    """Synchronise a finished file to disk and rename it to `path`; an older file is replaced.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the file system reports an error.
     """
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
@@ -36,40 +36,41 @@ def put_in_place(temporary: Path, path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write a file under; leaving the block puts the file in place.
+    """Yield a temporary path to write a file to; at the end of the block it is renamed to `path`.
 
-    After an error in the block it is removed, and an older file of that name stays as it was.
+    After an error in the block the temporary file is removed, and an older file at `path` is not
+    changed.
 
     Raises:
-        OSError: the disk refuses; of a full one, it names the file.
+        OSError: the file system reports an error; if the disk is full, the error names the file.
     """
     temporary = temporary_path(path)
     try:
         yield temporary
         put_in_place(temporary, path)
     except OSError as error:
-        if error.errno in _NO_ROOM and error.filename is None:
-            error.filename = str(path)  # a failed write does not say to which file
+        if error.errno in _DISK_FULL and error.filename is None:
+            error.filename = str(path)  # the error of a failed write does not name the file
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write a text file as a whole, an end of line after each line.
+    """Write a text file atomically, with an end of line after each line.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the file system reports an error.
     """
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.writelines(f"{line}\n" for line in lines)
 
 
 def sync_folder(folder: Path) -> None:
-    """Have a folder's entries on the disk: names given and taken, not the files' content.
+    """Synchronise a folder's entries to disk (new, renamed and removed names), not file contents.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the file system reports an error.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -79,15 +80,15 @@ def sync_folder(folder: Path) -> None:
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is one of ours that is being written, or was."""
+    """Whether this is a name from `temporary_path`: a file being written, or a leftover."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
 def remove_leftovers(outputs: Iterable[Path]) -> None:
-    """Remove the temporary files of these outputs, left by killed runs, and no others.
+    """Remove the temporary files that killed runs left of these outputs, and no others.
 
     Args:
-        outputs: those that the caller alone writes; each folder is listed once.
+        outputs: files that only the caller writes; each of their folders is listed once.
     """
     names_in: dict[Path, set[str]] = defaultdict(set)
     for output in outputs:
@@ -101,6 +102,6 @@ def remove_leftovers(outputs: Iterable[Path]) -> None:
 
 
 def _stem(name: str) -> str:
-    """Return what stands for a file's name in its temporary one: its SHA-256 if it is long."""
+    """Return the part of a temporary name that identifies the file: its name, or a hash if long."""
     raw = os.fsencode(name)
-    return sha256(raw).hexdigest() if len(raw) > _LONGEST_KEPT else name
+    return sha256(raw).hexdigest() if len(raw) > _MAX_NAME_BYTES else name

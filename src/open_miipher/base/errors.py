@@ -1,20 +1,20 @@
-"""Errors a user can mend: one sentence that names the file or key, and no traceback."""
+"""Errors that a user can fix: one sentence that names the file or key, without a traceback."""
 
 import functools
 import sys
 from collections.abc import Callable, Sequence
 
 USER_ERROR_STATUS = 2
-"""What a command ends with that was used wrongly."""
+"""Exit status of a command that ends with a `UserError`."""
 
-_SHOWN = 10  # problems of one report that are told in full
+_LISTED = 10  # problems that one report lists; the others are only counted
 
 
 class UserError(Exception):
-    """Bad input or wrong use; the message names what is wrong and how to mend it.
+    """Bad input or wrong use; the message says what is wrong and how to fix it.
 
     Attributes:
-        shared: every rank raises the same, so that one of them should say it.
+        shared: every rank raises the same error, so only one of them should print it.
     """
 
     def __init__(self, message: str, shared: bool = False) -> None:
@@ -23,30 +23,30 @@ class UserError(Exception):
 
 
 def report(problems: Sequence[str]) -> None:
-    """Raise all problems together; of very many, the first and their number.
+    """Raise one error for all problems; do nothing if there are none.
 
     Args:
-        problems: one sentence each; nothing happens if there are none.
+        problems: one sentence each.
 
     Raises:
-        UserError: listing every problem, one a line.
+        UserError: lists the problems, one per line; after the first ten, only their number.
     """
     if len(problems) == 1:
         raise UserError(problems[0])
     if problems:
-        shown = [f"  - {problem}" for problem in problems[:_SHOWN]]
-        more = [f"  … and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+        shown = [f"  - {problem}" for problem in problems[:_LISTED]]
+        more = [f"  … and {len(problems) - _LISTED} more"] if len(problems) > _LISTED else []
         raise UserError("\n".join([f"{len(problems)} problems:", *shown, *more]))
 
 
 def exit_on_user_error(
     main: Callable[[], int], says: Callable[[UserError], bool] = lambda error: True
 ) -> Callable[[], int]:
-    """Wrap a command's main so that a `UserError` prints as `error: …` and gives exit status 2.
+    """Wrap a command's main: a `UserError` is printed as `error: …` and gives exit status 2.
 
     Args:
         main: the command.
-        says: whether this process is the one to print the error.
+        says: whether this process should print the error.
     """
 
     @functools.wraps(main)

@@ -1,6 +1,6 @@
-"""Whether the driver and the GPUs of this machine are ones that the installed torch can use.
+"""Check whether the installed torch can use this machine's driver and GPUs.
 
-Needs the standard library only; torch is handed in, so that this also speaks where it is missing.
+Imports the standard library only; torch is passed in, so that this also works without it.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-# CUDA's driver API (cuda.h): what its functions return, and two attributes of a card.
+# CUDA's driver API (cuda.h): a return value of its functions, and two attributes of a card.
 _SUCCESS, _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 0, 75, 76
 
 
@@ -18,8 +18,8 @@ class Variant(NamedTuple):
     """One build of the wheels and of the image.
 
     Attributes:
-        name: as the image's build argument CUDA takes it.
-        cuda: major version of its CUDA, which the driver must run (minor ones are compatible).
+        name: value of the image's build argument CUDA.
+        cuda: major version of CUDA that the driver must support (minor ones are compatible).
         driver: lowest release of the NVIDIA driver for it (CUDA's compatibility guide).
         oldest: lowest compute capability that its wheels have code for (torch's release notes).
         newest: highest one.
@@ -32,7 +32,7 @@ class Variant(NamedTuple):
     newest: tuple[int, int]
 
 
-VARIANTS = (  # the one to prefer first
+VARIANTS = (  # in order of preference
     Variant("cu130", 13, 580, (7, 5), (12, 9)),
     Variant("cu126", 12, 525, (5, 0), (9, 9)),
 )
@@ -40,11 +40,11 @@ VARIANTS = (  # the one to prefer first
 
 @dataclass(frozen=True)
 class Driver:
-    """What the NVIDIA driver says by itself, whatever torch was built for.
+    """What the NVIDIA driver reports, independently of torch.
 
     Attributes:
-        cuda_version: the newest CUDA it runs.
-        capabilities: compute capability of each card that this process may see.
+        cuda_version: the newest CUDA that the driver supports.
+        capabilities: compute capability of each card that is visible to this process.
         release: such as "580.65.06".
     """
 
@@ -54,7 +54,7 @@ class Driver:
 
 
 def read_driver() -> Driver | None:
-    """Ask the installed driver; None without one."""
+    """Query the installed driver; None if there is none."""
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -67,7 +67,7 @@ def read_driver() -> Driver | None:
 
 
 def _capabilities(library: ctypes.CDLL) -> tuple[tuple[int, int], ...]:
-    """Return each visible card's compute capability; none where the driver finds no card."""
+    """Return each visible card's compute capability; empty if the driver finds no card."""
     count = ctypes.c_int(0)
     if library.cuInit(0) != _SUCCESS or library.cuDeviceGetCount(ctypes.byref(count)) != _SUCCESS:
         return ()
@@ -95,8 +95,8 @@ def _release() -> str:
 def runs_on(capability: tuple[int, int], arch_list: list[str]) -> bool:
     """Whether code for one of `arch_list` (such as sm_90, compute_120) runs on a GPU.
 
-    Binary code (sm) runs on the same major version from its minor version on; PTX (compute) is
-    compiled by the driver for every newer GPU.
+    Binary code (sm) runs on the same major version if the minor one is equal or higher. The driver
+    compiles PTX (compute) for every newer GPU.
     """
     for arch in arch_list:
         kind, digits = arch.split("_")
@@ -109,7 +109,7 @@ def runs_on(capability: tuple[int, int], arch_list: list[str]) -> bool:
 
 
 class Problem(NamedTuple):
-    """Why the GPUs here cannot be used, and what to do about it."""
+    """Why the GPUs of this machine cannot be used, and how to fix it."""
 
     text: str
     mend: str
@@ -124,8 +124,8 @@ def gpu_problem(torch: ModuleType, driver: Driver | None, index: int = 0) -> Pro
         index: the card, as this process counts them.
 
     Returns:
-        None where it can, and where there is no driver or no such card: nothing is in the way of
-        the CPU then.
+        The problem. None if torch can use the card, or if there is no driver or no such card: then
+        the CPU is used.
     """
     if driver is None or index >= len(driver.capabilities):
         return None
@@ -149,7 +149,7 @@ def gpu_problem(torch: ModuleType, driver: Driver | None, index: int = 0) -> Pro
 
 
 def _build(driver: Driver, capability: tuple[int, int]) -> str:
-    """Name the variant that this driver and card can use, if there is one."""
+    """Return advice to build the variant that this driver and card can use, or "" without one."""
     for variant in VARIANTS:
         if driver.cuda_version[0] >= variant.cuda and (
             variant.oldest <= capability <= variant.newest

@@ -1,12 +1,12 @@
-"""Randomness that can be read at any place, on any device: a function of four whole numbers.
+"""Counter-based random numbers: each one is a function of four integers, on any device.
 
-A number of a stream depends on the run's seed, the item (a sample's position, say), the draw (what
-it is used for) and its place in the stream, and on nothing else: not on the batch, the rank, the
-device, or what was drawn before. So neighbouring chunks of a long file share their noise, and a
-resumed run draws what the unbroken one would have.
+A random number depends on the run's seed, the item (such as a sample's position), the draw (what
+the number is used for) and its place in the stream. It does not depend on the batch, the rank, the
+device, or earlier draws. So neighbouring chunks of a long file share their noise, and a resumed run
+draws the same numbers as an uninterrupted one.
 
 The generator is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
-generators", OOPSLA 2014), read as a function of the counter. Whole numbers wrap alike on every
+generators", OOPSLA 2014), used as a function of the counter. Integers wrap in the same way on every
 device. Normal numbers are computed in float64 and rounded once to float32, so that devices whose
 logarithms differ in the last bit agree in all but about one sample of 10⁸.
 """
@@ -22,12 +22,12 @@ _LOW = 0xFFFFFFFF
 
 
 def stream_keys(seed: int, items: Tensor, draw: int) -> Tensor:
-    """Return what names the stream of each item, for `white_noise` and `uniform`.
+    """Return the key of each item's stream, for `white_noise` and `uniform`.
 
     Args:
         seed: of the run, 0 … 2⁶³ - 1.
         items: (batch,) int64.
-        draw: which of an item's streams.
+        draw: number of the stream among those of an item.
 
     Returns:
         (batch,) int64, on the device of `items`.
@@ -37,7 +37,7 @@ def stream_keys(seed: int, items: Tensor, draw: int) -> Tensor:
 
 
 def noise_key(seed: int) -> Tensor:
-    """Return what names the one stream of a seed, where there are no items: (1,) int64."""
+    """Return the key of a seed's stream if there are no items: (1,) int64."""
     return stream_keys(seed, torch.zeros(1, dtype=torch.int64), 0)
 
 
@@ -47,7 +47,7 @@ def white_noise(keys: Tensor, starts: Tensor, num_samples: int) -> Tensor:
     Args:
         keys: (batch,) from `stream_keys`; the noise is made on their device.
         starts: (batch,) int64 on the same device, the first place to read in each stream.
-        num_samples: how many.
+        num_samples: number of samples to read from each stream.
 
     Returns:
         (batch, num_samples) float32, mean 0 and variance 1.
@@ -56,17 +56,17 @@ def white_noise(keys: Tensor, starts: Tensor, num_samples: int) -> Tensor:
     bits = _at(keys[:, None], places)
     radius = ((((bits >> 32) & _LOW).double() + 0.5) * 2.0**-32).log_().mul_(-2.0).sqrt_()
     angle = (bits & _LOW).double().mul_(2.0 * math.pi * 2.0**-32).cos_()
-    return radius.mul_(angle).float()  # Box and Muller's transform
+    return radius.mul_(angle).float()  # the Box-Muller transform
 
 
 def uniform(keys: Tensor) -> Tensor:
-    """Read the first number of each stream as one in [0, 1): (batch,) -> (batch,) float32."""
+    """Read the first number of each stream, uniform in [0, 1): (batch,) -> (batch,) float32."""
     bits = _at(keys, torch.zeros_like(keys))
     return ((bits >> 40) & 0xFFFFFF).float() * 2.0**-24  # 24 bits, all that float32 holds
 
 
 def _at(keys: Tensor, places: Tensor) -> Tensor:
-    """Return the numbers of 64 random bits at these places of these streams (int64)."""
+    """Return 64 random bits for each place in its stream, as int64."""
     bits = keys + (places + 1) * _STEP
     bits = (bits ^ _shifted(bits, 30)) * _FIRST
     bits = (bits ^ _shifted(bits, 27)) * _SECOND
@@ -74,5 +74,5 @@ def _at(keys: Tensor, places: Tensor) -> Tensor:
 
 
 def _shifted(bits: Tensor, count: int) -> Tensor:
-    """Shift to the right with zeros coming in; torch's shift repeats the sign."""
+    """Shift right and fill with zeros; torch's own shift fills with the sign bit."""
     return (bits >> count) & ((1 << (64 - count)) - 1)

@@ -1,4 +1,4 @@
-"""Names of files for people, and what lies below a folder."""
+"""Printable paths, and walking through a directory tree."""
 
 import os
 from collections.abc import Iterator
@@ -8,26 +8,26 @@ from open_miipher.base.errors import UserError
 
 
 def printable(path: str | Path) -> str:
-    """Return a path for a message: bytes of it that are not UTF-8 are written as escapes."""
+    """Return a path for a message; bytes that are not UTF-8 are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def walk(root: str) -> Iterator[tuple[str, list[str]]]:
-    """Yield all folders from a directory on, each with the names of the files in it.
+    """Yield a directory and all folders below it, each with the names of its files.
 
-    Symbolic links are followed, and what two links reach is yielded under both names; a link to a
-    folder that it lies in is not entered. A link to nowhere counts as a file, so that it is
-    reported and not passed over. Names that begin with a dot are left out: temporary files, and
-    what file managers leave behind.
+    Symbolic links are followed; what two links lead to is yielded under both names. A link
+    to a folder that contains the link is not entered. A broken link counts as a file, so that it is
+    reported and not skipped. Names that begin with a dot are left out: temporary files, and files
+    of file managers.
 
     Args:
         root: the directory.
 
     Yields:
-        The folder relative to the root, "" or with a slash at its end, and its files, unsorted.
+        The folder relative to the root ("", or with a slash at its end), and its files, unsorted.
 
     Raises:
-        UserError: a folder that cannot be listed.
+        UserError: a folder cannot be listed.
     """
     yield from _walk(root, "", frozenset())
 
@@ -35,7 +35,7 @@ def walk(root: str) -> Iterator[tuple[str, list[str]]]:
 def _walk(
     folder: str, prefix: str, above: frozenset[tuple[int, int]]
 ) -> Iterator[tuple[str, list[str]]]:
-    """Yield what lies below `folder`; `above` identifies the folders that lead to it."""
+    """Yield `folder` and the folders below it; `above` identifies the folders that contain it."""
     try:
         status = os.stat(folder)
         identity = (status.st_dev, status.st_ino)

@@ -1,11 +1,11 @@
-"""Plain data (nested dicts, lists, numbers, text) as configurations and checkpoints hold it."""
+"""Functions on the plain data of configurations: nested dicts, lists, numbers, text."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def leaves(plain: Any, key: str = "") -> dict[str, Any]:
-    """Return the values by their dotted names; an empty dict counts as a value."""
+    """Return the values by their dotted keys; an empty dict counts as a value."""
     if not isinstance(plain, Mapping) or not plain:
         return {key: plain}
     nested = (leaves(value, f"{key}.{name}" if key else str(name)) for name, value in plain.items())
@@ -13,7 +13,7 @@ def leaves(plain: Any, key: str = "") -> dict[str, Any]:
 
 
 def from_leaves(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the nested dicts that `leaves` was made of."""
+    """Return nested dicts from values by their dotted keys; the inverse of `leaves`."""
     plain: dict[str, Any] = {}
     for key, value in values.items():
         *parents, last = key.split(".")
@@ -27,7 +27,7 @@ def from_leaves(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return plain data with the leaves of `over` laid over those of `base`."""
+    """Return `base` with the leaves of `over` added or replaced."""
     laid = {
         key: overlaid(base[key], value)
         if isinstance(value, Mapping) and isinstance(base.get(key), Mapping)
@@ -38,7 +38,7 @@ def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 
 def differing_keys(a: Any, b: Any, key: str = "") -> list[str]:
-    """Return the dotted names of the leaves in which two pieces of plain data differ."""
+    """Return the dotted keys of the leaves in which `a` and `b` differ; they begin with `key`."""
     missing = object()
     ours, theirs = leaves(a, key), leaves(b, key)
     return [
@@ -49,7 +49,7 @@ def differing_keys(a: Any, b: Any, key: str = "") -> list[str]:
 
 
 def same(a: Any, b: Any) -> bool:
-    """Whether two leaves are equal; a list and a tuple of the same values are."""
+    """Whether two leaves are equal; a list equals a tuple of the same values."""
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return list(a) == list(b)
     return bool(a == b)

@@ -1,4 +1,4 @@
-"""Parts from plain data: a name in a registry, and the fields of that part's dataclass."""
+"""Build parts from plain data: a name in a registry, and the fields of the part's `Config`."""
 
 import dataclasses
 import types
@@ -12,11 +12,13 @@ T = TypeVar("T")
 
 
 class Registry(dict[str, type[T]]):
-    """The parts of one kind by name; each has a `Config` dataclass and takes it last.
+    """The classes of one kind of part, by name.
+
+    Each class has a `Config` dataclass and takes an instance of it as its last argument.
 
     Args:
-        kind: what the parts are, as a checkpoint names it (`vocoder`).
-        parts: by name.
+        kind: of the parts, as a checkpoint calls it (`vocoder`).
+        parts: name to class.
 
     Attributes:
         of_kind: every registry that the program has imported, by kind.
@@ -34,10 +36,10 @@ def build(registry: Mapping[str, type[T]], spec: Mapping[str, Any], *args: Any, 
     """Build the part that `spec` names.
 
     Args:
-        registry: name to class; each class has a `Config` dataclass and takes it last.
+        registry: name to class, as in `Registry`.
         spec: `{"name": …}` and the fields of that class's `Config`.
-        *args: what the class takes before its config.
-        key: where the spec stands in the configuration, for messages (`model.encoder`).
+        *args: the arguments of the class before its config.
+        key: the configuration key of the spec, for messages (`model.encoder`).
 
     Returns:
         `registry[spec["name"]](*args, config)`.
@@ -48,7 +50,7 @@ def build(registry: Mapping[str, type[T]], spec: Mapping[str, Any], *args: Any, 
     cls, config = part_config(registry, spec, key=key)
     try:
         return cls(*args, config)  # type: ignore[call-arg]
-    except ValueError as error:  # torch's word on a number out of its range
+    except ValueError as error:  # torch raises it for a number that is out of range
         raise UserError(f"{key or spec['name']} cannot be built: {error}") from error
 
 
@@ -58,7 +60,7 @@ def part_config(
     """Return the class that `spec` names and its checked `Config`, without building it.
 
     Raises:
-        UserError: as `build`.
+        UserError: see `build`.
     """
     if not isinstance(spec, Mapping) or "name" not in spec:
         raise UserError(f"{key or 'a part'} needs a name, one of {', '.join(sorted(registry))}")
@@ -73,18 +75,19 @@ def part_config(
 
 
 def from_mapping(config_class: type[T], values: Mapping[str, Any], key: str = "") -> T:
-    """Fill a dataclass from plain data, checking every name and type.
+    """Fill a dataclass from plain data; checks every name and type.
 
-    Whole numbers are taken where a float is asked; lists where a tuple is. Nothing else converts.
+    An int is converted to a float, and a list to a tuple, if the field has that type. Nothing else
+    is converted.
 
     Args:
         config_class: a dataclass whose fields are numbers, strings, bools, lists, tuples, dicts,
             `Literal`s, optional values and further dataclasses.
         values: the fields; those with a default may be left out.
-        key: the place of `values` in the configuration, for messages.
+        key: the configuration key of `values`, for messages.
 
     Raises:
-        UserError: naming every unknown, missing or ill-typed key at once.
+        UserError: keys are unknown, missing or of the wrong type; the message names all of them.
     """
     problems: list[str] = []
     config = _fill(config_class, values, key, problems)

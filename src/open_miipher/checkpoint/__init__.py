@@ -1,4 +1,4 @@
-"""The checkpoint folder: written, read, verified, pruned, and networks built from it."""
+"""The checkpoint folder: write, read, verify and prune it, and build networks from it."""
 
 from open_miipher.checkpoint.folder import Checkpoint, complete_checkpoints, resolve_checkpoint
 from open_miipher.checkpoint.networks import Blueprint, load_weights, weights_of

@@ -1,13 +1,13 @@
-"""The checkpoint folder: what is in it, read back and checked.
+"""The checkpoint folder: its files, and how they are read and checked.
 
     ckpt/step-00002000/
         config.yaml              the resolved configuration
         state.json               step, epoch, samples consumed, overrides, number of the save …
         networks.json            how each network is built: registry, plain data, arguments
-        NAME.safetensors         weights of each network (base networks excepted)
-        NAME.ema.safetensors     their moving average, where one is kept
+        NAME.safetensors         weights of each network, except base networks
+        NAME.ema.safetensors     their moving average, if one is kept
         training.pt              optimisers and loss scaler
-        files.json               bytes and SHA-256 of the others; written last
+        files.json               size and SHA-256 of the other files; written last
     ckpt/latest -> step-00002000
     ckpt/best   -> step-00001000
 
@@ -44,8 +44,8 @@ class Checkpoint:
         config: the run's resolved configuration, plain data.
         state: step, epoch and the like.
         networks: how each network is built, by name.
-        is_verified: whether a process of this machine has hashed the files; if not, each is hashed
-            before it is read.
+        is_verified: whether the hashes of all files were checked on this machine; if not, each file
+            is checked before it is read.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class Checkpoint:
         """Open a checkpoint folder, a `latest` link, a `ckpt` folder or a run's output directory.
 
         Raises:
-            UserError: there is none, or it is incomplete.
+            UserError: there is no checkpoint, or it is incomplete or damaged.
         """
         folder = resolve_checkpoint(path)
         if not (folder / NETWORKS).exists():
@@ -74,7 +74,7 @@ class Checkpoint:
         return replace(opened, config=config, state=state, networks=networks)
 
     def verify(self) -> "Checkpoint":
-        """Hash every file once, and return the checkpoint as one that is read without hashing.
+        """Check the hash of every file; the returned checkpoint reads them without checking again.
 
         Raises:
             UserError: a file is damaged.
@@ -85,24 +85,24 @@ class Checkpoint:
 
     @property
     def names(self) -> list[str]:
-        """The networks whose weights are here."""
+        """The networks whose weights this checkpoint holds."""
         files = (p.name.removesuffix(".safetensors") for p in self.path.glob("*.safetensors"))
         return sorted(name for name in files if not name.endswith(".ema"))
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the list of files and their hashes: equal for equal checkpoints alone."""
+        """SHA-256 of the list of files and their hashes: equal only for equal checkpoints."""
         return hashlib.sha256((self.path / FILES).read_bytes()).hexdigest()
 
     def has_ema(self, name: str) -> bool:
-        """Whether a moving average of this network's weights is here."""
+        """Whether this checkpoint holds a moving average of a network's weights."""
         return (self.path / f"{name}.ema.safetensors").exists()
 
     def weights(self, name: str, ema: bool = False) -> dict[str, Tensor]:
         """Map the weights of a network, or their moving average, into memory.
 
         Raises:
-            UserError: this checkpoint has none of that name, or they are damaged.
+            UserError: this checkpoint has no such weights, or they are damaged.
         """
         file = f"{name}.ema.safetensors" if ema else f"{name}.safetensors"
         if not (self.path / file).exists():
@@ -112,25 +112,26 @@ class Checkpoint:
         return safetensors.torch.load_file(self._checked(file))
 
     def averaged_weights(self, name: str) -> dict[str, Tensor]:
-        """Read the moving average of a network's weights where one is kept, else the weights.
+        """Map the moving average of a network's weights if there is one, else the weights.
 
         Raises:
-            UserError: as `weights`.
+            UserError: see `weights`.
         """
         return self.weights(name, ema=self.has_ema(name))
 
     def build(
         self, name: str, ema: bool = True, changes: Mapping[str, Mapping[str, Any]] | None = None
     ) -> nn.Module:
-        """Build a network with the weights that it has here, on the CPU.
+        """Build a network with its weights in this checkpoint, on the CPU.
 
         Args:
             name: of the network.
-            ema: take the moving average where there is one.
-            changes: fields of specs to change, by network: where a base network lies now, say.
+            ema: load the moving average if there is one.
+            changes: fields of specs to change, by network name; for example, the new path of a base
+                network.
 
         Raises:
-            UserError: it is not here or is damaged, or a base network has other weights.
+            UserError: the network is missing or damaged, or a base network has other weights.
         """
         if name not in self.networks:
             raise UserError(f"{self.path} has no network {name}; it has {', '.join(self.networks)}")
@@ -149,7 +150,7 @@ class Checkpoint:
         """Check that the networks were trained on a base network with this fingerprint.
 
         Raises:
-            UserError: they were trained on other weights.
+            UserError: they were trained on a base network with other weights.
         """
         recorded = self.networks.get(name)
         if recorded is not None and recorded.fingerprint != fingerprint:
@@ -159,10 +160,10 @@ class Checkpoint:
             )
 
     def training_state(self) -> dict[str, Any]:
-        """Map the optimisers' and scaler's state into memory.
+        """Map the state of the optimisers and the loss scaler into memory.
 
         Raises:
-            UserError: it is damaged.
+            UserError: the file is damaged.
         """
         file = self._checked(TRAINING)
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -172,7 +173,7 @@ class Checkpoint:
         return dict(json.loads((self.path / FILES).read_text()))
 
     def _checked(self, name: str) -> Path:
-        """Return where a file lies, once its hash is known to be right."""
+        """Return the path of a file after checking its hash."""
         file = self.path / name
         if not self.is_verified and _sha256(file) != self._listing[name]["sha256"]:
             raise UserError(f"{file} is damaged (its SHA-256 differs); use another checkpoint")
@@ -180,17 +181,17 @@ class Checkpoint:
 
 
 def resolve_checkpoint(path: str | Path) -> Path:
-    """Find the checkpoint folder that a user's path means.
+    """Find the checkpoint folder for a path that the user gave.
 
     Args:
         path: a checkpoint folder (or a copy of one, or a link to one), a `ckpt` folder, or a run's
-            output directory. The latter two give the complete checkpoint that was written last.
+            output directory. The last two give the newest complete checkpoint.
 
     Raises:
-        UserError: there is no complete checkpoint there.
+        UserError: there is no complete checkpoint.
     """
     path = Path(path)
-    if path.is_symlink() and not path.exists():  # its folder was being replaced when a kill came
+    if path.is_symlink() and not path.exists():  # killed while the link's folder was replaced
         path = path.parent
     if not path.exists():
         raise UserError(f"there is no checkpoint at {path}")
@@ -210,10 +211,10 @@ def resolve_checkpoint(path: str | Path) -> Path:
 
 
 def complete_checkpoints(root: Path) -> list[Path]:
-    """Return the complete checkpoint folders in `root`, the one saved last at the end.
+    """Return the complete checkpoint folders in `root`, in the order in which they were saved.
 
-    Saves are numbered, so that no clock decides: a run that was resumed from an earlier step and
-    saved since is where it was last, and not at the highest step.
+    The order is that of the save numbers, and not of clocks or steps: after a resume from an
+    earlier step, the newest checkpoint may not have the highest step.
     """
     if not root.is_dir():
         return []
@@ -222,7 +223,7 @@ def complete_checkpoints(root: Path) -> list[Path]:
 
 
 def save_number(folder: Path) -> int:
-    """Return which save of its run a complete checkpoint is, from 1 on."""
+    """Return the number of a complete checkpoint among the saves of its run, counted from 1."""
     return int(json.loads((folder / STATE).read_text()).get("save_number", 0))
 
 
@@ -231,7 +232,7 @@ def _place(folder: Path) -> tuple[int, int, Path]:
 
 
 def incompleteness(folder: Path) -> str | None:
-    """Say what keeps a folder from being a complete checkpoint, or None. Reads sizes only."""
+    """Return why a folder is not a complete checkpoint, or None if it is; only checks sizes."""
     try:
         listed = json.loads((folder / FILES).read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Networks as checkpoints hold them: how each is built again, and which weights are its own."""
+"""Networks in a checkpoint: how to build them again, and which of their weights are saved."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,15 +13,15 @@ from open_miipher.base.registry import Registry, build
 
 @dataclass(frozen=True)
 class Blueprint:
-    """How a network is built: the part of a registry that `spec` names, from plain data alone.
+    """How to build a network from plain data.
 
     Attributes:
-        kind: of the registry, as `Registry.kind` has it.
-        spec: the part's name and the fields of its `Config`.
-        arguments: what it takes before its config: numbers, or another network of the checkpoint
-            as `{"network": NAME}`.
+        kind: of the registry that has the network's class (`Registry.kind`).
+        spec: the class's name in the registry and the fields of its `Config`.
+        arguments: the arguments before the config: numbers, or another network of the checkpoint as
+            `{"network": NAME}`.
         fingerprint: of a base network, whose weights come from elsewhere and are not saved; None
-            for the others.
+            for other networks.
     """
 
     kind: str
@@ -30,15 +30,15 @@ class Blueprint:
     fingerprint: str | None = None
 
     def plain(self) -> dict[str, Any]:
-        """Return it as `networks.json` holds it."""
+        """Return plain data, as in `networks.json`."""
         return asdict(self)
 
     def build(self, networks: Mapping[str, nn.Module], key: str) -> nn.Module:
-        """Build the network, with fresh weights, or with those that a base network finds itself.
+        """Build the network, with fresh weights; a base network loads its own.
 
         Args:
-            networks: those that the arguments name.
-            key: what to call the spec in messages.
+            networks: the networks that the arguments name.
+            key: name of the spec in messages.
 
         Raises:
             UserError: the registry or the part is unknown, or a field does not fit.
@@ -57,29 +57,30 @@ class Blueprint:
 
     @property
     def needed(self) -> list[str]:
-        """The networks that its arguments name."""
+        """The names of the networks among the arguments."""
         return [value["network"] for value in self.arguments if isinstance(value, Mapping)]
 
 
 def weights_of(network: nn.Module) -> dict[str, Tensor]:
-    """Return the weights that a checkpoint holds of a network.
+    """Return the weights of a network that a checkpoint saves.
 
-    One that stands on a base network leaves its weights out (`trained_state_dict`).
+    A network that contains a base network leaves the weights of that one out
+    (`trained_state_dict`).
     """
     save = getattr(network, "trained_state_dict", network.state_dict)
     return dict(save())
 
 
 def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: Path | str) -> None:
-    """Load what `weights_of` gave, every key and shape the same.
+    """Load the result of `weights_of`; keys and shapes must be equal.
 
     Args:
-        network: takes them.
+        network: to load into.
         state: the weights.
         source: where they come from, for the message.
 
     Raises:
-        UserError: they are of another architecture.
+        UserError: the weights belong to another architecture.
     """
     if hasattr(network, "load_trained_state_dict"):
         network.load_trained_state_dict(dict(state))
@@ -89,5 +90,5 @@ def load_weights(network: nn.Module, state: Mapping[str, Tensor], source: Path |
     except RuntimeError as error:
         first = " ".join(str(error).split())[:400]
         raise UserError(
-            f"the weights in {source} are of another architecture than the one configured: {first}"
+            f"the weights in {source} are for another architecture than the configured one: {first}"
         ) from error

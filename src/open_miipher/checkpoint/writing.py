@@ -1,4 +1,4 @@
-"""Writing checkpoints so that a kill at any instant leaves a complete one behind."""
+"""Write checkpoints so that a kill at any time leaves a complete one behind."""
 
 import errno
 import hashlib
@@ -30,7 +30,7 @@ from open_miipher.checkpoint.folder import (
 )
 from open_miipher.checkpoint.networks import Blueprint
 
-# As safetensors names them (its README, "Format").
+# Names of types in safetensors (its README, "Format").
 _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -47,15 +47,15 @@ _DTYPES = {
 
 @dataclass(frozen=True)
 class Content:
-    """What goes into one checkpoint.
+    """The content of one checkpoint.
 
     Attributes:
         config: the resolved configuration, plain data.
-        state: plain data; holds at least `step`.
+        state: plain data; has at least `step`.
         weights: network name to its weights.
-        ema: network name to their moving average.
-        training: optimiser, schedule and scaler state, tensors and plain data.
-        networks: network name to how it is built; base networks among them.
+        ema: network name to the moving average of its weights.
+        training: state of the optimisers and the loss scaler, tensors and plain data.
+        networks: network name to how it is built, base networks included.
     """
 
     config: Mapping[str, Any]
@@ -67,13 +67,21 @@ class Content:
 
 
 def write_checkpoint(root: Path, content: Content, best: bool = False) -> Path:
-    """Write `root/step-NNNNNNNN` and point `latest`, and maybe `best`, at it.
+    """Write `root/step-NNNNNNNN`, and point the links `latest` and, if asked, `best` to it.
 
-    Files are written to a temporary folder, synchronised to disk, and renamed. Tensors are written
-    one after the other and hashed on the way, so that no more than one is held twice.
+    Files are written to a temporary folder and synchronised to disk, then the folder is renamed.
+    Tensors are written and hashed one after the other, so that memory holds a copy of only one.
+
+    Args:
+        root: the run's `ckpt` folder.
+        content: what to write.
+        best: also point `best` to it.
+
+    Returns:
+        The checkpoint's folder.
 
     Raises:
-        UserError: the disk is full or not writable; earlier checkpoints stay as they are.
+        UserError: the disk is full or not writable; earlier checkpoints are not changed.
     """
     final = root / f"step-{content.state['step']:08d}"
     temporary = temporary_path(final)
@@ -82,7 +90,7 @@ def write_checkpoint(root: Path, content: Content, best: bool = False) -> Path:
         temporary.mkdir(parents=True)
         _write_files(temporary, content, number)
         replace_folder(temporary, final)
-        if best:  # before `latest`, whose state says that this is the best
+        if best:  # before `latest`: the state of that checkpoint already has the best score
             point(root / "best", final)
         point(root / "latest", final)
     except OSError as error:
@@ -97,17 +105,19 @@ def write_checkpoint(root: Path, content: Content, best: bool = False) -> Path:
 
 
 def replace_folder(temporary: Path, final: Path) -> None:
-    """Give a finished folder its name, in place of an older one (a resumed run came there again).
+    """Rename a finished folder to `final`; an older folder there is replaced.
+
+    There is an older one if a resumed run saves a step again.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: the file system reports an error.
     """
     replaced = final.with_name(f".{final.name}.{os.getpid()}.old.tmp")
     if final.exists():
         final.rename(replaced)
     temporary.rename(final)
     sync_folder(final.parent)
-    # What cannot be removed yet (somebody reads it) is a leftover, which `prune` tries again.
+    # If it cannot be removed now (another process is reading it), `prune` tries again.
     shutil.rmtree(replaced, ignore_errors=True)
 
 
@@ -150,7 +160,7 @@ class _HashedFile:
         self._file.flush()
 
     def finish(self) -> dict[str, Any]:
-        """Have it on the disk, and return what the list of files says of it."""
+        """Synchronise the file to disk, and return its entry in `files.json`."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return {"bytes": self._file.tell(), "sha256": self._digest.hexdigest()}
@@ -172,8 +182,9 @@ def _written(path: Path, listing: dict[str, Any]) -> Iterator[_HashedFile]:
 def _write_tensors(file: _HashedFile, tensors: Mapping[str, Tensor]) -> None:
     """Write a safetensors file, one tensor at a time.
 
-    Its own library joins all of them in memory first, and refuses tensors that share storage (tied
-    weights): here each name gets a copy, which loads into a network that ties them, or does not.
+    The safetensors library joins all tensors in memory first, and refuses tensors that share
+    storage (tied weights). Here each name gets a copy; it loads whether the network ties them or
+    not.
     """
     header, end = {}, 0
     for name, tensor in tensors.items():
@@ -184,7 +195,7 @@ def _write_tensors(file: _HashedFile, tensors: Mapping[str, Tensor]) -> None:
             "data_offsets": [start, end],
         }
     text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # data begins at a multiple of 8 bytes
+    text += b" " * (-len(text) % 8)  # the data must begin at a multiple of 8 bytes
     file.write(len(text).to_bytes(8, "little"))
     file.write(text)
     for tensor in tensors.values():
@@ -193,7 +204,7 @@ def _write_tensors(file: _HashedFile, tensors: Mapping[str, Tensor]) -> None:
 
 
 def point(link: Path, folder: Path) -> None:
-    """Make `link` a relative link to its sibling `folder`, switched by one rename."""
+    """Make `link` a relative link to its sibling `folder`; an older link is replaced atomically."""
     if link.is_dir() and not link.is_symlink():
         _adopt_copy(link)
     temporary = temporary_path(link)
@@ -203,7 +214,7 @@ def point(link: Path, folder: Path) -> None:
 
 
 def _adopt_copy(link: Path) -> None:
-    """Move a plain folder out of the link's place (the run was copied without keeping links)."""
+    """Move a plain folder away from a link's path (the run was copied without keeping links)."""
     step = json.loads((link / STATE).read_text())["step"]
     home = link.with_name(f"step-{step:08d}")
     if incompleteness(home) is None:
@@ -213,18 +224,18 @@ def _adopt_copy(link: Path) -> None:
 
 
 def prune(root: Path, keep_last: int) -> list[str]:
-    """Remove old checkpoints, but for the newest `keep_last` and those that links point to.
+    """Remove old checkpoints, except the newest `keep_last` and those that links point to.
 
-    Only the owner of the run's lock may call it.
+    Only the owner of the run's lock may call this.
 
     Returns:
-        What could not be removed, a sentence each: no reason to end a run.
+        One sentence for each folder that could not be removed; none of them should end a run.
     """
     problems = []
     kept = {p.resolve() for p in root.iterdir() if p.is_symlink()}
     for folder in complete_checkpoints(root)[:-keep_last]:
         if folder not in kept and folder.name.startswith("step-"):
-            try:  # a kill while it is removed leaves no half checkpoint under its name
+            try:  # renamed first: a kill leaves no partly removed checkpoint under its name
                 folder.rename(temporary_path(folder))
             except OSError as error:
                 problems.append(f"the old checkpoint {folder} cannot be removed: {error.strerror}")
@@ -232,10 +243,12 @@ def prune(root: Path, keep_last: int) -> list[str]:
 
 
 def remove_leftovers(root: Path) -> list[str]:
-    """Remove temporary folders, of killed runs too; only the owner of the run's lock may.
+    """Remove temporary files and folders, also those of killed runs.
+
+    Only the owner of the run's lock may call this.
 
     Returns:
-        What could not be removed, a sentence each.
+        One sentence for each path that could not be removed.
     """
     problems = []
     for path in root.glob(".*.tmp"):
@@ -245,5 +258,5 @@ def remove_leftovers(root: Path) -> list[str]:
             else:
                 path.unlink()
         except OSError as error:
-            problems.append(f"the temporary {path} cannot be removed: {error.strerror}")
+            problems.append(f"the leftover {path} cannot be removed: {error.strerror}")
     return problems

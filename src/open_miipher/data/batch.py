@@ -1,4 +1,4 @@
-"""Batches: what every batch has, and pairs of clean and damaged speech."""
+"""Batches: the fields of every batch, and batches of clean and damaged speech."""
 
 import math
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from open_miipher.shards import FULL_SCALE
 
 @dataclass
 class Batch:
-    """What every batch has; each kind of batch adds its tensors.
+    """The fields of every batch; each kind of batch adds its tensors.
 
     Attributes:
-        kind: what it holds, in the words of an error message.
-        positions: (batch,) int64 on the CPU, places in the endless stream; they name the noise that
-            a step draws.
-        names: file, epoch and index of each, for messages.
-        failures: what went wrong in making the samples, with the reason.
+        kind: what it holds, as an error message describes it.
+        positions: (batch,) int64 on the CPU, places in the endless stream; they select the noise
+            that a step draws.
+        names: file, epoch and index of each sample, for messages.
+        failures: what failed while the samples were made, with the reason.
     """
 
     kind: ClassVar[str]
@@ -31,13 +31,13 @@ class Batch:
     failures: list[str]
 
     def to(self, device: torch.device | str) -> Self:
-        """Copy the tensors but the positions to a device; from pinned memory without waiting."""
+        """Copy all tensors except `positions` to a device; from pinned memory without waiting."""
         tensors = self._tensors()
         moved = {n: t.to(device, non_blocking=True) for n, t in tensors.items()}
         return replace(self, **moved)
 
     def pin_memory(self) -> Self:
-        """Move these tensors to page-locked memory; torch's loader calls this."""
+        """Copy these tensors to page-locked memory; torch's loader calls this."""
         return replace(self, **{name: t.pin_memory() for name, t in self._tensors().items()})
 
     def _tensors(self) -> dict[str, Any]:
@@ -54,12 +54,12 @@ class PairSample:
     """One pair.
 
     Attributes:
-        clean: (samples,), the target: float32, or int16 as files of 16 bits have it.
-        damaged: as `clean`, and aligned with it.
+        clean: (samples,), the target: float32, or int16 if the file has 16 bits.
+        damaged: like `clean`, and aligned with it.
         name: file, epoch and index.
-        start_seconds: where in the file the crop begins.
-        drawn: the stages that damaged it and their parameters, in order.
-        failures: what went wrong in making it, with the reason.
+        start_seconds: start of the crop in the file.
+        drawn: the degradation stages that were applied and their parameters, in order.
+        failures: what failed while the sample was made, with the reason.
     """
 
     clean: np.ndarray
@@ -72,12 +72,12 @@ class PairSample:
 
 @dataclass
 class PairBatch(Batch):
-    """Clean speech and what became of it.
+    """Clean and damaged speech.
 
     Attributes:
         clean: (batch, samples), zero beyond `lengths`; float32, or int16 until `to`.
-        damaged: as `clean`, and aligned with it.
-        lengths: (batch,) int64, true samples.
+        damaged: like `clean`, and aligned with it.
+        lengths: (batch,) int64, number of samples before the padding.
     """
 
     kind = "pairs of clean and damaged speech"
@@ -87,11 +87,11 @@ class PairBatch(Batch):
 
     @classmethod
     def join(cls, samples: Sequence[tuple[int, PairSample]], num_samples: int | None) -> Self:
-        """Join samples, with zeros behind the shorter ones.
+        """Join samples; shorter ones are padded with zeros.
 
         Args:
-            samples: position and sample of each.
-            num_samples: width of the batch; that of the longest sample if None.
+            samples: each with its position.
+            num_samples: length of the batch; None: the length of its longest sample.
         """
         lengths = [len(sample.clean) for _, sample in samples]
         num_samples = num_samples or max(lengths)
@@ -105,9 +105,9 @@ class PairBatch(Batch):
         )
 
     def to(self, device: torch.device | str) -> Self:
-        """Copy to a device, as `Batch.to`, and bring waveforms of 16 bits to full scale 1 there.
+        """Copy to a device, like `Batch.to`, and convert int16 waveforms to floats there.
 
-        Integers on the way are half of what processes and buses hand over.
+        Full scale is 1. int16 halves what is copied between processes and to the device.
         """
         moved = super().to(device)
         return replace(moved, clean=_as_float(moved.clean), damaged=_as_float(moved.damaged))
@@ -125,7 +125,7 @@ def _stack(waveforms: Sequence[np.ndarray], num_samples: int) -> Tensor:
 
 
 def _zeros(shape: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Return zeros; a worker's lie where the trainer reads them, which saves a copy."""
+    """Return zeros; in a worker they are in shared memory, which saves a copy to the trainer."""
     if get_worker_info() is None:
         return torch.zeros(shape, dtype=dtype)
     storage = torch.UntypedStorage._new_shared(dtype.itemsize * math.prod(shape))

@@ -1,4 +1,4 @@
-"""Speech from directories, damaged while training: from the configuration to the data of a run."""
+"""Build the data of a run from its configuration: speech that is damaged while training."""
 
 import warnings
 from pathlib import Path
@@ -14,7 +14,7 @@ from open_miipher.degradation import Context, DegradationConfig, Stage, build_de
 
 
 class DegradedSpeech:
-    """`data.name=degraded_speech`: every crop of clean speech is damaged anew.
+    """`data.name=degraded_speech`: every crop of clean speech is damaged when it is read.
 
     Args:
         config: all of `data`.
@@ -28,16 +28,18 @@ class DegradedSpeech:
         self.config, self.sample_rate = config, config.sample_rate
 
     def train(self, seed: int) -> DegradedSpeechDataset:
-        """Build what a recipe trains on, as `build_train_data`."""
+        """Build the training data; see `build_train_data`."""
         return build_train_data(self.config, seed)
 
     def validation(self, seed: int) -> DegradedSpeechDataset | None:
-        """Build the fixed clips, as `build_test_data`; None without directories."""
+        """Build the validation clips; see `build_test_data`. None without directories."""
         return build_test_data(self.config, seed) if self.config.test.dir_list else None
 
 
 def build_train_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
-    """Build what a recipe trains on.
+    """Build the training data.
+
+    Warns of clean speech and impulse responses whose sample rate is below the model's.
 
     Args:
         config: all of `data`.
@@ -45,8 +47,6 @@ def build_train_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
 
     Raises:
         UserError: a key is out of range, or a directory, index or file is missing or wrong.
-
-    Warns of clean speech and impulse responses at lower rates than the model's.
     """
     config.check()
     files = _speech(config.train, "data.train", config.sample_rate)
@@ -65,16 +65,16 @@ def build_train_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
 
 
 def build_test_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
-    """Build the fixed clips that validation restores: clean speech as it is, damaged.
+    """Build the fixed clips of validation: clean speech without augmentation, damaged.
 
-    Warns as `build_train_data`, and if a directory is also trained on.
+    Warns like `build_train_data`, and if a directory is also trained on.
 
     Args:
         config: all of `data`.
         seed: of everything drawn.
 
     Raises:
-        UserError: as `build_train_data`.
+        UserError: see `build_train_data`.
     """
     config.check()
     trained_on = {Path(directory).resolve() for directory in config.train.dir_list}
@@ -111,12 +111,12 @@ def _speech(source: TrainSource, key: str, sample_rate: int) -> Files:
 def source_degradation(
     config: DegradationConfig, source: TrainSource, key: str, sample_rate: int
 ) -> Stage:
-    """Build the chain that damages speech of a source with its noise and rooms.
+    """Build the degradation chain with the noise and impulse responses of a source.
 
     Args:
         config: `data.degradation`.
-        source: whose recordings are taken.
-        key: where the source stands in the configuration, for messages.
+        source: has the recordings.
+        key: the configuration key of the source, for messages.
         sample_rate: in Hz.
 
     Raises:
@@ -132,12 +132,12 @@ def source_degradation(
 
 
 def open_files(dir_list: list[str], key: str, sample_rate: int) -> Files:
-    """Open files whose upper band matters: clean targets, and rooms, which would cut it off.
+    """Open files that need the full band: clean targets, and impulse responses of rooms.
+
+    Warns of files with a lower sample rate.
 
     Raises:
-        UserError: a directory or its index is missing or wrong, or a listed file is.
-
-    Warns of files of lower rates.
+        UserError: a directory, its index or a listed file is missing or wrong.
     """
     files = Files(dir_list)
     num_below = files.num_below(sample_rate)

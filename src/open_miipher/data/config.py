@@ -1,4 +1,4 @@
-"""What the data configuration holds; config/data/*.yaml explain every key."""
+"""The data configuration; config/data/*.yaml explain every key."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -19,7 +19,7 @@ class TrainSource:
 
 @dataclass
 class HeldOutSource(TrainSource):
-    """The same for validation, and how many clips of how many seconds."""
+    """The same for validation, with the number and length of its clips."""
 
     num_clips: int = 16
     clip_seconds: float = 5.0
@@ -27,7 +27,7 @@ class HeldOutSource(TrainSource):
 
 @dataclass
 class CropConfig:
-    """How often a crop below a level (dB of full scale) is drawn anew."""
+    """Crops are drawn, at most `num_candidates`, until one has the level (dB of full scale)."""
 
     num_candidates: int = 4
     min_level_db: float = -50.0
@@ -35,7 +35,7 @@ class CropConfig:
 
 @dataclass
 class AugmentConfig:
-    """What changes clean crops in training: leading silence, sign and gain."""
+    """Changes of clean crops in training: silence before them, polarity and gain."""
 
     shift_seconds: float = 0.5
     polarity_probability: float = 0.5
@@ -57,10 +57,10 @@ class DataConfig:
     max_degradation_failures: float = 0.01
 
     def check(self) -> None:
-        """See that the numbers make sense.
+        """Check that the numbers are in range.
 
         Raises:
-            UserError: all that do not, each with its key.
+            UserError: some are not; the message lists each with its key.
         """
         low, high = self.augment.volume_db
         rules = {
@@ -83,7 +83,7 @@ class DataConfig:
 
 @dataclass
 class ClipsConfig:
-    """Validation's clips: how many, and of how many seconds at most."""
+    """The number of validation clips, and their length at most, in seconds."""
 
     num_clips: int = 16
     clip_seconds: float = 5.0
@@ -91,7 +91,7 @@ class ClipsConfig:
 
 @dataclass
 class PreprocessedConfig:
-    """All of `data` for pairs that were made before, in shards."""
+    """All of `data` for pairs that were made beforehand, in shards."""
 
     name: Literal["preprocessed"] = "preprocessed"
     sample_rate: int = 24000
@@ -105,10 +105,10 @@ class PreprocessedConfig:
     max_broken_shards: int = 0
 
     def check(self) -> None:
-        """See that the numbers make sense.
+        """Check that the numbers are in range.
 
         Raises:
-            UserError: all that do not, each with its key.
+            UserError: some are not; the message lists each with its key.
         """
         rules = {
             "data.sample_rate must be at least 8000": self.sample_rate >= 8000,

@@ -1,4 +1,4 @@
-"""Pairs of clean and damaged crops: each a function of seed, epoch and index alone."""
+"""Pairs of clean and damaged crops; each depends only on seed, epoch and index."""
 
 from collections.abc import Sequence
 
@@ -14,19 +14,19 @@ from open_miipher.degradation.base import power
 
 
 class DegradedSpeechDataset:
-    """Crops of speech and what the degradations made of them.
+    """Crops of speech, clean and damaged by the degradations.
 
     Args:
         files: clean speech.
         fingerprint: of the indexes that the files come from.
-        order: of the files in the endless stream; its seed, 0 or more, is that of every sample.
+        order: of the files in the endless stream; its seed (0 or more) also seeds every sample.
         sample_rate: of the crops, in Hz.
         crop_seconds: length of a crop; shorter files give shorter ones.
         crop: how a crop is chosen.
-        augment: what changes clean crops; None for nothing.
-        degradation: what damages them.
-        max_failures: failed degradations a sample above which the loader stops the run.
-        pad: make every batch as long as a crop, whatever is in it.
+        augment: how clean crops are changed; None: not at all.
+        degradation: damages the crops.
+        max_failures: failed degradations per sample above which the loader stops the run.
+        pad: make every batch as long as a crop, even if its samples are shorter.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class DegradedSpeechDataset:
 
     @property
     def num_items(self) -> int:
-        """Samples an epoch."""
+        """Samples per epoch."""
         return len(self._files)
 
     def __getitem__(self, position: int) -> PairSample:
@@ -64,14 +64,14 @@ class DegradedSpeechDataset:
         return PairBatch.join(samples, self.crop_samples if self._pad else None)
 
     def sample(self, epoch: int, index: int) -> PairSample:
-        """Make one sample from the three numbers that fix it.
+        """Make one sample; it depends only on the order's seed, the epoch and the index.
 
         Args:
-            epoch: from 0 on.
+            epoch: counted from 0.
             index: of the file, 0 … num_items - 1.
 
         Raises:
-            UserError: a file has become unreadable.
+            UserError: a file cannot be read any more.
         """
         rng = np.random.default_rng((self.order.seed, epoch, index))
         file = self._files[index]
@@ -90,7 +90,7 @@ class DegradedSpeechDataset:
         )
 
     def _draw_crop(self, file: File, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        """Return a crop that is loud enough, or the loudest drawn, and its first sample."""
+        """Return a crop that is loud enough, or else the loudest one, and its first sample."""
         channel = file.draw_channel(rng)
         spare = file.num_samples(self.sample_rate) - self.crop_samples
         if spare <= 0:
@@ -116,17 +116,17 @@ def augmented(
     config: AugmentConfig,
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Draw what makes more of clean speech without damaging it.
+    """Change a clean crop at random without damaging it: shift, polarity and gain.
 
     Args:
         crop: (samples,) float32, at most `crop_samples`.
-        crop_samples: what the result's length may grow to.
+        crop_samples: the greatest length of the result.
         sample_rate: in Hz.
         config: ranges to draw from.
         rng: source of randomness.
 
     Returns:
-        A new array (samples + shift,) float32: silence before it, sign and gain.
+        A new array (samples + shift,) float32, with `shift` zeros before the crop.
     """
     most = min(round(config.shift_seconds * sample_rate), crop_samples - len(crop))
     shift = int(rng.integers(most + 1))

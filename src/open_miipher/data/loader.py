@@ -1,4 +1,4 @@
-"""Batches for the trainer, made in worker processes or in this one; the samples are the same."""
+"""Batches for the trainer, made in worker processes or in this one, with the same samples."""
 
 import os
 import signal
@@ -16,7 +16,9 @@ from open_miipher.data.source import Dataset, FailureLimit
 from open_miipher.distributed import die_with_parent, ignore_stop_signals
 
 _PREFETCHED_BATCHES = 2
-_FEWEST_JUDGED = 200  # samples; before so many, one failure would be too large a share
+# The share of failures is taken of at least this many samples: one early failure must not stop the
+# run.
+_MIN_SAMPLES = 200
 
 
 def train_batches(
@@ -29,27 +31,28 @@ def train_batches(
     num_workers: int = 0,
     pin_memory: bool = False,
 ) -> Iterator[Batch]:
-    """Yield this rank's micro batches for ever.
+    """Yield this rank's micro batches, without end.
 
-    The samples of a step do not depend on ranks, accumulations or workers. torch's own random
-    state is neither used nor moved.
+    The samples of a step do not depend on the number of ranks, micro batches or workers. torch's
+    global random state is neither used nor changed.
 
     Args:
         dataset: where the samples come from.
         start_position: samples consumed before.
-        batch_size: samples a step, of all ranks and accumulations together.
-        grad_accumulation: micro batches a step.
-        rank: this one.
-        num_ranks: how many.
-        num_workers: processes that make batches ahead; 0 makes them in this one.
-        pin_memory: put batches into page-locked memory, from which a GPU copies without waiting.
+        batch_size: samples per step, over all ranks and micro batches.
+        grad_accumulation: micro batches per step.
+        rank: of this process.
+        num_ranks: number of ranks.
+        num_workers: processes that make batches ahead; 0 makes them in this process.
+        pin_memory: copy batches to page-locked memory, from which a GPU copies without waiting.
 
     Raises:
-        UserError: the batch size does not divide; a file has become unreadable; too much fails.
+        UserError: the batch size is not divisible, a file cannot be read any more, or too many
+            samples failed.
     """
     positions = micro_batches(start_position, batch_size, grad_accumulation, rank, num_ranks)
     batches = _load(dataset, positions, num_workers, pin_memory)
-    return _judged(batches, dataset.failure_limit)
+    return _checked(batches, dataset.failure_limit)
 
 
 def validation_batches(
@@ -58,22 +61,22 @@ def validation_batches(
     """Yield this rank's share of the fixed clips once, each in a batch of its own.
 
     Args:
-        dataset: a source's `validation`; always its epoch 0, in order.
-        rank: this one.
-        num_ranks: how many; the clips are dealt out in turn, so that ranks may differ by one.
-        num_workers: processes that make clips ahead; 0 makes them in this one.
+        dataset: a source's `validation`; its epoch 0 is used, in order.
+        rank: of this process.
+        num_ranks: number of ranks; the clips are dealt out in turn, so shares may differ by one.
+        num_workers: processes that make clips ahead; 0 makes them in this process.
 
     Raises:
-        UserError: a file has become unreadable; too much fails.
+        UserError: a file cannot be read any more, or too many clips failed.
     """
     positions = ([position] for position in range(rank, dataset.num_items, num_ranks))
-    return _judged(_load(dataset, positions, num_workers), dataset.failure_limit)
+    return _checked(_load(dataset, positions, num_workers), dataset.failure_limit)
 
 
 class _Fetcher:
-    """Makes samples where they are asked for, and hands problems on as values.
+    """Makes samples in a worker, and returns a `UserError` as a value instead of raising it.
 
-    torch's loader would wrap an exception of a worker into a traceback.
+    torch's loader would put the text of a traceback into an exception from a worker.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -86,7 +89,7 @@ class _Fetcher:
             return error
 
     def collate(self, fetched: Sequence[tuple[int, Any] | UserError]) -> Batch | UserError:
-        """Join fetched samples, or hand on the first problem."""
+        """Join fetched samples, or return the first error among them."""
         problem = next((item for item in fetched if isinstance(item, UserError)), None)
         return problem or self.dataset.collate([i for i in fetched if isinstance(i, tuple)])
 
@@ -105,34 +108,35 @@ def _load(
         num_workers=num_workers,
         worker_init_fn=_start_worker,
         prefetch_factor=_PREFETCHED_BATCHES if num_workers else None,
-        # Forked, so that the trainer is the parent that a worker dies with.
+        # Forked, so that the trainer is the worker's parent: a worker ends when its parent does.
         multiprocessing_context="fork" if num_workers else None,
         pin_memory=pin_memory,
-        generator=torch.Generator(),  # or it would draw a seed from the global one
+        generator=torch.Generator(),  # otherwise the loader would draw from the global generator
     )
     return iter(loader)
 
 
 def _start_worker(worker: int) -> None:
-    """Tie a worker to its parent: it lives as long, and is ended by it alone.
+    """Make a worker end when its parent does, and on SIGTERM only from its parent.
 
-    A SIGTERM from elsewhere, as batch systems send it to whole groups, is passed over, so that
-    the parent can save and stop in order. The parent's own must work: without it the parent would
-    wait for ever when it exits with an iterator open. torch has given the worker one thread.
+    Batch systems send SIGTERM to whole process groups. The worker ignores it, so that the parent
+    can still save and stop in order. A SIGTERM from the parent has to work: otherwise the parent
+    would wait forever when it exits while an iterator is open. torch itself has limited the worker
+    to one compute thread.
     """
     die_with_parent()
     ignore_stop_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # kept for the thread below
-    Thread(target=_exit_when_told, daemon=True).start()
+    Thread(target=_exit_on_parents_signal, daemon=True).start()
 
 
-def _exit_when_told() -> None:
+def _exit_on_parents_signal() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
-    os._exit(0)  # as torch's own workers do: anything else would look like a crash
+    os._exit(0)  # as torch's own workers do; another status would look like a crash
 
 
-def _judged(batches: Iterator[Batch | UserError], limit: FailureLimit) -> Iterator[Batch]:
+def _checked(batches: Iterator[Batch | UserError], limit: FailureLimit) -> Iterator[Batch]:
     num_samples = num_failures = 0
     try:
         for batch in batches:
@@ -140,7 +144,7 @@ def _judged(batches: Iterator[Batch | UserError], limit: FailureLimit) -> Iterat
                 raise batch
             num_samples += len(batch.names)
             num_failures += len(batch.failures)
-            if num_failures > limit.share * max(num_samples, _FEWEST_JUDGED):
+            if num_failures > limit.share * max(num_samples, _MIN_SAMPLES):
                 raise UserError(
                     f"{num_failures} {limit.what} in {num_samples} samples, more than "
                     f"{limit.key}={limit.share} of them; the last: "
@@ -148,4 +152,4 @@ def _judged(batches: Iterator[Batch | UserError], limit: FailureLimit) -> Iterat
                 )
             yield batch
     finally:
-        del batches  # ends the workers now, not when the traceback lets go of this frame
+        del batches  # ends the workers now, not when the traceback releases this frame

@@ -1,4 +1,4 @@
-"""The endless stream of samples, and which part of it each process takes at each step."""
+"""The endless stream of samples, and the part of it that each rank takes at each step."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -12,16 +12,16 @@ class Order:
     """Maps a position in the endless stream to an epoch and an item.
 
     Args:
-        num_items: items an epoch.
+        num_items: items per epoch.
         seed: of the permutations.
-        shuffle: False keeps the items in order.
+        shuffle: permute the items in each epoch; if False, they stay in order.
     """
 
     def __init__(self, num_items: int, seed: int, shuffle: bool = True) -> None:
         self.num_items, self.seed, self.shuffle = num_items, seed, shuffle
 
     def at(self, position: int) -> tuple[int, int]:
-        """Return (epoch, index) of the sample at `position`, both from 0 on."""
+        """Return (epoch, index) of the sample at `position`, both counted from 0."""
         epoch, place = divmod(position, self.num_items)
         if not self.shuffle:
             return epoch, place
@@ -30,7 +30,7 @@ class Order:
 
 @lru_cache(maxsize=2)
 def _permutation(num_items: int, seed: int, epoch: int) -> np.ndarray:
-    # The spawn key sets these numbers apart from the samples' own, seeded by seed, epoch, index.
+    # The spawn key keeps these numbers independent of a sample's, seeded by seed, epoch and index.
     sequence = np.random.SeedSequence((seed, epoch), spawn_key=(0,))
     return np.random.default_rng(sequence).permutation(num_items)
 
@@ -38,20 +38,21 @@ def _permutation(num_items: int, seed: int, epoch: int) -> np.ndarray:
 def micro_batches(
     start_position: int, batch_size: int, grad_accumulation: int, rank: int, num_ranks: int
 ) -> Iterator[list[int]]:
-    """Yield the positions of this rank's micro batches for ever.
+    """Yield the positions of this rank's micro batches, without end.
 
-    Each step takes the next `batch_size` positions of the stream, whatever the number of ranks and
-    accumulations: accumulation a of rank r takes its share of the a-th part of them.
+    Each step takes the next `batch_size` positions of the stream, for any number of ranks and micro
+    batches. These are cut into `grad_accumulation` parts; in micro batch a, each rank takes its
+    share of part a.
 
     Args:
-        start_position: first of the first step.
-        batch_size: samples a step, of all ranks and accumulations together.
-        grad_accumulation: micro batches a step.
-        rank: this one.
-        num_ranks: how many.
+        start_position: the first position of the first step.
+        batch_size: samples per step, over all ranks and micro batches.
+        grad_accumulation: micro batches per step.
+        rank: of this process.
+        num_ranks: number of ranks.
 
     Raises:
-        UserError: the batch size does not divide.
+        UserError: the batch size is not divisible by ranks times micro batches.
     """
     parts = num_ranks * grad_accumulation
     size = batch_size // parts

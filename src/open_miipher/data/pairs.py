@@ -1,4 +1,4 @@
-"""The pairs of several shards as one list, and the way from URLs to it."""
+"""The pairs of several shards as one sequence, and the indexing of the shards."""
 
 import time
 import warnings
@@ -29,7 +29,7 @@ from open_miipher.shards import (
     read_rate,
 )
 
-_THREADS = 16  # that index shards: they wait for storage, mostly
+_THREADS = 16  # that index shards; they mostly wait for storage
 _SECONDS_BETWEEN_LINES = 10.0
 _COMPARED_BYTES = 1 << 18
 
@@ -39,8 +39,8 @@ class Pair:
     """One pair.
 
     Attributes:
-        storage: that holds the shard.
-        shard: which.
+        storage: where the shard is.
+        shard: the index of its samples.
         number: of the sample in the shard.
     """
 
@@ -51,19 +51,19 @@ class Pair:
     def draw_crop(
         self, rng: np.random.Generator, crop_samples: int, sample_rate: int
     ) -> tuple[np.ndarray, np.ndarray, int, str]:
-        """Read it, and draw a channel and a crop, the same of both.
+        """Read the pair, and draw one channel and crop for both sides.
 
         Args:
             rng: source of randomness.
-            crop_samples: length of the crop; a shorter pair is taken as a whole.
-            sample_rate: Hz that it must have.
+            crop_samples: length of the crop; a shorter pair is used whole.
+            sample_rate: that the pair must have, in Hz.
 
         Returns:
             Clean and damaged, (samples,) float32 or int16; the crop's first sample; shard and key.
 
         Raises:
-            ShardError, UserError: the sample is damaged, or its shard is gone.
-            WrongRateError: it is of another sample rate.
+            ShardError, UserError: the sample is damaged, or its shard does not exist any more.
+            WrongRateError: the pair has another sample rate.
             StorageError: the storage cannot be reached.
         """
         sample = self.shard.read(self.storage, self.number)
@@ -77,8 +77,8 @@ class Pair:
                 raise ShardError("the two sides of the pair differ in length, channels or rate")
             if rates != {sample_rate}:
                 raise WrongRateError(
-                    f"it is of {rates.pop()} Hz, but data.sample_rate={sample_rate}; set it to the "
-                    "shards' own, or give others"
+                    f"its sample rate is {rates.pop()} Hz, but data.sample_rate={sample_rate}; "
+                    "set data.sample_rate to the rate of the shards, or use other shards"
                 )
             num_channels, num_samples = shapes.pop()
             channel = int(rng.integers(num_channels)) if num_channels > 1 else 0
@@ -92,17 +92,17 @@ class Pair:
 
 
 class WrongRateError(UserError):
-    """A sample of another rate than the configured one: never passed over as damaged."""
+    """A sample's rate is not the configured one: ends the run, unlike a damaged sample."""
 
 
 class Pairs:
-    """The pairs of several shards, one after the other.
+    """The pairs of several shards, one shard after the other.
 
-    Of a shard only its samples' places are kept: 8 bytes a sample.
+    Only the offsets of the samples in the shards are in memory: 8 bytes per sample.
 
     Args:
-        storage: that holds the shards.
-        shards: where their samples lie.
+        storage: where the shards are.
+        shards: the indexes of their samples.
     """
 
     def __init__(self, storage: Storage, shards: Sequence[ShardIndex]) -> None:
@@ -119,7 +119,7 @@ class Pairs:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the shards' file names and samples' places: shards may move together."""
+        """SHA-256 of the shards' file names and sample offsets; their folder does not count."""
         digest = sha256()
         for shard in self._shards:
             digest.update(shard.url.rpartition("/")[2].encode() + b"\0" + shard.bounds.tobytes())
@@ -129,16 +129,17 @@ class Pairs:
 def index_shards(
     urls: Sequence[str], storage: Storage, key: str, max_broken: int
 ) -> list[ShardIndex]:
-    """Find the samples of shards, several shards at a time; says now and then how far it is.
+    """Find the samples of shards, several shards at a time; prints progress now and then.
 
     Args:
         urls: of the shards.
-        storage: that holds them.
-        key: where they stand in the configuration, for messages.
-        max_broken: shards that may be missing, empty or damaged; each is left out with a warning.
+        storage: where they are.
+        key: the configuration key of the shards, for messages.
+        max_broken: number of shards that may be missing, empty or damaged; each is left out with a
+            warning.
 
     Raises:
-        UserError: there are more, or none is whole.
+        UserError: more shards are broken, or all are.
         StorageError: the storage cannot be reached.
     """
     found, broken = [], []
@@ -154,8 +155,8 @@ def index_shards(
     if len(broken) > max_broken or (broken and not found):
         report(
             [
-                f"{error}; mend or remove it ({len(broken)} of {len(urls)} shards of {key} are "
-                f"broken, data.max_broken_shards={max_broken} may be)"
+                f"{error}; repair or remove it ({len(broken)} of {len(urls)} shards of {key} are "
+                f"broken; data.max_broken_shards allows {max_broken})"
                 for error in broken
             ]
         )
@@ -167,12 +168,12 @@ def index_shards(
 def check_apart(
     train: Sequence[ShardIndex], validation: Sequence[ShardIndex], storage: Storage
 ) -> None:
-    """See that no shard of validation is a copy of one that is trained on.
+    """Check that no validation shard is a copy of a training shard.
 
-    Shards whose samples have the same places are compared by what stands in their middle.
+    Shards whose samples have the same offsets are compared by 256 KiB from their middle.
 
     Raises:
-        UserError: naming every copy.
+        UserError: there are copies; the message names each.
     """
     by_places: dict[bytes, list[ShardIndex]] = {}
     for shard in train:
@@ -223,11 +224,11 @@ def _middle(storage: Storage, shard: ShardIndex) -> bytes:
 
 
 def _member(members: Mapping[str, bytes], stem: str) -> str:
-    """Return the one member's name that is the stem and an extension."""
+    """Return the name of the one member that has this stem."""
     names = [name for name in members if name.rpartition(".")[0] == stem]
     if len(names) != 1:
         raise ShardError(
             f"it has {len(names) or 'no'} members {stem}.*, but {', '.join(members)}; "
-            f"{CLEAN_MEMBER}.*, {DAMAGED_MEMBER}.* and {RATE_MEMBER} are asked for"
+            f"{CLEAN_MEMBER}.*, {DAMAGED_MEMBER}.* and {RATE_MEMBER} are expected"
         )
     return names[0]

@@ -1,4 +1,4 @@
-"""Pairs that were made before, read from shards."""
+"""Pairs that were made beforehand, read from shards."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,28 +14,29 @@ from open_miipher.data.pairs import Pair, Pairs, WrongRateError, check_apart, in
 from open_miipher.data.source import FailureLimit
 from open_miipher.shards import ShardIndex, Storage, StorageError, expand, is_s3
 
-_MOST_TRIES = 8  # damaged samples in a row; more is no accident
+_MAX_TRIES = 8  # damaged samples in a row; more are not a coincidence
 
 
 class PreprocessedDataset:
-    """Crops of pairs from shards, each a function of seed, epoch and index alone.
+    """Crops of pairs from shards; each depends only on seed, epoch and index.
 
-    A position of the endless stream gives an epoch and, by the epoch's permutation of all pairs, an
-    index: a shard and a sample in it, which is read by itself, with one request. So each rank and
-    worker reads only what it trains on, an epoch holds every pair once, the stream is the same for
-    any number of ranks and workers, and a resumed run goes on at the very next sample.
+    A position in the endless stream gives an epoch and an index, by the epoch's permutation of all
+    pairs. The index gives a shard and a sample in it, which is read with one request. So each rank
+    and worker reads only its own samples, an epoch has every pair once, the stream does not depend
+    on the number of ranks and workers, and a resumed run continues with the next sample.
 
-    A damaged sample is told as a failure, and its place taken by one that its own randomness draws
-    from all, again if need be: that one comes twice in this epoch.
+    A damaged sample is reported as a failure and replaced by a random one, drawn from the same
+    seed, epoch and index; that one then occurs twice in the epoch. If it is damaged too, another
+    one is drawn.
 
     Args:
-        pairs: what is read.
+        pairs: to read from.
         fingerprint: of the shards.
-        order: of the pairs in the endless stream; its seed, 0 or more, is that of every sample.
+        order: of the pairs in the endless stream; its seed (0 or more) also seeds every sample.
         sample_rate: that every pair must have, in Hz.
         crop_seconds: length of a crop; shorter pairs give shorter ones.
-        max_broken: damaged samples a sample above which the loader stops the run.
-        pad: make every batch as long as a crop, whatever is in it.
+        max_broken: share of damaged samples above which the loader stops the run.
+        pad: make every batch as long as a crop, even if its samples are shorter.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class PreprocessedDataset:
 
     @property
     def num_items(self) -> int:
-        """Samples an epoch."""
+        """Samples per epoch."""
         return len(self._pairs)
 
     def __getitem__(self, position: int) -> PairSample:
@@ -69,20 +70,20 @@ class PreprocessedDataset:
         return PairBatch.join(samples, self.crop_samples if self._pad else None)
 
     def sample(self, epoch: int, index: int) -> PairSample:
-        """Read one sample by the three numbers that fix it.
+        """Read one sample; it depends only on the order's seed, the epoch and the index.
 
         Args:
-            epoch: from 0 on.
+            epoch: counted from 0.
             index: of the pair, 0 … num_items - 1.
 
         Raises:
-            UserError: it is of another sample rate, or too many in a row are damaged.
+            UserError: the pair has another sample rate, or too many in a row are damaged.
             StorageError: the storage cannot be reached.
         """
         rng = np.random.default_rng((self.order.seed, epoch, index))
         failures: list[str] = []
         number = index
-        while len(failures) < _MOST_TRIES:
+        while len(failures) < _MAX_TRIES:
             try:
                 crop = self._pairs[number].draw_crop(rng, self.crop_samples, self.sample_rate)
             except (StorageError, WrongRateError):
@@ -121,23 +122,24 @@ class Preprocessed:
         self._storage = Storage(config.s3)
 
     def train(self, seed: int) -> PreprocessedDataset:
-        """Find the shards' samples, and read the first to see that it fits.
+        """Index the shards, and read the first sample to check that it fits.
+
+        Warns of shards that are left out.
 
         Args:
             seed: of everything drawn.
 
         Raises:
-            UserError: a key is out of range; a shard is missing, damaged or also validation's.
+            UserError: a key is out of range; a shard is missing or damaged, or also used for
+                validation.
             StorageError: the storage cannot be reached.
-
-        Warns of shards that are left out.
         """
         shards, _ = self._shards
         pairs = Pairs(self._storage, shards)
         return self._dataset(pairs, pairs, Order(len(pairs), seed), self.config.crop_seconds, True)
 
     def validation(self, seed: int) -> PreprocessedDataset | None:
-        """Return clips taken evenly from the validation shards, as `train`; None without any."""
+        """Return clips spread evenly over the validation shards, like `train`; None without any."""
         _, shards = self._shards
         if not shards:
             return None
@@ -159,12 +161,12 @@ class Preprocessed:
         dataset = PreprocessedDataset(
             used, pairs.fingerprint, order, self.sample_rate, crop_seconds, limit, pad
         )
-        dataset.sample(0, 0)  # shows a wrong rate, or members of other names, before any training
+        dataset.sample(0, 0)  # finds a wrong rate or wrong member names before any training
         return dataset
 
     @cached_property
     def _shards(self) -> tuple[list[ShardIndex], list[ShardIndex]]:
-        """The shards to train on and those of validation, which are others."""
+        """The shards for training and those for validation, checked to be different ones."""
         config = self.config
         config.check()
         if not config.train_urls:

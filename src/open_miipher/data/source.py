@@ -1,4 +1,4 @@
-"""What a kind of data must give: everything that trains or judges goes through these."""
+"""The interfaces of data: all training and validation data comes through these."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from open_miipher.data.order import Order
 
 @dataclass(frozen=True)
 class FailureLimit:
-    """How much may go wrong before the loader stops the run.
+    """The share of failures above which the loader stops the run.
 
     Attributes:
-        share: failures a sample.
-        key: of the share in the configuration.
-        what: a failure is, in the plural.
+        share: failures per sample.
+        key: the configuration key of the share.
+        what: what failed, in the plural, for the message ("degradations failed").
     """
 
     share: float
@@ -24,12 +24,12 @@ class FailureLimit:
 
 
 class Dataset(Protocol):
-    """Samples at the positions of an endless stream; what a sample is, the dataset alone knows.
+    """Samples at the positions of an endless stream; only the dataset knows what a sample is.
 
     Attributes:
-        order: which item stands at which position.
-        fingerprint: of the data: a run goes on inside an epoch only if it is the same.
-        failure_limit: how much may go wrong.
+        order: which item is at which position.
+        fingerprint: of the data; a run resumes in the middle of an epoch only if it is the same.
+        failure_limit: the share of failures that is allowed.
     """
 
     order: Order
@@ -38,13 +38,13 @@ class Dataset(Protocol):
 
     @property
     def num_items(self) -> int:
-        """Samples an epoch."""
+        """Samples per epoch."""
 
     def __getitem__(self, position: int) -> Any:
-        """Make the sample at a position: a function of seed, epoch and index alone.
+        """Make the sample at a position; it depends only on seed, epoch and index.
 
         Raises:
-            UserError: it cannot be made.
+            UserError: the sample cannot be made.
         """
 
     def collate(self, samples: Sequence[tuple[int, Any]]) -> Batch:
@@ -55,36 +55,34 @@ class DataSource(Protocol):
     """One kind of data, chosen by `data.name`; built from its `Config`.
 
     Attributes:
-        validation_key: the key whose emptiness means that there is no validation.
+        validation_key: the configuration key of the validation data; empty: no validation.
     """
 
     validation_key: str
 
     @property
     def batch_type(self) -> type[Batch]:
-        """What its datasets' batches are; a recipe says which it trains on."""
+        """The kind of batch of its datasets; a recipe accepts some kinds (`data_kinds`)."""
 
     def train(self, seed: int) -> Dataset:
-        """Build what a recipe trains on.
+        """Build the training data; warns of doubtful data.
 
         Args:
             seed: of everything drawn.
 
         Raises:
             UserError: a key is out of range, or data is missing or wrong.
-
-        Warns of what is doubtful.
         """
 
     def validation(self, seed: int) -> Dataset | None:
-        """Build the fixed clips that validation scores, or None without any; as `train`."""
+        """Build the fixed clips for validation, like `train`; None if there are none."""
 
 
 class AudioSource(Protocol):
-    """What a recipe asks of a source of audio.
+    """The part of a data source that a recipe for audio reads.
 
     Attributes:
-        sample_rate: of its waveforms, in Hz.
+        sample_rate: of the waveforms, in Hz.
     """
 
     sample_rate: int

@@ -1,1 +1,1 @@
-"""What several networks are made of."""
+"""Layers that several networks share."""

@@ -1,4 +1,4 @@
-"""The conformer block that the log-mel cleaner and the vocoder's pre-net are made of."""
+"""The conformer block, used by the log-mel cleaner and by the vocoder's pre-net."""
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +10,10 @@ from open_miipher.base.errors import UserError
 class ConformerBlock(nn.Module):
     """One conformer block: half feed-forward, attention, convolution, half feed-forward, norm.
 
-    After Gulati et al., "Conformer" (Interspeech 2020, arXiv 2005.08100), with two changes: layer
-    norm stands in the convolution module where the paper has batch norm (no batch statistics), and
-    attention carries no positions: the convolution tells near frames apart, and nothing in the
-    block depends on the length it was trained at.
+    After Gulati et al., "Conformer" (Interspeech 2020, arXiv 2005.08100), with two changes. The
+    convolution module has layer norm instead of batch norm, so there are no batch statistics. The
+    attention has no positional encoding: the convolution distinguishes neighbouring frames, and
+    nothing in the block depends on the lengths in training.
     """
 
     def __init__(
@@ -24,17 +24,17 @@ class ConformerBlock(nn.Module):
         feed_forward_width: int,
         dropout: float = 0.0,
     ) -> None:
-        """Make a block.
+        """Create a block.
 
         Args:
             width: features per frame, in and out; a multiple of `num_heads`.
-            num_heads: attention heads.
-            kernel_size: frames under the depthwise convolution, odd so that it is centred.
+            num_heads: number of attention heads.
+            kernel_size: frames in the depthwise convolution's kernel; odd, so that it is centred.
             feed_forward_width: hidden width of both feed-forward modules.
             dropout: probability, on the output of each module.
 
         Raises:
-            UserError: the sizes do not fit each other.
+            UserError: the sizes do not fit together.
         """
         super().__init__()
         if width % num_heads or kernel_size % 2 == 0:
@@ -53,11 +53,11 @@ class ConformerBlock(nn.Module):
 
         Args:
             x: (batch, frames, width).
-            mask: (batch, frames) bool, True where a frame is speech and False where it is padding,
-                at least one True a row; None means that every frame is valid.
+            mask: (batch, frames) bool, True for valid frames and False for padding, at least one
+                True per row; None: every frame is valid.
 
         Returns:
-            (batch, frames, width); valid frames do not depend on what stands in the padding.
+            (batch, frames, width); valid frames do not depend on the values in the padding.
         """
         x = x + 0.5 * self.feed_forward_in(x)
         x = x + self.attention(x, mask)
@@ -67,7 +67,7 @@ class ConformerBlock(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Norm, widen, SiLU, narrow: (batch, frames, width) -> the same shape."""
+    """Norm, wider linear, SiLU, linear back: (batch, frames, width) -> the same shape."""
 
     def __init__(self, width: int, hidden_width: int, dropout: float) -> None:
         super().__init__(
@@ -119,7 +119,7 @@ class Convolution(nn.Module):
         """(batch, frames, width), (batch, frames) True = valid -> (batch, frames, width)."""
         x = functional.glu(self.widen(self.norm_in(x)), dim=-1)
         if mask is not None:
-            # Zeros, as beyond the end of an unpadded clip, or padding would leak into its tail.
+            # Zeros, as the convolution sees them beyond the end of an unpadded clip.
             x = torch.where(mask[:, :, None], x, x.new_zeros(()))
         x = self.depthwise(x.transpose(1, 2)).transpose(1, 2)
         return self.dropout(self.narrow(functional.silu(self.norm_out(x))))

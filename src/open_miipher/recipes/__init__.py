@@ -1,4 +1,4 @@
-"""Recipes: what one training step is, one file each."""
+"""Recipes: each one defines what a training step is, in a file of its own."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ def recipe_class(model: Mapping[str, Any]) -> type[Recipe[Any]]:
         model: the `model` part of a configuration.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: no recipe has that name.
     """
     name = model.get("recipe")
     if name not in RECIPES:

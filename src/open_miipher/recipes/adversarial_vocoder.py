@@ -1,4 +1,4 @@
-"""Stages 2 and 3: a vocoder learns to speak features, judged by spectra and discriminators."""
+"""Stages 2 and 3: a vocoder learns to turn features into speech, against discriminators."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -38,28 +38,28 @@ from open_miipher.vocoders import VOCODERS, AdversarialGenerator
 ADVERSARIAL_LOSSES = ("adversarial", "feature_matching")
 SPECTRAL_LOSSES = {"stft": ("stft_convergence", "stft_magnitude"), "mel": ("mel",)}
 _VALIDATION_NOISE_SEED = 0
-_NOISE, _PIECE = 0, 1  # what is drawn for a sample in a step
+_NOISE, _PIECE = 0, 1  # the draws of a sample in a step, as `stream_keys` numbers them
 
 
 @dataclass
 class AdversarialVocoderConfig:
-    """What the stages are made of.
+    """The parts and losses of stages 2 and 3.
 
     Attributes:
         features: `clean` (stage 2: the encoder's features of clean audio) or `cleaned` (stage 3:
             the cleaner's features of damaged audio).
         encoder: the frozen speech encoder (name and fields).
-        vocoder: the vocoder that trains.
-        discriminators: name to the discriminator of that name and its fields.
-        loss_weights: of adversarial and feature_matching, of stft_convergence and stft_magnitude
-            where there is `stft`, and of mel where there is `mel`.
+        vocoder: the vocoder that trains (name and fields).
+        discriminators: each discriminator's name in the registry and its fields.
+        loss_weights: of adversarial and feature_matching; with `stft`, also of stft_convergence and
+            stft_magnitude; with `mel`, also of mel.
         adversarial: the kind of loss between vocoder and discriminators.
-        stft: resolutions of the distance between magnitudes; None: it is no loss.
-        mel: scales of the distance between log-mel spectra; None: it is no loss.
+        stft: resolutions of the STFT losses; None: no STFT loss.
+        mel: scales of the log-mel loss; None: no mel loss.
         cleaner: the cleaner of stage 1; needed for `cleaned`.
-        segment_seconds: the vocoder learns on one piece this long of each crop, chosen more often
-            where the crop is loud, so that the encoder sees more context than the vocoder has to
-            speak; None: on the whole crop.
+        segment_seconds: the vocoder learns on one segment of this length from each crop, so that
+            the encoder sees more context than the vocoder has to generate. Loud segments are chosen
+            more often. None: on the whole crop.
     """
 
     features: Literal["clean", "cleaned"]
@@ -77,14 +77,17 @@ class AdversarialVocoderConfig:
 class AdversarialVocoder(Recipe[PairBatch]):
     """Training of a vocoder against discriminators, on clean or on cleaned features.
 
-    WaveFit's (Koizumi et al. 2022, section 3.3) with a hinge loss and magnitudes, DAC's and Sidon's
-    (arXiv 2509.17052) with least squares and mel spectra. Every output of the vocoder is judged;
-    the losses are means over them.
+    With a hinge loss and STFT losses, this is the training of WaveFit (Koizumi et al. 2022, section
+    3.3); with least squares and a mel loss, that of DAC and Sidon (arXiv 2509.17052). The losses
+    are means over all outputs of the vocoder's iterations.
 
     Args:
-        data: gives the audio, at the vocoder's rate.
-        seed: of the initial noise and the pieces' places.
-        config: the parts.
+        data: gives the audio, at the vocoder's sample rate.
+        seed: of the initial noise and the positions of the segments.
+        config: parts and losses.
+
+    Raises:
+        UserError: parts or losses do not fit each other.
     """
 
     Config = AdversarialVocoderConfig
@@ -132,7 +135,7 @@ class AdversarialVocoder(Recipe[PairBatch]):
 
     @classmethod
     def is_given(cls, part: str, spec: Mapping[str, Any]) -> bool:
-        """See `Recipe.is_given`; discriminators stand there by their names."""
+        """See `Recipe.is_given`; `discriminators` has one key per discriminator and no `name`."""
         return bool(spec) if part == "discriminators" else super().is_given(part, spec)
 
     def to(self, device: torch.device) -> None:
@@ -141,7 +144,7 @@ class AdversarialVocoder(Recipe[PairBatch]):
         self.spectral.to(device)
 
     def passes(self, batch: PairBatch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
-        """Yield the generator's pass, then the discriminators' on the same, detached, outputs."""
+        """Yield the generator's pass, then the discriminators' pass on the same outputs."""
         features, target, mask = self._conditions(batch)
         noise = self._noise(self.seed, batch.positions, features)
         outputs = [output * mask for output in networks["generator"](features, noise)]
@@ -152,12 +155,12 @@ class AdversarialVocoder(Recipe[PairBatch]):
             losses |= loss(target, stacked)
         yield Pass("generator", weighted_sum(losses, self.weights), losses)
 
-        judge = networks["discriminator"]
-        loss = discriminator_loss(judge, target, outputs, self.adversarial)
+        discriminators = networks["discriminator"]
+        loss = discriminator_loss(discriminators, target, outputs, self.adversarial)
         yield Pass("discriminator", loss, {"discriminator": loss})
 
     def validate(self, batch: PairBatch) -> dict[str, float]:
-        """Score by the generator's losses, and by the log-spectral distance (dB) of its speech."""
+        """Return the generator's losses, and the log-spectral distance (dB) of its output."""
         first = next(self.passes(batch, self.trained))
         target, restored = self._restore(batch)
         scores = {
@@ -205,7 +208,7 @@ class AdversarialVocoder(Recipe[PairBatch]):
         places = starts[:, None] * hop + torch.arange(count * hop, device=starts.device)
         spoken = places.shape[1] - self.vocoder.num_missing
         mask = (places < batch.lengths[:, None]).to(clean.dtype)
-        mask[:, spoken:] = 0  # or the discriminators would tell by that which is which
+        mask[:, spoken:] = 0  # otherwise the discriminators would recognise outputs by their end
         target = self.vocoder.target(clean[rows, places] * mask, clean)
         return features[rows, frame_places], target, mask
 
@@ -241,14 +244,14 @@ def _spectral_losses(sample_rate: int, config: AdversarialVocoderConfig) -> nn.M
 
 
 def loud_starts(clean: Tensor, hop: int, num_frames: int, draw: Tensor) -> Tensor:
-    """Choose where in each sample a piece starts, in proportion to the piece's RMS level.
+    """Draw the first frame of each sample's segment, in proportion to the segment's RMS level.
 
-    Pieces of near-silence would be amplified to full peak and teach the vocoder nothing.
+    Segments of near-silence would be amplified to full peak and teach the vocoder nothing.
 
     Args:
         clean: (batch, frames · hop).
-        hop: samples a frame.
-        num_frames: length of the piece.
+        hop: samples per frame.
+        num_frames: length of a segment.
         draw: (batch,) uniform in [0, 1).
 
     Returns:

@@ -1,4 +1,4 @@
-"""Stage 1: the cleaner learns to turn damaged audio's features into the clean audio's."""
+"""Stage 1: the cleaner learns to turn features of damaged audio into those of clean audio."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,11 +19,11 @@ LOSSES = ("l1", "l2", "spectral_convergence")
 
 @dataclass
 class FeatureCleanerConfig:
-    """What the stage is made of.
+    """The parts and losses of stage 1.
 
     Attributes:
         encoder: the frozen speech encoder (name and fields).
-        cleaner: what trains on top of it.
+        cleaner: the cleaner that trains on top of it (name and fields).
         loss_weights: of l1, l2 and spectral_convergence.
     """
 
@@ -37,8 +37,8 @@ class FeatureCleaner(Recipe[PairBatch]):
 
     Args:
         data: gives the audio.
-        seed: unused; a cleaner draws nothing inside a step but dropout.
-        config: the parts.
+        seed: unused; the only randomness inside a step is dropout.
+        config: parts and losses.
     """
 
     Config = FeatureCleanerConfig
@@ -58,7 +58,7 @@ class FeatureCleaner(Recipe[PairBatch]):
         self.trained["cleaner"] = self.cleaner
 
     def passes(self, batch: PairBatch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
-        """Yield the one pass: L1, L2 and spectral convergence to the clean audio's features."""
+        """Yield one pass: L1, L2 and spectral convergence to the clean audio's features."""
         clean, lengths = self._for_encoder(batch.clean, batch.lengths)
         damaged, _ = self._for_encoder(batch.damaged, batch.lengths)
         target, frame_lengths = self.cleaner.teacher(clean, lengths)
@@ -67,9 +67,9 @@ class FeatureCleaner(Recipe[PairBatch]):
         yield Pass("cleaner", weighted_sum(losses, self.weights), losses)
 
     def validate(self, batch: PairBatch) -> dict[str, float]:
-        """Score by the losses and by ‖S − Ŝ‖ / ‖S‖ of cleaned and of untouched features.
+        """Return the losses, and ‖S − Ŝ‖ / ‖S‖ of the cleaned and of the damaged features.
 
-        S are the clean audio's.
+        S are the clean audio's features.
         """
         clean, lengths = self._for_encoder(batch.clean, batch.lengths)
         damaged, _ = self._for_encoder(batch.damaged, batch.lengths)
@@ -87,7 +87,7 @@ class FeatureCleaner(Recipe[PairBatch]):
         }
 
     def samples(self, batch: PairBatch | None) -> dict[str, Sound]:
-        """Return nothing: features cannot be heard before there is a vocoder."""
+        """Return nothing: without a vocoder, there is nothing to hear."""
         return {}
 
     def _for_encoder(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

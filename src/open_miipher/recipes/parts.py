@@ -1,4 +1,4 @@
-"""The parts that stages hand on: taken from an earlier checkpoint, and fitted to each other."""
+"""Parts that a stage takes from the checkpoints of earlier stages, and checks that parts fit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -14,28 +14,28 @@ from open_miipher.encoders import Encoder
 from open_miipher.recipes.recipe import Recipe
 from open_miipher.vocoders import Vocoder
 
-# Stages may differ in these: where the encoder lies (its weights are compared when they are loaded)
-# and what only trades time for memory.
-_FREE = (".source", ".gradient_checkpointing")
+# Keys that may differ between stages: the path of the encoder (its weights are compared when they
+# are loaded), and what only trades time for memory.
+_MAY_DIFFER = (".source", ".gradient_checkpointing")
 
 
 def fill_parts(
     recipe: type[Recipe[Any]], model: Mapping[str, Any], sources: Sequence[Checkpoint]
 ) -> dict[str, Any]:
-    """Fill the parts that the configuration leaves empty from checkpoints of earlier stages.
+    """Fill in the parts that the configuration leaves empty, from checkpoints of earlier stages.
 
-    Single keys of such a part (`+model.encoder.source=…`) win over the checkpoint's.
+    Single keys given for such a part (`+model.encoder.source=…`) replace those of the checkpoint.
 
     Args:
-        recipe: whose parts they are.
+        recipe: has the parts.
         model: the `model` part of the configuration.
-        sources: checkpoints to take from; the first that has the part gives it.
+        sources: checkpoints to take from; a part comes from the first one that has it.
 
     Returns:
-        A copy of `model` with every part that it names filled.
+        A copy of `model` with every part that it names filled in.
 
     Raises:
-        UserError: a checkpoint's part differs from the configured one, or nobody has it.
+        UserError: a checkpoint's part differs from the configured one, or no checkpoint has it.
     """
     filled = dict(model)
     problems = []
@@ -45,12 +45,12 @@ def fill_parts(
             if not offers:
                 keys = " or ".join(f"model.{key}=…" for key in recipe.takes)
                 where = f"set {keys}" if keys else "give it a name"
-                problems.append(f"model.{part} is empty and no earlier stage gives it; {where}")
+                problems.append(f"model.{part} is empty and no earlier stage has it; {where}")
                 continue
             filled[part] = overlaid(offers[0][1], model[part])
         for checkpoint, spec in offers:
             different = differing_keys(filled[part], spec, f"model.{part}")
-            different = [key for key in different if not key.endswith(_FREE)]
+            different = [key for key in different if not key.endswith(_MAY_DIFFER)]
             if different:
                 problems.append(
                     f"{', '.join(different)} differ from the ones in {checkpoint.path}; "
@@ -61,10 +61,10 @@ def fill_parts(
 
 
 def check_fit(vocoder: Vocoder, encoder: Encoder, sample_rate: int) -> None:
-    """See that a vocoder can speak an encoder's features at the data's rate (Hz).
+    """Check that a vocoder fits an encoder's features and the data's sample rate (Hz).
 
     Raises:
-        UserError: it cannot.
+        UserError: it does not.
     """
     if vocoder.sample_rate != sample_rate:
         raise UserError(
@@ -96,9 +96,9 @@ def at_rate(
 
     Args:
         waveform: (batch, samples) at `rate_in`.
-        lengths: (batch,) true samples.
-        rate_in: Hz.
-        rate_out: Hz.
+        lengths: (batch,) samples before the padding.
+        rate_in: in Hz.
+        rate_out: in Hz.
 
     Returns:
         The waveforms, ⌈samples · rate_out / rate_in⌉ long, and their lengths by the same rule.

@@ -1,4 +1,4 @@
-"""What every recipe offers to the trainer."""
+"""The interface between a recipe and the trainer."""
 
 import contextlib
 from abc import ABC, abstractmethod
@@ -23,7 +23,7 @@ class Pass:
 
     Attributes:
         network: its name in `Recipe.trained`.
-        loss: their weighted sum, a scalar; the mean over samples of a per-sample value.
+        loss: the weighted sum of the losses, a scalar; a mean over samples of a per-sample value.
         losses: every named loss, unweighted.
     """
 
@@ -42,12 +42,12 @@ class Sound:
 
 @dataclass
 class ParameterGroup:
-    """Parameters that are optimised alike.
+    """Parameters that share their optimiser settings.
 
     Attributes:
         parameters: of one network.
-        decays: whether the configured weight decay acts on them.
-        lr_scale: of the configured learning rate.
+        decays: whether the configured weight decay applies to them.
+        lr_scale: factor on the configured learning rate.
     """
 
     parameters: list[nn.Parameter]
@@ -56,22 +56,23 @@ class ParameterGroup:
 
 
 class Recipe(ABC, Generic[B]):
-    """One training stage: its networks, the passes of a step, how it is scored and heard.
+    """One training stage: its networks, the passes of a step, its validation and samples.
 
-    A recipe is built from the data source, the run's seed and its `Config`; `B` is the kind of
+    A recipe is built from the data source, the run's seed and its `Config`. `B` is the kind of
     batch that it trains on.
 
     Attributes:
         data_kinds: the kinds of batches that it trains on.
         score: the name of the validation value that chooses the best checkpoint; lower is better.
-        parts: the keys of `model` that a configuration may leave to an earlier stage.
-        takes: a key of `model` that names an earlier stage's checkpoint → the networks whose
-            weights are taken from it, where this recipe has them.
-        base: pretrained modules by name, which stay as they are and are not saved: their
-            `fingerprint()` is, and their place in the configuration.
-        trained: the networks that train, by name; the first is the one that the stage is about,
-            and only that one is averaged (EMA), validated and sampled.
-        frozen: networks that are used and saved along, and not trained.
+        parts: the keys of `model` that a configuration may leave empty, to be filled in from the
+            checkpoint of an earlier stage.
+        takes: maps a key of `model` that names an earlier stage's checkpoint to the networks whose
+            weights are taken from it, if this recipe has them.
+        base: pretrained modules by name. They are never trained, and a checkpoint does not hold
+            their weights, only their `fingerprint()` and how they are built.
+        trained: the networks that train, by name. The first is the main one: only that one is
+            averaged (EMA), validated and sampled.
+        frozen: networks that are used and saved, but not trained.
     """
 
     Config: ClassVar[type]
@@ -92,8 +93,8 @@ class Recipe(ABC, Generic[B]):
 
         Args:
             batch: of one of `data_kinds`, its tensors on the networks' device.
-            networks: `trained`, as wrapped by DDP: a network is called through it in the pass
-                that updates it. In any other pass the recipe calls the bare one, frozen.
+            networks: `trained`, wrapped by DDP. A pass calls the network that it updates through
+                this wrapper; any other network it calls directly, frozen.
         """
 
     @abstractmethod
@@ -101,21 +102,21 @@ class Recipe(ABC, Generic[B]):
         """Score one clip, a batch of one; called without gradients, networks in evaluation mode.
 
         Returns:
-            Every value that validation logs, `score` among them.
+            Every value that validation logs, including `score`.
         """
 
     @abstractmethod
     def samples(self, batch: B | None) -> dict[str, Sound]:
-        """Return sounds to listen to, by name; called as `validate`.
+        """Return sounds to listen to, by name; called like `validate`.
 
         Args:
-            batch: one clip; None where there is no validation data: a recipe that makes sound from
-                nothing then does.
+            batch: one clip, or None if there is no validation data: then an unconditional recipe
+                generates sounds, and any other returns nothing.
         """
 
     @property
     def main(self) -> str:
-        """The name of the network that the stage is about."""
+        """The name of the main network, the first in `trained`."""
         return next(iter(self.trained))
 
     @property
@@ -125,7 +126,7 @@ class Recipe(ABC, Generic[B]):
 
     @property
     def blueprints(self) -> dict[str, Blueprint]:
-        """How each network is built, for the checkpoint."""
+        """How to build each network again; saved in a checkpoint."""
         prints = {name: network.fingerprint() for name, network in self.base.items()}
         return {
             name: replace(blueprint, fingerprint=prints.get(name))
@@ -134,14 +135,14 @@ class Recipe(ABC, Generic[B]):
 
     @classmethod
     def is_given(cls, part: str, spec: Mapping[str, Any]) -> bool:
-        """Whether the configuration gives a part, and does not leave it to earlier stages."""
+        """Whether the configuration gives a part, instead of leaving it to an earlier stage."""
         return "name" in spec
 
     def parameter_groups(self, network: nn.Module) -> list[ParameterGroup]:
-        """Sort what trains of a network into groups for its optimiser.
+        """Sort a network's trainable parameters into groups for its optimiser.
 
-        By default weight decay acts on matrices and kernels, and not on what has one number a
-        channel: biases, norms, weight norm's magnitudes, snakes.
+        By default, weight decay applies to matrices and kernels, and not to parameters with one
+        number per channel: biases, norms, magnitudes of weight norm, snake activations.
         """
         trainable = [p for p in network.parameters() if p.requires_grad]
         vectors = {id(p) for p in trainable if p.numel() == max(p.shape, default=1)}
@@ -159,15 +160,15 @@ class Recipe(ABC, Generic[B]):
     def build(
         self, name: str, registry: Registry[Any], spec: Mapping[str, Any], *arguments: Any, key: str
     ) -> Any:
-        """Build a network, and remember how, so that a checkpoint can build it again.
+        """Build a network, and record how, so that a checkpoint can build it again.
 
         Args:
             name: of the network.
             registry: of its kind.
             spec: its name in the registry and the fields of its `Config`.
-            *arguments: what it takes before its config: numbers, or networks built before, which
-                are in `base`, `trained` or `frozen` already.
-            key: where the spec stands in the configuration, for messages.
+            *arguments: its arguments before the config: numbers, or networks that are in `base`,
+                `trained` or `frozen` already.
+            key: the configuration key of the spec, for messages.
 
         Raises:
             UserError: the spec does not fit.
@@ -179,19 +180,24 @@ class Recipe(ABC, Generic[B]):
 
 
 def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:
-    """Add up named losses; every one has a weight (checked by `check_weights`)."""
+    """Add up the weighted losses; each must have a weight (see `check_weights`)."""
     return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
 
 def check_weights(weights: Mapping[str, float], names: Sequence[str], key: str) -> None:
-    """Check that the weights name exactly the losses there are.
+    """Check that there is a weight for each loss, and no other.
+
+    Args:
+        weights: loss name to weight.
+        names: of the losses.
+        key: the configuration key of the weights, for messages.
 
     Raises:
-        UserError: an unknown or a missing name.
+        UserError: a name is unknown or missing.
     """
     for name in weights:
         if name not in names:
-            raise UserError(f"{key}.{name} weighs no loss; the losses are {', '.join(names)}")
+            raise UserError(f"{key}.{name} is not a loss; the losses are {', '.join(names)}")
     for name in names:
         if name not in weights:
             raise UserError(f"{key}.{name} is missing; give every loss a weight (0 turns it off)")
@@ -199,7 +205,7 @@ def check_weights(weights: Mapping[str, float], names: Sequence[str], key: str) 
 
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Let gradients pass through a network, not into its parameters."""
+    """Inside the block, gradients pass through a network but its parameters get none."""
     trainable = [p for p in network.parameters() if p.requires_grad]
     for parameter in trainable:
         parameter.requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The trained chain at work: any audio of any length in, restored audio out."""
+"""Restoration with a trained chain: audio of any length in, restored audio out."""
 
 from open_miipher.restoration.assembler import WriteError
 from open_miipher.restoration.chain import Chain, Model

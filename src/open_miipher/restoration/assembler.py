@@ -1,6 +1,6 @@
-"""The model's chunks put together again, at the right level, rate and length.
+"""Assemble the model's chunks into one signal of the right level, sample rate and length.
 
-Levels are explained in `audio/level.py`.
+`audio/level.py` explains the levels.
 """
 
 from collections.abc import Iterator
@@ -27,28 +27,29 @@ from open_miipher.base.errors import UserError
 from open_miipher.restoration.job import Chunk, Job
 
 LOOK_AHEAD = 4
-"""Chunks that a chunk without speech waits for the next one with speech (see `GainTrack`)."""
+"""A chunk without speech waits at most this many chunks for one with speech (see `GainTrack`)."""
 
 
 @dataclass(eq=False)
 class _Waiting:
-    """A restored chunk on its way through the leveler.
+    """A restored chunk whose level is not decided yet.
 
-    The powers are mean squares of frames, (channels, frames), where a chunk overlaps another.
+    `head` and `tail` are powers, which are mean squares of frames, (channels, frames), where the
+    chunk overlaps the one before it and the one after it.
     """
 
     restored: np.ndarray  # (channels, samples)
-    head: np.ndarray  # of its beginning
-    tail: np.ndarray  # of its end
-    active: np.ndarray  # (channels, frames) bool: where in the beginning somebody speaks
-    spoken: np.ndarray  # (channels,) bool: whether the gain is its own
+    head: np.ndarray  # powers of the first overlap
+    tail: np.ndarray  # powers of the last overlap
+    active: np.ndarray  # (channels, frames) bool: which frames of the first overlap are speech
+    spoken: np.ndarray  # (channels,) bool: whether the chunk has speech, which gives its gain
 
 
 class Leveler:
-    """Gives a job's chunks, in order, the level that they have in the input.
+    """Scales a job's restored chunks, in order, to their level in the input.
 
     Args:
-        job: whose chunks they are.
+        job: has the chunks.
     """
 
     def __init__(self, job: Job) -> None:
@@ -62,11 +63,12 @@ class Leveler:
         self._tracks = [GainTrack(LOOK_AHEAD) for _ in range(job.num_channels)]
         self._gains: list[list[float]] = [[] for _ in self._tracks]
         self._waiting: list[_Waiting] = []
-        self._decided: list[tuple[_Waiting, np.ndarray]] = []  # those whose gains are known
-        self._logs = np.zeros(job.num_channels)  # of the slope at the first one's first seam
+        self._decided: list[tuple[_Waiting, np.ndarray]] = []  # chunks with their gains
+        # Log gain at the first seam of the oldest decided chunk, (channels,): see `slope`.
+        self._logs = np.zeros(job.num_channels)
 
     def push(self, chunk: Chunk, last: bool) -> list[np.ndarray]:
-        """Take the next restored chunk; return those, scaled, whose levels are settled now."""
+        """Take the next restored chunk; return the scaled chunks whose level is decided now."""
         before = frame_power(chunk.waveform, self._input_length)
         after = frame_power(chunk.restored, self._output_length)
         own = [fit_gain(*powers) for powers in zip(before, after, strict=True)]
@@ -102,7 +104,7 @@ class Leveler:
     def _join(
         self, first: tuple[_Waiting, np.ndarray], second: tuple[_Waiting, np.ndarray]
     ) -> np.ndarray:
-        """Scale the first chunk so that it meets the second, and remember how that has to begin."""
+        """Scale the first chunk to meet the second one; store the second one's first log gain."""
         (earlier, gains), (later, later_gains) = first, second
         powers = zip(
             gains[:, None] ** 2 * earlier.tail,
@@ -125,11 +127,11 @@ class Leveler:
 
 
 class WriteError(UserError):
-    """An output cannot be written: the disk is full, say. The next ones would fare no better."""
+    """An output cannot be written, for example on a full disk; other outputs would fail too."""
 
 
 class Assembler:
-    """Puts a job's restored chunks together and hands the signal to the job's sink."""
+    """Joins a job's restored chunks and writes the signal to the job's sink."""
 
     def __init__(self, job: Job) -> None:
         self.job, model = job, job.model
@@ -150,10 +152,10 @@ class Assembler:
         """Take a restored chunk, in any order.
 
         Returns:
-            Whether the signal is complete; its sink is closed then.
+            Whether the signal is complete; if so, its sink is closed.
 
         Raises:
-            AudioError: the model gave no numbers, or the source (read again for `strength`) fails.
+            AudioError: the model gave NaN or Inf, or the source (read again for `strength`) fails.
             WriteError: the output cannot be written.
         """
         if not np.isfinite(chunk.restored).all():
@@ -180,7 +182,7 @@ class Assembler:
         last = self._num_joined == self._num_chunks
         with self.job.timed("write"):
             block = self._overlap_add.push(restored, last)
-            if last:  # rounding must not leave the output a sample short
+            if last:  # padded: rounding must not make the output a sample too short
                 block = np.pad(block, ((0, 0), (0, self.job.model.output_hop)))
             block = self._resampler.push(block, last)
         block = block[:, : self.job.num_samples - self._num_written]

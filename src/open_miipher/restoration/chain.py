@@ -1,4 +1,4 @@
-"""The trained chain, encoder → cleaner → vocoder, as it comes out of a checkpoint."""
+"""The trained chain, encoder → cleaner → vocoder, built from a checkpoint."""
 
 import hashlib
 import json
@@ -18,17 +18,17 @@ from open_miipher.vocoders import Vocoder
 
 
 class Model(Protocol):
-    """What restoring needs of a model; `Chain` is one.
+    """The interface of a model for restoration; `Chain` implements it.
 
     Attributes:
-        input_rate: Hz of the waveform that goes in.
-        input_hop: its samples per feature frame.
-        output_rate: Hz of the waveform that comes out.
-        output_hop: its samples per feature frame.
-        needs_statistics: whether chunks can be normalised by the statistics of the whole signal,
-            which then takes a first pass.
+        input_rate: sample rate of the input, in Hz.
+        input_hop: input samples per feature frame.
+        output_rate: sample rate of the output, in Hz.
+        output_hop: output samples per feature frame.
+        needs_statistics: whether chunks can be normalised by the statistics of the whole signal;
+            measuring these takes a first pass.
         restores_level: whether the output has the level of the speech in the input.
-        fingerprint: identifies the weights and the precision they are used with.
+        fingerprint: identifies the weights and the precision of the computation.
     """
 
     input_rate: int
@@ -40,10 +40,10 @@ class Model(Protocol):
     fingerprint: str
 
     def measure(self, blocks: Iterable[np.ndarray]) -> Tensor:
-        """Take the statistics of a signal; asked for only where `needs_statistics`.
+        """Measure the statistics of a signal; called only if `needs_statistics`.
 
         Args:
-            blocks: all of the signal, each (channels, n) float32 at `input_rate`.
+            blocks: the whole signal, each block (channels, n) float32 at `input_rate`.
 
         Returns:
             (channels, numbers) on the CPU, for `restore`.
@@ -57,17 +57,17 @@ class Model(Protocol):
         starts: Tensor,
         statistics: Tensor | None = None,
     ) -> Tensor:
-        """Restore a batch of chunks of equally many frames.
+        """Restore a batch of chunks with the same number of frames.
 
         Args:
             waveform: (batch, frames * input_hop) at `input_rate`, zero beyond `lengths`.
-            lengths: (batch,) true samples; the last frame holds at least one.
-            keys: (batch,) int64, which stream of noise each chunk's signal has (`base.noise`); a
-                model that starts from none passes it over.
-            starts: (batch,) int64, where in its signal each chunk's output begins, in samples: the
-                noise is read from there, so that neighbouring chunks share theirs.
-            statistics: (batch, numbers) of the chunks' signals, from `measure`; None: each chunk's
-                own.
+            lengths: (batch,) samples before the padding; at least one of them in the last frame.
+            keys: (batch,) int64, the noise stream of each chunk's signal (`base.noise`); ignored by
+                a model that does not start from noise.
+            starts: (batch,) int64, start of each chunk's output in its signal, in samples: the
+                noise is read from there, so that neighbouring chunks share their noise.
+            statistics: (batch, numbers) of the chunks' signals, from `measure`; None: each chunk is
+                normalised by its own.
 
         Returns:
             (batch, frames * output_hop) float32 on the CPU.
@@ -80,9 +80,9 @@ class Chain:
     Args:
         cleaner: with its encoder.
         vocoder: for the cleaner's features.
-        device: where both go.
+        device: that both are moved to.
         amp: bf16 computes in mixed precision.
-        specs: the plain data that the two were built from; a part of the fingerprint.
+        specs: the plain data that the two were built from; part of the fingerprint.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Chain:
     ) -> None:
         self.cleaner = cleaner.to(device).eval()
         self.vocoder = vocoder.to(device).eval()
-        # With its number: what "cuda" means differs from thread to thread.
+        # Includes the GPU's number: "cuda" alone can mean another GPU in another thread.
         self.device = next(self.vocoder.parameters()).device
         self.input_rate = cleaner.encoder.sample_rate
         self.input_hop = cleaner.encoder.hop_length
@@ -116,17 +116,17 @@ class Chain:
         ema: bool = True,
         encoder_source: str | None = None,
     ) -> "Chain":
-        """Build the chain that a stage-3 checkpoint holds.
+        """Build the chain from a stage-3 checkpoint.
 
         Args:
-            path: a checkpoint folder or a run's output directory, or one that was opened before.
-            device: where the models go.
+            path: a checkpoint folder, a run's output directory, or an open checkpoint.
+            device: that the models are moved to.
             amp: bf16 computes in mixed precision.
-            ema: take the moving average of the weights, where the checkpoint has one.
-            encoder_source: where the base encoder lies, if not where it was in training.
+            ema: load the moving average of the weights if the checkpoint has one.
+            encoder_source: path or name of the base encoder, if it has moved since training.
 
         Raises:
-            UserError: no whole checkpoint, no whole chain in it, or weights that do not fit.
+            UserError: the checkpoint or the chain in it is incomplete, or weights do not fit.
         """
         checkpoint = path if isinstance(path, Checkpoint) else Checkpoint.open(path)
         _check_chain(checkpoint)
@@ -139,8 +139,8 @@ class Chain:
 
     @torch.inference_mode()
     def measure(self, blocks: Iterable[np.ndarray]) -> Tensor:
-        """Take the statistics of a signal (see `Model.measure`)."""
-        # Copied: torch takes neither arrays that run backwards nor, silently, read-only ones.
+        """Measure the statistics of a signal (see `Model.measure`)."""
+        # Copied: torch rejects arrays with negative strides and warns of read-only ones.
         on_device = (torch.from_numpy(block.copy()).to(self.device) for block in blocks)
         return self.cleaner.encoder.measure(on_device).cpu()
 
@@ -168,10 +168,10 @@ class Chain:
 
 
 def _check_chain(checkpoint: Checkpoint) -> None:
-    """See that a checkpoint holds a whole chain.
+    """Check that a checkpoint holds a complete chain.
 
     Raises:
-        UserError: it does not; says what it holds.
+        UserError: it does not; the message says what it holds.
     """
     missing = [part for part in ("cleaner", "generator") if part not in checkpoint.names]
     if missing == ["generator"]:
@@ -186,7 +186,7 @@ def _check_chain(checkpoint: Checkpoint) -> None:
         )
     if missing:
         raise UserError(
-            f"{checkpoint.path} is no restoration chain ({', '.join(missing)} missing); "
+            f"{checkpoint.path} is not a restoration chain ({', '.join(missing)} missing); "
             "pass a checkpoint of stage 3 (model=…_finetune)"
         )
 

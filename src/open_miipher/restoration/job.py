@@ -1,4 +1,4 @@
-"""What a user asks of restoring, and one signal to restore, cut into chunks for the model."""
+"""The options of restoration, and one signal to restore, cut into chunks for the model."""
 
 import time
 from collections import defaultdict
@@ -23,23 +23,23 @@ SAMPLE_RATES = (1000, 768_000)
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """All that changes what comes out.
+    """All options that change the output.
 
     Attributes:
-        sample_rate: of the output: the model's, the input's, or Hz.
-        channels: mix to one channel, or restore each by itself.
+        sample_rate: of the output: the model's, the input's, or a number in Hz.
+        channels: mix to one channel, or restore each channel separately.
         level: `match-input`: speech as loud as in the input; `peak`: the whole output at a fixed
-            peak; `none`: as the model gives it.
-        strength: share of the restored signal; the rest is the input.
-        chunk_seconds: how much the model sees at once.
-        overlap_seconds: shared by neighbouring chunks.
-        normalise_over: what an encoder that normalises what it hears takes mean and variance of:
-            the whole `file`, in a first pass, or each `chunk`. Many encoders do not normalise, and
-            a file of one chunk comes out the same.
+            peak; `none`: the level that the model gives.
+        strength: share of the restored signal in the output; the rest is the input.
+        chunk_seconds: length of what the model sees at once.
+        overlap_seconds: length of the overlap of neighbouring chunks.
+        normalise_over: an encoder that normalises its input takes mean and variance over the whole
+            `file`, in a first pass, or over each `chunk`. Makes no difference for the many encoders
+            that do not normalise, and for files of one chunk.
         seed: of the noise that the vocoder starts from.
 
     Raises:
-        UserError: on construction, naming every bad value.
+        UserError: on construction: a value is wrong; the message lists all of them.
     """
 
     sample_rate: int | Literal["model", "input"] = "model"
@@ -60,7 +60,10 @@ class RestoreOptions:
             (self.channels in ("mono", "each"), f"channels {self.channels!r}: choose mono or each"),
             (self.level in LEVELS, f"level {self.level!r}: choose one of {', '.join(LEVELS)}"),
             (0 <= self.strength <= 1, f"strength {self.strength}: choose 0 to 1"),
-            (0 < self.chunk_seconds < float("inf"), f"chunk of {self.chunk_seconds} s: too short"),
+            (
+                0 < self.chunk_seconds < float("inf"),
+                f"chunk of {self.chunk_seconds} s: choose a finite number above 0",
+            ),
             (
                 0 <= 2 * self.overlap_seconds <= self.chunk_seconds,
                 f"overlap of {self.overlap_seconds} s: choose 0 to half a chunk "
@@ -75,7 +78,7 @@ class RestoreOptions:
         report([problem for fine, problem in rules if not fine])
 
     def grid(self, model: Model) -> ChunkGrid:
-        """Return the chunks in the model's feature frames."""
+        """Return where the chunks are, in the model's feature frames."""
         return ChunkGrid.from_seconds(
             self.chunk_seconds, self.overlap_seconds, model.input_rate / model.input_hop
         )
@@ -88,23 +91,24 @@ class RestoreOptions:
 
 
 KEPT_SAMPLES = 1 << 24
-"""A signal is kept in memory after its first pass up to this size (64 MiB), a longer one is read
-again: 17 minutes of one channel at 16 kHz."""
+"""A signal up to this size (64 MiB; 17 minutes of one channel at 16 kHz) stays in memory after its
+first pass; a longer one is read again."""
 
 
 @dataclass(eq=False)
 class Chunk:
-    """A piece of a job for the model, all channels of it.
+    """A chunk of a job, with all its channels.
 
     Attributes:
-        job: whose it is.
-        index: place among the job's chunks.
+        job: that it belongs to.
+        index: of the chunk in the job, counted from 0.
         waveform: (channels, frames * input_hop) at the model's input rate.
-        num_samples: true ones; zeros follow.
-        start: of its output in the signal's, in samples at the model's output rate.
-        statistics: (channels, numbers) of the whole signal, to normalise by; None: the chunk's own.
-        audible: the channels that need the model; the others are digital silence.
-        restored: (channels, frames * output_hop), zero until the model has worked.
+        num_samples: of the waveform before the padding with zeros.
+        start: of its output in the whole output, in samples at the model's output rate.
+        statistics: (channels, numbers) of the whole signal, to normalise by; None: the chunk is
+            normalised by its own.
+        audible: indices of the channels that need the model; the others are digital silence.
+        restored: (channels, frames * output_hop), zero until the model has restored it.
     """
 
     job: "Job"
@@ -122,13 +126,13 @@ class Job:
     """One signal to restore.
 
     Attributes:
-        source: where it comes from.
-        sink: where it goes.
-        model: restores it.
-        options: how.
-        error: why it failed, if it did.
-        finished: whether its output is complete, or given up.
-        seconds: wall time spent on it, by stage: measure, read, model, level, write.
+        source: of the input.
+        sink: for the output.
+        model: restores the chunks.
+        options: of the restoration.
+        error: why the job failed, if it did.
+        finished: whether the job is done: its output is complete, or it failed.
+        seconds: wall time spent on the job, by stage: measure, read, model, level, write.
     """
 
     source: Source
@@ -154,7 +158,7 @@ class Job:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Count the time spent inside as that stage's."""
+        """Add the time spent in the block to that of a stage."""
         began = time.perf_counter()
         try:
             yield
@@ -184,11 +188,11 @@ class Job:
             self.model.needs_statistics
             and self.options.normalise_over == "file"
             and self.options.strength > 0
-            and self.grid.num_chunks(self.num_model_frames) > 1  # a lone chunk's are the file's
+            and self.grid.num_chunks(self.num_model_frames) > 1  # else chunk and file are the same
         )
 
     def _opened(self) -> tuple[Iterator[np.ndarray], Tensor | None]:
-        """Return the source's blocks from the start, and its statistics where they are needed."""
+        """Return the source's blocks from its start, and its statistics if they are needed."""
         if not self._needs_statistics():
             return self._blocks(), None
         if not self._is_kept:

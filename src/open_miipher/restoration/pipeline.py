@@ -1,4 +1,4 @@
-"""Many signals through one model: read, restore and write at the same time, in batches."""
+"""Restore many signals with one model, in batches; read, restore and write at the same time."""
 
 import time
 from collections import deque
@@ -18,31 +18,31 @@ from open_miipher.restoration.chain import Model
 from open_miipher.restoration.job import Chunk, Job
 
 T = TypeVar("T")
-Kind = tuple[int, bool]  # of a chunk: output samples, and whether its file's statistics are known
+Kind = tuple[int, bool]  # of a chunk: output samples, and whether it has its file's statistics
 
 PATIENCE = 4
-"""A chunk waits for at most this many batches' worth of others to fill its own batch."""
+"""If a chunk's batch is not full after the chunks of this many batches, it is restored as it is."""
 
 
 def restore_jobs(jobs: Iterable[Job], model: Model, batch_size: int) -> Iterator[Job]:
     """Restore signals, several at once.
 
-    Chunks of equally many frames, of any jobs, make a batch, so nothing is padded and no result
-    depends on what else is in the batch; those with and without statistics of their files stay
-    apart. Give jobs of like length one after another.
+    A batch has chunks of any jobs, all with the same number of frames, so nothing is padded and no
+    result depends on the rest of the batch. Chunks with and without statistics of their files are
+    not mixed. Sort jobs by length: neighbouring jobs of similar length fill batches faster.
 
     Args:
-        jobs: taken one by one, as there is room.
+        jobs: taken one by one, when there is room.
         model: restores a batch.
-        batch_size: the most channels of chunks at once.
+        batch_size: the most channels of chunks in a batch.
 
     Yields:
-        Each job once it is finished, or failed (`job.error`: its source cannot be read, or its
-        result is no number).
+        Each job when it is finished, or has failed (`job.error`: its source cannot be read, or the
+        model gave NaN or Inf).
 
     Raises:
         WriteError: an output cannot be written.
-        UserError: the GPU's memory does not suffice.
+        UserError: the GPU's memory is too small for a batch.
     """
     chunks = in_background(_read(jobs), depth=2 * batch_size)
     restored = in_background(_run(chunks, model, batch_size), depth=2)
@@ -77,7 +77,7 @@ def _advance(assembler: Assembler, item: Chunk | Job) -> None:
 
 
 def in_background(items: Iterator[T], depth: int) -> Generator[T, None, None]:
-    """Advance an iterator in a thread of its own, at most `depth` items ahead of the caller."""
+    """Run an iterator in a thread of its own, at most `depth` items ahead of the caller."""
     end = object()
     thread = ThreadPoolExecutor(max_workers=1)
     try:
@@ -90,7 +90,7 @@ def in_background(items: Iterator[T], depth: int) -> Generator[T, None, None]:
 
 
 def _read(jobs: Iterable[Job]) -> Iterator[Chunk | Job]:
-    """Yield the jobs' chunks, and a job itself when it cannot be read on."""
+    """Yield the jobs' chunks; for a job whose source cannot be read further, the job itself."""
     for job in jobs:
         try:
             for chunk in job.chunks():
@@ -103,8 +103,8 @@ def _read(jobs: Iterable[Job]) -> Iterator[Chunk | Job]:
 
 
 def _run(items: Iterator[Chunk | Job], model: Model, batch_size: int) -> Iterator[Chunk | Job]:
-    """Pass everything on, the chunks restored."""
-    waiting: dict[Kind, list[Chunk]] = {}  # the one that has waited longest comes first
+    """Restore the chunks in batches; pass other items through."""
+    waiting: dict[Kind, list[Chunk]] = {}  # the kind that has waited longest comes first
     since: dict[Kind, int] = {}
     for position, item in enumerate(items):
         if not isinstance(item, Chunk) or not item.audible:
@@ -139,7 +139,7 @@ def _restore(chunks: list[Chunk], model: Model, batch_size: int) -> list[Chunk]:
             restored = model.restore(waveform, lengths, keys, starts, statistics).numpy()
         except torch.OutOfMemoryError as error:
             raise UserError(
-                f"the GPU's memory does not hold {len(batch)} chunks of "
+                f"the GPU's memory is too small for {len(batch)} chunks of "
                 f"{waveform.shape[1] / model.input_rate:g} s at once; use a smaller batch size "
                 "or shorter chunks"
             ) from error

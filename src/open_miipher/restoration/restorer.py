@@ -19,12 +19,12 @@ Waveform = TypeVar("Waveform", np.ndarray, Tensor)
 
 
 class Restorer:
-    """A model with the options of restoring.
+    """A model with options of restoration.
 
     Args:
         model: restores chunks.
-        options: what is asked for; by default each channel of an array is restored by itself.
-        batch_size: the most chunks that go through the model at once.
+        options: of the restoration; by default, each channel of an array is restored separately.
+        batch_size: the most chunks that the model restores at once.
 
     Raises:
         UserError: the options do not fit the model.
@@ -54,17 +54,16 @@ class Restorer:
         """Load a trained chain.
 
         Args:
-            path: a stage-3 checkpoint folder, or the output directory of its run, or a checkpoint
-                that was opened before.
-            options: what is asked for.
-            batch_size: the most chunks that go through the model at once.
-            device: a GPU where there is one, by default.
+            path: a stage-3 checkpoint folder, its run's output directory, or an open checkpoint.
+            options: of the restoration.
+            batch_size: the most chunks that the model restores at once.
+            device: by default, a GPU if there is one.
             amp: bf16 computes in mixed precision.
-            ema: take the moving average of the weights, where the checkpoint has one.
-            encoder_source: where the base encoder lies, if not where it was in training.
+            ema: load the moving average of the weights if the checkpoint has one.
+            encoder_source: path or name of the base encoder, if it has moved since training.
 
         Raises:
-            UserError: the checkpoint is no whole chain, or the options do not fit it.
+            UserError: the checkpoint does not hold a complete chain, or the options do not fit it.
         """
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -76,14 +75,15 @@ class Restorer:
 
         Args:
             waveform: (samples,) or (channels, samples) of floats, full scale ±1; array or tensor.
-            sample_rate: Hz.
+            sample_rate: in Hz.
 
         Returns:
-            The restored waveform, of the same kind and number of dimensions, float32, and its
-            sample rate.
+            The restored waveform, an array or tensor like the input with as many dimensions,
+            float32, and its sample rate in Hz.
 
         Raises:
-            UserError: no samples, another shape, integers, NaN or Inf, or the model fails.
+            UserError: the waveform is empty, or has another shape, integers, NaN or Inf; or the
+                model fails.
         """
         samples = waveform.detach().cpu().numpy() if isinstance(waveform, Tensor) else waveform
         channels = _checked(samples, sample_rate)
@@ -100,9 +100,9 @@ class Restorer:
         """Describe the restoration of one signal.
 
         Args:
-            source: the input.
-            sink: takes the output.
-            directory: where `level=peak` may put a nameless temporary file.
+            source: of the input.
+            sink: for the output.
+            directory: where `level=peak` may create an unnamed temporary file.
         """
         if self.options.level == "peak":
             sink = PeakSink(sink, directory)
@@ -125,5 +125,5 @@ def _checked(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
     if not np.isfinite(waveform).all():
         raise UserError("the waveform holds NaN or Inf")
     if sample_rate < 1:
-        raise UserError(f"sample rate {sample_rate}: give Hz")
+        raise UserError(f"sample rate {sample_rate}: give a number of Hz above 0")
     return np.atleast_2d(waveform)

@@ -1,4 +1,4 @@
-"""Where audio comes from, and where restored audio goes: files, arrays, memory; in blocks."""
+"""Sources of audio and sinks for restored audio: files, arrays, memory; in blocks."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -28,10 +28,10 @@ class Source:
 
     Attributes:
         name: for messages.
-        sample_rate: Hz.
+        sample_rate: in Hz.
         num_frames: per channel.
         num_channels: of the source.
-        open: starts over and gives all frames in blocks (channels, n) float32.
+        open: returns all frames from the start, in blocks (channels, n) float32.
     """
 
     name: str
@@ -44,16 +44,16 @@ class Source:
     def from_file(
         cls, file: AudioFile, info: AudioInfo, start: int = 0, num_frames: int | None = None
     ) -> "Source":
-        """Read a file, or a part of one, that was probed before.
+        """Read a file that was probed before, or a part of it.
 
         Args:
             file: a path, or a file in memory.
-            info: what the probe found.
+            info: result of the probe.
             start: first frame.
-            num_frames: how many; the rest if None.
+            num_frames: number of frames; None: up to the end.
 
         Raises:
-            AudioError: while reading: the file is damaged, or is not the one that was probed.
+            AudioError: while reading: the file is damaged, or was changed after the probe.
         """
         num_frames = info.num_frames - start if num_frames is None else num_frames
 
@@ -79,7 +79,12 @@ class Source:
         return cls(name, sample_rate, waveform.shape[1], len(waveform), blocks)
 
     def resampled(self, sample_rate: int, mono: bool) -> Iterator[np.ndarray]:
-        """Give all of it at another rate, as (channels, n) blocks; `mono` is the channels' mean."""
+        """Yield all of it at another sample rate (Hz), in (channels, n) blocks.
+
+        Args:
+            sample_rate: of the blocks, in Hz.
+            mono: give the mean of the channels as one channel.
+        """
         num_channels = 1 if mono else self.num_channels
         resampler = StreamResampler(self.sample_rate, sample_rate, num_channels)
         num_read = 0
@@ -90,20 +95,20 @@ class Source:
 
 
 PEAK = 0.9
-"""What `level=peak` brings the loudest sample to."""
+"""The magnitude of the loudest sample with `level=peak`."""
 
 
 class Sink(Protocol):
-    """Takes one signal in blocks; ends with `close` or `abort`."""
+    """Receives one signal in blocks; ends with `close` or `abort`."""
 
     def write(self, block: np.ndarray) -> None:
         """Append (channels, n) float32."""
 
     def close(self) -> None:
-        """Keep what was written; nothing follows."""
+        """Finish and keep what was written."""
 
     def abort(self) -> None:
-        """Throw away what was written."""
+        """Discard what was written."""
 
 
 class ArraySink:
@@ -122,23 +127,23 @@ class ArraySink:
         self._blocks.append(block)
 
     def close(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing."""
 
     def abort(self) -> None:
-        """Forget the blocks."""
+        """Discard the blocks."""
         self._blocks.clear()
 
 
 class EncodingSink:
-    """Encodes what it is given; the base of `FileSink` and `MemorySink`.
+    """Encodes a signal; the base of `FileSink` and `MemorySink`.
 
     Args:
-        sample_rate: Hz.
+        sample_rate: in Hz.
         format: "wav" or "flac".
-        subtype: soundfile's name.
+        subtype: soundfile's name of the sample format, such as "PCM_16".
 
     Attributes:
-        num_clipped: samples beyond full scale, which an integer subtype cannot hold.
+        num_clipped: number of samples beyond full scale that an integer subtype clips.
     """
 
     _writer: AudioWriter | MemoryWriter | None = None
@@ -152,7 +157,7 @@ class EncodingSink:
         """Append a block (channels, n).
 
         Raises:
-            AudioError: it cannot be written.
+            AudioError: the block cannot be written.
         """
         if self._writer is None:
             self._writer = self._create(len(block))
@@ -161,11 +166,11 @@ class EncodingSink:
         self._writer.write(block)
 
     def close(self) -> None:
-        """Keep what was written."""
+        """Finish and keep what was written."""
         raise NotImplementedError
 
     def abort(self) -> None:
-        """Throw away what was written."""
+        """Discard what was written."""
         raise NotImplementedError
 
     def _create(self, num_channels: int) -> AudioWriter | MemoryWriter:
@@ -173,13 +178,13 @@ class EncodingSink:
 
 
 class FileSink(EncodingSink):
-    """Writes a file, which takes its name once it is whole; made with its folders on first use.
+    """Writes a file; it gets its name when it is complete. The first block creates its folders.
 
     Args:
         path: of the file.
-        sample_rate: Hz.
+        sample_rate: in Hz.
         format: "wav" or "flac".
-        subtype: soundfile's name.
+        subtype: soundfile's name of the sample format, such as "PCM_16".
     """
 
     _writer: AudioWriter | None = None
@@ -192,7 +197,7 @@ class FileSink(EncodingSink):
         """Flush, check and rename.
 
         Raises:
-            AudioError: the disk refuses.
+            AudioError: the file cannot be written.
         """
         if self._writer is not None:
             self._writer.__exit__(None, None, None)
@@ -212,12 +217,12 @@ class MemorySink(EncodingSink):
 
     Args:
         name: for messages.
-        sample_rate: Hz.
+        sample_rate: in Hz.
         format: "wav" or "flac".
-        subtype: soundfile's name.
+        subtype: soundfile's name of the sample format, such as "PCM_16".
 
     Attributes:
-        data: the file, once it is closed.
+        data: the encoded file, after `close`.
     """
 
     _writer: MemoryWriter | None = None
@@ -233,7 +238,7 @@ class MemorySink(EncodingSink):
             self.data = self._writer.finish()
 
     def abort(self) -> None:
-        """Forget what was written."""
+        """Discard what was written."""
         self._writer = None
 
     def _create(self, num_channels: int) -> MemoryWriter:
@@ -243,13 +248,13 @@ class MemorySink(EncodingSink):
 
 
 class PeakSink:
-    """Brings a whole signal to a fixed peak before it goes on, in constant memory.
+    """Scales a whole signal to a fixed peak and passes it on, in constant memory.
 
-    The signal waits in a nameless temporary file, which ends with the process.
+    The signal is stored in an unnamed temporary file, which disappears with the process.
 
     Args:
-        sink: takes the scaled signal.
-        directory: with room for the signal as float32.
+        sink: receives the scaled signal.
+        directory: for the temporary file; needs space for the signal as float32.
     """
 
     def __init__(self, sink: Sink, directory: Path | None = None) -> None:
@@ -267,7 +272,7 @@ class PeakSink:
         self._waiting.write(np.ascontiguousarray(block.T, dtype=np.float32).tobytes())
 
     def close(self) -> None:
-        """Pass the scaled signal on; silence stays as it is."""
+        """Pass the scaled signal on; a silent signal is not scaled."""
         gain = PEAK / self._peak if self._peak > 0 else 1.0
         for block in self._blocks():
             self._sink.write(block * np.float32(gain))
@@ -275,7 +280,7 @@ class PeakSink:
         self._sink.close()
 
     def abort(self) -> None:
-        """Forget the signal."""
+        """Discard the signal."""
         self._waiting.close()
         self._sink.abort()
 

@@ -1,4 +1,4 @@
-"""What a run is told: the trainer's own keys, and all of them together."""
+"""The configuration of a training run: the trainer's keys, and all keys of a run together."""
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -8,7 +8,7 @@ from open_miipher.checkpoint import Checkpoint
 from open_miipher.data import DataSource
 from open_miipher.training.optimization import OptimizerConfig
 
-AUTO = "auto"  # as ckpt_dir: go on with the run in output_dir, or start it
+AUTO = "auto"  # value of ckpt_dir: resume the run in output_dir, or start it
 
 
 @dataclass
@@ -16,8 +16,8 @@ class EmaConfig:
     """The moving average of the main network's weights.
 
     Attributes:
-        enabled: keep one; validation, samples and restoration then use it.
-        decay: of the average a step; early steps use (1 + step) / (10 + step) where that is less.
+        enabled: keep an average; validation, samples and restoration then use it.
+        decay: of the average at each step; early steps use (1 + step) / (10 + step) if it is less.
     """
 
     enabled: bool = True
@@ -26,12 +26,12 @@ class EmaConfig:
 
 @dataclass
 class LoggerConfig:
-    """Where curves and samples go, besides `metrics.jsonl` and `samples/`.
+    """Where to log curves and samples, besides `metrics.jsonl` and `samples/`.
 
     Attributes:
         kind: wandb (offline unless WANDB_API_KEY is set), tensorboard or none.
-        project_name: of wandb.
-        run_name: name of the run; None: the time it was started.
+        project_name: project in wandb.
+        run_name: name of the run; None: the time at which it was started.
     """
 
     kind: Literal["wandb", "tensorboard", "none"] = "wandb"
@@ -41,27 +41,27 @@ class LoggerConfig:
 
 @dataclass
 class TrainerConfig:
-    """How a recipe is repeated.
+    """The trainer's keys.
 
     Attributes:
-        batch_size: samples a step, over all ranks and accumulations.
-        max_steps: where this run ends.
+        batch_size: samples per step, over all ranks and micro batches.
+        max_steps: the step at which this run ends.
         output_dir: where everything is written; None: output/<model>/<run name>.
-        device: cpu or cuda; None: a GPU where there is one.
-        num_workers: loader processes a rank; 0 loads in the rank itself.
+        device: cpu or cuda; None: a GPU if there is one.
+        num_workers: loader processes per rank; 0 loads in the rank's own process.
         amp: bf16 or fp16 autocast, or no.
-        grad_accumulation: micro batches a step.
-        max_grad_norm: clip of each network's gradient norm; None: no clip.
+        grad_accumulation: micro batches per step.
+        max_grad_norm: limit of each network's gradient norm; None: no clipping.
         log_every: steps between lines of metrics.
         save_every: steps between checkpoints.
         validate_every: steps between validations; 0: never.
         sample_every: steps between samples to listen to; 0: never.
-        num_samples: clips to listen to.
-        keep_last: checkpoints kept, besides the best one.
+        num_samples: number of clips to listen to.
+        keep_last: number of newest checkpoints to keep, besides the best one.
         seed: of weights, order, damage and noise.
-        timeout_minutes: how long a rank waits for another one.
-        ckpt_dir: checkpoint to resume from; auto: the newest complete one of output_dir, or a
-            fresh start where there is none.
+        timeout_minutes: how long a rank waits for another rank.
+        ckpt_dir: checkpoint to resume from; auto: the newest complete one in output_dir, or a
+            fresh start if there is none.
         init_from: checkpoint to take weights from, with a fresh optimiser.
         ema: moving average.
         logger: curves and samples.
@@ -92,7 +92,7 @@ class TrainerConfig:
         """Check the keys against each other and the number of ranks.
 
         Raises:
-            UserError: with every problem.
+            UserError: a value does not fit; the message lists all of them.
         """
         problems = []
         positive = ("batch_size", "max_steps", "grad_accumulation", "log_every", "save_every")
@@ -112,7 +112,7 @@ class TrainerConfig:
         if not 0.0 <= self.ema.decay < 1.0:
             problems.append(f"trainer.ema.decay={self.ema.decay} must be in [0, 1)")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
-            problems.append("trainer.max_grad_norm must be above 0, or null for no clip")
+            problems.append("trainer.max_grad_norm must be above 0, or null for no clipping")
         report(problems)
 
 
@@ -122,13 +122,13 @@ class Run:
 
     Attributes:
         name: of the model configuration (`model=…`).
-        data: where the pairs come from.
+        data: where the samples come from.
         model: the recipe, its parts and its earlier stages; plain data.
-        optimizers: by the name of the network.
+        optimizers: one for each network that trains, by the network's name.
         trainer: the trainer's keys.
-        plain: all of it, resolved plain data, as a checkpoint keeps it.
-        overrides: what composed it, without the keys of how to start.
-        resumed: the checkpoint that the run goes on from, if any.
+        plain: the whole configuration as resolved plain data, as a checkpoint stores it.
+        overrides: the command-line overrides that composed it, without `trainer.ckpt_dir`.
+        resumed: the checkpoint that the run resumes from, if any.
     """
 
     name: str

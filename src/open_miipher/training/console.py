@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, plain lines elsewhere, a log file always."""
+"""The output of a run: a progress bar on a terminal, else plain lines; always a log file."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -7,14 +7,14 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-_NAMED = 10  # failures of one report that are told in full
+_LISTED = 10  # failures that one warning lists; the others are only counted
 
 
 class Console:
-    """Speaks for rank 0; silent on the others.
+    """Prints the lines of rank 0; the other ranks print nothing.
 
     Args:
-        log_file: gets every line; None: silent.
+        log_file: receives every line; None: print nothing.
     """
 
     def __init__(self, log_file: Path | None) -> None:
@@ -22,12 +22,12 @@ class Console:
         self._bar: tqdm | None = None
 
     def start(self, step: int, max_steps: int) -> None:
-        """Begin the bar, where a person watches."""
+        """Show the progress bar if stderr is a terminal."""
         if self._log is not None and sys.stderr.isatty():
             self._bar = tqdm(initial=step, total=max_steps, unit="step", dynamic_ncols=True)
 
     def line(self, text: str) -> None:
-        """Say one line."""
+        """Print one line and write it to the log file."""
         if self._log is None:
             return
         self._log.write(text + "\n")
@@ -38,24 +38,24 @@ class Console:
             self._bar.write(text, file=sys.stderr)
 
     def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Say a line of numbers and move the bar."""
+        """Print a line of numbers and move the bar."""
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
         self.line(f"step {step}  {split}  {numbers}")
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
     def failures(self, step: int, by_rank: Sequence[Sequence[str]]) -> None:
-        """Name what went wrong in making samples since it was last told; nothing if nothing did."""
-        failures = [failure for own in by_rank for failure in own]
-        more = f"; … and {len(failures) - _NAMED} more" if len(failures) > _NAMED else ""
+        """Warn of samples that could not be made since the last call; print nothing without any."""
+        failures = [failure for of_rank in by_rank for failure in of_rank]
+        more = f"; … and {len(failures) - _LISTED} more" if len(failures) > _LISTED else ""
         if failures:
             self.line(
                 f"step {step}  warning: {len(failures)} failures in making samples: "
-                f"{'; '.join(failures[:_NAMED])}{more}"
+                f"{'; '.join(failures[:_LISTED])}{more}"
             )
 
     def finish(self, step: int, unfinished: bool) -> None:
-        """End the bar and say how the run ended."""
+        """End the bar and print how the run ended."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

@@ -12,7 +12,7 @@ class Ema:
 
     Args:
         network: the network whose weights are averaged; its other weights never change.
-        decay: a step; early on (1 + step) / (10 + step) where that is less.
+        decay: at each step; early steps use (1 + step) / (10 + step) if that is less.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -22,21 +22,21 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Take in the weights after `step` optimiser steps."""
+        """Add the weights after `step` optimiser steps to the average."""
         decay = min(self.decay, (1 + step) / (10 + step))
         averages = list(self.average.values())
         weights = [self.parameters[name] for name in self.average]
         torch._foreach_lerp_(averages, weights, 1.0 - decay)
 
     def over(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return a checkpoint's weights of the network with the averages in their places."""
-        # By place and not by name: a tensor that two names share is averaged under one of them.
+        """Return the network's `weights`, with the average in place of each averaged one."""
+        # Matched by memory address, not by name: of two names of one tensor, only one is averaged.
         averages = {_place(p): self.average[name] for name, p in self.parameters.items()}
         return {name: averages.get(_place(w), w) for name, w in weights.items()}
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Let the network have the averaged weights for a while."""
+        """Give the network the averaged weights inside the `with` block."""
         self._swap()
         try:
             yield
@@ -51,7 +51,7 @@ class Ema:
             self.average[name].copy_(weights)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the average from a checkpoint's weights, whose names are the network's own."""
+        """Set the average from a checkpoint's weights, which have the network's names."""
         for name, average in self.average.items():
             average.copy_(weights[name])
 

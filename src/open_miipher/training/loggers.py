@@ -1,4 +1,4 @@
-"""Curves and samples for people: wandb, tensorboard, and files."""
+"""Loggers of curves and samples: wandb, tensorboard, and files."""
 
 import os
 from collections.abc import Mapping
@@ -14,20 +14,20 @@ from open_miipher.training.config import LoggerConfig
 
 
 class Logger(Protocol):
-    """Where curves and samples go."""
+    """Receives curves and samples."""
 
     @property
     def run_id(self) -> str | None:
-        """What continues the same run after a resume."""
+        """The identifier by which a resumed run continues the same log, if the logger has one."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log numbers by their full names (`train/loss`)."""
 
     def clip(self, step: int, name: str, sounds: Mapping[str, Sound]) -> None:
-        """Log sounds that belong together: the versions of a clip, say."""
+        """Log sounds that belong together, such as the versions of a clip."""
 
     def close(self) -> None:
-        """Hand everything over."""
+        """Write everything that is still buffered."""
 
 
 class FileLogger:
@@ -62,13 +62,16 @@ class FileLogger:
 
 
 class WandbLogger:
-    """Weights & Biases, offline unless the environment has a key or says otherwise.
+    """Weights & Biases, offline unless WANDB_API_KEY is set; WANDB_MODE overrides this.
 
     Args:
         config: project and run name.
         output_dir: the run's; wandb writes below it.
         settings: the run's resolved configuration.
-        run_id: of the run that is resumed.
+        run_id: wandb's identifier of the run that is resumed.
+
+    Raises:
+        UserError: wandb does not start.
     """
 
     def __init__(
@@ -97,7 +100,7 @@ class WandbLogger:
             raise UserError(
                 f"wandb does not start ({error}); without a network set WANDB_MODE=offline"
             ) from error
-        # Not wandb's own counter: a resumed run may come to the same steps again.
+        # Not wandb's own step counter: a resumed run may repeat steps.
         self.run.define_metric("*", step_metric="step")
         self.run_id = self.run.id
 
@@ -126,7 +129,7 @@ class TensorBoardLogger:
 
     Args:
         output_dir: the run's.
-        step: the step this run goes on from; later events of a killed run are hidden.
+        step: the step that this run continues from; later events of a killed run are hidden.
     """
 
     run_id = None

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one object a logged step, each step once."""
+"""`metrics.jsonl`: one JSON object for each logged step and split, none of them twice."""
 
 import json
 import math
@@ -9,12 +9,12 @@ from open_miipher.base.atomic import write_lines
 
 
 class MetricsLog:
-    """The run's numbers, one JSON object a line, in full precision.
+    """The run's numbers, one JSON object per line, in full precision.
 
     Args:
-        path: the file; lines of steps after `step` (a killed run's, past its checkpoint) and a
-            torn last line are cut off.
-        step: the step that this run goes on from.
+        path: the file. Lines of steps after `step` (a killed run wrote them after its last
+            checkpoint) and an incomplete last line are removed.
+        step: the step that this run continues from.
     """
 
     def __init__(self, path: Path, step: int) -> None:
@@ -23,7 +23,7 @@ class MetricsLog:
         self._file = open(path, "a")  # noqa: SIM115 - open for the whole run
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Add a line and hand it to the system at once; what is not finite becomes null."""
+        """Append a line and flush it; values that are not finite become null."""
         finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
         self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
         self._file.flush()
@@ -32,4 +32,4 @@ class MetricsLog:
 def _complete_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
-    return path.read_text().split("\n")[:-1]  # what follows the last end of line is torn
+    return path.read_text().split("\n")[:-1]  # text after the last end of line is incomplete

@@ -16,16 +16,16 @@ class OptimizerConfig:
     """AdamW and its schedule.
 
     Attributes:
-        lr: the highest learning rate.
+        lr: the learning rate at its highest.
         betas: AdamW's.
         eps: AdamW's.
         weight_decay: of the parameter groups that decay (see `Recipe.parameter_groups`).
-        warmup_steps: linear rise from 0.
+        warmup_steps: steps in which the learning rate rises linearly from 0.
         schedule: `cosine` or `exponential` from `lr` to `final_lr`, or `constant`.
-        schedule_steps: where the first two end; a key of its own, so that training N and then M
-            steps equals training N + M.
-        final_lr: at their end and after it; an exponential decay by a factor g a step ends at
-            lr · g^schedule_steps.
+        schedule_steps: the step at which the first two end. It does not depend on
+            `trainer.max_steps`, so that training N and then M steps equals training N + M.
+        final_lr: the learning rate from `schedule_steps` on. An exponential decay by a factor g per
+            step ends at lr · g^schedule_steps.
     """
 
     lr: float
@@ -38,7 +38,11 @@ class OptimizerConfig:
     final_lr: float = 1e-5
 
     def __post_init__(self) -> None:
-        """Refuse values that no optimiser takes."""
+        """Check the values.
+
+        Raises:
+            UserError: a value is out of range; the message lists all of them.
+        """
         rules = {
             f"lr={self.lr} must be above 0": self.lr > 0,
             f"final_lr={self.final_lr} must not be negative": self.final_lr >= 0,
@@ -47,7 +51,7 @@ class OptimizerConfig:
             f"betas={list(self.betas)} must lie in [0, 1)": all(0 <= b < 1 for b in self.betas),
             f"warmup_steps={self.warmup_steps} must not be negative": self.warmup_steps >= 0,
             f"schedule_steps={self.schedule_steps} must be above 0": self.schedule_steps > 0,
-            "final_lr=0 is reached by no exponential decay; give a number above 0": (
+            "final_lr=0 cannot be reached by an exponential decay; give a number above 0": (
                 self.schedule != "exponential" or self.final_lr > 0
             ),
         }
@@ -77,7 +81,7 @@ def build_optimizer(groups: Sequence[ParameterGroup], config: OptimizerConfig) -
 def apply_config(
     optimizer: torch.optim.Optimizer, groups: Sequence[ParameterGroup], config: OptimizerConfig
 ) -> None:
-    """Put the configured values into an optimiser: they win over what a checkpoint restored."""
+    """Set an optimiser's values from the configuration; they replace those of a checkpoint."""
     for own, group in zip(optimizer.param_groups, groups, strict=True):
         own.update(
             betas=config.betas,

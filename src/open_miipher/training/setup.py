@@ -1,4 +1,4 @@
-"""From a configuration to a trainer that is ready to run."""
+"""Build a trainer from a configuration."""
 
 import dataclasses
 import socket
@@ -23,18 +23,18 @@ from open_miipher.training.loggers import build_loggers
 from open_miipher.training.state import Position, TrainingState, load_networks
 from open_miipher.training.trainer import Trainer
 
-# How long a run that restarts by itself waits for its dying predecessor: a file server keeps the
-# lock of a host that is gone for a while (NFS: 90 s).
+# How long a run that is restarted automatically waits for the lock of the run before it. A file
+# server keeps the lock of a host that went down for some time (NFS: 90 s).
 _LOCK_PATIENCE_SECONDS = 120.0
 
 
 def prepare(run: Run, world: World) -> Trainer:
-    """Check everything that can be checked cheaply, then build, then load weights.
+    """Check the configuration and the data, then build the networks and load weights.
 
     Raises:
-        UserError: with what is wrong, before any training; the same on every rank.
+        UserError: something is wrong; raised on every rank, before any training.
     """
-    stop = StopSignal()  # a signal that comes while things are built is obeyed after one step
+    stop = StopSignal()  # a signal that arrives while we build stops the run after its first step
     world.agree(lambda: _check(run, world))
     started = world.broadcast(time.strftime("%Y%m%d-%H%M%S"))
     sources = world.agree(lambda: _sources(run))
@@ -82,7 +82,7 @@ def _check(run: Run, world: World) -> None:
     """Check the trainer's keys, and that the recipe can train on this kind of data.
 
     Raises:
-        UserError: with what is wrong.
+        UserError: a key does not fit, or the data is of another kind.
     """
     run.trainer.check(world.size)
     kinds, given = recipe_class(run.model).data_kinds, run.data.batch_type
@@ -95,7 +95,7 @@ def _check(run: Run, world: World) -> None:
 
 
 def _sources(run: Run) -> dict[str, Checkpoint]:
-    """Open every checkpoint that weights come from, by the key that names it."""
+    """Open every checkpoint that weights are taken from: configuration key to checkpoint."""
     if run.resumed is not None:
         return {"trainer.ckpt_dir": run.resumed}
     keys = {"trainer.init_from": run.trainer.init_from}
@@ -104,10 +104,10 @@ def _sources(run: Run) -> dict[str, Checkpoint]:
 
 
 def _check_same(sources: list[Checkpoint], world: World) -> None:
-    """Check that every rank has found the same checkpoints.
+    """Check that every rank found the same checkpoints.
 
     Raises:
-        UserError: they differ; says what each host sees.
+        UserError: they differ; the message says what each rank found.
     """
     seen = [
         f"{c.path} (step {c.state['step']}, save {c.state['save_number']}, {c.identity[:12]})"
@@ -127,19 +127,19 @@ def _check_same(sources: list[Checkpoint], world: World) -> None:
 
 
 def _verified(sources: dict[str, Checkpoint], world: World) -> dict[str, Checkpoint]:
-    """Hash the checkpoints once on each machine, before all of its ranks map them."""
+    """Verify the checkpoints' hashes once per machine, before all of its ranks map the files."""
     world.once_a_machine(lambda: [checkpoint.verify() for checkpoint in sources.values()])
     return {k: dataclasses.replace(c, is_verified=True) for k, c in sources.items()}
 
 
 def _fill(run: Run, started: str, sources: dict[str, Checkpoint]) -> Run:
-    """Name the run and its directory, and fill the parts that earlier stages give."""
+    """Set the run's name and directory, and fill in the parts that earlier stages provide."""
     plain = run.plain
     logger = {**plain["trainer"]["logger"]}
     logger["run_name"] = logger["run_name"] or started
     output_dir = plain["trainer"]["output_dir"] or f"output/{run.name}/{logger['run_name']}"
     model = run.model
-    if run.resumed is None:  # or else everything is filled with what the run had
+    if run.resumed is None:  # a resumed run's configuration is complete already
         model = fill_parts(recipe_class(model), model, list(sources.values()))
     trainer = {**plain["trainer"], "output_dir": output_dir, "logger": logger}
     return dataclasses.replace(
@@ -148,10 +148,10 @@ def _fill(run: Run, started: str, sources: dict[str, Checkpoint]) -> Run:
 
 
 def _own(output_dir: Path, run: Run) -> TextIO:
-    """Lock the directory for this run, which must be the one that already wrote there, if any.
+    """Lock the output directory for this run.
 
     Raises:
-        UserError: another run is writing, or has written, there.
+        UserError: another run is writing or has written there.
     """
     auto = run.trainer.ckpt_dir == AUTO
     lock = hold(output_dir, _LOCK_PATIENCE_SECONDS if auto else 0.0)
@@ -159,22 +159,22 @@ def _own(output_dir: Path, run: Run) -> TextIO:
     complete = complete_checkpoints(root)
     if complete and not (run.resumed and _wrote(run.resumed, output_dir)):
         raise UserError(
-            f"{output_dir} holds the checkpoints of another run; go on with it by "
+            f"{output_dir} holds the checkpoints of another run; resume it with "
             "trainer.ckpt_dir=auto, or choose another trainer.output_dir"
         )
     if auto and run.resumed and complete[-1:] != [run.resumed.path]:
         raise UserError(
-            f"{run.resumed.path} is no longer the newest checkpoint there: another run wrote while "
-            "this one was starting; start it again"
+            f"{run.resumed.path} is no longer the newest checkpoint there: another run wrote one "
+            "while this one was starting; start this run again"
         )
     root.mkdir(exist_ok=True)
-    remove_leftovers(root)  # what cannot be removed is told when the next checkpoint is written
+    remove_leftovers(root)  # the next save warns of what could not be removed
     mark_requeue(output_dir, False)
     return lock
 
 
 def _wrote(checkpoint: Checkpoint, output_dir: Path) -> bool:
-    """Whether a checkpoint is of the run in this directory, which may have been moved."""
+    """Whether the run in this directory wrote a checkpoint; the directory may have been moved."""
     recorded = Path(checkpoint.config["trainer"]["output_dir"])
     there = (output_dir / "ckpt").resolve()
     return checkpoint.path.parent == there or recorded.resolve() == output_dir.resolve()
@@ -195,10 +195,10 @@ def _data(run: Run, console: Console) -> tuple[Dataset, Dataset | None]:
 
 
 def _check_same_data(datasets: list[Dataset | None], world: World) -> None:
-    """Check that every rank has found the same data, or samples would repeat and be missed.
+    """Check that every rank found the same data; otherwise samples would repeat or be missed.
 
     Raises:
-        UserError: they differ; says what each host sees.
+        UserError: they differ; the message says what each rank found.
     """
     seen = [data and (data.num_items, data.fingerprint[:12]) for data in datasets]
     found = world.gather((socket.gethostname(), seen))
@@ -212,11 +212,11 @@ def _check_same_data(datasets: list[Dataset | None], world: World) -> None:
 
 
 def build_recipe(model: Mapping[str, Any], data: Any, seed: int) -> Recipe[Any]:
-    """Build the recipe that `model.recipe` names, its fresh weights drawn from the seed.
+    """Build the recipe that `model.recipe` names, with fresh weights drawn from the seed.
 
     Args:
-        model: the recipe's name and fields, every part filled.
-        data: the source of the data; a recipe for audio asks its `sample_rate`.
+        model: the recipe's name and fields, every part filled in.
+        data: the source of the data; a recipe for audio reads its `sample_rate`.
         seed: of the run.
 
     Raises:
@@ -252,10 +252,10 @@ def _state(
     )
     if run.resumed is not None:
         [checkpoint] = sources.values()
-        news = state.restore(checkpoint, run.optimizers)
+        notice = state.restore(checkpoint, run.optimizers)
         console.line(f"resumed from {checkpoint.path} at step {state.step}")
-        if news:
-            console.line(news)
+        if notice:
+            console.line(notice)
     for name, network in recipe.trained.items():
         count = sum(p.numel() for p in network.parameters() if p.requires_grad)
         console.line(f"{name}: {count / 1e6:.2f} M trainable parameters")
@@ -263,7 +263,7 @@ def _state(
 
 
 def _start_weights(recipe: Recipe[Any], sources: Mapping[str, Checkpoint]) -> None:
-    """Take weights from `trainer.init_from`, then from earlier stages; averaged where kept."""
+    """Load weights from `trainer.init_from`, then from earlier stages; averaged ones if kept."""
     for key, checkpoint in sources.items():
         taken = recipe.takes.get(key.removeprefix("model."), tuple(recipe.saved))
         names = [name for name in taken if name in recipe.saved]

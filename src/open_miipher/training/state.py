@@ -1,4 +1,4 @@
-"""What a run remembers: registered here is saved, and what is saved is restored."""
+"""The state of a run: everything that a checkpoint saves and a resume restores."""
 
 import contextlib
 import copy
@@ -19,8 +19,8 @@ class Position:
     """The place in the endless stream of samples.
 
     Attributes:
-        num_items: of the training index; an epoch is so many samples.
-        fingerprint: of the training index.
+        num_items: number of items in the training data, which is the samples of an epoch.
+        fingerprint: of the training data.
         consumed: samples since the start of epoch 0.
     """
 
@@ -29,10 +29,10 @@ class Position:
     consumed: int = 0
 
     def restore(self, state: Mapping[str, Any]) -> str | None:
-        """Go on where a checkpoint stopped.
+        """Continue at the position that a checkpoint holds.
 
         Returns:
-            What to tell the user, if the data changed: then a new epoch starts.
+            A notice for the user if the data changed: then a new epoch starts.
         """
         if state["data_fingerprint"] == self.fingerprint:
             self.consumed = state["epoch"] * self.num_items + state["samples_consumed"]
@@ -61,8 +61,8 @@ class TrainingState:
 
     Attributes:
         recipe: the networks, already on their device.
-        optimizers: one a network that trains.
-        scaler: of fp16's losses; does nothing otherwise.
+        optimizers: one for each network that trains.
+        scaler: scales the losses for fp16; does nothing otherwise.
         ema: the main network's moving average, if one is kept.
         position: in the training data.
         config: the run's resolved configuration.
@@ -70,7 +70,7 @@ class TrainingState:
         step: optimiser steps taken.
         seconds: spent training, resumed runs included.
         best_score: the lowest validation score so far.
-        run_id: the logger's.
+        run_id: the logger's identifier of the run.
     """
 
     recipe: Recipe[Any]
@@ -96,7 +96,7 @@ class TrainingState:
         amp: str,
         ema_decay: float | None,
     ) -> "TrainingState":
-        """Return the state of a run that starts from the recipe's present weights."""
+        """Return the state of a run that starts from the recipe's current weights."""
         main = recipe.trained[recipe.main]
         return cls(
             recipe,
@@ -112,14 +112,14 @@ class TrainingState:
         )
 
     def advance(self, batch_size: int) -> None:
-        """Count one optimiser step."""
+        """Count one optimiser step and update the average."""
         self.step += 1
         self.position.consumed += batch_size
         if self.ema is not None:
             self.ema.update(self.step)
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
-        """Let the main network have its averaged weights for a while."""
+        """Give the main network its averaged weights inside the `with` block."""
         return contextlib.nullcontext() if self.ema is None else self.ema.applied()
 
     def content(self) -> Content:
@@ -150,19 +150,19 @@ class TrainingState:
     def restore(
         self, checkpoint: Checkpoint, optimizers: Mapping[str, OptimizerConfig]
     ) -> str | None:
-        """Go on where a checkpoint stopped; configured optimiser values win over saved ones.
+        """Restore a checkpoint; configured optimiser values replace saved ones.
 
         Returns:
-            What to tell the user, if anything.
+            A notice for the user, if there is one.
 
         Raises:
-            UserError: the checkpoint is of other networks.
+            UserError: the checkpoint holds other networks.
         """
         recipe = self.recipe
         load_networks(recipe, checkpoint)
         training = checkpoint.training_state()
         for name, optimizer in self.optimizers.items():
-            # Copied: a mapped file that is in use could not be pruned on some file systems.
+            # Copied: on some file systems a file that is still mapped cannot be pruned.
             optimizer.load_state_dict(copy.deepcopy(training["optimizers"][name]))
             groups = recipe.parameter_groups(recipe.trained[name])
             apply_config(optimizer, groups, optimizers[name])
@@ -185,13 +185,13 @@ def load_networks(
     """Load networks of a recipe from a checkpoint.
 
     Args:
-        recipe: whose networks are loaded.
-        checkpoint: that holds them.
-        names: of the networks; all that a checkpoint of the recipe holds by default.
-        averaged: take the moving average of a network where there is one.
+        recipe: its networks are loaded.
+        checkpoint: holds the weights.
+        names: of the networks; by default all that a checkpoint of the recipe holds.
+        averaged: load the moving average of a network if there is one.
 
     Raises:
-        UserError: a network is missing or of another shape, or a base network is another one.
+        UserError: a network is missing or has other shapes, or a base network has other weights.
     """
     for name, network in recipe.base.items():
         checkpoint.check_base(name, network.fingerprint())

@@ -1,4 +1,4 @@
-"""The loop: it repeats a recipe on every rank, and survives."""
+"""The training loop: repeats a recipe's step on every rank, validates, logs and saves."""
 
 import contextlib
 import itertools
@@ -33,22 +33,22 @@ _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
-    """Repeats a recipe's step under DDP; saves, validates and logs at its times.
+    """Repeats a recipe's step under DDP; saves, validates and logs at the configured steps.
 
     Args:
         config: the trainer's keys.
         optimizers: a configuration for each network that trains.
-        state: everything that a checkpoint holds, the recipe with it; already restored if the run
+        state: everything that a checkpoint holds, including the recipe; already restored if the run
             is resumed.
         batches: this rank's micro batches, endless, from the state's position on.
-        clips: gives the share that a rank of so many has of the fixed validation clips; None:
-            there are none.
+        clips: called with a rank and the number of ranks; gives that rank's share of the fixed
+            validation clips. None: there are no clips.
         world: the ranks.
-        stop: tells that a signal has come.
+        stop: knows whether a signal was received.
         output_dir: the run's.
-        loggers: curves and samples; none but on rank 0.
-        console: lines for people.
-        lock: held while the trainer lives.
+        loggers: receive curves and samples; empty except on rank 0.
+        console: prints lines.
+        lock: the lock of `output_dir`, held while the trainer exists.
     """
 
     def __init__(
@@ -71,16 +71,16 @@ class Trainer:
         self.output_dir, self.loggers, self.console = output_dir, loggers, console
         self.lock = lock
         self.saved_step = state.step if state.step else None
-        self.failures: list[str] = []  # of making samples, not told yet
+        self.failures: list[str] = []  # samples that could not be made, not reported yet
         self.networks = {n: self._wrap(network) for n, network in self.recipe.trained.items()}
         self.metrics = (
             MetricsLog(output_dir / "metrics.jsonl", state.step) if world.is_main else None
         )
 
     def run(self) -> None:
-        """Train to `max_steps`, or until a signal; either way a checkpoint stands at the end.
+        """Train until `max_steps` or a signal; in both cases, write a checkpoint at the end.
 
-        A run that a signal ended early leaves the file that asks for its requeue.
+        A run that a signal ended early leaves a file that asks for its requeue.
 
         Raises:
             UserError: a loss is not finite, or a checkpoint cannot be written.
@@ -101,7 +101,7 @@ class Trainer:
             stopping = self.world.any(self.stop.received is not None)
             if self._is_time(config.save_every):
                 self.save()
-        self._tell_failures()
+        self._report_failures()
         self.save()
         unfinished = state.step < config.max_steps
         if self.world.is_main and unfinished:
@@ -117,14 +117,14 @@ class Trainer:
             This rank's losses: `loss` (the main network's total) and every named one.
 
         Raises:
-            UserError: a loss or a gradient is not finite on some rank; no network was changed.
+            UserError: a loss or a gradient is not finite on some rank; no network was updated.
         """
         state, recipe = self.state, self.recipe
         seed = np.random.SeedSequence([self.config.seed, state.step, self.world.rank])
-        torch.manual_seed(int(seed.generate_state(1)[0]))  # of dropout
+        torch.manual_seed(int(seed.generate_state(1)[0]))  # for dropout
         losses, names = self.accumulate()
         norms = {f"grad_norm_{n}": self._clip(n, network) for n, network in recipe.trained.items()}
-        # A scaler (fp16) passes over steps whose gradients overflow, and goes on more gently.
+        # With fp16, the scaler skips a step whose gradients overflow and lowers its scale.
         self._check_finite(losses if state.scaler.is_enabled() else {**losses, **norms}, names)
         for name in recipe.trained:
             self._update(name)
@@ -133,10 +133,10 @@ class Trainer:
         return {**losses, **norms}
 
     def accumulate(self) -> tuple[dict[str, float], list[str]]:
-        """Run the passes of a step's micro batches and leave the gradients in place.
+        """Run the passes of a step's micro batches and accumulate the gradients.
 
         Returns:
-            This rank's losses, averaged over the micro batches, and its samples' names.
+            This rank's losses, averaged over the micro batches, and the names of its samples.
         """
         accumulation = self.config.grad_accumulation
         means: dict[str, torch.Tensor] = {}
@@ -151,13 +151,13 @@ class Trainer:
                     for name, value in _named(item, self.recipe.main).items():
                         share = value.detach().float() / accumulation
                         means[name] = means[name] + share if name in means else share
-        # One synchronisation with the GPU a step, for all losses.
+        # The only synchronisation with the GPU in a step: all losses are read together.
         return dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True)), names
 
     def _passes(self, batch: Batch) -> Iterator[Pass]:
         iterator = self.recipe.passes(batch, self.networks)
         while True:
-            with self._autocast():  # around the forward only: backward runs in the chosen types
+            with self._autocast():  # the forward only: backward uses the types of the forward
                 item = next(iterator, None)
             if item is None:
                 return
@@ -188,7 +188,7 @@ class Trainer:
         )
 
     def validate(self) -> None:
-        """Score the fixed clips with the averaged weights, on all ranks; keep the best."""
+        """Score the fixed clips with the averaged weights, on all ranks; save a new best."""
         recipe = self.recipe
         if self.clips is None:
             return
@@ -206,23 +206,26 @@ class Trainer:
             self.save(best=True)
 
     def sample(self) -> None:
-        """Let rank 0 make the first clips' sounds, or some from nothing, with averaged weights."""
+        """Log sounds on rank 0: of the first clips, or unconditional ones if there are no clips."""
         if not self.world.is_main:
             return
         with self._evaluating():
             if self.clips is None:
-                self._hear("generated", self.recipe.samples(None))
+                self._log_sounds("generated", self.recipe.samples(None))
                 return
             for clip in itertools.islice(self.clips(0, 1), self.config.num_samples):
                 name = f"clip-{int(clip.positions[0]):02d}"
-                self._hear(name, self.recipe.samples(clip.to(self.world.device)))
+                self._log_sounds(name, self.recipe.samples(clip.to(self.world.device)))
 
-    def _hear(self, name: str, sounds: Mapping[str, Sound]) -> None:
+    def _log_sounds(self, name: str, sounds: Mapping[str, Sound]) -> None:
         for logger in self.loggers if sounds else []:
             logger.clip(self.state.step, name, sounds)
 
     def save(self, best: bool = False) -> None:
-        """Write a checkpoint on rank 0 while the others wait; once a step."""
+        """Write a checkpoint on rank 0 while the other ranks wait.
+
+        A step that is saved already is not saved again, unless it is the best one.
+        """
         if self.saved_step == self.state.step and not best:
             return
 
@@ -238,12 +241,12 @@ class Trainer:
         self.saved_step = self.state.step
         self.console.line(f"saved step {self.state.step}{' (best)' if best else ''}")
 
-    def _tell_failures(self) -> None:
+    def _report_failures(self) -> None:
         self.console.failures(self.state.step, self.world.gather(self.failures))
         self.failures = []
 
     def _log(self, split: str, values: Mapping[str, float]) -> None:
-        self._tell_failures()
+        self._report_failures()
         values = {**values, **self._rates(), "seconds": self.state.seconds}
         if self.metrics is None:
             return
