@@ -5,6 +5,7 @@ essential part is broken. Needs only the standard library, so that it also speak
 missing; nothing is downloaded, and no key is printed.
 """
 
+import argparse
 import importlib
 import io
 import os
@@ -287,4 +288,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args()
     sys.exit(main())

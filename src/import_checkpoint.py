@@ -6,27 +6,18 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import torch
-from torch import Tensor
-
 from open_miipher.base.errors import UserError, exit_on_user_error
-from open_miipher.checkpoint import (
-    complete_checkpoints,
-    load_weights,
-    weights_of,
-    write_checkpoint,
-)
-from open_miipher.cleaners.peft_folder import WEIGHTS, read_settings, read_weights
-from open_miipher.config import compose_plain, compose_run
-from open_miipher.recipes import Recipe
-from open_miipher.training import Run
-from open_miipher.training.setup import build_recipe
-from open_miipher.training.state import Position, TrainingState
-from open_miipher.vocoders.descript import from_descript
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from open_miipher.recipes import Recipe
+    from open_miipher.training import Run
+    from open_miipher.training.state import TrainingState
 
 DESCRIPTION = """\
 Convert published weights into a checkpoint of this project. A weight that is missing or left over
@@ -66,6 +57,16 @@ def main() -> int:
     """Read the published weights, load them into networks, and write a checkpoint."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     arguments = parse_arguments()
+    from open_miipher.checkpoint import (  # all this is slow
+        complete_checkpoints,
+        load_weights,
+        weights_of,
+        write_checkpoint,
+    )
+    from open_miipher.cleaners.peft_folder import read_settings, read_weights
+    from open_miipher.training.setup import build_recipe
+    from open_miipher.vocoders.descript import from_descript
+
     if not arguments.path.is_dir():
         raise UserError(f"{arguments.path} is not a folder; pass the published one as --path")
     root = arguments.output_dir / "ckpt"
@@ -85,20 +86,25 @@ def main() -> int:
     return 0
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path) -> "dict[str, Tensor]":
     """Read a `torch.save` file that holds only tensors by name, without running code from it."""
+    import torch
+
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{path} cannot be read as a file of tensors: {reason}") from error
-    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+    if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise UserError(f"{path} must hold tensors by name, and nothing else")
     return state
 
 
-def _run(arguments: argparse.Namespace, cleaner: dict[str, Any], vocoder: dict[str, Any]) -> Run:
+def _run(arguments: argparse.Namespace, cleaner: dict[str, Any], vocoder: dict[str, Any]) -> "Run":
     """Compose stage 3 with its parts filled in, as they are after stages 1 and 2."""
+    from open_miipher.cleaners.peft_folder import WEIGHTS
+    from open_miipher.config import compose_plain, compose_run
+
     run = compose_run([f"model={MODEL}", f"trainer.output_dir={arguments.output_dir}"])
     first = compose_plain(["model=sidon_vocoder_pretrain"])["model"]
     encoder = {**first["encoder"], "layer": _num_layers(arguments.path / WEIGHTS)}
@@ -127,8 +133,10 @@ def _num_layers(path: Path) -> int:
     return max(numbers) + 1
 
 
-def _state(run: Run, recipe: Recipe[Any]) -> TrainingState:
+def _state(run: "Run", recipe: "Recipe[Any]") -> "TrainingState":
     """Return the state of a run of this stage at step 0."""
+    from open_miipher.training.state import Position, TrainingState
+
     position = Position(1, "imported")
     return TrainingState.fresh(
         recipe, run.optimizers, position, run.plain, run.overrides, run.trainer.amp, None

@@ -208,8 +208,7 @@ def _ask_how(group: argparse._ArgumentGroup) -> None:
         type=_positive,
         default=1,
         metavar="N",
-        help="processes that share a GPU, each with its own copy of the model: a small model leaves "
-        "room for several (default: %(default)s)",
+        help="processes that share a GPU, each with a copy of the model (default: %(default)s)",
     )
     add(
         "--amp",

@@ -64,6 +64,15 @@ def speech_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return `warm.run_script`."""
+    sys.path.insert(0, str(ROOT / "tests"))  # where the processes look for it, too
+    import warm
+
+    return warm.run_script
+
+
+@pytest.fixture(scope="session")
 def torchrun():
     """Return a function that starts a script of the repository under torchrun."""
 

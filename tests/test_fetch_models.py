@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -120,19 +119,14 @@ def hub(repositories: dict[str, Path]) -> Iterator:
 
 
 @pytest.fixture
-def fetch(hub, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
+def fetch(hub, run_script, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess]:
     """Run the command as a user does; the hub and the cache are this test's."""
 
     def fetch(*arguments: object, **variables: str) -> subprocess.CompletedProcess:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         environment = {**kept, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "cache")}
-        return subprocess.run(
-            [sys.executable, str(ROOT / "src/fetch_models.py"), *map(str, arguments)],
-            env={**environment, "OMP_NUM_THREADS": "1", **variables},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
+        environment |= variables
+        return run_script("src/fetch_models.py", *arguments, environment=environment, check=False)
 
     return fetch
 

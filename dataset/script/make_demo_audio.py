@@ -18,7 +18,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
 import numpy as np
-from scipy.signal import butter, sosfilt
 
 from open_miipher.audio.io import AudioWriter, read
 from open_miipher.audio.resample import resample
@@ -82,6 +81,8 @@ def speak(sentence: Sentence) -> np.ndarray:
 
 def make_noises() -> dict[str, np.ndarray]:
     """Generate the noises by file name: (1, frames) at 24 kHz."""
+    from scipy.signal import butter, sosfilt  # slow to import
+
     rng = np.random.default_rng(2)
     time = np.arange(int(_NOISE_SECONDS * _SAMPLE_RATE)) / _SAMPLE_RATE
 

@@ -22,8 +22,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
 import numpy as np
-import pyroomacoustics
-from scipy.signal import fftconvolve
 from tqdm import tqdm
 
 from open_miipher.audio.io import AudioWriter
@@ -89,6 +87,9 @@ def main() -> int:
     """Make the bank."""
     arguments = _arguments()
     _check(arguments)
+    import pyroomacoustics  # noqa: F401 - slow to import, so before the workers fork
+    import scipy.signal  # noqa: F401
+
     options = Options(
         arguments.output_dir,
         arguments.sample_rate,
@@ -170,6 +171,8 @@ def draw_room(options: Options, rng: np.random.Generator) -> Room:
     Raises:
         UserError: the ranges leave no such room.
     """
+    import pyroomacoustics
+
     for _ in range(_MOST_DRAWS):
         size = np.array([rng.uniform(*r) for r in (options.width, options.depth, options.height)])
         rt60 = rng.uniform(*options.rt60)
@@ -195,6 +198,8 @@ def simulate(room: Room, sample_rate: int, rng: np.random.Generator) -> np.ndarr
     Returns:
         (taps,) float32 with peak 0.9, ending once it has had time to decay by 60 dB.
     """
+    import pyroomacoustics
+
     pyroomacoustics.constants.set("num_threads", 1)  # the rooms are made in parallel already
     box = pyroomacoustics.ShoeBox(
         room.size,
@@ -242,6 +247,8 @@ def with_late_tail(
     Returns:
         (num_samples,).
     """
+    from scipy.signal import fftconvolve
+
     seam = min(round(_SEAM_SECONDS * sample_rate), len(early))
     end = early[len(early) - seam :]
     times = (np.arange(num_samples - len(early) + seam) - seam / 2) / sample_rate

@@ -15,17 +15,15 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from open_miipher.audio.io import AudioWriter
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
-from open_miipher.base.registry import from_mapping
-from open_miipher.config import compose_plain
-from open_miipher.data import DataConfig, PairSample, build_train_data
-from open_miipher.evaluation.spectrograms import Panel, save_spectrograms
+
+if TYPE_CHECKING:
+    from open_miipher.data import PairSample
 
 _DEFAULT_MODEL = "model=miipher2_feature_cleaner"
 
@@ -52,6 +50,10 @@ def _arguments() -> argparse.Namespace:
 def main() -> int:
     """Make the pairs and tell what was drawn."""
     arguments = _arguments()
+    from open_miipher.base.registry import from_mapping  # all this is slow to import
+    from open_miipher.config import compose_plain
+    from open_miipher.data import DataConfig, build_train_data
+
     overrides = arguments.overrides
     if not any(override.startswith("model=") for override in overrides):
         overrides = [_DEFAULT_MODEL, *overrides]
@@ -78,8 +80,13 @@ def main() -> int:
     return 0
 
 
-def _write(output_dir: Path, sample: PairSample, numbers: dict[str, int], sample_rate: int) -> str:
+def _write(
+    output_dir: Path, sample: "PairSample", numbers: dict[str, int], sample_rate: int
+) -> str:
     """Write the files of one pair; returns a line about it."""
+    from open_miipher.audio.io import AudioWriter
+    from open_miipher.evaluation.spectrograms import Panel, save_spectrograms
+
     stem = "seed{seed}-epoch{epoch}-index{index:05d}".format(**numbers)
     panels = []
     for side, waveform in (("clean", sample.clean), ("damaged", sample.damaged)):

@@ -12,10 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-
 from demo.commands import Progress, run
-from demo.results import compare, make_test_files
 from open_miipher.base.errors import UserError, exit_on_user_error
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +36,8 @@ class Demo:
     """
 
     def __init__(self, output: Path, steps: Sequence[int], audio_dir: Path | None) -> None:
+        import torch  # slow to import
+
         self.output, self.steps, self.audio_dir = output, steps, audio_dir
         gpus = torch.cuda.device_count()
         processes = min(gpus, 2) if gpus else 2
@@ -46,6 +45,8 @@ class Demo:
 
     def run(self) -> None:
         """Do everything, in order."""
+        from demo.results import compare
+
         started = time.monotonic()
         self.clear()
         self.headline("Index: what audio there is")
@@ -86,6 +87,8 @@ class Demo:
 
     def prepare(self) -> None:
         """Copy and index the demo's audio; damage the held-back sentences for the test."""
+        from demo.results import make_test_files
+
         for name in ("speech/train", "speech/test", "noise"):
             shutil.copytree(AUDIO / name, self.output / "data" / name)
             script = "dataset/script/make_metadata_csv.py"

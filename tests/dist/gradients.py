@@ -1,4 +1,4 @@
-"""Run under torchrun: leave the averaged gradients of each recipe in files.
+"""Run as one of several ranks: leave the averaged gradients of each recipe in files.
 
 python gradients.py OUT_DIR SETTINGS.json single|double, the settings being {name: [override, …]}.
 single: of the first step, in float32, as users train. double: of the second step, in float64, where

@@ -38,11 +38,11 @@ def tiny_hubert(tmp_path_factory):
     return folder
 
 
-def test_ranks_average_to_the_joined_batch(torchrun, tiny_stages, tmp_path):
+def test_ranks_average_to_the_joined_batch(run_script, tiny_stages, tmp_path):
     settings = {name: [*overrides, SIX] for name, overrides in tiny_stages.items()}
     twelve = ["trainer.batch_size=12", "trainer.grad_accumulation=2"]
     settings["accumulated"] = [*tiny_stages["finetune"], *twelve]
-    run(torchrun, tmp_path, settings, "single")
+    run(run_script, tmp_path, settings, "single")
     for name in settings:
         for ranks in (2, 3):
             zeros = name in ("cleaner", "pretrain")  # their first weights keep some gradients at 0
@@ -50,7 +50,7 @@ def test_ranks_average_to_the_joined_batch(torchrun, tiny_stages, tmp_path):
 
 
 @pytest.mark.slow
-def test_ranks_average_on_pretrained_encoders(torchrun, tiny_stages, tiny_hubert, tmp_path):
+def test_ranks_average_on_pretrained_encoders(run_script, tiny_stages, tiny_hubert, tmp_path):
     common = [
         "encoder@model.encoder=hubert_base",
         f"model.encoder.source={tiny_hubert}",
@@ -68,29 +68,26 @@ def test_ranks_average_on_pretrained_encoders(torchrun, tiny_stages, tiny_hubert
         "lora": ["model=sidon_feature_predictor", "model.cleaner.dropout=0.0", *common],
         "dac": ["model=sidon_vocoder_pretrain", *TINY_DAC, *common],
     }
-    run(torchrun, tmp_path, settings, "single")
+    run(run_script, tmp_path, settings, "single")
     for name in settings:
         for ranks in (2, 3):
             check(tmp_path, name, ranks, relative=1e-5, zeros=name == "lora")
 
 
 @pytest.mark.slow
-def test_ranks_average_to_the_joined_batch_without_rounding(torchrun, tiny_stages, tmp_path):
+def test_ranks_average_to_the_joined_batch_without_rounding(run_script, tiny_stages, tmp_path):
     settings = {name: [*overrides, SIX] for name, overrides in tiny_stages.items()}
-    run(torchrun, tmp_path, settings, "double")
+    run(run_script, tmp_path, settings, "double")
     for name in settings:
         for ranks in (2, 3):
             check(tmp_path, name, ranks, relative=1e-10, zeros=False)
 
 
-def run(torchrun, folder, settings, precision: str) -> None:
-    (folder / "settings.json").write_text(json.dumps(settings))
+def run(run_script, folder, settings, precision: str) -> None:
+    file = folder / "settings.json"
+    file.write_text(json.dumps(settings))
     for ranks in (1, 2, 3):
-        process = torchrun(
-            "tests/dist/gradients.py", folder, folder / "settings.json", precision, ranks=ranks
-        )
-        output, _ = process.communicate(timeout=300)
-        assert process.returncode == 0, output
+        run_script("tests/dist/gradients.py", folder, file, precision, ranks=ranks)
 
 
 def check(folder, name: str, ranks: int, relative: float, zeros: bool) -> None:

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,13 +37,6 @@ def settings(output_dir: Path, *more: str) -> list[str]:
     ]
 
 
-def train(torchrun, *overrides: str) -> str:
-    process = torchrun("src/train.py", *overrides, ranks=2)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
-
-
 def drop_later(line: s3.Line, num_reads: int, wait_until, at_mend: list[int]) -> threading.Thread:
     """Cut the line once so many answers went through, for three seconds."""
 
@@ -60,13 +54,14 @@ def drop_later(line: s3.Line, num_reads: int, wait_until, at_mend: list[int]) ->
 
 @pytest.mark.slow
 def test_a_dropped_line_and_a_resume_change_nothing(
-    torchrun, wait_until, end_of, tmp_path, monkeypatch
+    run_script, wait_until, end_of, tmp_path, monkeypatch
 ):
+    train = partial(run_script, "src/train.py", ranks=2)
     urls = write_shards(tmp_path / "shards", SHARDS)
     for name, value in s3.KEYS.items():
         monkeypatch.setenv(name, value)
     local = tmp_path / "local"
-    train(torchrun, *settings(local, f"data.train_urls={tmp_path / 'shards'}"))
+    train(*settings(local, f"data.train_urls={tmp_path / 'shards'}"))
 
     with s3.running_store() as store:
         uris = [store.upload(url, f"train/{Path(url).name}") for url in urls]
@@ -78,10 +73,10 @@ def test_a_dropped_line_and_a_resume_change_nothing(
         num_at_start = 2 * (len(SHARDS) + 1)  # each rank: every shard's end, and the first pair
         at_mend: list[int] = []
         drop = drop_later(line, num_at_start + 2, wait_until, at_mend)
-        train(torchrun, *first, f"trainer.max_steps={STOP}")
+        train(*first, f"trainer.max_steps={STOP}")
         drop.join()
         drop = drop_later(line, len(line.read) + num_at_start + 6, wait_until, at_mend)
-        output = train(torchrun, f"trainer.ckpt_dir={remote}", f"trainer.max_steps={STEPS}")
+        output = train(f"trainer.ckpt_dir={remote}", f"trainer.max_steps={STEPS}").stdout
         drop.join()
     assert f"resumed from {(remote / 'ckpt').resolve()}/step-0000000{STOP}" in output
     assert "starting epoch" not in output

@@ -5,7 +5,6 @@ The pretrained encoders have random weights, are saved locally and loaded by the
 
 import io
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,9 +22,8 @@ from open_miipher.restoration import Restorer
 from open_miipher.shards import Sample, ShardWriter, read_samples
 from open_miipher.training import Trainer, prepare
 
-ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(Path(__file__).parent))
-import sidon  # noqa: E402
+import sidon
 
 pytestmark = pytest.mark.integration
 
@@ -154,28 +152,24 @@ def test_three_stages_and_restoration(name, pairings, speech, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_commands(pairings, speech, tmp_path):
+def test_the_commands(pairings, speech, run_script, tmp_path):
     """As a user types them; the last stage is resumed."""
-
-    def run(*words: object) -> None:
-        command = [sys.executable, *map(str, words)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-
     for overrides in stages(pairings["sidon"], speech, tmp_path):
-        run("src/train.py", *overrides)
-    run("src/train.py", f"trainer.ckpt_dir={tmp_path / '3'}", "trainer.max_steps=3")
+        run_script("src/train.py", *overrides)
+    run_script("src/train.py", f"trainer.ckpt_dir={tmp_path / '3'}", "trainer.max_steps=3")
     assert Checkpoint.open(tmp_path / "3").state["step"] == 3
     out = tmp_path / "restored"
     options = ["--input-audio-dir", speech, "--output-dir", out, "--device", "cpu"]
-    run("src/inference.py", "--ckpt-dir", tmp_path / "3", *options)
+    run_script("src/inference.py", "--ckpt-dir", tmp_path / "3", *options)
     for path in sorted(speech.glob("*.wav")):
         restored, original = soundfile.info(out / path.name), soundfile.info(path)
         assert (restored.frames, restored.samplerate) == (original.frames, 48000)
 
 
 @pytest.mark.slow
-def test_from_raw_recordings_through_shards_to_restored_shards(pairings, speech, tmp_path):
+def test_from_raw_recordings_through_shards_to_restored_shards(
+    pairings, speech, run_script, tmp_path
+):
     """Preprocess, train all three stages from the shards, restore the raw collection as shards."""
     raw = tmp_path / "raw.tar"
     with ShardWriter(raw) as writer:
@@ -183,14 +177,9 @@ def test_from_raw_recordings_through_shards_to_restored_shards(pairings, speech,
             members = {"wav": path.read_bytes(), "txt": path.stem.encode()}
             writer.add(Sample(path.stem, members))
 
-    def run(*words: object) -> None:
-        command = [sys.executable, *map(str, words)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-
     options = ["output_root", "writer_name", "shard_maxcount"]
     values = [tmp_path / "shards", "tiny", 2]
-    run(
+    run_script(
         "src/preprocess.py",
         "data=webdataset_preprocess_48k",
         f"data.train.urls=[{raw}]",
@@ -207,7 +196,7 @@ def test_from_raw_recordings_through_shards_to_restored_shards(pairings, speech,
         kept = [o for o in stage if not re.match(r"data\.(train|test)\.dir_list", o)]
         prepared([*kept, *own]).run()
     out = tmp_path / "restored"
-    run(
+    run_script(
         "src/inference.py", "--ckpt-dir", tmp_path / "3", "--input-shards", raw,
         "--output-dir", out, "--device", "cpu",
     )  # fmt: skip

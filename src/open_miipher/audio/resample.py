@@ -1,11 +1,14 @@
 """Change the sample rate: soxr on the CPU, whole or as a stream; torchaudio on the device."""
 
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soxr
-import torch
-from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
 
 _QUALITY = "HQ"
 
@@ -77,7 +80,7 @@ class StreamResampler:
         return np.ascontiguousarray(ready)
 
 
-def resample_on_device(waveform: Tensor, rate_in: int, rate_out: int) -> Tensor:
+def resample_on_device(waveform: "Tensor", rate_in: int, rate_out: int) -> "Tensor":
     """Change the sample rate on the waveform's device, with gradients; zeros lie outside.
 
     Args:
@@ -88,6 +91,8 @@ def resample_on_device(waveform: Tensor, rate_in: int, rate_out: int) -> Tensor:
     Returns:
         (…, ceil(samples · rate_out / rate_in)) float32; sample k lies at k / `rate_out` seconds.
     """
+    import torch  # here, so that arrays are resampled without it
+
     waveform = waveform.float()
     if rate_in == rate_out:
         return waveform
@@ -95,11 +100,11 @@ def resample_on_device(waveform: Tensor, rate_in: int, rate_out: int) -> Tensor:
     with torch.autocast(waveform.device.type, enabled=False):
         resampled = _sinc_resampler(rate_in, rate_out, waveform.device)(waveform)
     # torchaudio computes the length in float32, which is off for long waveforms
-    return nn.functional.pad(resampled, (0, exact - resampled.shape[-1]))
+    return torch.nn.functional.pad(resampled, (0, exact - resampled.shape[-1]))
 
 
 @lru_cache
-def _sinc_resampler(rate_in: int, rate_out: int, device: torch.device) -> nn.Module:
+def _sinc_resampler(rate_in: int, rate_out: int, device: "torch.device") -> "nn.Module":
     from torchaudio.transforms import Resample  # slow to import
 
     # flat to 0.95 of the band and -55 dB from 1.03 of it on; torchaudio's default loses 3 dB there

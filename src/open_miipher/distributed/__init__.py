@@ -1,18 +1,14 @@
 """Ranks, collectives and signals: the only place that reads RANK, WORLD_SIZE and SLURM_*."""
 
+from typing import TYPE_CHECKING, Any
+
 from open_miipher.distributed.lock import hold
+from open_miipher.distributed.place import alike_here, is_first_here, run_as_rank, says
 from open_miipher.distributed.process import die_with_parent, ignore_stop_signals
 from open_miipher.distributed.stop import REQUEUE, StopSignal, mark_requeue
-from open_miipher.distributed.world import (
-    World,
-    alike_here,
-    contact,
-    file_problem,
-    is_first_here,
-    run_as_rank,
-    says,
-    start,
-)
+
+if TYPE_CHECKING:
+    from open_miipher.distributed.world import World, contact, file_problem, start
 
 __all__ = [
     "REQUEUE",
@@ -30,3 +26,12 @@ __all__ = [
     "says",
     "start",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what needs torch when it is asked for, so that commands answer `-h` at once."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from open_miipher.distributed import world
+
+    return getattr(world, name)

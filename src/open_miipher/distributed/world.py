@@ -5,17 +5,17 @@ import datetime
 import errno
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from open_miipher.base.errors import USER_ERROR_STATUS, UserError, exit_on_user_error
+from open_miipher.base.errors import UserError
 from open_miipher.base.gpu_support import gpu_problem, read_driver
 from open_miipher.base.paths import printable
+from open_miipher.distributed.place import place
 from open_miipher.distributed.process import die_with_launcher
 
 T = TypeVar("T")
@@ -166,7 +166,7 @@ def start(
     if collectives and ranks_per_device > 1:
         raise ValueError("collectives on the GPU need one for each rank")
     die_with_launcher()
-    rank, size, local_rank = _place()
+    rank, size, local_rank = place()
     chosen = _device(device, local_rank // ranks_per_device)
     if size == 1:
         return World(0, 1, chosen)
@@ -214,10 +214,13 @@ def _check_shared_gpus(
     mend = "start one process a GPU: --nproc_per_node gpu"
     if not collectives:
         mend += ", or let N share one: --ranks-per-gpu N"
-    for ranks in ranks_on.values():
-        if len(ranks) > ranks_per_device:
-            names = ", ".join(map(str, ranks))
-            raise UserError(f"ranks {names} have one GPU between them; {mend}", shared=True)
+    crowded = [ranks for ranks in ranks_on.values() if len(ranks) > ranks_per_device]
+    if crowded:
+        store.set(f"refused-{rank}", "")
+        if rank == 0:  # the store may end with this process, so the others have to be ready
+            store.wait([f"refused-{other}" for other in range(size)])
+        names = ", ".join(map(str, crowded[0]))
+        raise UserError(f"ranks {names} have one GPU between them; {mend}", shared=True)
 
 
 def _store(rank: int, size: int, timeout: datetime.timedelta) -> dist.Store:
@@ -234,20 +237,6 @@ def _store(rank: int, size: int, timeout: datetime.timedelta) -> dist.Store:
         env.get("TORCHELASTIC_RESTART_COUNT", "0") if env.get("GROUP_WORLD_SIZE") == "1" else 0
     )
     return dist.PrefixStore(f"attempt-{attempt}", store)
-
-
-def _place() -> tuple[int, int, int]:
-    env = os.environ
-    if "RANK" in env and "WORLD_SIZE" in env:
-        return int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0"))
-    # Tasks started by srun directly; a lone launcher inside an allocation has no address to meet.
-    if int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env and "MASTER_ADDR" in env:
-        return (
-            int(env["SLURM_PROCID"]),
-            int(env["SLURM_NTASKS"]),
-            int(env.get("SLURM_LOCALID", "0")),
-        )
-    return 0, 1, 0
 
 
 def _device(device: str | None, place: int) -> torch.device:
@@ -318,47 +307,6 @@ def contact() -> Iterator[None]:
         if not _LOST_CONTACT.search(str(error)) and not isinstance(error, dist.DistError):
             raise
         raise UserError(
-            f"rank {_place()[0]} lost contact with the other ranks, so it stops; see what the "
+            f"rank {place()[0]} lost contact with the other ranks, so it stops; see what the "
             f"first one to fail says, then resume from the newest checkpoint ({first})"
         ) from error
-
-
-def run_as_rank(main: Callable[[], int]) -> NoReturn:
-    """Run a command that may be one rank of several, and end this process with its status.
-
-    What went well ends at once, all of it printed and closed. Python's own way out takes the
-    interpreter apart; a thread of gloo that only then lets go of the last tensor it has worked on
-    (no call waits for that, and DDP keeps these threads) would abort the process, and a run that
-    went well would end as a crash.
-
-    Args:
-        main: the command; it closes its world before it returns.
-    """
-    code = exit_on_user_error(main, says)()
-    if code == USER_ERROR_STATUS:  # what is open, such as a logger, is closed on Python's way out
-        sys.exit(code)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def says(error: UserError) -> bool:
-    """Whether this process should say an error: what all ranks raise, rank 0 says."""
-    return not error.shared or _place()[0] == 0
-
-
-def alike_here(action: Callable[[], T]) -> T:
-    """Do on every rank, before they meet, what comes out alike on all ranks of a machine.
-
-    Raises:
-        UserError: what the action raised; one of the machine's ranks should say it.
-    """
-    try:
-        return action()
-    except UserError as error:
-        raise UserError(str(error), shared=not is_first_here()) from error
-
-
-def is_first_here() -> bool:
-    """Whether this is the first rank of its machine; needs no contact with the others."""
-    return _place()[2] == 0

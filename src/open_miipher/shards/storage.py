@@ -6,15 +6,10 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar, cast
-
-import aiohttp
-import botocore.exceptions as boto
-import botocore.parsers
-from fsspec.implementations.local import LocalFileSystem
+from typing import Any, BinaryIO, NamedTuple, TypeVar, cast
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
@@ -24,15 +19,6 @@ T = TypeVar("T")
 S3_SCHEME = "s3://"
 _FIRST_WAIT_SECONDS = 0.5
 _LONGEST_WAIT_SECONDS = 20.0
-_REFUSALS = (
-    PermissionError,
-    boto.NoCredentialsError,
-    boto.PartialCredentialsError,
-    boto.CredentialRetrievalError,
-    boto.ProfileNotFound,
-)
-_MALFORMED = (boto.ParamValidationError, boto.ValidationError, boto.InvalidConfigError, ValueError)
-_FAILURES = (OSError, boto.BotoCoreError, botocore.parsers.ResponseParserError, aiohttp.ClientError)
 # What a store answers to a request that it will not fulfil, however often it is asked.
 _FINAL = (errno.EINVAL, errno.EPERM, getattr(errno, "EREMCHG", errno.ENOENT))
 
@@ -152,7 +138,7 @@ class Storage:
         return [self._url(name) for name in self._s3_filesystem.find(url)]
 
     def _filesystem(self, url: str) -> Any:
-        return self._s3_filesystem if is_s3(url) else _LOCAL
+        return self._s3_filesystem if is_s3(url) else _local_filesystem()
 
     @property
     def _s3_filesystem(self) -> Any:
@@ -200,12 +186,12 @@ class Storage:
                 return action()
             except FileNotFoundError as error:
                 raise UserError(f"{printable(url)}{where} does not exist") from error
-            except _REFUSALS as error:
+            except _errors(url).refusals as error:
                 mend = "; check the credentials, or the profile" if is_s3(url) else ""
                 raise StorageError(f"{printable(url)}{where} refuses: {error}{mend}") from error
-            except _MALFORMED as error:
+            except _errors(url).malformed as error:
                 raise UserError(f"{printable(url)}{where}: {_first_line(error)}") from error
-            except _FAILURES as error:
+            except _errors(url).failures as error:
                 if not is_s3(url) or (isinstance(error, OSError) and error.errno in _FINAL):
                     raise StorageError(f"{printable(url)}{where}: {_first_line(error)}") from error
                 if wait is None:
@@ -245,8 +231,49 @@ class _File(io.RawIOBase):
         super().close()
 
 
-_LOCAL = LocalFileSystem()
 _BLOCK = 1 << 20
+
+
+class _Errors(NamedTuple):
+    """What storage raises, by what it means."""
+
+    refusals: tuple[type[Exception], ...]
+    malformed: tuple[type[Exception], ...]
+    failures: tuple[type[Exception], ...]
+
+
+def _errors(url: str) -> _Errors:
+    return _s3_errors() if is_s3(url) else _Errors((PermissionError,), (ValueError,), (OSError,))
+
+
+@cache
+def _s3_errors() -> _Errors:
+    import aiohttp  # slow to import, as all of this
+    import botocore.exceptions as boto
+    from botocore.parsers import ResponseParserError
+
+    refusals = (
+        PermissionError,
+        boto.NoCredentialsError,
+        boto.PartialCredentialsError,
+        boto.CredentialRetrievalError,
+        boto.ProfileNotFound,
+    )
+    malformed = (
+        boto.ParamValidationError,
+        boto.ValidationError,
+        boto.InvalidConfigError,
+        ValueError,
+    )
+    failures = (OSError, boto.BotoCoreError, ResponseParserError, aiohttp.ClientError)
+    return _Errors(refusals, malformed, failures)
+
+
+@cache
+def _local_filesystem() -> Any:
+    from fsspec.implementations.local import LocalFileSystem  # slow to import
+
+    return LocalFileSystem()
 
 
 def _nothing_behind_the_end(read: Callable[[], bytes]) -> bytes:
@@ -261,7 +288,7 @@ def _nothing_behind_the_end(read: Callable[[], bytes]) -> bytes:
 
 
 def _absolute(path: str) -> str:
-    return str(_LOCAL._strip_protocol(path))
+    return str(_local_filesystem()._strip_protocol(path))
 
 
 def _ending(names: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:

@@ -1,0 +1,66 @@
+"""Where this process stands among the ranks, by its environment; torch is not needed for it."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from open_miipher.base.errors import USER_ERROR_STATUS, UserError, exit_on_user_error
+
+T = TypeVar("T")
+
+
+def place() -> tuple[int, int, int]:
+    """Return the rank, the number of ranks, and the rank among those of this machine."""
+    env = os.environ
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return int(env["RANK"]), int(env["WORLD_SIZE"]), int(env.get("LOCAL_RANK", "0"))
+    # Tasks started by srun directly; a lone launcher inside an allocation has no address to meet.
+    if int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in env and "MASTER_ADDR" in env:
+        return (
+            int(env["SLURM_PROCID"]),
+            int(env["SLURM_NTASKS"]),
+            int(env.get("SLURM_LOCALID", "0")),
+        )
+    return 0, 1, 0
+
+
+def run_as_rank(main: Callable[[], int]) -> NoReturn:
+    """Run a command that may be one rank of several, and end this process with its status.
+
+    What went well ends at once, all of it printed and closed. Python's own way out takes the
+    interpreter apart; a thread of gloo that only then lets go of the last tensor it has worked on
+    (no call waits for that, and DDP keeps these threads) would abort the process, and a run that
+    went well would end as a crash.
+
+    Args:
+        main: the command; it closes its world before it returns.
+    """
+    code = exit_on_user_error(main, says)()
+    if code == USER_ERROR_STATUS:  # what is open, such as a logger, is closed on Python's way out
+        sys.exit(code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def says(error: UserError) -> bool:
+    """Whether this process should say an error: what all ranks raise, rank 0 says."""
+    return not error.shared or place()[0] == 0
+
+
+def alike_here(action: Callable[[], T]) -> T:
+    """Do on every rank, before they meet, what comes out alike on all ranks of a machine.
+
+    Raises:
+        UserError: what the action raised; one of the machine's ranks should say it.
+    """
+    try:
+        return action()
+    except UserError as error:
+        raise UserError(str(error), shared=not is_first_here()) from error
+
+
+def is_first_here() -> bool:
+    """Whether this is the first rank of its machine; needs no contact with the others."""
+    return place()[2] == 0
