@@ -15,7 +15,7 @@ import torch.distributed as dist
 from open_miipher.base.errors import UserError
 from open_miipher.base.gpu_support import gpu_problem, read_driver
 from open_miipher.base.paths import printable
-from open_miipher.distributed.place import place
+from open_miipher.distributed.place import is_first_here, place
 from open_miipher.distributed.process import die_with_launcher
 
 T = TypeVar("T")
