@@ -171,7 +171,7 @@ def test_preprocessing_composes(bench, after):
     assert config.data.test.urls == []
     assert (config.data.sample_rate, config.data.peak) == (48000, 0.5)
     options = config.options
-    assert (options.writer_name, options.num_writers, options.shard) == ("w", 5, None)
+    assert (options.writer_name, options.num_writers, options.array_task) == ("w", 5, None)
     assert bench.run("local/preprocess.sh", status=2) == []
     assert "error: set WRITER_NAME" in bench.output
 

@@ -50,11 +50,9 @@ _TAIL_BYTES = 1 << 16
 
 
 class Ledger:
-    """The ledger of one output directory, as one of its tasks sees it.
+    """The ledger of an output directory, as a run over all items or an array's task sees it.
 
-    Args:
-        directory: the output directory; nothing is written to it before `claim`.
-        array_task: the task of a job array, or None for a run over all items.
+    Nothing is written to the directory before `claim`.
     """
 
     def __init__(self, directory: Path, array_task: ArrayTask | None = None) -> None:
@@ -198,14 +196,9 @@ class Ledger:
         return {r["id"]: r["output"] for r in rows if r["output"].endswith(f".{extension}")}
 
     def name_all(self, items: Collection[str], extension: str, assign: Assign) -> dict[str, str]:
-        """Give every item an output name, for ever, and return all names by item id.
+        """Give every item of the corpus an output name, for ever, and return all names by id.
 
         Tasks that start at once wait for one of them to name, and read what it wrote.
-
-        Args:
-            items: all of the corpus, not only this task's.
-            extension: of the outputs.
-            assign: how those that have none yet are named.
         """
         path = self.root / "names.jsonl"
         while True:

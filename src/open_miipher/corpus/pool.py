@@ -149,11 +149,7 @@ class Pool(AbstractContextManager["Pool"]):
                     item = worker.item
                     if kind in (_DONE, _REFUSED, _BROKEN):
                         worker.item = None
-                    if kind == _READY:
-                        worker.is_ready, self._num_failed_starts = True, 0
-                    elif kind == _BEGUN:
-                        worker.has_begun = True
-                    elif kind == _REFUSED:
+                    if kind == _REFUSED:
                         raise UserError(content)
                     elif kind == _BROKEN:
                         raise WorkerError(content)
@@ -161,15 +157,14 @@ class Pool(AbstractContextManager["Pool"]):
                         yield item, content, None
                     elif kind == _DIED:
                         self._remove(worker, content)
-                        if item is None:
-                            continue
-                        clear_up(item)
-                        tries[item.id] += worker.has_begun  # else it died idle
-                        if tries[item.id] <= RETRIES:
-                            queue.appendleft(item)
-                        else:
-                            problem = f"its worker process ended {RETRIES + 1} times ({content})"
-                            yield item, None, problem
+                        if item is not None:
+                            clear_up(item)
+                            tries[item.id] += worker.has_begun  # else it died idle
+                            if tries[item.id] > RETRIES:
+                                how = f"its worker process ended {RETRIES + 1} times ({content})"
+                                yield item, None, how
+                            else:
+                                queue.appendleft(item)
         finally:
             self._end([worker for worker in self._workers if not worker.is_idle])
 
@@ -190,7 +185,7 @@ class Pool(AbstractContextManager["Pool"]):
                 self._workers[-1].start(build)
 
     def _events(self) -> Iterator[tuple[_Worker, int, Any]]:
-        """Wait a moment for what workers say; of one that died or takes too long, give why."""
+        """Wait a moment for what workers say at the end of work, or for why one died."""
         by_connection = {worker.connection: worker for worker in self._workers}
         for connection in wait(list(by_connection), _LOOK_EVERY):
             worker = by_connection[connection]  # type: ignore[index]
@@ -198,7 +193,12 @@ class Pool(AbstractContextManager["Pool"]):
                 kind, content = worker.connection.recv()
             except (EOFError, OSError):
                 kind, content = _DIED, worker.end(_DYING_SECONDS)
-            yield worker, kind, content
+            if kind == _READY:
+                worker.is_ready, self._num_failed_starts = True, 0
+            elif kind == _BEGUN:
+                worker.has_begun = True
+            else:
+                yield worker, kind, content
         now = time.monotonic()
         for worker in [w for w in self._workers if w.item is not None and now > w.deadline]:
             worker.end()

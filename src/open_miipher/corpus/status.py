@@ -195,17 +195,10 @@ def measure(intervals: Iterable[Interval], made: Made, window: Interval) -> Spee
 class Tally:
     """What the rows of a ledger add up to, read once.
 
-    Args:
-        ledger: of a run over all items.
-        recent_since: seconds since the epoch.
-
     Attributes:
-        by_run: what each run made.
-        last_time: when each run's newest row was written.
-        recent: what was made since `recent_since`.
-        overall: what was ever made.
-        done: what is done now.
-        num_failed: items that failed, also in part, and are not forgotten.
+        by_run: what each run made; last_time: when its newest row was written.
+        recent: what was made since a time, in seconds since the epoch; overall: what ever was.
+        done: what is done now; num_failed: items that failed, also in part, and count.
         samples: what the items hold, if they are shards.
     """
 

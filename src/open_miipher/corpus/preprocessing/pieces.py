@@ -190,13 +190,9 @@ def at_peak(waveform: np.ndarray, peak: float) -> np.ndarray:
 
 
 def within_full_scale(damaged: np.ndarray, drawn: list[dict[str, Any]]) -> np.ndarray:
-    """Scale a damaged waveform that 16 bits could not hold.
+    """Scale a damaged waveform (samples,) that 16 bits could not hold, and note it in `drawn`.
 
     Only it: clean speech is as loud in all pieces of a sample, whatever was added to it.
-
-    Args:
-        damaged: (samples,) float32.
-        drawn: takes the note of the gain, if there is one.
     """
     loudest = peak_of(damaged)
     if loudest <= _LOUDEST:
