@@ -7,8 +7,9 @@ LOCK := container/requirements-dev.lock
 INSTALLED := .venv/installed.lock
 BIN := .venv/bin
 
-# Two at a time, whole files together, so that what a file sets up is set up once.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+# Whole files together, so that what a file sets up is set up once.
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 # One thread per process: the tests and the demo start several processes themselves.
 export OMP_NUM_THREADS ?= 1

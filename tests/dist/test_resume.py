@@ -45,7 +45,7 @@ def last_step(directory: Path) -> int:
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def wait_until(condition, seconds: float = 120.0) -> None:
+def wait_until(condition, seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
