@@ -7,8 +7,9 @@ LOCK := container/requirements-dev.lock
 INSTALLED := .venv/installed.lock
 BIN := .venv/bin
 
-# Two at a time, whole files together, so that what a file sets up is set up once.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+# Whole files together, so that what a file sets up is set up once.
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 # One thread per process: the tests and the demo start several processes themselves.
 export OMP_NUM_THREADS ?= 1
@@ -34,7 +35,7 @@ setup: ## build .venv from the lock file, if it is not there yet or the lock has
 	fi
 
 demo: setup ## train three small stages, kill and resume one, restore; AUDIO_DIR=/my/wavs restores yours
-	@$(BIN)/python src/demo $${AUDIO_DIR:+--audio-dir "$$AUDIO_DIR"}
+	@$(BIN)/python src/demo $${AUDIO_DIR:+--audio-dir "$$AUDIO_DIR"} $${STEPS:+--steps $$STEPS}
 
 doctor: setup ## say what this machine can run, and how to mend what it cannot
 	@$(BIN)/python src/doctor.py

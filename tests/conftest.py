@@ -72,24 +72,25 @@ def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
     return warm.run_script
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def torchrun():
-    """Return a function that starts a script of the repository under torchrun."""
+    """Return a function that starts a script of the repository under torchrun.
+
+    What a test that failed has left is killed, or it would take the cores from those after it.
+    """
+    started: list[subprocess.Popen] = []
 
     def start(script: str, *arguments: str, ranks: int = 1, **options) -> subprocess.Popen:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
         command += ["--nproc_per_node", str(ranks), str(ROOT / script), *arguments]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.Popen(
-            command,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            **options,
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(subprocess.Popen(command, env=environment, **pipes, **options))
+        return started[-1]
 
-    return start
+    yield start
+    for process in started:
+        process.kill()  # its workers end with it
 
 
 TINY_VOCODER: list[str] = []  # overrides that make the demo's vocoder tiny
@@ -133,7 +134,7 @@ def tiny_stages(speech_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> d
 def wait_until() -> Callable[..., None]:
     """Return a function that waits for a condition, or fails."""
 
-    def wait(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    def wait(condition: Callable[[], bool], seconds: float = 300.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "waited too long"

@@ -38,7 +38,7 @@ def run(checkout: Path, tested: str, **variables: str) -> list[str]:
         check=True,
     )
     lines = result.stdout.splitlines()
-    assert lines[:2] == ["make test-all", "make demo"]
+    assert lines[:2] == ["make test-all", "make demo STEPS=40 60 30"]
     return lines[2:]
 
 

@@ -29,12 +29,23 @@ def settings(tiny_stages, directory: Path, *more: str) -> list[str]:
     return [*tiny_stages["cleaner"], *given, *ends, *saves, *more]
 
 
+_STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left():
+    yield
+    while _STARTED:
+        _STARTED.pop().kill()  # after a test that failed
+
+
 def launch(overrides: list[str], ranks: int, *options: str, script: Path | None = None, **more):
     """Start torchrun with its own options."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", *options]
     command += ["--nproc_per_node", str(ranks), str(script or ROOT / "src/train.py"), *overrides]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=environment(), **pipes, **more)
+    _STARTED.append(subprocess.Popen(command, env=environment(), **pipes, **more))
+    return _STARTED[-1]
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -47,7 +58,8 @@ def alone(overrides: list[str], rank: int, port: int) -> subprocess.Popen:
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     command = [sys.executable, str(ROOT / "src/train.py"), *overrides]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=environment(**place, **meeting), **pipes)
+    _STARTED.append(subprocess.Popen(command, env=environment(**place, **meeting), **pipes))
+    return _STARTED[-1]
 
 
 def children(pid: int) -> list[int]:

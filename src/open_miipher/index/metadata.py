@@ -55,7 +55,7 @@ class Index:
 
     def __getitem__(self, row: int) -> Entry:
         columns = self.columns
-        if row not in range(len(self)):
+        if not 0 <= row < len(self):
             raise IndexError(f"{self.root} has {len(self)} rows, no row {row}")
         names = enumerate(columns.extra_names, start=1)
         return Entry(
@@ -83,11 +83,6 @@ class Index:
     def fingerprint(self) -> str:
         """SHA-256 over path, rate, frames and channels of every entry, in order."""
         return self.columns.fingerprint
-
-    @property
-    def num_seconds(self) -> float:
-        """Length of all files together."""
-        return float((self.columns.num_frames / self.columns.sample_rate).sum())
 
 
 def _mapped(root: Path, file: Path) -> Index:
