@@ -110,9 +110,10 @@ def test_one_chunk_comes_out_the_same_either_way(chain, num_samples):
     np.testing.assert_array_equal(by_file, by_chunk)
     batch, lengths = torch.from_numpy(waveform)[None], torch.tensor([num_samples])
     padded = torch.nn.functional.pad(batch, (0, -num_samples % chain.input_hop))
-    noise = torch.zeros(1, padded.shape[1] * 3)
-    own = chain.restore(padded, lengths, noise)
-    measured = chain.restore(padded, lengths, noise, chain.measure([waveform[None]]))
+    nothing = torch.zeros(1, dtype=torch.int64)  # DAC takes no noise
+    own = chain.restore(padded, lengths, nothing, nothing)
+    statistics = chain.measure([waveform[None]])
+    measured = chain.restore(padded, lengths, nothing, nothing, statistics)
     torch.testing.assert_close(measured, own, atol=1e-5, rtol=1e-4)
 
 
