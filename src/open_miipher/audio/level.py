@@ -174,26 +174,3 @@ class GainTrack:
         share = np.arange(1, len(limits) + 1) / (len(limits) + 1)
         line = np.exp(known[0] + share * (known[-1] - known[0]))
         return [min(float(gain), limit) for gain, limit in zip(line, limits, strict=True)]
-
-
-class Level:
-    """The mean level of a signal that comes in blocks."""
-
-    def __init__(self) -> None:
-        self._energy, self._num_samples = 0.0, 0
-
-    def add(self, block: np.ndarray) -> None:
-        """Measure a block (channels, n) float32."""
-        for row in block:
-            self._energy += float(np.dot(row, row))
-        self._num_samples += block.size
-
-    @property
-    def rms(self) -> float:
-        """Root of the mean square, full scale 1."""
-        return math.sqrt(self._energy / max(1, self._num_samples))
-
-    @property
-    def decibels(self) -> float | None:
-        """The same in dB of full scale; None for digital silence."""
-        return round(20 * math.log10(self.rms), 2) if self.rms > 0 else None

@@ -3,6 +3,7 @@
 One thread adds samples, and has their signals restored; another advances and closes the output.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,6 @@ import numpy as np
 
 from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.io import WAV_BYTE_LIMIT
-from open_miipher.audio.level import Level
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.paths import printable
 from open_miipher.corpus.inputs import Audio, InputSample
@@ -31,6 +31,29 @@ from open_miipher.restoration import (
     WriteError,
 )
 from open_miipher.shards import Sample, ShardWriter
+
+
+class Level:
+    """The mean level of a signal that comes in blocks."""
+
+    def __init__(self) -> None:
+        self._energy, self._num_samples = 0.0, 0
+
+    def add(self, block: np.ndarray) -> None:
+        """Measure a block (channels, n) float32."""
+        for row in block:
+            self._energy += float(np.dot(row, row))
+        self._num_samples += block.size
+
+    @property
+    def rms(self) -> float:
+        """Root of the mean square, full scale 1."""
+        return math.sqrt(self._energy / max(1, self._num_samples))
+
+    @property
+    def decibels(self) -> float | None:
+        """The same in dB of full scale; None for digital silence."""
+        return round(20 * math.log10(self.rms), 2) if self.rms > 0 else None
 
 
 @dataclass(frozen=True)
