@@ -16,7 +16,7 @@ from open_miipher.corpus.run import Share
 ROOT = Path(inference.__file__).parent
 NETWORKS = ("encoders", "cleaners", "vocoders", "layers")
 
-CORPUS_BOUND, BOUND = 5, 22
+CORPUS_BOUND, BOUND = 5, 18
 
 
 def test_one_restored_file_crosses_few_files(chain, tmp_path, monkeypatch, capsys) -> None:
@@ -64,6 +64,6 @@ def test_one_restored_file_crosses_few_files(chain, tmp_path, monkeypatch, capsy
     with capsys.disabled():
         print(f"\n{len(own)} files:", *own, sep="\n  ")
     assert "open_miipher/corpus/restoring.py" in own  # that the trace saw threads and generators
-    assert "open_miipher/restoration/pipeline.py" in own
+    assert "open_miipher/restoration/restorer.py" in own
     assert sum("/corpus/" in path for path in own) <= CORPUS_BOUND
     assert len(own) <= BOUND

@@ -10,7 +10,7 @@ import pytest
 
 from open_miipher.audio.io import AudioError
 from open_miipher.restoration import Job, RestoreOptions, Restorer, Source, WriteError
-from open_miipher.restoration.pipeline import in_background
+from open_miipher.restoration.restorer import in_background
 from open_miipher.restoration.streams import ArraySink
 
 RATE = 8000
