@@ -96,7 +96,7 @@ class Chain:
         self.cleaner = cleaner.to(device).eval()
         self.vocoder = vocoder.to(device).eval()
         # With its number: what "cuda" means differs from thread to thread.
-        self.device = next(self.vocoder.parameters()).device
+        self.device = next(self.cleaner.parameters()).device
         self.input_rate = cleaner.encoder.sample_rate
         self.input_hop = cleaner.encoder.hop_length
         self.output_rate = vocoder.sample_rate
@@ -173,7 +173,7 @@ def _check_chain(checkpoint: Checkpoint) -> None:
     Raises:
         UserError: it does not; says what it holds.
     """
-    missing = [part for part in ("cleaner", "generator") if part not in checkpoint.names]
+    missing = [part for part in ("cleaner", "generator") if part not in checkpoint.networks]
     if missing == ["generator"]:
         raise UserError(
             f"{checkpoint.path} holds a feature cleaner alone, which makes no audio; "
