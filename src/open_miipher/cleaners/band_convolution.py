@@ -12,7 +12,7 @@ from open_miipher.encoders.base import frame_mask
 from open_miipher.encoders.stft import StftEncoder
 
 _SMALLEST_LEVEL = 1e-6  # of a compressed spectrum; keeps silence finite
-_OUTPUTS = 5  # numbers a bin: mask (real, imaginary), gains of two copies and of noise
+_OUTPUTS = 5  # numbers a bin: mask - 1 (real, imaginary), gains of two copies and of noise
 
 
 @dataclass
@@ -37,9 +37,9 @@ class BandConvolutionConfig:
 class BandConvolution(Cleaner):
     """Masks the compressed spectrum bin by bin, and fills in what is missing.
 
-    What comes out is, in each bin, level · (mask · input + gain₁ · phase₁ + gain₂ · phase₂), the
-    phases being those of the bins a quarter and half of the band below, and after it a gain of
-    noise for the `istft` vocoder to add. At the first step the mask is 1 and the gains are 0: the
+    What comes out is, in each bin, mask · input + level · (gain₁ · phase₁ + gain₂ · phase₂), the
+    phases being those of the bins a quarter and half of the band below, and level · gain₃ for the
+    noise that the `istft` vocoder adds. At the first step the mask is 1 and the gains are 0: the
     identity.
 
     The network sees the spectrum divided by its level, so that the waveform's level changes nothing
@@ -99,15 +99,16 @@ class BandConvolution(Cleaner):
         """Encode and clean; see `Cleaner.forward`.
 
         Returns:
-            Features (batch, frames, 3 · bins) float32 for the `istft` vocoder, their lengths.
+            Features (batch, frames, 3 · bins) float32 for the `istft` vocoder, and their lengths.
         """
         with torch.no_grad():
             features, frame_lengths = self.encoder(waveform, lengths)
             mask = frame_mask(frame_lengths, features.shape[1])
-            # (batch, 2, frames, bins)
-            spectrum = features.float().unflatten(2, (2, self.num_bins)).transpose(1, 2)
-            level = self._level(spectrum, mask)
-            spectrum = spectrum / level
+            # (batch, 3, frames, bins): real, imaginary, noise
+            features = features.float().unflatten(2, (3, self.num_bins)).transpose(1, 2)
+            level = self._level(features, mask)
+            # The frame after a clip's last one still sees its end, were there no mask.
+            spectrum = features[:, :2] / level * mask[:, None, :, None]
         with torch.autocast(waveform.device.type, enabled=False):
             bands = self._into_bands(spectrum) * mask[:, None, :, None]
         hidden = bands
@@ -115,13 +116,14 @@ class BandConvolution(Cleaner):
             hidden = block(hidden, mask)
         with torch.autocast(waveform.device.type, enabled=False):
             change = self._out_of_bands(torch.cat([hidden.float(), bands], dim=1))
-            cleaned = level * self._applied(spectrum, change * mask[:, None, :, None])
+            change = self._filled(spectrum, change) * mask[:, None, :, None]
+            cleaned = features + level * change
         return cleaned.transpose(1, 2).flatten(2), frame_lengths
 
-    def _level(self, spectrum: Tensor, mask: Tensor) -> Tensor:
+    def _level(self, features: Tensor, mask: Tensor) -> Tensor:
         """Return the root mean square around each frame: (batch, 1, frames, 1)."""
-        valid = mask[:, None].to(spectrum.dtype)
-        energy = spectrum.square().sum(1).mean(2)[:, None] * valid
+        valid = mask[:, None].to(features.dtype)
+        energy = features.square().sum(1).mean(2)[:, None] * valid
         size, padding = 2 * self.level_frames + 1, self.level_frames
         energy, count = (
             nn.functional.avg_pool1d(x, size, stride=1, padding=padding) for x in (energy, valid)
@@ -148,22 +150,24 @@ class BandConvolution(Cleaner):
         ]
         return torch.cat([*bins, bins[-1][..., -1:]], dim=3)  # the highest bin as the one below it
 
-    def _applied(self, spectrum: Tensor, change: Tensor) -> Tensor:
-        """Mask a spectrum (batch, 2, frames, bins) and fill it in: (batch, 3, frames, bins)."""
+    def _filled(self, spectrum: Tensor, outputs: Tensor) -> Tensor:
+        """Return what is added to the spectrum and its noise: (batch, 3, frames, bins).
+
+        Args:
+            spectrum: (batch, 2, frames, bins), divided by its level.
+            outputs: (batch, 5, frames, bins) of the network: mask - 1 and the gains.
+        """
         real, imaginary = spectrum.unbind(1)
-        mask_real, mask_imaginary, *copies, noise = change.unbind(1)
-        masked = torch.stack(
-            [
-                real + mask_real * real - mask_imaginary * imaginary,
-                imaginary + mask_real * imaginary + mask_imaginary * real,
-            ],
-            dim=1,
-        )
+        mask_real, mask_imaginary, *copies, noise = outputs.unbind(1)
+        added_real = mask_real * real - mask_imaginary * imaginary
+        added_imaginary = mask_real * imaginary + mask_imaginary * real
+        # Phases alone: a copy of the magnitudes would bring the formants of the lower band along.
         phases = spectrum * (spectrum.square().sum(1, keepdim=True) + 1e-6).rsqrt()
         for gain, shift in zip(copies, self.shifts, strict=True):
             copied = nn.functional.pad(phases[..., :-shift], (shift, 0))
-            masked = masked + gain[:, None] * copied
-        return torch.cat([masked, noise[:, None]], dim=1)
+            added_real = added_real + gain * copied[:, 0]
+            added_imaginary = added_imaginary + gain * copied[:, 1]
+        return torch.stack([added_real, added_imaginary, noise], dim=1)
 
 
 class _Block(nn.Module):

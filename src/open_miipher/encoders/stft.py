@@ -8,7 +8,10 @@ from open_miipher.encoders.base import Encoder
 
 
 class StftEncoder(Encoder):
-    """Real parts of every bin, then imaginary parts, magnitudes compressed (`audio.stft`)."""
+    """Real parts of every bin, imaginary parts, and gains of noise: 0, as recorded audio has none.
+
+    Magnitudes are compressed (`audio.stft`). The gains are for a cleaner to set.
+    """
 
     Config = StftConfig
     carries_level = True
@@ -17,7 +20,7 @@ class StftEncoder(Encoder):
         super().__init__()
         self.config = config
         self.sample_rate, self.hop_length = config.sample_rate, config.hop_length
-        self.width = 2 * config.num_bins
+        self.width = 3 * config.num_bins
         self.stft = Stft(config)
         self.freeze(repr(config))
 
@@ -27,6 +30,7 @@ class StftEncoder(Encoder):
         return nn.ModuleList()
 
     def encode(self, waveform: Tensor, frame_lengths: Tensor) -> Tensor:
-        """(batch, frames · hop_length) -> (batch, frames, 2 · bins); see `Encoder.encode`."""
+        """(batch, frames · hop_length) -> (batch, frames, 3 · bins); see `Encoder.encode`."""
         spectrum = self.stft(waveform)
-        return torch.cat([spectrum.real, spectrum.imag], dim=2)
+        parts = torch.view_as_real(spectrum)
+        return torch.cat([parts[..., 0], parts[..., 1], torch.zeros_like(parts[..., 0])], dim=2)

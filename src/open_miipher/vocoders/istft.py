@@ -13,8 +13,8 @@ from open_miipher.vocoders.base import Vocoder
 class Istft(Vocoder):
     """Inverts the features of the `stft` encoder, and fills noise in where a cleaner asks for it.
 
-    The features are 2 · bins wide (real and imaginary parts, as the encoder gives them), or
-    3 · bins: the last third are gains of noise, which is added to the compressed spectrum.
+    Its features are real and imaginary parts of every bin, and gains of the noise that is added to
+    the compressed spectrum.
 
     Args:
         feature_width: of the encoder.
@@ -32,9 +32,9 @@ class Istft(Vocoder):
     def __init__(self, feature_width: int, frame_rate: float, config: StftConfig) -> None:
         super().__init__()
         own_rate = config.sample_rate / config.hop_length
-        if feature_width != 2 * config.num_bins or not math.isclose(frame_rate, own_rate):
+        if feature_width != 3 * config.num_bins or not math.isclose(frame_rate, own_rate):
             raise UserError(
-                f"the istft vocoder inverts features of {2 * config.num_bins} values at "
+                f"the istft vocoder inverts features of {3 * config.num_bins} values at "
                 f"{own_rate:g} frames/s, not of {feature_width} at {frame_rate:g}; give it the "
                 "stft encoder's sample_rate, n_fft and hop_length"
             )
@@ -45,14 +45,12 @@ class Istft(Vocoder):
     def forward(self, features: Tensor, noise: Tensor) -> Tensor:
         """Vocode with a graph; see `Vocoder.generate`."""
         features = features.float()
-        real, imaginary, *gains = features.split(self.config.num_bins, dim=2)
-        if gains:
-            # Of unit power in every bin.
-            own = self.stft(noise / self.stft.window.norm())
-            real, imaginary = real + gains[0] * own.real, imaginary + gains[0] * own.imag
-        return self.stft.inverse(torch.complex(real, imaginary))
+        real, imaginary, gain = features.split(self.config.num_bins, dim=2)
+        filling = self.stft(noise / self.stft.window.norm())  # of unit power in every bin
+        spectrum = torch.complex(real + gain * filling.real, imaginary + gain * filling.imag)
+        return self.stft.inverse(spectrum)
 
     @torch.no_grad()
     def generate(self, features: Tensor, noise: Tensor) -> Tensor:
-        """(batch, frames, 2 or 3 · bins) -> (batch, frames · hop); see `Vocoder.generate`."""
+        """(batch, frames, 3 · bins) -> (batch, frames · hop); see `Vocoder.generate`."""
         return self(features, noise)
