@@ -9,9 +9,9 @@ from open_miipher.base.errors import UserError
 
 COMPRESSED_LOSSES = ("magnitude", "complex", "log_mel")
 _POWER = 0.3
-_EMPTY_DB = (
-    -90.0
-)  # of the loudest bin: a bin below it, on the mean over a clip, is outside the band
+# Of the loudest bin. The rounding to 16 bits lies above it, what resampling lets through below.
+_EMPTY_DB = -105.0
+_USUAL = 0.75  # share of frames: a bin that is empty in so many is outside the band
 _SMALLEST_POWER = 1e-10  # of a full-scale sine: -100 dB, which keeps gradients bounded
 _MEL_FLOOR = 1e-4  # of a full-scale sine: -80 dB
 
@@ -92,7 +92,7 @@ class CompressedSpectrumLoss(nn.Module):
         energy = wanted.square().sum(-1)
         frames = torch.arange(energy.shape[1], device=target.device)
         is_valid = frames * (size // 2) < lengths[:, None]
-        seen = (is_valid[:, :, None] & band_of(energy)[:, None, :]).to(energy.dtype)
+        seen = (is_valid[:, :, None] & band_of(energy, is_valid)[:, None, :]).to(energy.dtype)
         # √(|S|² + ε), not abs(): near 0 its gradient depends on the phase of a negligible value.
         wanted_size, given_size = (
             (x.square().sum(-1) + _SMALLEST_POWER).sqrt() for x in (wanted, given)
@@ -126,16 +126,19 @@ class CompressedSpectrumLoss(nn.Module):
         return torch.view_as_real(spectrum).transpose(1, 2)
 
 
-def band_of(energy: Tensor) -> Tensor:
+def band_of(energy: Tensor, is_valid: Tensor) -> Tensor:
     """Find the bins up to the highest that a clip has.
 
     Args:
         energy: (batch, frames, bins), squared magnitudes.
+        is_valid: (batch, frames) bool.
 
     Returns:
         (batch, bins) bool; all True for a silent clip.
     """
-    mean = energy.mean(1)
-    is_there = mean > mean.amax(1, keepdim=True) * 10 ** (_EMPTY_DB / 10)
+    energy = energy.detach().masked_fill(~is_valid[:, :, None], float("nan"))
+    # Not the mean: where a crop begins or ends in the middle of a sound, all bins have energy.
+    usual = energy.nanquantile(_USUAL, dim=1)
+    is_there = usual > usual.amax(1, keepdim=True) * 10 ** (_EMPTY_DB / 10)
     from_above = is_there.flip(1).cumsum(1).flip(1) > 0  # there is one here or above
     return from_above | ~is_there.any(1, keepdim=True)
