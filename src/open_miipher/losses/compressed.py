@@ -74,44 +74,28 @@ class CompressedSpectrumLoss(nn.Module):
             `magnitude`, `complex` and `log_mel`, each the mean over samples of a mean over frames
             and bins.
         """
+        sizes = sorted(self.config.n_ffts, reverse=True)
         with torch.autocast(target.device.type, enabled=False):
-            pairs = [self._at(size, target, estimate, lengths) for size in self.config.n_ffts]
-        magnitude, complex_, log_mel = (torch.stack(values) for values in zip(*pairs, strict=True))
-        longest = self.config.n_ffts.index(max(self.config.n_ffts))
-        return {
-            "magnitude": magnitude.mean(),
-            "complex": complex_.mean(),
-            "log_mel": log_mel[longest].mean(),
-        }
+            wanted, given = self._spectrum(target, sizes[0]), self._spectrum(estimate, sizes[0])
+            is_valid = _valid_frames(lengths, wanted.shape[1], sizes[0])
+            top = top_of_band(wanted.square().sum(-1), is_valid)
+            log_mel = self._log_mel(wanted, given, is_valid, top)
+            distances = [_distances(wanted, given, is_valid, top)]
+            for size in sizes[1:]:
+                wanted, given = self._spectrum(target, size), self._spectrum(estimate, size)
+                is_valid = _valid_frames(lengths, wanted.shape[1], size)
+                distances.append(_distances(wanted, given, is_valid, top))
+        magnitude, complex_ = torch.stack(distances).mean((0, 2))
+        return {"magnitude": magnitude, "complex": complex_, "log_mel": log_mel.mean()}
 
-    def _at(
-        self, size: int, target: Tensor, estimate: Tensor, lengths: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the three distances of each sample at one resolution, (batch,) each."""
-        wanted, given = self._spectrum(target, size), self._spectrum(estimate, size)
-        energy = wanted.square().sum(-1)
-        frames = torch.arange(energy.shape[1], device=target.device)
-        is_valid = frames * (size // 2) < lengths[:, None]
-        seen = (is_valid[:, :, None] & band_of(energy, is_valid)[:, None, :]).to(energy.dtype)
-        # √(|S|² + ε), not abs(): near 0 its gradient depends on the phase of a negligible value.
-        wanted_size, given_size = (
-            (x.square().sum(-1) + _SMALLEST_POWER).sqrt() for x in (wanted, given)
+    def _log_mel(self, wanted: Tensor, given: Tensor, is_valid: Tensor, top: Tensor) -> Tensor:
+        """Return the distance of each sample's log-mel spectra, (batch,)."""
+        seen = _seen(is_valid, top, wanted.shape[2])
+        wanted, given = (
+            ((_magnitude(x) * seen) @ self.get_buffer("mel") + _MEL_FLOOR).log()
+            for x in (wanted, given)
         )
-        difference = wanted_size**_POWER - given_size**_POWER
-        apart = wanted * wanted_size[..., None] ** (_POWER - 1) - given * given_size[..., None] ** (
-            _POWER - 1
-        )
-        count = seen.sum((1, 2))
-        magnitude = (difference.square() * seen).sum((1, 2)) / count
-        complex_ = (apart.square().sum(-1) * seen).sum((1, 2)) / count
-        if size != max(self.config.n_ffts):
-            return magnitude, complex_, torch.zeros_like(magnitude)
-        wanted_mel, given_mel = (
-            ((x * seen) @ self.get_buffer("mel") + _MEL_FLOOR).log()
-            for x in (wanted_size, given_size)
-        )
-        log_mel = (wanted_mel - given_mel).abs().mean(2).sum(1) / is_valid.sum(1)
-        return magnitude, complex_, log_mel
+        return (wanted - given).abs().mean(2).sum(1) / is_valid.sum(1)
 
     def _spectrum(self, waveform: Tensor, size: int) -> Tensor:
         """(batch, samples) -> (batch, frames, bins, 2) float32."""
@@ -126,19 +110,52 @@ class CompressedSpectrumLoss(nn.Module):
         return torch.view_as_real(spectrum).transpose(1, 2)
 
 
-def band_of(energy: Tensor, is_valid: Tensor) -> Tensor:
-    """Find the bins up to the highest that a clip has.
+def _valid_frames(lengths: Tensor, num_frames: int, size: int) -> Tensor:
+    """Return which frames are centred inside each sample: (batch, frames) bool."""
+    centres = torch.arange(num_frames, device=lengths.device) * (size // 2)
+    return centres < lengths[:, None]
+
+
+def _seen(is_valid: Tensor, top: Tensor, num_bins: int) -> Tensor:
+    """Return which frames and bins count: (batch, frames, bins), 1 or 0."""
+    places = torch.linspace(0, 1, num_bins, device=top.device)
+    return (is_valid[:, :, None] & (places <= top[:, None])[:, None, :]).float()
+
+
+def _magnitude(spectrum: Tensor) -> Tensor:
+    """(batch, frames, bins, 2) -> (batch, frames, bins).
+
+    Not abs(): near 0 its gradient depends on the phase of a negligible value.
+    """
+    return (spectrum.square().sum(-1) + _SMALLEST_POWER).sqrt()
+
+
+def _distances(wanted: Tensor, given: Tensor, is_valid: Tensor, top: Tensor) -> Tensor:
+    """Return the distances of magnitudes and of complex spectra of each sample: (2, batch)."""
+    seen = _seen(is_valid, top, wanted.shape[2])
+    sizes = _magnitude(wanted), _magnitude(given)
+    shrunk = [
+        x * size[..., None] ** (_POWER - 1) for x, size in zip((wanted, given), sizes, strict=True)
+    ]
+    magnitude = (sizes[0] ** _POWER - sizes[1] ** _POWER).square()
+    complex_ = (shrunk[0] - shrunk[1]).square().sum(-1)
+    count = seen.sum((1, 2))
+    return torch.stack([(x * seen).sum((1, 2)) / count for x in (magnitude, complex_)])
+
+
+def top_of_band(energy: Tensor, is_valid: Tensor) -> Tensor:
+    """Find the highest frequency that a clip has, as a share of half the sample rate.
 
     Args:
         energy: (batch, frames, bins), squared magnitudes.
         is_valid: (batch, frames) bool.
 
     Returns:
-        (batch, bins) bool; all True for a silent clip.
+        (batch,) from 0 to 1; 1 for a silent clip.
     """
     energy = energy.detach().masked_fill(~is_valid[:, :, None], float("nan"))
     # Not the mean: where a crop begins or ends in the middle of a sound, all bins have energy.
     usual = energy.nanquantile(_USUAL, dim=1)
     is_there = usual > usual.amax(1, keepdim=True) * 10 ** (_EMPTY_DB / 10)
-    from_above = is_there.flip(1).cumsum(1).flip(1) > 0  # there is one here or above
-    return from_above | ~is_there.any(1, keepdim=True)
+    places = torch.linspace(0, 1, energy.shape[2], device=energy.device)
+    return torch.where(is_there.any(1), (places * is_there).amax(1), 1.0)
