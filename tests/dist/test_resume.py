@@ -139,18 +139,23 @@ def run_killed_once(torchrun, overrides, directory: Path, ranks: int, victim: st
     assert last_step(directory) < STEPS
 
 
-def check_killed_run_equals_unbroken(torchrun, tiny_stages, tmp_path, ranks, victim, when) -> None:
+def check_killed_run_equals_unbroken(
+    torchrun, tiny_stages, tmp_path, ranks, victim, when, recipe="pretrain"
+) -> None:
     broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
-    overrides = settings(tiny_stages, "pretrain", broken)
+    overrides = settings(tiny_stages, recipe, broken)
     run_killed_once(torchrun, overrides, broken, ranks, victim, lambda: when(broken))
     finish(torchrun("src/train.py", f"trainer.ckpt_dir={broken}", ranks=ranks))
-    finish(torchrun("src/train.py", *settings(tiny_stages, "pretrain", unbroken), ranks=ranks))
+    finish(torchrun("src/train.py", *settings(tiny_stages, recipe, unbroken), ranks=ranks))
     assert_equal_runs(broken, unbroken, tolerance=0.0)
 
 
-def test_two_ranks_resume_bit_for_bit_after_torchrun_was_killed(torchrun, tiny_stages, tmp_path):
+@pytest.mark.parametrize("recipe", ["pretrain", "waveform"])
+def test_two_ranks_resume_bit_for_bit_after_torchrun_was_killed(
+    torchrun, tiny_stages, tmp_path, recipe
+):
     check_killed_run_equals_unbroken(
-        torchrun, tiny_stages, tmp_path, 2, "torchrun", lambda run: last_step(run) >= 5
+        torchrun, tiny_stages, tmp_path, 2, "torchrun", lambda run: last_step(run) >= 5, recipe
     )
 
 
@@ -179,7 +184,7 @@ def test_killed_while_a_checkpoint_is_written(torchrun, tiny_stages, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["cleaner", "pretrain"])
+@pytest.mark.parametrize("recipe", ["cleaner", "pretrain", "waveform"])
 def test_other_ranks_and_workers_draw_the_same_samples(torchrun, tiny_stages, tmp_path, recipe):
     """4 samples a step: half the run with 2 ranks, the rest with 1, 4 or other workers."""
     unbroken, half = tmp_path / "unbroken", tmp_path / "half"
