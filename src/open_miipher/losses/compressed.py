@@ -153,9 +153,10 @@ def top_of_band(energy: Tensor, is_valid: Tensor) -> Tensor:
     Returns:
         (batch,) from 0 to 1; 1 for a silent clip.
     """
-    energy = energy.detach().masked_fill(~is_valid[:, :, None], float("nan"))
     # Not the mean: where a crop begins or ends in the middle of a sound, all bins have energy.
-    usual = energy.nanquantile(_USUAL, dim=1)
+    falling = energy.detach().masked_fill(~is_valid[:, :, None], -1.0).sort(1, descending=True)
+    rank = ((1 - _USUAL) * is_valid.sum(1)).long()
+    usual = falling.values[torch.arange(len(rank), device=rank.device), rank]
     is_there = usual > usual.amax(1, keepdim=True) * 10 ** (_EMPTY_DB / 10)
     places = torch.linspace(0, 1, energy.shape[2], device=energy.device)
     return torch.where(is_there.any(1), (places * is_there).amax(1), 1.0)

@@ -116,7 +116,7 @@ class Chain:
         ema: bool = True,
         encoder_source: str | None = None,
     ) -> "Chain":
-        """Build the chain that a stage-3 checkpoint holds.
+        """Build the chain that a checkpoint holds, of stage 3 or of a recipe of one stage.
 
         Args:
             path: a checkpoint folder or a run's output directory, or one that was opened before.
