@@ -98,7 +98,7 @@ TINY_VOCODER: list[str] = []  # overrides that make the demo's vocoder tiny
 
 @pytest.fixture(scope="session")
 def tiny_stages(speech_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """Override lists of the three stages at a size for tests; stages 1 and 2 exist for stage 3."""
+    """Override lists of every stage at a size for tests; stages 1 and 2 exist for stage 3."""
     from open_miipher.config import compose_run
     from open_miipher.distributed import start
     from open_miipher.training import prepare
@@ -127,7 +127,14 @@ def tiny_stages(speech_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> d
         f"model.vocoder_ckpt_dir={root / 'stage2'}",
         *common,
     ]
-    return {"cleaner": cleaner, "pretrain": pretrain, "finetune": finetune}
+    waveform = [
+        "model=small_restorer",
+        "model.cleaner.width=8",
+        "model.cleaner.bands=[[48, 8]]",
+        "model.cleaner.dilations=[1, 2]",
+        *common,
+    ]
+    return {"cleaner": cleaner, "pretrain": pretrain, "finetune": finetune, "waveform": waveform}
 
 
 @pytest.fixture(scope="session")

@@ -46,10 +46,20 @@ class Head(nn.Module):
         self.base, self.linear = base, nn.Linear(width, 1, config.bias)
 
 
+class Fixed(nn.Module):
+    """Has no weights."""
+
+    Config = BaseConfig
+
+    def __init__(self, config: BaseConfig) -> None:
+        super().__init__()
+        self.config = config
+
+
 @pytest.fixture(autouse=True)
 def parts(monkeypatch):
     monkeypatch.setattr(Registry, "of_kind", dict(Registry.of_kind))
-    Registry[Any]("test part", {"base": Base, "head": Head})
+    Registry[Any]("test part", {"base": Base, "head": Head, "fixed": Fixed})
 
 
 def saved(tmp_path, **changes) -> Checkpoint:
@@ -92,3 +102,20 @@ def test_what_does_not_fit_is_named(tmp_path):
     narrow = Blueprint("test part", {"name": "head"}, [{"network": "base"}, 2])
     with pytest.raises(UserError, match="another architecture"):
         saved(tmp_path / "3", head=narrow).build("head")
+
+
+def test_a_network_without_weights_has_no_file(tmp_path):
+    networks = {"fixed": Blueprint("test part", {"name": "fixed", "scale": 5.0})}
+    write_checkpoint(tmp_path, Content({}, {"step": 1}, {"fixed": {}}, networks=networks))
+    checkpoint = Checkpoint.open(tmp_path).verify()
+    assert checkpoint.names == []
+    assert not list(checkpoint.path.glob("*.safetensors"))
+    assert checkpoint.build("fixed").config.scale == 5.0
+
+
+def test_a_network_whose_weights_were_left_out_is_refused(tmp_path):
+    networks = {"head": Blueprint("test part", {"name": "head"}, [{"network": "base"}, 3])}
+    networks["base"] = Blueprint("test part", {"name": "base"}, [], "base 2.0")
+    write_checkpoint(tmp_path, Content({}, {"step": 1}, {}, networks=networks))
+    with pytest.raises(UserError, match=r"has no head\.safetensors"):
+        Checkpoint.open(tmp_path).build("head")

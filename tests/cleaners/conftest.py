@@ -54,6 +54,8 @@ def encoder_spec(tmp_path_factory):
     def get(kind):
         if kind == "log_mel":
             return {"name": "log_mel"}
+        if kind == "stft":
+            return {"name": "stft", "n_fft": 128, "hop_length": 64}
         torch.manual_seed(0)
         folder = tmp_path_factory.mktemp(kind)
         model = stock_model(kind)

@@ -12,6 +12,7 @@ from open_miipher.cleaners import CLEANERS
 
 ADAPTERS = {"name": "parallel_adapters", "bottleneck": 24}
 CONFORMER = {"name": "conformer", "width": 16, "feed_forward_width": 24}
+BANDS = {"name": "band_convolution", "width": 8, "bands": [[4, 8], [8, 4]], "dilations": [1, 2]}
 LORA = {"name": "lora", "rank": 4, "dropout": 0.0}
 PAIRS = [
     ("gemma4", ADAPTERS),
@@ -23,6 +24,7 @@ PAIRS = [
     ("w2v_bert", LORA),
     ("wavlm", {**LORA, "bias": False}),
     ("log_mel", CONFORMER),
+    ("stft", BANDS),
     ("w2v_bert", {**CONFORMER, "feature_mean": 0.0, "feature_scale": 1.0}),
 ]
 

@@ -1,4 +1,4 @@
-"""make_rir_bank.py and preview_degradations.py, run in this process."""
+"""The scripts that make and show training data, run in this process."""
 
 import importlib.util
 import json
@@ -12,7 +12,7 @@ import soundfile
 from open_miipher.data.files import Files
 from open_miipher.data.material import RecordedResponses
 from open_miipher.degradation.reverb import direct_path
-from open_miipher.index import read_index
+from open_miipher.index import Entry, read_index, write_index
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "dataset/script"
 
@@ -137,3 +137,65 @@ def test_preview_errors(run_script, speech_dir, tmp_path):
     status, _, err = run_script("preview_degradations", *one, "--index", 6)
     assert status == 2
     assert "--index 6 is not below 6 files" in err
+
+
+def write_material(root: Path, kind: str, files: dict[str, tuple[str, int, float]]) -> Path:
+    """Write constant files, {name: (speaker, rate, value)} of 0.1 s, and their index."""
+    folder = root / kind
+    folder.mkdir(parents=True)
+    entries = []
+    for name, (speaker, rate, value) in files.items():
+        soundfile.write(folder / name, np.full(rate // 10, value), rate)
+        entries.append(Entry(name, rate, rate // 10, 1, {"speaker": speaker} if speaker else {}))
+    write_index(folder, entries)
+    return folder
+
+
+def test_a_split_keeps_speakers_apart_and_counts_each_alike(run_script, tmp_path):
+    speech = {
+        f"{k:02d}-{n}.wav": (f"s{k}", 16000, k / 40) for k in range(30) for n in range(1 + k % 7)
+    }
+    noise = {f"rain{k}.wav": ("", 24000, 0.1) for k in range(20)}
+    rooms = {f"room{k}_ch{c}.wav": ("", 24000, 0.1) for k in range(20) for c in range(2)}
+    folders = {
+        "speech": write_material(tmp_path, "speech", speech),
+        "noise": write_material(tmp_path, "noise", noise),
+        "rir": write_material(tmp_path, "rir", rooms),
+    }
+    options = [word for kind, folder in folders.items() for word in (f"--{kind}-dirs", folder)]
+    options += ["--output-dir", tmp_path / "out", "--files-per-speaker", 3, "--held-back", 0.3]
+    assert run_script("split_by_speaker", *options)[0] == 0
+    groups = {}
+    for kind, files in (("speech", speech), ("noise", noise), ("rir", rooms)):
+        for part in ("train", "test"):
+            index = read_index(tmp_path / "out" / part / kind)
+            groups[part, kind] = [entry.extra["group"] for entry in index.entries]
+        apart = set(groups["train", kind]) & set(groups["test", kind])
+        assert not apart
+        assert len(groups["train", kind]) > len(groups["test", kind]) > 0
+        if kind != "speech":
+            assert len(groups["train", kind]) + len(groups["test", kind]) == len(files)
+    speakers = groups["train", "speech"] + groups["test", "speech"]
+    assert {speakers.count(name) for name in set(speakers)} == {3}
+    assert len(set(speakers)) == 30
+    heard = dict.fromkeys(range(30), 0)  # seconds of each speaker, less those that are repeated
+    for part in ("train", "test"):
+        for entry in read_index(tmp_path / "out" / part / "speech").entries:
+            waveform, rate = soundfile.read(tmp_path / "out" / part / "speech" / entry.file_path)
+            assert (len(waveform), rate) == (entry.num_frames, 16000)
+            assert np.ptp(waveform) == 0  # no other speaker's
+            heard[round(waveform[0] * 40)] += entry.num_frames
+    for k, samples in heard.items():
+        assert samples == 1600 * max(3, 1 + k % 7), k
+    status, _, errors = run_script("split_by_speaker", *options)
+    assert status == 2
+    assert "holds a metadata.csv already" in errors
+
+
+def test_a_split_needs_speakers(run_script, tmp_path):
+    folder = write_material(tmp_path, "speech", {"a.wav": ("", 16000, 0.1)})
+    status, _, errors = run_script(
+        "split_by_speaker", "--speech-dirs", folder, "--output-dir", tmp_path / "out"
+    )
+    assert status == 2
+    assert "names no speaker of a.wav" in errors

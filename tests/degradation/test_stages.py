@@ -8,7 +8,8 @@ from scipy.signal import correlate
 
 from open_miipher.degradation import STAGES, Chain, Context, DegradationConfig, build_degradation
 
-CHAIN = DegradationConfig({name: {"name": name} for name in STAGES}, max_stages=len(STAGES))
+DAMAGES = [name for name in STAGES if name != "noise_alone"]  # which leaves nothing of the speech
+CHAIN = DegradationConfig({name: {"name": name} for name in DAMAGES}, max_stages=len(DAMAGES))
 
 
 def build(name: str, sample_rate: int = 24000, **fields) -> Chain:
@@ -18,7 +19,7 @@ def build(name: str, sample_rate: int = 24000, **fields) -> Chain:
 
 
 @pytest.mark.parametrize("sample_rate", [16000, 24000, 48000])
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.parametrize("name", DAMAGES)
 def test_length_alignment_and_purity(name, sample_rate, run, speech_like):
     waveform = speech_like(sample_rate)
     before = waveform.copy()
@@ -72,7 +73,7 @@ def test_awkward_waveforms(name, waveform, run):
         assert trace.failures == []
 
 
-@pytest.mark.parametrize("name", [*STAGES, "all"])
+@pytest.mark.parametrize("name", [*DAMAGES, "all"])
 def test_above_full_scale_survives(name, run, speech_like):
     waveform = 8 * speech_like(24000)
     stage = build_degradation(CHAIN, Context(24000)) if name == "all" else build(name)

@@ -138,19 +138,22 @@ def run_killed_once(torchrun, overrides, directory: Path, ranks: int, victim: st
 def check_killed_run_equals_unbroken(torchrun, run_script, tiny_stages, tmp_path):
     """Return a function that kills a run when `when` says so, resumes it and compares."""
 
-    def check(ranks: int, victim: str, when) -> None:
+    def check(ranks: int, victim: str, when, recipe: str = "pretrain") -> None:
         broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
-        overrides = settings(tiny_stages, "pretrain", broken)
+        overrides = settings(tiny_stages, recipe, broken)
         run_killed_once(torchrun, overrides, broken, ranks, victim, lambda: when(broken))
         run_script("src/train.py", f"trainer.ckpt_dir={broken}", ranks=ranks)
-        run_script("src/train.py", *settings(tiny_stages, "pretrain", unbroken), ranks=ranks)
+        run_script("src/train.py", *settings(tiny_stages, recipe, unbroken), ranks=ranks)
         assert_equal_runs(broken, unbroken, tolerance=0.0)
 
     return check
 
 
-def test_two_ranks_resume_bit_for_bit_after_torchrun_was_killed(check_killed_run_equals_unbroken):
-    check_killed_run_equals_unbroken(2, "torchrun", lambda run: last_step(run) >= 5)
+@pytest.mark.parametrize("recipe", ["pretrain", "waveform"])
+def test_two_ranks_resume_bit_for_bit_after_torchrun_was_killed(
+    check_killed_run_equals_unbroken, recipe
+):
+    check_killed_run_equals_unbroken(2, "torchrun", lambda run: last_step(run) >= 5, recipe)
 
 
 @pytest.mark.slow
@@ -178,7 +181,7 @@ def test_killed_while_a_checkpoint_is_written(check_killed_run_equals_unbroken):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["cleaner", "pretrain"])
+@pytest.mark.parametrize("recipe", ["cleaner", "pretrain", "waveform"])
 def test_other_ranks_and_workers_draw_the_same_samples(run_script, tiny_stages, tmp_path, recipe):
     """4 samples a step: half the run with 2 ranks, the rest with 1, 4 or other workers."""
     unbroken, half = tmp_path / "unbroken", tmp_path / "half"

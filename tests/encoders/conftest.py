@@ -148,8 +148,8 @@ def encoder(checkpoint):
 
     @functools.cache
     def get(kind):
-        if kind == "log_mel":
-            return build(ENCODERS, {"name": "log_mel"})
+        if kind in ("log_mel", "stft"):
+            return build(ENCODERS, {"name": kind})
         depth = "num_layers" if kind in NAMES else "layer"
         spec = {"name": NAMES.get(kind, "transformers"), "source": str(checkpoint(kind))}
         return build(ENCODERS, {**spec, depth: USED})

@@ -68,16 +68,18 @@ def write_chain(root: Path, gain: str = "power", seed: int = 0, **changes: Any) 
     weights = {"cleaner": cleaner.trained_state_dict(), "generator": vocoder.state_dict()}
     ema = {"generator": {name: 0.9 * tensor for name, tensor in weights["generator"].items()}}
     fingerprint = changes.get("fingerprint", encoder.fingerprint())
+    kept = changes.get("weights", weights)
+    networks = {
+        "encoder": Blueprint("encoder", specs["encoder"], [], fingerprint),
+        "cleaner": Blueprint("cleaner", specs["cleaner"], [{"network": "encoder"}]),
+        "generator": Blueprint("vocoder", specs["vocoder"], [encoder.width, frame_rate]),
+    }
     content = Content(
         config={"model": specs, "data": {"sample_rate": 24000}},
         state={"step": 7},
-        weights=changes.get("weights", weights),
-        ema=ema if "generator" in changes.get("weights", weights) else {},
-        networks={
-            "encoder": Blueprint("encoder", specs["encoder"], [], fingerprint),
-            "cleaner": Blueprint("cleaner", specs["cleaner"], [{"network": "encoder"}]),
-            "generator": Blueprint("vocoder", specs["vocoder"], [encoder.width, frame_rate]),
-        },
+        weights=kept,
+        ema=ema if "generator" in kept else {},
+        networks={name: networks[name] for name in ("encoder", *kept)},
     )
     write_checkpoint(root / "ckpt", content)
     return root

@@ -38,11 +38,11 @@ class Bench:
         (self.programs / name).write_text(text)
         (self.programs / name).chmod(0o755)
 
-    def run(self, script: str, status: int = 0, **variables: str) -> list[str]:
+    def run(self, script: str, *arguments: str, status: int = 0, **variables: str) -> list[str]:
         """Run a script and return the words of the calls that it made."""
         self.calls.write_text("")
         done = subprocess.run(
-            ["bash", str(ROOT / "jobs" / script)],
+            ["bash", str(ROOT / "jobs" / script), *arguments],
             cwd=ROOT,
             env={**self.environment, **variables},
             capture_output=True,

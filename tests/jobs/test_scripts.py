@@ -13,8 +13,14 @@ from open_miipher.config import compose_plain, compose_preprocessing
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = ROOT / "jobs"
 KINDS = ("local", "slurm", "pbs")
-NAMES = sorted(path.name for path in (JOBS / "local").glob("*.sh"))
+LOCAL_ALONE = "train_default.sh"  # for a processor, which needs no batch system
+NAMES = sorted(path.name for path in (JOBS / "local").glob("*.sh") if path.name != LOCAL_ALONE)
 TRAININGS = ("train_stage1.sh", "train_stage2.sh", "train_stage3.sh", "finetune.sh", "resume.sh")
+# Writes down how it was called, and makes the folder that it would write to.
+SCRIPT_OF_MATERIAL = """#!/bin/sh
+printf '%s\\n' "$@" >>"$CALLS"
+while [ $# -gt 1 ]; do [ "$1" != --output-dir ] || mkdir -p "$2"; shift; done
+"""
 SHELLCHECK = shutil.which("shellcheck", path=str(Path(sys.executable).parent)) or shutil.which(
     "shellcheck"
 )
@@ -40,7 +46,9 @@ def test_shellcheck_finds_nothing():
 def test_the_same_names_everywhere():
     assert len(NAMES) == 10
     for kind in KINDS:
-        assert sorted(path.name for path in (JOBS / kind).iterdir()) == NAMES
+        found = {path.name for path in (JOBS / kind).iterdir()}
+        assert sorted(found - {LOCAL_ALONE}) == NAMES
+        assert (LOCAL_ALONE in found) == (kind == "local")
         for name in NAMES:
             text = (JOBS / kind / name).read_text()
             assert "source jobs/common.sh" in text
@@ -192,3 +200,23 @@ def test_the_image_sees_the_folders_of_patterns(bench, tmp_path):
     words = bench.run("local/preprocess.sh", IMAGE="my.sif", SPEECH_URLS=urls, **PREPROCESSING)
     binds = {words[i + 1] for i, word in enumerate(words) if word == "--bind"}
     assert {str(raw / name) for name in ("a", "b", "c")} <= binds
+
+
+def test_the_default_model_is_trained_on_a_split_that_is_made_once(bench, tmp_path):
+    bench.run("local/train_default.sh", status=2)
+    assert "give three arguments" in bench.output
+    bench.program("python", SCRIPT_OF_MATERIAL)
+    arguments = ["/data/a /data/b", "/data/noise", "/data/rooms"]
+    words = bench.run("local/train_default.sh", *arguments)
+    out = bench.folder / "out"
+    first = words.index("dataset/script/split_by_speaker.py")
+    assert words[first + 1 : first + 4] == ["--speech-dirs", "/data/a", "/data/b"]
+    assert words.count("dataset/script/make_rir_bank.py") == 2
+    overrides = words[words.index("src/train.py") + 1 :]
+    plain = compose_plain(overrides)
+    assert plain["model"]["recipe"] == "waveform_cleaner"
+    assert plain["data"]["train"]["dir_list"] == [f"{out}/material/train/speech"]
+    assert plain["data"]["test"]["rir_dir_list"][1] == f"{out}/material/test/rooms"
+    assert plain["trainer"]["ckpt_dir"] == "auto"
+    again = bench.run("local/train_default.sh", *arguments)
+    assert again == words[words.index("torchrun") :]

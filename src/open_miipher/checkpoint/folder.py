@@ -4,7 +4,7 @@
         config.yaml              the resolved configuration
         state.json               step, epoch, samples consumed, overrides, number of the save …
         networks.json            how each network is built: registry, plain data, arguments
-        NAME.safetensors         weights of each network, except base networks
+        NAME.safetensors         weights of each network that has any, except base networks
         NAME.ema.safetensors     their moving average, if one is kept
         training.pt              optimisers and loss scaler
         files.json               size and SHA-256 of the other files; written last
@@ -28,7 +28,7 @@ import yaml
 from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
-from open_miipher.checkpoint.networks import Blueprint, load_weights
+from open_miipher.checkpoint.networks import Blueprint, load_weights, weights_of
 
 CONFIG, STATE, NETWORKS = "config.yaml", "state.json", "networks.json"
 TRAINING, FILES = "training.pt", "files.json"
@@ -141,7 +141,7 @@ class Checkpoint:
         network = changed.build(parts, key=f"{name} of {self.path}")
         if blueprint.fingerprint is not None:
             self.check_base(name, network.fingerprint())
-        else:
+        elif weights_of(network):
             weights = self.averaged_weights(name) if ema else self.weights(name)
             load_weights(network, weights, self.path)
         return network

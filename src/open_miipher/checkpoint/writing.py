@@ -138,8 +138,9 @@ def _write_files(folder: Path, content: Content, number: int) -> None:
         torch.save(dict(content.training), file)
     for suffix, of_networks in (("", content.weights), (".ema", content.ema)):
         for name, tensors in of_networks.items():
-            with _written(folder / f"{name}{suffix}.safetensors", listing) as file:
-                _write_tensors(file, tensors)
+            if tensors:  # a network without weights has no file
+                with _written(folder / f"{name}{suffix}.safetensors", listing) as file:
+                    _write_tensors(file, tensors)
     with _written(folder / FILES, {}) as file:
         file.write(json.dumps(listing, indent=2).encode())
     sync_folder(folder)

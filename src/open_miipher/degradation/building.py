@@ -13,6 +13,14 @@ from open_miipher.degradation.codecs import ALaw, Mp3, Mp3Vbr, MuLaw, Opus, Vorb
 from open_miipher.degradation.combine import Chain, Choice, Maybe
 from open_miipher.degradation.noise import BackgroundNoise
 from open_miipher.degradation.packet_loss import PacketLoss
+from open_miipher.degradation.recording import (
+    Crackle,
+    Equaliser,
+    Hum,
+    LevelChanges,
+    NoiseAlone,
+    SpectralHoles,
+)
 from open_miipher.degradation.reverb import Reverb
 
 STAGES: dict[str, type[Stage]] = {
@@ -30,6 +38,12 @@ STAGES: dict[str, type[Stage]] = {
     "a_law": ALaw,
     "mu_law": MuLaw,
     "packet_loss": PacketLoss,
+    "equaliser": Equaliser,
+    "spectral_holes": SpectralHoles,
+    "level_changes": LevelChanges,
+    "hum": Hum,
+    "crackle": Crackle,
+    "noise_alone": NoiseAlone,
 }
 
 

@@ -10,11 +10,19 @@ from open_miipher.losses.adversarial import (
     least_squares_discriminator,
     least_squares_generator,
 )
+from open_miipher.losses.compressed import (
+    COMPRESSED_LOSSES,
+    CompressedSpectrumConfig,
+    CompressedSpectrumLoss,
+)
 from open_miipher.losses.features import feature_losses
 from open_miipher.losses.mel import MultiScaleMelConfig, MultiScaleMelLoss
 from open_miipher.losses.stft import MultiResolutionSTFTConfig, MultiResolutionSTFTLoss
 
 __all__ = [
+    "COMPRESSED_LOSSES",
+    "CompressedSpectrumConfig",
+    "CompressedSpectrumLoss",
     "Kind",
     "MultiResolutionSTFTConfig",
     "MultiResolutionSTFTLoss",

@@ -96,7 +96,7 @@ class Chain:
         self.cleaner = cleaner.to(device).eval()
         self.vocoder = vocoder.to(device).eval()
         # Includes the GPU's number: "cuda" alone can mean another GPU in another thread.
-        self.device = next(self.vocoder.parameters()).device
+        self.device = next(self.cleaner.parameters()).device
         self.input_rate = cleaner.encoder.sample_rate
         self.input_hop = cleaner.encoder.hop_length
         self.output_rate = vocoder.sample_rate
@@ -116,7 +116,7 @@ class Chain:
         ema: bool = True,
         encoder_source: str | None = None,
     ) -> "Chain":
-        """Build the chain from a stage-3 checkpoint.
+        """Build the chain from a checkpoint of stage 3, or of a recipe of one stage.
 
         Args:
             path: a checkpoint folder, a run's output directory, or an open checkpoint.
@@ -173,7 +173,7 @@ def _check_chain(checkpoint: Checkpoint) -> None:
     Raises:
         UserError: it does not; the message says what it holds.
     """
-    missing = [part for part in ("cleaner", "generator") if part not in checkpoint.names]
+    missing = [part for part in ("cleaner", "generator") if part not in checkpoint.networks]
     if missing == ["generator"]:
         raise UserError(
             f"{checkpoint.path} holds a feature cleaner alone, which makes no audio; "

@@ -197,4 +197,5 @@ def load_networks(
         checkpoint.check_base(name, network.fingerprint())
     read = checkpoint.averaged_weights if averaged else checkpoint.weights
     for name in recipe.saved if names is None else names:
-        load_weights(recipe.saved[name], read(name), checkpoint.path)
+        if weights_of(recipe.saved[name]):
+            load_weights(recipe.saved[name], read(name), checkpoint.path)

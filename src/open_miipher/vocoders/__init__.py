@@ -3,11 +3,12 @@
 from open_miipher.base.registry import Registry
 from open_miipher.vocoders.base import AdversarialGenerator, Vocoder
 from open_miipher.vocoders.dac import Dac
+from open_miipher.vocoders.istft import Istft
 from open_miipher.vocoders.wavefit import WaveFit
 
 __all__ = ["VOCODERS", "AdversarialGenerator", "Vocoder"]
 
 VOCODERS = Registry[Vocoder](
     "vocoder",
-    {"dac": Dac, "wavefit": WaveFit},
+    {"dac": Dac, "istft": Istft, "wavefit": WaveFit},
 )
