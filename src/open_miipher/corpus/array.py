@@ -75,7 +75,7 @@ def place(item: str, count: int) -> int:
 class Tenancy:
     """Locks on a ledger's folder (`root`), for a task of an array or for a run that wants it all.
 
-    They end with this process.
+    They end with `close`, or with this process.
     """
 
     def __init__(self, root: Path, array_task: ArrayTask | None) -> None:
@@ -109,6 +109,12 @@ class Tenancy:
         whole = self._share()
         self._locks = [whole, hold(self._root / self._array_task.folder, _TRIES * _BETWEEN_TRIES)]
 
+    def close(self) -> None:
+        """Give up the place."""
+        for lock in self._locks:
+            lock.close()
+        self._locks.clear()
+
     @contextmanager
     def alone_at_the_end(self) -> Iterator[bool]:
         """Give up the place; inside the block nobody else works here, if it is entered with True.
@@ -118,9 +124,7 @@ class Tenancy:
         if self._array_task is None:
             yield True
             return
-        for lock in self._locks:
-            lock.close()
-        self._locks.clear()
+        self.close()
         for _ in range(_TRIES):
             with turn(self._root), (self._root / ".lock").open("a+") as file:
                 if _locked(file, fcntl.LOCK_EX):

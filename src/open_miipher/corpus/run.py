@@ -13,7 +13,7 @@ import pickle
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -207,7 +207,11 @@ def run(
             directory is in use or holds outputs that were made otherwise.
     """
     ledger = Ledger(output_dir, array_task)
-    stop = stop or StopSignal()
+    with closing(ledger.tenancy):  # also after an error, so that the caller may start again
+        return _run(task, ledger, world, overwrite, stop or StopSignal())
+
+
+def _run(task: Task, ledger: Ledger, world: World, overwrite: bool, stop: StopSignal) -> Summary:
     plans: list[Plan] = []  # on rank 0 alone
 
     def prepare() -> tuple[int, Plan, int]:
