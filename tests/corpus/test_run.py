@@ -30,7 +30,7 @@ class Count:
             for k in range(self.num_items)
             if rows.get(str(k), {"error": "new"})["error"] is not None
         ]
-        return Plan(left, [], self.num_items - len(left))
+        return Plan(left, [], "things", "failed", self.num_items - len(left))
 
     def process(self, items: Iterator[Item]) -> Iterator[Row]:
         for item in items:

@@ -158,7 +158,7 @@ class Restore:
         found = find_left(self._inputs, items, ledger, self._look, from_nothing)
         if self._inputs.are_packed:
             return Plan(**found, unit="shards", called_failed="failed or lack samples that failed")
-        return Plan(**found)
+        return Plan(**found, unit="files", called_failed="failed")
 
     def _look(self, item: str, output: str, stamp: Any) -> Item | Row:
         """Look into an item that is left; what cannot be restored is its row."""

@@ -56,23 +56,23 @@ class Plan:
     Attributes:
         items: those left.
         failed: rows of the inputs that cannot even be started.
+        unit: what the items are, for people.
+        called_failed: what those of them are, for people, whose row has an error.
         num_done: items that were done before.
         num_failed: items that failed before and have not changed: they are not tried again.
         num_changed: items among those left whose input is another one now.
         num_inputs: items of the whole corpus, those of other tasks of an array included.
-        unit: what the items are, for people.
-        called_failed: what those of them are, for people, whose row has an error.
         is_estimate: whether the items' costs are taken from their sizes.
     """
 
     items: list[Item]
     failed: list[Row]
-    num_done: int
+    unit: str
+    called_failed: str
+    num_done: int = 0
     num_failed: int = 0
     num_changed: int = 0
     num_inputs: int = 0
-    unit: str = "files"
-    called_failed: str = "failed"
     is_estimate: bool = False
 
     @property
@@ -220,7 +220,7 @@ def _run(task: Task, ledger: Ledger, world: World, overwrite: bool, stop: StopSi
         plan = task.plan(ledger)
         _log_plan(ledger, plan)
         plans.append(plan)
-        words = Plan([], [], 0, plan.num_failed, 0, 0, plan.unit, plan.called_failed)
+        words = Plan([], [], plan.unit, plan.called_failed, num_failed=plan.num_failed)
         return number, words, len(plan.items) + len(plan.failed)
 
     number, words, num_items = on_main(world, prepare)
