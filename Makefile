@@ -51,7 +51,7 @@ test: lint ## lint, types, the quick tests, the many-process ones and a kill-and
 	$(PYTEST) -m "(dist or integration) and not slow and not gpu"
 
 test-all: test ## the slow tests too, and those for a GPU where there is one
-	$(PYTEST) -m "slow and not gpu"
+	$(PYTEST) -n 3 -m "slow and not gpu" # these wait much of their time
 	@if $(BIN)/python -c "import sys, torch; sys.exit(not torch.cuda.is_available())"; then \
 	  $(BIN)/pytest -m gpu; \
 	else \

@@ -162,6 +162,6 @@ def test_ranks_with_disks_of_their_own_say_what_each_sees(tiny_stages, tmp_path)
     assert process.returncode == 1
     errors = [line for line in output.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1
-    assert "(step 1)" in errors[0]
+    assert "(step 1, save 1, " in errors[0]
     assert "rank 1 on" in errors[0]
     assert "no checkpoint" in errors[0]

@@ -57,8 +57,16 @@ def losses_of(directory: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
-def assert_equal_runs(resumed: Path, unbroken: Path, tolerance: float) -> None:
-    """Compare the losses, weights, averages and optimisers of two runs' ends."""
+def assert_equal_runs(
+    resumed: Path, unbroken: Path, tolerance: float, of_norms: float = 1e-4
+) -> None:
+    """Compare the losses, weights, averages and optimisers of two runs' ends.
+
+    Args:
+        resumed, unbroken: output directories.
+        tolerance: of weights; 0 for equal bits, of everything.
+        of_norms: relative, of gradient norms, which magnify rounding.
+    """
     ours, theirs = losses_of(resumed), losses_of(unbroken)
     assert [(r["step"], r["split"]) for r in ours] == [(r["step"], r["split"]) for r in theirs]
     for own, other in zip(ours, theirs, strict=True):
@@ -66,7 +74,7 @@ def assert_equal_runs(resumed: Path, unbroken: Path, tolerance: float) -> None:
             if tolerance == 0 or isinstance(value, str):
                 assert value == other[name], (own["step"], name)
             else:
-                share = 1e-4 if name.startswith("grad_norm") else 1e-5  # a norm magnifies rounding
+                share = of_norms if name.startswith("grad_norm") else 1e-5
                 assert value == pytest.approx(other[name], rel=share, abs=1e-5), (own["step"], name)
     a, b = Checkpoint.open(resumed), Checkpoint.open(unbroken)
     assert a.state["step"] == b.state["step"] == STEPS
@@ -193,7 +201,9 @@ def test_other_ranks_and_workers_draw_the_same_samples(run_script, tiny_stages, 
         mixed = shutil.copytree(half, tmp_path / f"mixed-{ranks}-{workers}", symlinks=True)
         more = [f"trainer.output_dir={mixed}", end, f"trainer.num_workers={workers}"]
         run_script("src/train.py", f"trainer.ckpt_dir={mixed}", *more, ranks=ranks)
-        assert_equal_runs(mixed, unbroken, tolerance=1e-5)
+        # Magnitudes to the power 0.3 are steep near 0.
+        of_norms = 1e-3 if recipe == "waveform" else 1e-4
+        assert_equal_runs(mixed, unbroken, tolerance=1e-5, of_norms=of_norms)
 
 
 def test_sigterm_saves_on_every_rank_and_the_run_goes_on(
