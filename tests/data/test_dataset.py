@@ -75,12 +75,13 @@ def test_pairs_are_equally_long_and_never_the_same_memory(speech_dir):
 
 
 def test_damaging_leaves_the_clean_crop_alone(speech_dir):
-    every = DegradationConfig({name: {"name": name} for name in STAGES}, max_stages=len(STAGES))
+    stages = [name for name in STAGES if name != "noise_alone"]  # its target is silence
+    every = DegradationConfig({name: {"name": name} for name in stages}, max_stages=len(stages))
     plain = build_train_data(config(speech_dir, degradation=DegradationConfig()), seed=0)
     damaging = build_train_data(config(speech_dir, degradation=every), seed=0)
     for position in range(6):
         assert np.array_equal(plain[position].clean, damaging[position].clean)
-        assert len(damaging[position].drawn) == len(STAGES)
+        assert len(damaging[position].drawn) == len(stages)
 
 
 def test_short_files_are_whole_and_long_ones_cropped(speech_dir):
