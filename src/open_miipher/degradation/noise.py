@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import fft
 
-from open_miipher.degradation.base import Context, Stage, Trace, check_range, power
+from open_miipher.degradation.base import Context, NoiseSource, Stage, Trace, check_range, power
 
 _FRAME_SECONDS = 0.02
 _ACTIVE_RANGE_DB = 30.0
@@ -40,12 +40,9 @@ class BackgroundNoise(Stage):
     def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
         """Add drawn noise."""
         snr_db = rng.uniform(*self.config.snr_db)
-        if self.source is None:
-            colour = rng.uniform(*self.config.colour)
-            noise = coloured_noise(rng, len(waveform), self.sample_rate, colour)
-            description = f"colour {colour:.3f}"
-        else:
-            noise, description = self.source(rng, len(waveform))
+        noise, description = draw_noise(
+            rng, len(waveform), self.sample_rate, self.source, self.config.colour
+        )
         noise_power = power(noise)
         if noise_power == 0:
             trace.failures.append(f"noise: {description} is silent")
@@ -73,6 +70,31 @@ def active_power(waveform: np.ndarray, sample_rate: int) -> float:
     powers = energies / lengths
     active = powers >= powers.max() * 10.0 ** (-_ACTIVE_RANGE_DB / 10.0)
     return float(energies[active].sum() / lengths[active].sum())
+
+
+def draw_noise(
+    rng: np.random.Generator,
+    num_samples: int,
+    sample_rate: int,
+    source: NoiseSource | None,
+    colour: tuple[float, float],
+) -> tuple[np.ndarray, str]:
+    """Draw noise from recordings, or make it if there are none.
+
+    Args:
+        rng: source of randomness.
+        num_samples: how many.
+        sample_rate: in Hz.
+        source: the recordings; None: the noise is made.
+        colour: range of the exponent of made noise (see `coloured_noise`).
+
+    Returns:
+        (num_samples,) float32, and a description of it.
+    """
+    if source is not None:
+        return source(rng, num_samples)
+    exponent = rng.uniform(*colour)
+    return coloured_noise(rng, num_samples, sample_rate, exponent), f"colour {exponent:.3f}"
 
 
 def coloured_noise(

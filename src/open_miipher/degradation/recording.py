@@ -7,7 +7,7 @@ from scipy import fft
 
 from open_miipher.base.errors import UserError
 from open_miipher.degradation.base import Context, Stage, Trace, check_range, power
-from open_miipher.degradation.noise import active_power, coloured_noise
+from open_miipher.degradation.noise import active_power, draw_noise
 
 _LOWEST_HZ = 60.0  # below it an equaliser's curve is flat
 _HOLE_WINDOW_SECONDS = 0.04
@@ -228,12 +228,9 @@ class NoiseAlone(Stage):
     def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
         """Give drawn noise alone."""
         level_db = rng.uniform(*self.config.level_db)
-        if self.source is None:
-            colour = rng.uniform(*self.config.colour)
-            noise = coloured_noise(rng, len(waveform), self.sample_rate, colour)
-            description = f"colour {colour:.3f}"
-        else:
-            noise, description = self.source(rng, len(waveform))
+        noise, description = draw_noise(
+            rng, len(waveform), self.sample_rate, self.source, self.config.colour
+        )
         trace.drawn.append({"name": "noise_alone", "level_db": level_db, "source": description})
         trace.target = np.zeros_like(waveform)
         return _with_power(noise, active_power(waveform, self.sample_rate) * 10 ** (level_db / 10))
