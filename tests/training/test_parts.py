@@ -140,3 +140,13 @@ def test_all_problems_of_the_keys_at_once():
         config.check(num_ranks=2)
     for word in ("trainer.max_steps", "trainer.batch_size=10", "use 8", "ema.decay"):
         assert word in str(caught.value)
+
+
+def test_a_restarted_cosine_falls_over_twice_as_many_steps_each_time() -> None:
+    config = OptimizerConfig(
+        lr=1.0, schedule_steps=100, warmup_steps=0, final_lr=0.2, schedule="cosine_restarts"
+    )
+    at = {step: learning_rate(config, step) for step in (0, 50, 99, 100, 200, 299, 300, 500)}
+    assert at[0] == at[100] == at[300] == 1.0
+    assert at[50] == at[200] == at[500] == pytest.approx(0.6)
+    assert 0.2 < at[299] < at[99] < 0.201

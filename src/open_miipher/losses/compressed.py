@@ -7,13 +7,13 @@ from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
 
-COMPRESSED_LOSSES = ("magnitude", "complex", "log_mel")
+COMPRESSED_LOSSES = ("magnitude", "complex", "log_spectrum", "log_mel")
 _POWER = 0.3
 # Of the loudest bin. The rounding to 16 bits lies above it, what resampling lets through below.
 _EMPTY_DB = -105.0
 _USUAL = 0.75  # share of frames: a bin that is empty in so many is outside the band
 _SMALLEST_POWER = 1e-10  # of a full-scale sine: -100 dB, which keeps gradients bounded
-_MEL_FLOOR = 1e-4  # of a full-scale sine: -80 dB
+_LOG_FLOOR_DB = -80.0  # of a full-scale sine, in both logarithmic distances
 
 
 @dataclass
@@ -30,7 +30,11 @@ class CompressedSpectrumConfig:
 
 
 class CompressedSpectrumLoss(nn.Module):
-    """Mean squared distances of magnitudes and of complex spectra, to the power 0.3, and log-mel.
+    """Distances of magnitudes and complex spectra, to the power 0.3, of log spectra and log-mel.
+
+    The first two are mean squares and look at what is loud. The logarithmic ones see pauses and
+    missing bands as well: the log-spectral distance (in dB), which weighs every bin alike, and the
+    log-mel distance, which does not depend on the phases within a mel band.
 
     A target that ends below half the sample rate (recorded at a lower rate, say) says nothing of
     what lies above: bins above the highest that it has are left out. A silent target asks for
@@ -71,8 +75,8 @@ class CompressedSpectrumLoss(nn.Module):
             lengths: (batch,) true samples.
 
         Returns:
-            `magnitude`, `complex` and `log_mel`, each the mean over samples of a mean over frames
-            and bins.
+            `magnitude`, `complex`, `log_spectrum` and `log_mel`, each the mean over samples of a
+            mean over frames and bins (of `log_spectrum`: the root mean square over bins).
         """
         sizes = sorted(self.config.n_ffts, reverse=True)
         with torch.autocast(target.device.type, enabled=False):
@@ -85,15 +89,20 @@ class CompressedSpectrumLoss(nn.Module):
                 wanted, given = self._spectrum(target, size), self._spectrum(estimate, size)
                 is_valid = _valid_frames(lengths, wanted.shape[1], size)
                 distances.append(_distances(wanted, given, is_valid, top))
-        magnitude, complex_ = torch.stack(distances).mean((0, 2))
-        return {"magnitude": magnitude, "complex": complex_, "log_mel": log_mel.mean()}
+        magnitude, complex_, log_spectrum = torch.stack(distances).mean((0, 2))
+        return {
+            "magnitude": magnitude,
+            "complex": complex_,
+            "log_spectrum": log_spectrum,
+            "log_mel": log_mel.mean(),
+        }
 
     def _log_mel(self, wanted: Tensor, given: Tensor, is_valid: Tensor, top: Tensor) -> Tensor:
         """Return the distance of each sample's log-mel spectra, (batch,)."""
         seen = _seen(is_valid, top, wanted.shape[2])
+        floor = 10 ** (_LOG_FLOOR_DB / 20)
         wanted, given = (
-            ((_magnitude(x) * seen) @ self.get_buffer("mel") + _MEL_FLOOR).log()
-            for x in (wanted, given)
+            ((_magnitude(x) * seen) @ self.get_buffer("mel") + floor).log() for x in (wanted, given)
         )
         return (wanted - given).abs().mean(2).sum(1) / is_valid.sum(1)
 
@@ -131,16 +140,25 @@ def _magnitude(spectrum: Tensor) -> Tensor:
 
 
 def _distances(wanted: Tensor, given: Tensor, is_valid: Tensor, top: Tensor) -> Tensor:
-    """Return the distances of magnitudes and of complex spectra of each sample: (2, batch)."""
+    """Return the distances of magnitudes, complex spectra and log spectra: (3, batch)."""
     seen = _seen(is_valid, top, wanted.shape[2])
     sizes = _magnitude(wanted), _magnitude(given)
+    powers = [x**_POWER for x in sizes]
     shrunk = [
-        x * size[..., None] ** (_POWER - 1) for x, size in zip((wanted, given), sizes, strict=True)
+        x * (power / size)[..., None]
+        for x, power, size in zip((wanted, given), powers, sizes, strict=True)
     ]
-    magnitude = (sizes[0] ** _POWER - sizes[1] ** _POWER).square()
+    magnitude = (powers[0] - powers[1]).square()
     complex_ = (shrunk[0] - shrunk[1]).square().sum(-1)
     count = seen.sum((1, 2))
-    return torch.stack([(x * seen).sum((1, 2)) / count for x in (magnitude, complex_)])
+    floor = 10 ** (_LOG_FLOOR_DB / 20)
+    level = [20 * (size + floor).log10() for size in sizes]
+    # Of each frame over its bins; the small number keeps the root's gradient finite.
+    squares = ((level[0] - level[1]).square() * seen).sum(2) / seen.sum(2).clamp_min(1)
+    roots = ((squares + 1e-4).sqrt() - 1e-2) * is_valid
+    log_spectrum = roots.sum(1) / is_valid.sum(1)
+    means = [(x * seen).sum((1, 2)) / count for x in (magnitude, complex_)]
+    return torch.stack([*means, log_spectrum])
 
 
 def top_of_band(energy: Tensor, is_valid: Tensor) -> Tensor:

@@ -21,8 +21,10 @@ class OptimizerConfig:
         eps: AdamW's.
         weight_decay: of the parameter groups that decay (see `Recipe.parameter_groups`).
         warmup_steps: steps in which the learning rate rises linearly from 0.
-        schedule: `cosine` or `exponential` from `lr` to `final_lr`, or `constant`.
-        schedule_steps: the step at which the first two end. It does not depend on
+        schedule: `cosine` or `exponential` from `lr` to `final_lr`, or `constant`; or
+            `cosine_restarts`, whose cosine starts again each time it has ended, over twice as many
+            steps (SGDR, Loshchilov and Hutter 2017, with a factor of 2).
+        schedule_steps: the step at which the (first) fall ends. It does not depend on
             `trainer.max_steps`, so that training N and then M steps equals training N + M.
         final_lr: the learning rate from `schedule_steps` on. An exponential decay by a factor g per
             step ends at lr · g^schedule_steps.
@@ -34,7 +36,7 @@ class OptimizerConfig:
     eps: float = 1e-8
     weight_decay: float = 1e-3
     warmup_steps: int = 2000
-    schedule: Literal["cosine", "exponential", "constant"] = "cosine"
+    schedule: Literal["cosine", "cosine_restarts", "exponential", "constant"] = "cosine"
     final_lr: float = 1e-5
 
     def __post_init__(self) -> None:
@@ -63,8 +65,11 @@ def learning_rate(config: OptimizerConfig, step: int) -> float:
     warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if config.schedule == "constant":
         return config.lr * warmup
-    span = max(1, config.schedule_steps - config.warmup_steps)
-    progress = min(1.0, max(0.0, (step - config.warmup_steps) / span))
+    start, end, length = config.warmup_steps, config.schedule_steps, config.schedule_steps
+    while config.schedule == "cosine_restarts" and step >= end:
+        length *= 2
+        start, end = end, end + length
+    progress = min(1.0, max(0.0, (step - start) / max(1, end - start)))
     if config.schedule == "exponential":
         return config.lr * (config.final_lr / config.lr) ** progress * warmup
     share = 0.5 * (1.0 + math.cos(math.pi * progress))
