@@ -19,11 +19,13 @@ case ${1:-} in
     compile --output-file container/requirements.lock
     none=$(mktemp)
     trap 'rm -f "$none"' EXIT
-    # descript-audio-codec requires these two. A test uses only its decoder, which does not need
-    # them, and descript-audiotools pins older versions than ours.
-    printf '%s; python_version < "3"\n' descript-audiotools argbind >"$none"
-    compile --extra dev --override "$none" --constraint container/requirements.lock \
-      --output-file container/requirements-dev.lock
+    # descript-audio-codec requires the first two. A test uses only its decoder, which does not need
+    # them, and descript-audiotools pins older versions than ours. Resemblyzer requires the next
+    # two: webrtcvad-wheels is the same as webrtcvad, built, and typing is a part of Python. PESQ
+    # has to be built: `make setup` tries to.
+    printf '%s; python_version < "3"\n' descript-audiotools argbind webrtcvad typing pesq >"$none"
+    compile --extra dev --extra evaluation --override "$none" \
+      --constraint container/requirements.lock --output-file container/requirements-dev.lock
     ;;
   cu126)
     others=$(mktemp) torch=$(mktemp)

@@ -22,8 +22,9 @@ from open_miipher.audio.level import (
     own_level_gain,
     slope,
 )
-from open_miipher.audio.resample import StreamResampler
+from open_miipher.audio.resample import StreamResampler, resample
 from open_miipher.base.errors import UserError
+from open_miipher.restoration.highs import UpperBand, is_needed, share_removed
 from open_miipher.restoration.job import Chunk, Job
 
 LOOK_AHEAD = 4
@@ -141,7 +142,11 @@ class Assembler:
         needs_level = job.options.level != "none" and not model.restores_level
         self._leveler = Leveler(job) if needs_level else None
         self._overlap_add = OverlapAdd(job.grid, model.output_hop)
-        self._resampler = StreamResampler(model.output_rate, job.sample_rate, job.num_channels)
+        # Above the model's band the input's own is kept; the share of it that goes takes the
+        # same way as the signal: as further channels.
+        self._upper = UpperBand(job) if is_needed(job) else None
+        num_channels = job.num_channels * (1 if self._upper is None else 2)
+        self._resampler = StreamResampler(model.output_rate, job.sample_rate, num_channels)
         self._dry = (
             Tap(job.source.resampled(job.sample_rate, job.mono), job.num_channels)
             if job.options.strength < 1
@@ -172,6 +177,13 @@ class Assembler:
 
     def _level(self, chunk: Chunk) -> list[np.ndarray]:
         self._num_leveled += 1
+        if self._upper is not None:
+            with self.job.timed("level"):
+                own = resample(
+                    chunk.waveform, self.job.model.input_rate, self.job.model.output_rate
+                )
+                removed = share_removed(own, chunk.restored, self.job.model.output_rate)
+                return [np.concatenate([chunk.restored, removed])]
         if self._leveler is None:
             return [chunk.restored]
         with self.job.timed("level"):
@@ -187,6 +199,9 @@ class Assembler:
             block = self._resampler.push(block, last)
         block = block[:, : self.job.num_samples - self._num_written]
         self._num_written += block.shape[1]
+        if self._upper is not None:
+            block, removed = np.split(block, 2)
+            block = block + (1 - removed.clip(0, 1)) * self._upper.take(block.shape[1])
         if self._dry is not None:
             wet = np.float32(self.job.options.strength)
             dry = self._dry.peek(block.shape[1])

@@ -1,0 +1,185 @@
+"""Measure the small restorer on held-back speakers, noises and rooms, in five kinds of damage.
+
+    python benchmarks/default_model.py --material output/default/material/test --output-dir OUT
+        [--ckpt-dir RUN] [--files 64] [--nisqa-weights nisqa.tar]
+
+Makes OUT/sets/{noise,reverb,band,codecs,clean}/{input,reference} once (the same for every model),
+restores them to OUT/restored/KIND with the command that users have, measures them with
+src/evaluate.py, and prints one table: input and restored, with 95 % intervals.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+import numpy as np
+
+from open_miipher.audio.io import AudioWriter, read
+from open_miipher.audio.resample import resample
+from open_miipher.base.errors import exit_on_user_error, report
+from open_miipher.degradation import Context, DegradationConfig, Trace, build_degradation
+from open_miipher.evaluation.tables import format_table
+from open_miipher.index import read_index
+
+ROOT = Path(__file__).resolve().parents[1]
+SETS = {
+    "noise": {"noise": {"name": "noise", "snr_db": [2.0, 15.0]}},
+    "reverb": {
+        "reverb": {"name": "reverb", "target": "direct", "seconds": 1.0},
+        "noise": {"name": "noise", "snr_db": [20.0, 20.0]},
+    },
+    "band": {
+        "clipping": {"name": "hard_clipping", "gain": [1.5, 4.0]},
+        "low_pass": {"name": "low_pass", "cutoff": [2500.0, 4000.0]},
+    },
+    "codecs": {
+        "codec": {
+            "name": "choice",
+            "stages": {
+                "mp3": {"name": "mp3", "bit_rates": [16.0, 24.0]},
+                "opus": {"name": "opus", "bit_rates": [8.0, 12.0]},
+                "vorbis": {"name": "vorbis", "qualities": [0.0]},
+                "mu_law": {"name": "mu_law"},
+            },
+        }
+    },
+    "clean": {},
+}
+RATE, SECONDS = 24000, 4.0
+METRICS = {
+    "dnsmos_overall": "DNSMOS",
+    "nisqa": "NISQA",
+    "estoi": "ESTOI",
+    "pesq": "PESQ",
+    "log_spectral_distance": "LSD, dB",
+    "speaker_similarity": "speaker",
+    "bandwidth_hz": "band, kHz",
+}
+
+
+def _waveforms(folders: list[Path]) -> list[np.ndarray]:
+    """Return every recording of some indexed folders at RATE."""
+    found = []
+    for folder in folders:
+        for entry in read_index(folder).entries:
+            waveform, rate = read(folder / entry.file_path)
+            found.append(resample(waveform[0], rate, RATE))
+    return found
+
+
+def _speech(folder: Path, count: int) -> list[np.ndarray]:
+    """Return different stretches of full-band speech: one of every file, then another of each."""
+    files: dict[bytes, np.ndarray] = {}
+    for entry in read_index(folder).entries:
+        if entry.sample_rate == RATE:
+            waveform = read(folder / entry.file_path)[0][0]
+            files.setdefault(waveform[:RATE].tobytes(), waveform)  # some are there twice
+    size = int(SECONDS * RATE)
+    stretches = [
+        waveform[start : start + size]
+        for start in range(0, max(len(x) for x in files.values()), size)
+        for waveform in files.values()
+        if len(waveform) - start >= size // 2
+    ]
+    if len(stretches) < count:
+        report([f"{folder} has {len(stretches)} stretches at {RATE} Hz, not {count}: --files"])
+    return stretches[:count]
+
+
+def make_sets(material: Path, output: Path, count: int) -> None:
+    """Write input and reference of every kind of damage."""
+    speech = _speech(material / "speech", count)
+    noises = _waveforms([material / "noise"])
+    rooms = _waveforms([material / "rir", material / "rooms"])
+
+    def noise(rng: np.random.Generator, num_samples: int) -> tuple[np.ndarray, str]:
+        recording = noises[rng.integers(len(noises))]
+        start = int(rng.integers(len(recording)))
+        return np.resize(np.roll(recording, -start), num_samples), "recorded"
+
+    def room(rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        return rooms[rng.integers(len(rooms))], "room"
+
+    for kind, stages in SETS.items():
+        chain = build_degradation(DegradationConfig(stages), Context(RATE, noise, room))
+        for number, waveform in enumerate(speech):
+            trace = Trace(waveform)
+            damaged = chain(waveform, np.random.default_rng(number), trace)
+            report([f"{kind} {number}: {failure}" for failure in trace.failures])
+            for folder, samples in (("input", damaged), ("reference", trace.target)):
+                path = output / kind / folder / f"{number:03d}.wav"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                scaled = samples / max(1.0, float(np.abs(damaged).max()) / 0.99)
+                with AudioWriter(path, RATE, 1, subtype="FLOAT") as writer:
+                    writer.write(scaled[None].astype(np.float32))
+
+
+def table(output: Path) -> str:
+    """Return input and restored of every kind, one row each."""
+    rows = []
+    for kind in SETS:
+        summary = json.loads((output / "measured" / kind / "summary.json").read_text())
+        for who, prefix in (("input", "input_"), ("restored", "")):
+            cells = [kind, who]
+            for metric in METRICS:
+                value = summary.get(prefix + metric)
+                scale, digits = (1e-3, 1) if metric == "bandwidth_hz" else (1.0, 3)
+                cells.append(
+                    "-"
+                    if value is None
+                    else f"{value['mean'] * scale:.{digits}f} "
+                    f"[{value['low'] * scale:.{digits}f}, {value['high'] * scale:.{digits}f}]"
+                )
+            rows.append(cells)
+    return format_table(["damage", "", *METRICS.values()], rows)
+
+
+@exit_on_user_error
+def main() -> int:
+    """Make the sets, restore, measure, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--material", type=Path, required=True, help="the held-back part: speech/, noise/, rir/ …")
+    add("--output-dir", type=Path, required=True)
+    add("--ckpt-dir", type=Path, help="the model (default: the one that inference.py takes)")
+    add("--files", type=int, default=64, help="of each kind (default: %(default)s)")
+    add("--nisqa-weights", type=Path)
+    add("--num-workers", type=int, default=2)
+    arguments = parser.parse_args()
+    output: Path = arguments.output_dir
+    sets = output / "sets"
+    if not sets.exists():
+        make_sets(arguments.material, output / "sets.tmp", arguments.files)
+        (output / "sets.tmp").rename(sets)
+    for kind in SETS:
+        _run(
+            "inference.py",
+            *(["--ckpt-dir", arguments.ckpt_dir] if arguments.ckpt_dir else []),
+            *["--input-audio-dir", sets / kind / "input", "--overwrite"],
+            *["--output-dir", output / "restored" / kind],
+        )
+        _run(
+            "evaluate.py",
+            *["--restored-dir", output / "restored" / kind],
+            *["--reference-dir", sets / kind / "reference", "--input-dir", sets / kind / "input"],
+            *["--output-dir", output / "measured" / kind],
+            *["--num-workers", arguments.num_workers],
+            *(["--nisqa-weights", arguments.nisqa_weights] if arguments.nisqa_weights else []),
+        )
+    print(table(output))
+    return 0
+
+
+def _run(script: str, *arguments: object) -> None:
+    command = [sys.executable, str(ROOT / "src" / script), *map(str, arguments)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Measure restored files: `src/evaluate.py --restored-dir R --output-dir O`."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from open_miipher.base.errors import exit_on_user_error, report
+
+DESCRIPTION = """\
+Measure a folder of restored recordings: by themselves (DNSMOS, NISQA, bandwidth, level), and
+against the clean ones of the same names (ESTOI, wide-band PESQ at 16 kHz, log-spectral distance,
+speaker similarity); the inputs beside them. Several channels are measured as their mean.
+
+OUTPUT_DIR/per_file.csv has a row for each file; its column `problems` says what could not be
+measured. OUTPUT_DIR/summary.json gives for each metric mean, low, high (95 % bootstrap interval of
+the mean) and n; names of the inputs' values begin with input_. The packages that measure come with
+`pip install '.[evaluation]'`; a metric whose package is missing is left out, and named.
+"""
+
+EXAMPLE = """\
+example:
+  python src/evaluate.py --restored-dir clean --input-dir noisy --reference-dir studio \\
+      --output-dir results
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--restored-dir", type=Path, required=True, metavar="R", help="what is measured")
+    add("--reference-dir", type=Path, metavar="C", help="the clean recordings, same names")
+    add("--input-dir", type=Path, metavar="I", help="what was restored, same names")
+    add("--output-dir", type=Path, required=True, metavar="O", help="where the results go")
+    add(
+        "--nisqa-weights",
+        type=Path,
+        metavar="FILE",
+        help="nisqa.tar of NISQA v2 (github.com/gabrielmittag/NISQA; not for commercial use)",
+    )
+    add(
+        "--num-workers",
+        type=int,
+        default=len(os.sched_getaffinity(0)),
+        metavar="N",
+        help="files measured at once (default: the cores, %(default)s)",
+    )
+    arguments = parser.parse_args()
+    if arguments.num_workers < 1:
+        parser.error("--num-workers must be at least 1")
+    return arguments
+
+
+def main() -> int:
+    """Match, measure, write, say."""
+    arguments = parse_arguments()
+    weights = arguments.nisqa_weights
+    if weights is not None and not weights.is_file():
+        report([f"--nisqa-weights {weights} is not a file"])
+    if arguments.output_dir.resolve() == arguments.restored_dir.resolve():
+        report([f"--output-dir {arguments.output_dir} is --restored-dir: choose another folder"])
+    from open_miipher.evaluation import evaluate  # slow to import
+    from open_miipher.evaluation.measures import Settings
+
+    files = evaluate.match_files(
+        arguments.restored_dir, arguments.reference_dir, arguments.input_dir
+    )
+    evaluator = evaluate.Evaluator(Settings(weights), arguments.reference_dir is not None)
+    for name, reason in evaluator.left_out.items():
+        print(f"left out: {name}: {reason}", file=sys.stderr)
+    columns = evaluate.columns_of(evaluator.measures, arguments.input_dir is not None)
+    rows = []
+    for row in evaluate.measure_all(files, evaluator, arguments.num_workers):
+        rows.append(row)
+        if row["problems"]:
+            print(f"{row['file']}: {row['problems']}", file=sys.stderr)
+    summary = evaluate.summarise(rows, columns)
+    evaluate.write_results(arguments.output_dir, rows, columns, summary)
+    print(evaluate.summary_table(summary))
+    if not summary:
+        report([f"nothing could be measured: see {arguments.output_dir / evaluate.PER_FILE}"])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_user_error(main)())

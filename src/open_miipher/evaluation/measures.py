@@ -1,0 +1,283 @@
+"""What can be measured of a recording, with or without the clean one beside it.
+
+Each measure is loaded once a process and brings its package with it; one whose package is missing
+is left out and named (`load_measures`). PESQ, ESTOI, DNSMOS, NISQA and speaker similarity come from
+the packages of their authors, or those that the field uses.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+
+from open_miipher.audio.resample import resample
+from open_miipher.base.errors import UserError
+
+Values = dict[str, float]
+
+
+@dataclass
+class Signal:
+    """A recording, mono.
+
+    Attributes:
+        waveform: (samples,) float32.
+        sample_rate: Hz.
+    """
+
+    waveform: np.ndarray
+    sample_rate: int
+
+    def at(self, sample_rate: int) -> np.ndarray:
+        """Return the waveform at another rate."""
+        return resample(self.waveform, self.sample_rate, sample_rate)
+
+
+Measured = Callable[[Signal, Signal | None], Values]
+
+
+class CannotMeasureError(Exception):
+    """This recording has no such value; the message says why."""
+
+
+@dataclass
+class Measure:
+    """One or several values of a recording.
+
+    Attributes:
+        columns: names of the values.
+        needs_reference: it compares with the clean recording: equally long, at the same rate.
+        load: brings what it needs and returns the function; raises ImportError or UserError.
+        install: how to get what `load` imports.
+    """
+
+    columns: tuple[str, ...]
+    needs_reference: bool
+    load: Callable[["Settings"], Measured]
+    install: str = "pip install '.[evaluation]'"
+
+
+@dataclass
+class Settings:
+    """What the measures need from the user.
+
+    Attributes:
+        nisqa_weights: the file nisqa.tar, which no package has; None: no NISQA.
+    """
+
+    nisqa_weights: Path | None = None
+
+
+def load_measures(
+    settings: Settings, has_reference: bool
+) -> tuple[dict[str, Measured], dict[str, str]]:
+    """Load what can be loaded.
+
+    Args:
+        settings: see `Settings`.
+        has_reference: without, measures that need a clean recording are left out.
+
+    Returns:
+        Functions by name, and the reason for each that was left out.
+    """
+    loaded, left_out = {}, {}
+    for name, measure in MEASURES.items():
+        if measure.needs_reference and not has_reference:
+            left_out[name] = "it compares with clean recordings: give --reference-dir"
+            continue
+        try:
+            loaded[name] = measure.load(settings)
+        except ImportError as error:
+            left_out[name] = f"{error}: {measure.install}"
+        except UserError as error:
+            left_out[name] = str(error)
+    return loaded, left_out
+
+
+def level_and_band(signal: Signal, _: Signal | None) -> Values:
+    """Return the level (dB of full scale) and the bandwidth (Hz).
+
+    The bandwidth is the frequency above which every bin of the mean power spectrum lies 50 dB or
+    more below the highest bin.
+    """
+    _check_audible(signal)
+    waveform = signal.waveform.astype(np.float64)
+    power = float(np.mean(waveform**2))
+    spectrum = _power(waveform, _window_length(signal.sample_rate)).mean(axis=0)
+    there = np.flatnonzero(spectrum > spectrum.max() * 1e-5)
+    bandwidth = there[-1] * signal.sample_rate / 2 / (len(spectrum) - 1)
+    return {"level_db": 10 * float(np.log10(power)), "bandwidth_hz": float(bandwidth)}
+
+
+def log_spectral_distance(signal: Signal, reference: Signal | None) -> Values:
+    """Return the log-spectral distance in dB, which does not depend on either level.
+
+    Both at unit RMS; Hann windows of about 46 ms (a power of two) every quarter of one; powers
+    below the floor, 80 dB under the reference's highest, are raised to it; root mean square over
+    the bins, mean over the frames.
+    """
+    assert reference is not None
+    _check_audible(signal, reference)
+    pair = [x.waveform.astype(np.float64) for x in (reference, signal)]
+    size = _window_length(reference.sample_rate)
+    wanted, given = (_power(x / np.sqrt(np.mean(x**2)), size) for x in pair)
+    floor = wanted.max() * 1e-8
+    difference = 10 * np.log10(np.maximum(wanted, floor) / np.maximum(given, floor))
+    return {"log_spectral_distance": float(np.sqrt((difference**2).mean(axis=1)).mean())}
+
+
+def _check_audible(signal: Signal, reference: Signal | None = None) -> None:
+    if not np.any(signal.waveform):
+        raise CannotMeasureError("it is silent")
+    if reference is not None and not np.any(reference.waveform):
+        raise CannotMeasureError("its reference is silent")
+
+
+def _window_length(sample_rate: int) -> int:
+    return int(2 ** round(np.log2(0.046 * sample_rate)))
+
+
+def _power(waveform: np.ndarray, size: int) -> np.ndarray:
+    """(samples,) -> (frames, bins); a waveform shorter than a window is padded with zeros."""
+    padded = np.pad(waveform, (0, max(0, size - len(waveform))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[:: size // 4]
+    return np.abs(np.fft.rfft(frames * np.hanning(size + 1)[:-1])) ** 2
+
+
+def _load_estoi(_: Settings) -> Measured:
+    import pystoi
+
+    def estoi(signal: Signal, reference: Signal | None) -> Values:
+        assert reference is not None
+        _check_audible(signal, reference)
+        value = pystoi.stoi(reference.waveform, signal.waveform, signal.sample_rate, extended=True)
+        if value <= 1e-5:  # what it returns, with a warning, for too little speech
+            raise CannotMeasureError("it has less than 0.4 s of speech")
+        return {"estoi": float(value)}
+
+    return estoi
+
+
+def _load_pesq(_: Settings) -> Measured:
+    from pesq import PesqError, pesq
+
+    def wide_band(signal: Signal, reference: Signal | None) -> Values:
+        assert reference is not None
+        _check_audible(signal, reference)
+        try:
+            value = pesq(16000, reference.at(16000), signal.at(16000), "wb")
+        except (PesqError, ValueError) as error:
+            raise CannotMeasureError(f"PESQ finds no utterances ({error!r})") from error
+        return {"pesq": float(value)}
+
+    return wide_band
+
+
+def _load_dnsmos(_: Settings) -> Measured:
+    from speechmos import dnsmos
+
+    def score(signal: Signal, _: Signal | None) -> Values:
+        waveform = np.clip(signal.at(16000), -1, 1)
+        _check_audible(Signal(waveform, 16000))  # its features of silence are not finite
+        values = dnsmos.run(waveform, 16000)
+        names = {"overall": "ovrl", "signal": "sig", "background": "bak", "p808": "p808"}
+        return {f"dnsmos_{name}": float(values[f"{key}_mos"]) for name, key in names.items()}
+
+    return score
+
+
+def _load_nisqa(settings: Settings) -> Measured:
+    path = settings.nisqa_weights
+    if path is None:
+        raise UserError("its weights come with no package: give --nisqa-weights nisqa.tar")
+    import librosa
+    import torch
+    from nisqa import NISQA_lib
+
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        args: Mapping[str, Any] = saved["args"]
+        fields = NISQA_lib.NISQA_DIM.__init__.__code__.co_varnames
+        model = NISQA_lib.NISQA_DIM(**{k: v for k, v in args.items() if k in fields})
+        model.load_state_dict(saved["model_state_dict"])
+    except (OSError, RuntimeError, KeyError, TypeError, UnpicklingError) as error:
+        raise UserError(f"{path} does not hold the weights of NISQA v2: {error}") from error
+    model.eval()
+
+    def score(signal: Signal, _: Signal | None) -> Values:
+        rate = signal.sample_rate
+        with warnings.catch_warnings():  # a band above half the rate has no bins: so be it
+            warnings.filterwarnings("ignore", "Empty filters detected")
+            mel = librosa.feature.melspectrogram(
+                y=signal.waveform,
+                sr=rate,
+                n_fft=args["ms_n_fft"],
+                hop_length=int(rate * args["ms_hop_length"]),
+                win_length=int(rate * args["ms_win_length"]),
+                pad_mode="reflect",
+                power=1.0,
+                n_mels=args["ms_n_mels"],
+                fmax=args["ms_fmax"],
+            )
+        decibels = librosa.amplitude_to_db(mel, ref=1.0, amin=1e-4, top_db=80.0)
+        length, hop = args["ms_seg_length"], args["ms_seg_hop_length"]
+        longest = args["ms_max_segments"] * hop + length - 1
+        if decibels.shape[1] < length:
+            raise CannotMeasureError("it is shorter than 0.15 s")
+        segments, count = NISQA_lib.segment_specs("", decibels[:, :longest], length, hop)
+        with torch.no_grad():
+            values = model(segments[None].float(), torch.from_numpy(count)[None])[0]
+        names = ("nisqa", "nisqa_noisiness", "nisqa_discontinuity", "nisqa_coloration")
+        return dict(zip((*names, "nisqa_loudness"), values.tolist(), strict=True))
+
+    return score
+
+
+def _load_similarity(_: Settings) -> Measured:
+    from resemblyzer import VoiceEncoder, preprocess_wav
+
+    encoder = VoiceEncoder("cpu", verbose=False)
+
+    def similarity(signal: Signal, reference: Signal | None) -> Values:
+        assert reference is not None
+        voices = [preprocess_wav(x.waveform, source_sr=x.sample_rate) for x in (signal, reference)]
+        if min(len(voice) for voice in voices) < 8000:
+            raise CannotMeasureError("it has less than half a second of speech")
+        first, second = (encoder.embed_utterance(voice) for voice in voices)
+        return {"speaker_similarity": float(first @ second)}
+
+    return similarity
+
+
+MEASURES: dict[str, Measure] = {
+    "level": Measure(("level_db", "bandwidth_hz"), False, lambda _: level_and_band),
+    "dnsmos": Measure(
+        ("dnsmos_overall", "dnsmos_signal", "dnsmos_background", "dnsmos_p808"),
+        False,
+        _load_dnsmos,
+    ),
+    "nisqa": Measure(
+        (
+            "nisqa",
+            "nisqa_noisiness",
+            "nisqa_discontinuity",
+            "nisqa_coloration",
+            "nisqa_loudness",
+        ),
+        False,
+        _load_nisqa,
+        # It asks for other versions of torch and NumPy, but works with ours.
+        "pip install --no-deps nisqa pandas, and librosa",
+    ),
+    "estoi": Measure(("estoi",), True, _load_estoi),
+    "pesq": Measure(("pesq",), True, _load_pesq, "pip install pesq, which needs a C compiler"),
+    "log_spectral_distance": Measure(
+        ("log_spectral_distance",), True, lambda _: log_spectral_distance
+    ),
+    "speaker_similarity": Measure(("speaker_similarity",), True, _load_similarity),
+}
+"""All measures by name."""

@@ -1,0 +1,151 @@
+"""Measures on signals whose values are known, and against the packages that they come from."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.signal import firwin, stft
+
+from open_miipher.base.errors import UserError
+from open_miipher.evaluation.measures import (
+    MEASURES,
+    CannotMeasureError,
+    Settings,
+    Signal,
+    level_and_band,
+    load_measures,
+    log_spectral_distance,
+)
+
+RATE = 24000
+SETTINGS = Settings()
+NISQA_WEIGHTS = Path(__file__).parents[3] / "shared/models/nisqa/nisqa.tar"
+
+
+def noise(seed=0, seconds=1.0, rate=RATE):
+    return np.random.default_rng(seed).standard_normal(int(seconds * rate)).astype(np.float32) / 10
+
+
+def speechlike(seconds=3.0, rate=16000):
+    """A buzz in syllables: enough for measures that look for speech."""
+    time = np.arange(int(seconds * rate)) / rate
+    buzz = sum(np.sin(2 * np.pi * 120 * k * time) / k for k in range(1, 40))
+    return (0.1 * buzz * (np.sin(2 * np.pi * 3 * time) > -0.3)).astype(np.float32)
+
+
+def loaded(name):
+    return MEASURES[name].load(SETTINGS)
+
+
+def test_level_and_bandwidth_of_a_sine_and_of_low_passed_noise():
+    time = np.arange(RATE) / RATE
+    sine = (0.5 * np.sin(2 * np.pi * 1500 * time)).astype(np.float32)
+    values = level_and_band(Signal(sine, RATE), None)
+    assert values["level_db"] == pytest.approx(-9.03, abs=0.01)
+    assert values["bandwidth_hz"] == pytest.approx(1500, abs=70)  # the window's own width
+    low_passed = np.convolve(noise(seconds=2), firwin(801, 4000, fs=RATE), "same")
+    values = level_and_band(Signal(low_passed.astype(np.float32), RATE), None)
+    assert values["bandwidth_hz"] == pytest.approx(4000, abs=120)
+
+
+def test_the_log_spectral_distance_is_what_its_definition_says():
+    reference = noise(0)
+    estimate = 0.3 * np.convolve(reference, [1.0, -0.9], "same").astype(np.float32)
+    size = 1024
+    powers = []
+    for x in (reference, estimate):
+        x = x / np.sqrt(np.mean(x.astype(np.float64) ** 2))
+        _, _, z = stft(x, window="hann", nperseg=size, noverlap=3 * size // 4, boundary=None)
+        powers.append(np.abs(z * size / 2) ** 2)  # scipy divides by the window's sum
+    floor = powers[0].max() * 1e-8
+    first, second = (10 * np.log10(np.maximum(p, floor)) for p in powers)
+    expected = np.sqrt(((first - second) ** 2).mean(axis=0)).mean()
+    values = log_spectral_distance(Signal(estimate, RATE), Signal(reference, RATE))
+    assert values["log_spectral_distance"] == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_log_spectral_distance_does_not_depend_on_levels():
+    reference, estimate = Signal(noise(0), RATE), Signal(noise(1), RATE)
+    quieter = Signal(0.01 * estimate.waveform, RATE)
+    value = log_spectral_distance(estimate, reference)["log_spectral_distance"]
+    again = log_spectral_distance(quieter, reference)["log_spectral_distance"]
+    assert again == pytest.approx(value, rel=1e-5)
+    same = log_spectral_distance(Signal(0.5 * reference.waveform, RATE), reference)
+    assert same["log_spectral_distance"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["level", "log_spectral_distance", "dnsmos", "estoi", "pesq"])
+def test_silence_has_no_value_and_says_so(name):
+    pytest.importorskip({"dnsmos": "speechmos", "estoi": "pystoi", "pesq": "pesq"}.get(name, "sys"))
+    silence = Signal(np.zeros(48000, dtype=np.float32), 16000)
+    speech = Signal(speechlike(), 16000)
+    with pytest.raises(CannotMeasureError, match="it is silent"):
+        loaded(name)(silence, speech)
+    if MEASURES[name].needs_reference:
+        with pytest.raises(CannotMeasureError, match="its reference is silent"):
+            loaded(name)(speech, silence)
+
+
+def test_equal_recordings_have_the_best_values():
+    signal = Signal(speechlike(), 16000)
+    for name, best in {"estoi": 1.0, "pesq": 4.644, "speaker_similarity": 1.0}.items():
+        pytest.importorskip(
+            {"estoi": "pystoi", "speaker_similarity": "resemblyzer"}.get(name, name)
+        )
+        assert loaded(name)(signal, signal)[name] == pytest.approx(best, abs=1e-3), name
+
+
+def test_noise_lowers_every_value_that_hears_it():
+    clean = Signal(speechlike(), 16000)
+    steps = [Signal(clean.waveform + x * noise(1, 3, 16000), 16000) for x in (0.1, 1.0)]
+    for name, best in {"estoi": 1.0, "pesq": 4.644}.items():
+        pytest.importorskip({"estoi": "pystoi"}.get(name, name))
+        little, much = (loaded(name)(signal, clean)[name] for signal in steps)
+        assert best > little > much, name
+
+
+def test_dnsmos_is_what_its_package_says():
+    dnsmos = pytest.importorskip("speechmos.dnsmos")
+    waveform = speechlike(10.0)
+    values = loaded("dnsmos")(Signal(waveform, 16000), None)
+    expected = dnsmos.run(waveform, 16000)
+    assert values["dnsmos_overall"] == pytest.approx(expected["ovrl_mos"], abs=1e-5)
+    assert tuple(values) == MEASURES["dnsmos"].columns
+
+
+def test_nisqa_is_what_its_package_says(tmp_path):
+    model = pytest.importorskip("nisqa.NISQA_model")
+    if not NISQA_WEIGHTS.is_file():
+        pytest.skip("the weights of NISQA are not here")
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write(tmp_path / "a.wav", noise(3, 2.3), RATE, subtype="FLOAT")
+    arguments = {
+        "mode": "predict_file",
+        "pretrained_model": str(NISQA_WEIGHTS),
+        "deg": str(tmp_path / "a.wav"),
+        **{"output_dir": None, "tr_bs_val": 1, "tr_num_workers": 0, "tr_parallel": False},
+        **{"ms_channel": None, "tr_device": "cpu"},
+    }
+    row = model.nisqaModel(arguments).predict().iloc[0]
+    values = MEASURES["nisqa"].load(Settings(NISQA_WEIGHTS))(Signal(noise(3, 2.3), RATE), None)
+    assert values["nisqa"] == pytest.approx(row["mos_pred"], abs=1e-4)
+    assert values["nisqa_loudness"] == pytest.approx(row["loud_pred"], abs=1e-4)
+
+
+def test_what_cannot_be_loaded_is_left_out_with_the_reason(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pesq", None)  # as if it were not installed
+    measures, left_out = load_measures(SETTINGS, has_reference=True)
+    assert "log_spectral_distance" in measures
+    assert "needs a C compiler" in left_out["pesq"]
+    assert "--nisqa-weights" in left_out["nisqa"]
+    alone, left_out = load_measures(SETTINGS, has_reference=False)
+    assert "level" in alone
+    assert "--reference-dir" in left_out["estoi"]
+
+
+def test_weights_that_are_none_are_named(tmp_path):
+    pytest.importorskip("nisqa")
+    (tmp_path / "nisqa.tar").write_bytes(b"no weights")
+    with pytest.raises(UserError, match=r"nisqa\.tar does not hold the weights"):
+        MEASURES["nisqa"].load(Settings(tmp_path / "nisqa.tar"))
