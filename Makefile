@@ -34,7 +34,7 @@ setup: ## build .venv from the lock file, if it is not there yet or the lock has
 	  cp $(LOCK) $(INSTALLED); \
 	fi
 
-demo: setup ## train three small stages, kill and resume one, restore; AUDIO_DIR=/my/wavs restores yours
+demo: setup ## restore noisy speech, then train three small stages; AUDIO_DIR=/my/wavs restores yours
 	@$(BIN)/python src/demo $${AUDIO_DIR:+--audio-dir "$$AUDIO_DIR"} $${STEPS:+--steps $$STEPS}
 
 doctor: setup ## say what this machine can run, and how to mend what it cannot

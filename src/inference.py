@@ -1,4 +1,4 @@
-"""Restore a corpus: `src/inference.py --ckpt-dir D --input-audio-dir I --output-dir O`."""
+"""Restore a corpus: `src/inference.py [--ckpt-dir D] --input-audio-dir I --output-dir O`."""
 
 import argparse
 import shlex
@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # what is slow to import comes after the command line was rea
     from open_miipher.restoration import RestoreOptions
 
 DESCRIPTION = """\
-Restore every recording under a directory, in a manifest, or in tar shards, with a trained chain (a
-stage-3 checkpoint).
+Restore every recording under a directory, in a manifest, or in tar shards, with the model that
+comes with the project, or with a chain that you trained.
 
 wav, flac, mp3, ogg, opus and aiff files of any rate, length and number of channels are read;
 nothing is written beside them. The outputs have the same folders and names; two inputs that would
@@ -44,7 +44,7 @@ exit status: 0 all is restored; 1 some files failed (see src/status.py), or a si
 early; 2 wrong use, or nothing more can be written.
 
 examples:
-  python src/inference.py --ckpt-dir output/demo/stage3 --input-audio-dir noisy --output-dir clean
+  python src/inference.py --input-audio-dir noisy --output-dir clean
   torchrun --standalone --nproc_per_node 8 src/inference.py --ckpt-dir CKPT \\
       --input-audio-dir /data/noisy --output-dir /data/restored --format flac --amp bf16
   python src/inference.py --ckpt-dir CKPT --input-audio-dir /data/noisy \\
@@ -66,9 +66,9 @@ def parse_arguments() -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--ckpt-dir",
-        required=True,
         metavar="DIR",
-        help="a stage-3 checkpoint folder, or the output directory of its run (its newest one)",
+        help="a checkpoint of a whole chain (stage 3, or the small restorer), or the output "
+        "directory of its run (its newest one); default: the small restorer in pretrained/default",
     )
     add("--output-dir", required=True, type=Path, metavar="DIR", help="where the outputs go")
     _ask_what_comes_in(parser.add_argument_group("what comes in (one of the first three)"))
@@ -288,10 +288,10 @@ def _task(arguments: argparse.Namespace, world: "World") -> "Restore":
     """Check what is asked for, then load the model, whose files are hashed once a machine."""
     from open_miipher.checkpoint import Checkpoint
     from open_miipher.corpus.restoring import Restore
-    from open_miipher.restoration import Restorer
+    from open_miipher.restoration import DEFAULT_MODEL, Restorer
 
     options, file_format, inputs = world.agree(lambda: _asked_for(arguments))
-    checkpoint = world.agree(lambda: Checkpoint.open(arguments.ckpt_dir))
+    checkpoint = world.agree(lambda: Checkpoint.open(arguments.ckpt_dir or DEFAULT_MODEL))
     world.once_a_machine(checkpoint.verify)
     restorer = world.agree(
         lambda: Restorer.from_checkpoint(

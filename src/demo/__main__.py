@@ -1,4 +1,4 @@
-"""The main job, small but whole: index, three training stages, a kill and a resume, restoring.
+"""Hear the default model; then the main job, small but whole: three stages, a kill, restoring.
 
 `make demo` runs this. Everything lands in output/demo/, and every run starts anew.
 """
@@ -18,7 +18,10 @@ from open_miipher.base.errors import UserError, exit_on_user_error
 ROOT = Path(__file__).resolve().parents[2]
 AUDIO = ROOT / "dataset/demo"
 # What a run makes, and what the next one removes; nothing else in the folder is touched.
-MADE = ("data", "clean", "noisy", "restored", "stage1", "stage2", "stage3", "spectrograms.png")
+MADE = (
+    *("data", "clean", "noisy", "restored", "spectrograms.png"),
+    *("stage1", "stage2", "stage3", "restored_by_stage3", "spectrograms_stage3.png"),
+)
 
 MODELS = ("demo_feature_cleaner", "demo_wavefit_pretrain", "demo_wavefit_finetune")
 # Training steps of the three stages: on two CPU cores one, three and one and a half minutes.
@@ -32,7 +35,7 @@ class Demo:
     Args:
         output: the folder that everything lands in.
         steps: training steps of each stage.
-        audio_dir: the user's own noisy audio, restored in place of the demo's test files.
+        audio_dir: the user's own noisy audio; then it is restored, and nothing is trained.
     """
 
     def __init__(self, output: Path, steps: Sequence[int], audio_dir: Path | None) -> None:
@@ -45,23 +48,24 @@ class Demo:
 
     def run(self) -> None:
         """Do everything, in order."""
-        from demo.results import compare
-
         started = time.monotonic()
         self.clear()
-        self.headline("Index: what audio there is")
+        self.headline(f"Restore {self.audio_dir or 'noisy test files'} with the default model")
         self.prepare()
-        self.headline("Stage 1: the feature cleaner learns to clean the features of noisy speech")
-        self.train(1)
-        self.headline("Stage 2: the vocoder learns to speak clean features; killed in the middle")
-        self.train(2)
-        self.headline("Stage 3: the vocoder goes on with the features that the cleaner makes")
-        self.train(3)
-        self.headline(f"Restore {self.audio_dir or 'the noisy test files'}")
-        self.restore()
-        table = compare(self.output, self.audio_dir)
+        self.restore("restored", "spectrograms.png")
+        if self.audio_dir is None:
+            self.headline(
+                "Stage 1: the feature cleaner learns to clean the features of noisy speech"
+            )
+            self.train(1)
+            self.headline("Stage 2: the vocoder learns to speak clean features; killed half-way")
+            self.train(2)
+            self.headline("Stage 3: the vocoder goes on with the features that the cleaner makes")
+            self.train(3)
+            self.headline("Restore the same files with what was trained in these minutes")
+            self.restore("restored_by_stage3", "spectrograms_stage3.png", "stage3/ckpt/latest")
         self.headline(f"Done in {(time.monotonic() - started) / 60:.1f} minutes")
-        print(f"{table}\n\n{self.farewell()}")
+        print(self.farewell())
 
     def headline(self, text: str) -> None:
         """Begin a part."""
@@ -87,6 +91,8 @@ class Demo:
 
     def prepare(self) -> None:
         """Copy and index the demo's audio; damage the held-back sentences for the test."""
+        if self.audio_dir is not None:
+            return
         from demo.results import make_test_files
 
         for name in ("speech/train", "speech/test", "noise"):
@@ -127,30 +133,38 @@ class Demo:
             resume = f"trainer.ckpt_dir={self.shown(name)}/ckpt/latest"
             run([*command, resume], ROOT, log, progress)
 
-    def restore(self) -> None:
-        """Restore the test files, or the user's own."""
+    def restore(self, folder: str, picture: str, ckpt_dir: str | None = None) -> None:
+        """Restore the test files, or the user's own, and show before and after."""
+        from demo.results import compare
+
         options = {
-            "--ckpt-dir": self.shown("stage3/ckpt/latest"),
+            **({"--ckpt-dir": self.shown(ckpt_dir)} if ckpt_dir is not None else {}),
             "--input-audio-dir": str(self.audio_dir or self.shown("noisy")),
-            "--output-dir": self.shown("restored"),
+            "--output-dir": self.shown(folder),
         }
         arguments = [word for option in options.items() for word in option]
-        command = [*self.torchrun, "src/inference.py", *arguments]
-        log = self.output / "restore.log"
+        command = ["python", "src/inference.py", *arguments]
+        log = self.output / f"{folder}.log"
         # Status 1 after an unreadable file among the user's; the table then names it.
         run(command, ROOT, log, may_fail=self.audio_dir is not None)
-        if not (self.output / "restored/manifest.jsonl").exists():
+        if not (self.output / folder / "manifest.jsonl").exists():
             raise UserError(f"nothing was restored: see {log}")
+        print(compare(self.output, folder, picture, self.audio_dir))
 
     def farewell(self) -> str:
         """Say what lies where and what to try next."""
+        restored = self.audio_dir or self.shown("noisy/")
         places = {
-            "restored/": f"what the chain makes of {self.audio_dir or self.shown('noisy/')}",
-            "clean/, noisy/": "the demo's test sentences, before and after they were damaged",
+            "restored/": f"what the default model makes of {restored}",
             "spectrograms.png": "before and after",
-            "stage1/ … stage3/": "checkpoints (ckpt/latest), metrics.jsonl, train.log",
         }
-        listed = "\n".join(f"  {name:18} {what}" for name, what in places.items())
+        if self.audio_dir is None:
+            places |= {
+                "clean/, noisy/": "the demo's test sentences, before and after they were damaged",
+                "stage1/ … stage3/": "checkpoints (ckpt/latest), metrics.jsonl, train.log",
+                "restored_by_stage3/": "what minutes of training give, and spectrograms_stage3.png",
+            }
+        listed = "\n".join(f"  {name:20} {what}" for name, what in places.items())
         return f"""\
 LSD: log-spectral distance to the clean file in dB; less is better. Minutes of training on half a
 minute of synthetic speech show that every part works, not what the method can do.
@@ -159,7 +173,7 @@ In {self.shown()}:
 {listed}
 
 Next, after `source .venv/bin/activate`:
-  python src/inference.py --ckpt-dir {self.shown("stage3")} --input-audio-dir DIR --output-dir OUT
+  python src/inference.py --input-audio-dir DIR --output-dir OUT
   python src/train.py -h
 README.md says how to train, docs/data.md which data to take. `make doctor` says what runs here."""
 
@@ -180,7 +194,7 @@ def audio_directory(text: str) -> Path:
 def main() -> int:
     """Parse and run."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
-    parser.add_argument("--audio-dir", help="restore this directory's audio with what was trained")
+    parser.add_argument("--audio-dir", help="only restore this directory's audio")
     parser.add_argument("--output-dir", type=Path, default=ROOT / "output/demo")
     parser.add_argument(
         "--steps", type=int, nargs=3, default=STEPS, help="of the stages (default: %(default)s)"

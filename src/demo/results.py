@@ -64,17 +64,19 @@ def recorded_noise(files: Sequence[Path]) -> NoiseSource:
     return draw
 
 
-def compare(output: Path, audio_dir: Path | None) -> str:
-    """Draw spectrograms.png and return the table of before and after.
+def compare(output: Path, folder: str, picture: str, audio_dir: Path | None) -> str:
+    """Draw a picture and return the table of before and after.
 
     Args:
-        output: the demo's folder, with restored/ and, for its own test files, clean/.
+        output: the demo's folder; for its own test files, clean/ and noisy/ are there.
+        folder: where in it the restored files are.
+        picture: name of the picture.
         audio_dir: what was restored if it was the user's: nothing clean is known then.
 
     Raises:
         UserError: no file could be restored.
     """
-    lines = (output / "restored/manifest.jsonl").read_text().splitlines()
+    lines = (output / folder / "manifest.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     scores, failures = [], []
     pictures: list[list[Panel]] = []
@@ -84,7 +86,7 @@ def compare(output: Path, audio_dir: Path | None) -> str:
             continue
         name = row["output"]
         noisy = (audio_dir or output / "noisy") / row["input"]
-        restored = output / "restored" / name
+        restored = output / folder / name
         clean = None if audio_dir else output / "clean" / name
         scores.append(score_file(name, noisy, restored, clean))
         if len(pictures) < PICTURE_ROWS:
@@ -92,7 +94,7 @@ def compare(output: Path, audio_dir: Path | None) -> str:
             pictures.append([panel(f"{k}: {name}", path) for k, path in files.items() if path])
     if not scores:
         raise UserError("\n".join(["no file could be restored", *failures]))
-    save_spectrograms(output / "spectrograms.png", pictures)
+    save_spectrograms(output / picture, pictures)
     return "\n".join([score_table(scores), *failures])
 
 

@@ -92,4 +92,4 @@ def test_what_cannot_be_converted_stays_as_it_is(run, tmp_path):
 
 
 def test_the_shipped_chain_is_of_today():
-    assert Checkpoint.open(ROOT / "pretrained/demo").verify().networks.keys() >= {"generator"}
+    assert Checkpoint.open(ROOT / "pretrained/default").verify().networks.keys() >= {"generator"}

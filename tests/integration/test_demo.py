@@ -98,13 +98,13 @@ def test_the_table_has_no_reference_columns_for_the_users_audio(tmp_path: Path) 
     ]
     manifest = tmp_path / "restored/manifest.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    table = compare(tmp_path, tmp_path / "mine")
+    table = compare(tmp_path, "restored", "spectrograms.png", tmp_path / "mine")
     assert table.splitlines()[2].split() == ["a.wav", "1.00", "-20.0", "-20.0"]
     assert "b.wav is not audio" in table
     assert (tmp_path / "spectrograms.png").stat().st_size > 10_000
     manifest.write_text(json.dumps(rows[1]) + "\n")
     with pytest.raises(UserError, match="no file could be restored"):
-        compare(tmp_path, tmp_path / "mine")
+        compare(tmp_path, "restored", "spectrograms.png", tmp_path / "mine")
 
 
 @pytest.mark.slow
@@ -136,12 +136,30 @@ def test_the_whole_demo_with_few_steps(tmp_path: Path) -> None:
         assert trained[-1] == steps
     names = sorted(path.name for path in (output / "noisy").iterdir())
     for name in names:
-        score = score_file(
-            name, output / "noisy" / name, output / "restored" / name, output / "clean" / name
-        )
-        assert score.restored_distance is not None
-        assert score.restored_distance > 0
-    assert (output / "spectrograms.png").stat().st_size > 10_000
+        noisy, clean = output / "noisy" / name, output / "clean" / name
+        by_default = score_file(name, noisy, output / "restored" / name, clean)
+        assert by_default.restored_distance < by_default.noisy_distance
+        by_stage_3 = score_file(name, noisy, output / "restored_by_stage3" / name, clean)
+        assert by_stage_3.restored_distance > 0
+    for picture in ("spectrograms.png", "spectrograms_stage3.png"):
+        assert (output / picture).stat().st_size > 10_000
+
+
+def test_ones_own_audio_is_restored_and_nothing_trained(
+    tmp_path: Path, monkeypatch, capsys
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    shutil.copy(ROOT / "dataset/demo/speech/test/owl.flac", mine)
+    words = ["demo", "--output-dir", str(tmp_path / "out"), "--audio-dir", str(mine)]
+    monkeypatch.setattr(sys, "argv", words)
+    assert main() == 0
+    assert "owl.wav" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "restored",
+        "restored.log",
+        "spectrograms.png",
+    ]
 
 
 def test_a_missing_audio_dir_is_said_before_any_training(

@@ -183,7 +183,7 @@ def test_a_local_array_restores_everything_once(tmp_path, variables, path):
         "HOME": str(tmp_path),
         "NPROC": "1",
         "EXTRA": "--device cpu",
-        "CKPT_DIR": "pretrained/demo",
+        "CKPT_DIR": "pretrained/default",
         "INPUT_DIR": "dataset/demo/speech/test",
         "OUTPUT_DIR": str(tmp_path / "restored"),
         "NUM_SHARDS": "2",

@@ -1,12 +1,13 @@
 """Restoration with a trained chain: audio of any length in, restored audio out."""
 
 from open_miipher.restoration.assembler import WriteError
-from open_miipher.restoration.chain import Chain, Model
+from open_miipher.restoration.chain import DEFAULT_MODEL, Chain, Model
 from open_miipher.restoration.job import Job, RestoreOptions
 from open_miipher.restoration.restorer import Restorer
 from open_miipher.restoration.streams import EncodingSink, FileSink, MemorySink, Source
 
 __all__ = [
+    "DEFAULT_MODEL",
     "Chain",
     "EncodingSink",
     "FileSink",

@@ -16,6 +16,9 @@ from open_miipher.checkpoint import Checkpoint
 from open_miipher.cleaners import Cleaner
 from open_miipher.vocoders import Vocoder
 
+DEFAULT_MODEL = Path(__file__).resolve().parents[3] / "pretrained" / "default"
+"""The model that comes with the project; manifests name it `default-FINGERPRINT`."""
+
 
 class Model(Protocol):
     """The interface of a model for restoration; `Chain` implements it.
@@ -110,7 +113,7 @@ class Chain:
     @classmethod
     def from_checkpoint(
         cls,
-        path: str | Path | Checkpoint,
+        path: str | Path | Checkpoint = DEFAULT_MODEL,
         device: torch.device | str = "cpu",
         amp: Literal["bf16", "no"] = "no",
         ema: bool = True,
@@ -135,7 +138,10 @@ class Chain:
         cleaner.merge()
         vocoder = cast(Vocoder, checkpoint.build("generator", ema))
         specs = {name: checkpoint.networks[name].spec for name in ("cleaner", "generator")}
-        return cls(cleaner, vocoder, device, amp, specs)
+        chain = cls(cleaner, vocoder, device, amp, specs)
+        if checkpoint.path.resolve() == DEFAULT_MODEL:
+            chain.fingerprint = f"default-{chain.fingerprint}"
+        return chain
 
     @torch.inference_mode()
     def measure(self, blocks: Iterable[np.ndarray]) -> Tensor:

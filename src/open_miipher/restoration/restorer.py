@@ -20,7 +20,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.noise import noise_key
 from open_miipher.checkpoint import Checkpoint
 from open_miipher.restoration.assembler import Assembler
-from open_miipher.restoration.chain import Chain, Model
+from open_miipher.restoration.chain import DEFAULT_MODEL, Chain, Model
 from open_miipher.restoration.job import Chunk, Job, RestoreOptions
 from open_miipher.restoration.streams import ArraySink, PeakSink, Sink, Source
 
@@ -52,7 +52,7 @@ class Restorer:
     @classmethod
     def from_checkpoint(
         cls,
-        path: str | Path | Checkpoint,
+        path: str | Path | Checkpoint = DEFAULT_MODEL,
         options: RestoreOptions | None = None,
         batch_size: int = 4,
         device: torch.device | str | None = None,
@@ -63,7 +63,8 @@ class Restorer:
         """Load a trained chain.
 
         Args:
-            path: a stage-3 checkpoint folder, its run's output directory, or an open checkpoint.
+            path: a checkpoint folder of a whole chain, its run's output directory, or an open
+                checkpoint; by default the model that comes with the project.
             options: of the restoration.
             batch_size: the most chunks that the model restores at once.
             device: by default, a GPU if there is one.
