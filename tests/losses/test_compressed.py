@@ -85,7 +85,8 @@ def test_the_band_ends_at_the_highest_bin_there_is():
     energy = torch.stack([frames, torch.zeros(6, 5), frames])
     is_valid = torch.ones(3, 6, dtype=torch.bool)
     is_valid[2, 1:] = False
-    assert top_of_band(energy, is_valid).tolist() == [0.5, 1.0, 1.0]
+    # 9 % below the end, where resampling has faded out; a whole band has no such end.
+    assert top_of_band(energy, is_valid).tolist() == pytest.approx([0.5 * 0.91, 1.0, 1.0])
 
 
 @pytest.mark.parametrize("fields", [{"n_ffts": []}, {"n_ffts": [2]}, {"n_mels": 0}])

@@ -11,6 +11,9 @@ COMPRESSED_LOSSES = ("magnitude", "complex", "log_spectrum", "log_mel")
 _POWER = 0.3
 # Of the loudest bin. The rounding to 16 bits lies above it, what resampling lets through below.
 _EMPTY_DB = -105.0
+# Resampling and codecs fade out below the end of the band: that is nothing to learn.
+_FADING = 0.09  # share of the band, as soxr's HQ
+_WHOLE = 0.95  # a band that reaches so far counts as whole
 _USUAL = 0.75  # share of frames: a bin that is empty in so many is outside the band
 _SMALLEST_POWER = 1e-10  # of a full-scale sine: -100 dB, which keeps gradients bounded
 _LOG_FLOOR_DB = -80.0  # of a full-scale sine, in both logarithmic distances
@@ -169,7 +172,8 @@ def top_of_band(energy: Tensor, is_valid: Tensor) -> Tensor:
         is_valid: (batch, frames) bool.
 
     Returns:
-        (batch,) from 0 to 1; 1 for a silent clip.
+        (batch,) from 0 to 1, without the stretch in which a band that ends early fades out; 1 for a
+        silent clip.
     """
     # Not the mean: where a crop begins or ends in the middle of a sound, all bins have energy.
     falling = energy.detach().masked_fill(~is_valid[:, :, None], -1.0).sort(1, descending=True)
@@ -177,4 +181,5 @@ def top_of_band(energy: Tensor, is_valid: Tensor) -> Tensor:
     usual = falling.values[torch.arange(len(rank), device=rank.device), rank]
     is_there = usual > usual.amax(1, keepdim=True) * 10 ** (_EMPTY_DB / 10)
     places = torch.linspace(0, 1, energy.shape[2], device=energy.device)
-    return torch.where(is_there.any(1), (places * is_there).amax(1), 1.0)
+    top = torch.where(is_there.any(1), (places * is_there).amax(1), 1.0)
+    return torch.where(top < _WHOLE, top * (1 - _FADING), 1.0)
