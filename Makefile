@@ -6,6 +6,8 @@ LOCK := container/requirements-dev.lock
 # A copy of the lock the environment was built from: a changed lock rebuilds it, nothing else does.
 INSTALLED := .venv/installed.lock
 BIN := .venv/bin
+# Has to be built, so it is not in the lock, and everything works without it.
+PESQ := pesq==0.0.4
 
 # Whole files together, so that what a file sets up is set up once.
 WORKERS ?= 2
@@ -31,6 +33,8 @@ setup: ## build .venv from the lock file, if it is not there yet or the lock has
 	  echo "setup: building .venv from $(LOCK) (some 3 GB of packages; minutes)" && \
 	  $(PYTHON) -m venv --clear .venv && \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $(LOCK) && \
+	  { $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(PESQ) || \
+	    echo "setup: PESQ could not be built (is there a C compiler?): src/evaluate.py will leave it out"; } && \
 	  cp $(LOCK) $(INSTALLED); \
 	fi
 

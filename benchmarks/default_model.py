@@ -1,15 +1,16 @@
 """Measure the small restorer on held-back speakers, noises and rooms, in five kinds of damage.
 
     python benchmarks/default_model.py --material output/default/material/test --output-dir OUT
-        [--ckpt-dir RUN] [--files 64] [--nisqa-weights nisqa.tar]
+        [--ckpt-dir RUN] [--files 64] [--nisqa-weights nisqa.tar] [--peers-python PYTHON]
 
 Makes OUT/sets/{noise,reverb,band,codecs,clean}/{input,reference} once (the same for every model),
-restores them to OUT/restored/KIND with the command that users have, measures them with
-src/evaluate.py, and prints one table: input and restored, with 95 % intervals.
+restores them to OUT/restored/MODEL/KIND with the command that users have, and with public tools
+(benchmarks/peers.md); measures all with src/evaluate.py, and prints one table with 95 % intervals.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import numpy as np
+from peers import PEERS
 
 from open_miipher.audio.io import AudioWriter, read
 from open_miipher.audio.resample import resample
@@ -118,24 +120,29 @@ def make_sets(material: Path, output: Path, count: int) -> None:
                     writer.write(scaled[None].astype(np.float32))
 
 
-def table(output: Path) -> str:
-    """Return input and restored of every kind, one row each."""
+def table(output: Path, models: list[str]) -> str:
+    """Return the inputs and what each model made of them, one row each."""
     rows = []
     for kind in SETS:
-        summary = json.loads((output / "measured" / kind / "summary.json").read_text())
-        for who, prefix in (("input", "input_"), ("restored", "")):
-            cells = [kind, who]
-            for metric in METRICS:
-                value = summary.get(prefix + metric)
-                scale, digits = (1e-3, 1) if metric == "bandwidth_hz" else (1.0, 3)
-                cells.append(
-                    "-"
-                    if value is None
-                    else f"{value['mean'] * scale:.{digits}f} "
-                    f"[{value['low'] * scale:.{digits}f}, {value['high'] * scale:.{digits}f}]"
-                )
-            rows.append(cells)
+        summaries = {
+            name: json.loads((output / "measured" / name / kind / "summary.json").read_text())
+            for name in models
+        }
+        cases = [("input", summaries[models[0]], "input_")]
+        cases += [(name, summary, "") for name, summary in summaries.items()]
+        rows += [
+            [kind, who, *(_cell(summary.get(prefix + metric), metric) for metric in METRICS)]
+            for who, summary, prefix in cases
+        ]
     return format_table(["damage", "", *METRICS.values()], rows)
+
+
+def _cell(value: dict[str, float] | None, metric: str) -> str:
+    if value is None:
+        return "-"
+    scale, digits = (1e-3, 1) if metric == "bandwidth_hz" else (1.0, 3)
+    mean, low, high = (f"{scale * value[name]:.{digits}f}" for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
 
 
 @exit_on_user_error
@@ -151,34 +158,41 @@ def main() -> int:
     add("--files", type=int, default=64, help="of each kind (default: %(default)s)")
     add("--nisqa-weights", type=Path)
     add("--num-workers", type=int, default=2)
+    add("--peers-python", type=Path, help="of the environment with the public tools")
     arguments = parser.parse_args()
     output: Path = arguments.output_dir
     sets = output / "sets"
     if not sets.exists():
         make_sets(arguments.material, output / "sets.tmp", arguments.files)
         (output / "sets.tmp").rename(sets)
-    for kind in SETS:
-        _run(
-            "inference.py",
-            *(["--ckpt-dir", arguments.ckpt_dir] if arguments.ckpt_dir else []),
-            *["--input-audio-dir", sets / kind / "input", "--overwrite"],
-            *["--output-dir", output / "restored" / kind],
-        )
-        _run(
-            "evaluate.py",
-            *["--restored-dir", output / "restored" / kind],
-            *["--reference-dir", sets / kind / "reference", "--input-dir", sets / kind / "input"],
-            *["--output-dir", output / "measured" / kind],
-            *["--num-workers", arguments.num_workers],
-            *(["--nisqa-weights", arguments.nisqa_weights] if arguments.nisqa_weights else []),
-        )
-    print(table(output))
+    peers = list(PEERS) if arguments.peers_python else []
+    for model in ["ours", *peers]:
+        for kind in SETS:
+            given, restored = sets / kind / "input", output / "restored" / model / kind
+            if model == "ours":
+                own = ["--ckpt-dir", arguments.ckpt_dir] if arguments.ckpt_dir else []
+                folders = ["--input-audio-dir", given, "--output-dir", restored]
+                _run(sys.executable, "src/inference.py", *own, *folders, "--overwrite")
+            else:
+                folders = ["--input-dir", given, "--output-dir", restored]
+                _run(arguments.peers_python, "benchmarks/peers.py", model, *folders)
+            _run(
+                *[sys.executable, "src/evaluate.py", "--restored-dir", restored],
+                *["--reference-dir", sets / kind / "reference"],
+                *(["--input-dir", given] if model == "ours" else []),
+                *["--output-dir", output / "measured" / model / kind],
+                *["--num-workers", arguments.num_workers],
+                *(["--nisqa-weights", arguments.nisqa_weights] if arguments.nisqa_weights else []),
+            )
+    print(table(output, ["ours", *peers]))
     return 0
 
 
-def _run(script: str, *arguments: object) -> None:
-    command = [sys.executable, str(ROOT / "src" / script), *map(str, arguments)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+def _run(*command: object) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run(
+        list(map(str, command)), check=True, stdout=subprocess.DEVNULL, cwd=ROOT, env=environment
+    )
 
 
 if __name__ == "__main__":

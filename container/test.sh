@@ -142,7 +142,7 @@ inside python container/check_run.py restored dataset/demo/speech/test "$work/re
 say "Restore and diagnose, with the image's own code"
 run_image() { NPROC=2 "${singularity[@]}" run --bind "$work" --pwd "$work" "$image" "$@"; }
 cp -r dataset/demo/speech/test "$work/noisy"
-run_image restore --ckpt-dir /opt/open-miipher-2/pretrained/demo --input-audio-dir noisy \
+run_image restore --input-audio-dir noisy \
   --output-dir restored_by_image
 inside python container/check_run.py restored "$work/noisy" "$work/restored_by_image"
 run_image doctor
