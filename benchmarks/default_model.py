@@ -35,8 +35,8 @@ SETS = {
         "noise": {"name": "noise", "snr_db": [20.0, 20.0]},
     },
     "band": {
-        "clipping": {"name": "hard_clipping", "gain": [1.5, 4.0]},
         "low_pass": {"name": "low_pass", "cutoff": [2500.0, 4000.0]},
+        "clipping": {"name": "hard_clipping", "gain": [1.5, 5.0]},
     },
     "codecs": {
         "codec": {
