@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.ledger import Ledger, Row
+from open_miipher.base.rows import Row
+from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.run import Item, Plan, Share, pack_shares, run
 from open_miipher.distributed import StopSignal
 

@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 
 import inference
-from open_miipher.corpus.ledger import RowWriter
+from open_miipher.base.rows import RowWriter
 from open_miipher.corpus.run import Share
 
 ROOT = Path(inference.__file__).parent

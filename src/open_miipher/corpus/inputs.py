@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 
 from open_miipher.base.errors import UserError, report
 from open_miipher.base.paths import printable
-from open_miipher.corpus.ledger import Ledger, Row
+from open_miipher.base.rows import Row
+from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.names import assign_names
 from open_miipher.corpus.run import Item
 from open_miipher.restoration import Source

@@ -12,8 +12,7 @@
         REQUEUE             a signal ended the run early
         shard-00001-of-00004/   .lock, runs.jsonl, rank files and REQUEUE of a task of an array
 
-The newest row of an item counts, whichever folder it is in. Rows are only ever appended; a kill can
-tear the last line of a file, which readers ignore and the next writer cuts off.
+The newest row of an item counts, whichever folder it is in. Rows are only ever appended.
 """
 
 import json
@@ -21,15 +20,14 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from open_miipher.base.atomic import write_lines
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.array import ArrayTask, Tenancy, place, turn
-
-Row = dict[str, Any]
+from open_miipher.base.rows import Row, RowWriter, read_rows
+from open_miipher.corpus.array import ArrayTask, Tenancy, place
+from open_miipher.distributed import turn
 
 FORGOTTEN = "forgotten"
 """Key of a row that says: what was known of this item no longer counts."""
@@ -45,8 +43,6 @@ PRIVATE = ("run", "time", "id", "stamp", "output_bytes")
 
 Assign = Callable[[Collection[str], Mapping[str, str], str], dict[str, str]]
 """Gives names of outputs to inputs: from all inputs, the names given before, and the extension."""
-
-_TAIL_BYTES = 1 << 16
 
 
 class Ledger:
@@ -245,7 +241,7 @@ class Ledger:
             else:
                 yield {key: value for key, value in row.items() if key not in PRIVATE}
 
-    def writer(self, rank: int) -> "RowWriter":
+    def writer(self, rank: int) -> RowWriter:
         """Open this rank's file for rows, each with `run` and `id`."""
         return RowWriter(self.directory / f"rank-{rank:05d}.jsonl")
 
@@ -260,64 +256,6 @@ class Ledger:
         """Return the content of run.json; empty if there is none."""
         path = self.root / "run.json"
         return json.loads(path.read_text()) if path.exists() else {}
-
-
-class RowWriter(AbstractContextManager["RowWriter"]):
-    """Appends rows, a JSON object a line, and has them on the disk before it goes on.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "a+b")  # noqa: SIM115 - open until __exit__
-        self._file.truncate(_end_of_whole_lines(self._file))
-
-    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows."""
-        self._file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file, of none if it is missing; a last line without its end is ignored.
-
-    Raises:
-        UserError: another line is no row.
-    """
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise UserError(
-                    f"{path}, line {number} is damaged; remove that line, and what it recorded is "
-                    "made again"
-                )
-            yield row
-
-
-def _end_of_whole_lines(file: BinaryIO) -> int:
-    """Return the place after a file's last line end, found from behind."""
-    end = file.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - _TAIL_BYTES)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
 
 
 def _size(path: Path) -> int:

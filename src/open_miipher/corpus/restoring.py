@@ -12,9 +12,10 @@ from open_miipher.audio.io import AudioError
 from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
+from open_miipher.base.rows import Row
 from open_miipher.corpus.array import ArrayTask
 from open_miipher.corpus.inputs import Inputs, InputSample, find_left
-from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger, Row
+from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger
 from open_miipher.corpus.recordings import Recordings, Segment
 from open_miipher.corpus.run import Item, Plan, Share
 from open_miipher.corpus.writers import FileOutput, Setting, ShardOutput

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.rows import Row
 from open_miipher.corpus.array import ArrayTask
-from open_miipher.corpus.ledger import Ledger, Row
+from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.progress import Progress
 from open_miipher.distributed import StopSignal, World, mark_requeue
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
-from open_miipher.corpus.array import ArrayTask, holder, place
-from open_miipher.corpus.ledger import FORGOTTEN, Ledger, Row, read_rows
+from open_miipher.base.rows import Row, read_rows
+from open_miipher.corpus.array import ArrayTask, place
+from open_miipher.corpus.ledger import FORGOTTEN, Ledger
+from open_miipher.distributed import holder
 
 RECENT_SECONDS = 600.0
 """What speed and time to go are taken from."""

@@ -17,8 +17,9 @@ from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.io import WAV_BYTE_LIMIT
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.paths import printable
+from open_miipher.base.rows import Row
 from open_miipher.corpus.inputs import Audio, InputSample
-from open_miipher.corpus.ledger import Ledger, Row
+from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.names import member_name
 from open_miipher.corpus.run import Item
 from open_miipher.restoration import (

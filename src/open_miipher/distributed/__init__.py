@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from open_miipher.distributed.lock import hold
+from open_miipher.distributed.lock import hold, holder, take, turn
 from open_miipher.distributed.place import alike_here, is_first_here, run_as_rank, says
 from open_miipher.distributed.process import die_with_parent, ignore_stop_signals
 from open_miipher.distributed.stop import REQUEUE, StopSignal, mark_requeue
@@ -19,12 +19,15 @@ __all__ = [
     "die_with_parent",
     "file_problem",
     "hold",
+    "holder",
     "ignore_stop_signals",
     "is_first_here",
     "mark_requeue",
     "run_as_rank",
     "says",
     "start",
+    "take",
+    "turn",
 ]
 
 

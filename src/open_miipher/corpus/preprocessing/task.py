@@ -13,8 +13,9 @@ import torch
 from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
+from open_miipher.base.rows import Row
 from open_miipher.corpus.inputs import find_left
-from open_miipher.corpus.ledger import Ledger, Row
+from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.pool import Pool
 from open_miipher.corpus.preprocessing.config import Preprocessing, RawSource
 from open_miipher.corpus.preprocessing.inputs import RawInputs, check_splits, unit_name
