@@ -1,8 +1,6 @@
 """Which output belongs to which input."""
 
-import itertools
-import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import PurePosixPath
 
 GROUP_PREFIX = "restored-"
@@ -60,40 +58,6 @@ def assign_groups(
     return {
         item: f"{GROUP_PREFIX}{first + place // size:06d}{suffix}" for place, item in enumerate(new)
     }
-
-
-def assign_keys(paths: Iterable[str]) -> Iterator[str]:
-    """Give every path of a shard a key of its own.
-
-    A key is the path without extension; a dot would end it, and readers pass over `__name__`: dots
-    of the file name become `_`, and so do underscores at the start. Where it is taken, `_2`, `_3` …
-    are added.
-    """
-    taken = set()
-    for path in paths:
-        folder, slash, name = _split(path)[0].rpartition("/")
-        base = re.sub("^_+", "_", f"{folder}{slash}{name.replace('.', '_')}")
-        further = (f"{base}_{number}" for number in itertools.count(2))
-        key = next(key for key in itertools.chain([base], further) if key not in taken)
-        taken.add(key)
-        yield key
-
-
-def member_name(name: str, extension: str, taken: Collection[str]) -> str:
-    """Name a restored member of a sample: `noisy.flac` becomes `noisy.wav`, `flac` `wav`.
-
-    Args:
-        name: of the member in the input.
-        extension: of the outputs, without the dot.
-        taken: names of the sample's other members; where it is one of them, the member's own
-            extension is kept inside the name.
-    """
-    stem, _, own = name.rpartition(".")
-    new = f"{stem}.{extension}" if stem else extension
-    while new in taken:
-        stem = f"{stem}.{own}" if stem else own
-        new = f"{stem}.{extension}"
-    return new
 
 
 def _split(path: str) -> tuple[str, str]:

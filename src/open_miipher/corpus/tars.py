@@ -5,120 +5,35 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
-
-from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, AudioInfo, Encoded, probe, read
-from open_miipher.audio.resample import num_output_frames
+from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, Encoded
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.corpus.inputs import Audio, Inputs, InputSample, check_apart
 from open_miipher.corpus.ledger import GROUP_SIZE
-from open_miipher.corpus.names import assign_groups, assign_keys
+from open_miipher.corpus.names import assign_groups
 from open_miipher.corpus.recordings import Recording, Recordings, Segment
 from open_miipher.corpus.run import Item
-from open_miipher.data.files import read_resampled
 from open_miipher.restoration import Source
 from open_miipher.shards import (
+    Member,
     Sample,
     ShardError,
     Storage,
     StorageError,
-    decode_waveform,
+    assign_keys,
     expand,
+    extension_of,
     is_s3,
-    read_rate,
+    open_member,
     read_samples,
 )
 
-ARRAY_EXTENSIONS = ("npy", "pth")
-
 _MEASURED_SHARDS, _MEASURED_SAMPLES = 3, 8
 _USUAL_SECONDS_PER_BYTE = 1 / 48_000  # 16 bits at 24 kHz
-
-
-@dataclass(frozen=True)
-class Member:
-    """Audio inside a tar, looked into and not decoded yet.
-
-    Attributes:
-        name: of the sample and of its member, behind a prefix that the caller chose.
-        info: rate, length and channels.
-        data: the audio file, or (channels, samples) float32.
-    """
-
-    name: str
-    info: AudioInfo
-    data: Encoded | np.ndarray
-
-    def decode(self, start: int, count: int) -> np.ndarray:
-        """Give frames: (channels, count) float32."""
-        if isinstance(self.data, Encoded):
-            return read(self.data, start, count)[0]
-        return self.data[:, start : start + count]
-
-    @property
-    def sample_rate(self) -> int:
-        """Its own rate in Hz."""
-        return self.info.sample_rate
-
-    @property
-    def num_channels(self) -> int:
-        """How many channels it has."""
-        return self.info.num_channels
-
-    def num_samples(self, sample_rate: int) -> int:
-        """Length once resampled to `sample_rate` Hz."""
-        return num_output_frames(self.info.num_frames, self.sample_rate, sample_rate)
-
-    def draw_channel(self, rng: np.random.Generator) -> int:
-        """Draw one of the channels."""
-        return int(rng.integers(self.num_channels)) if self.num_channels > 1 else 0
-
-    def read(self, channel: int, start: int, num_samples: int, sample_rate: int) -> np.ndarray:
-        """Read a span of one channel, resampled: (num_samples,) float32."""
-        return read_resampled(
-            lambda first, count: self.decode(first, count)[channel],
-            self.info.num_frames,
-            self.sample_rate,
-            start,
-            num_samples,
-            sample_rate,
-        )
-
-    def source(self) -> Source:
-        """Return what reads all of it, from its start."""
-        if isinstance(self.data, Encoded):
-            return Source.from_file(self.data, self.info)
-        return Source.from_array(self.data, self.info.sample_rate, printable(self.name))
-
-
-def open_member(sample: Sample, name: str, prefix: str = "") -> Member:
-    """Look into a member of a sample that is audio; arrays have their rate beside them.
-
-    Raises:
-        AudioError, ShardError: it is none; the message names it, behind the prefix.
-    """
-    full_name = f"{prefix}{sample.key}.{name}"
-    if extension_of(name) not in ARRAY_EXTENSIONS:
-        file = Encoded(full_name, sample.members[name])
-        return Member(full_name, probe(file), file)
-    try:
-        rate = read_rate(sample.members)
-    except ShardError as error:
-        raise ShardError(f"{printable(prefix + sample.key)}: {error}") from error
-    waveform, _ = decode_waveform(sample.members[name], full_name)
-    num_channels, num_frames = waveform.shape
-    return Member(full_name, AudioInfo(rate, num_frames, num_channels, "", ""), waveform)
-
-
-def extension_of(name: str) -> str:
-    """Return what stands behind a name's last dot, in lower case."""
-    return name.rpartition(".")[2].lower()
 
 
 class TarShards(Inputs):
@@ -201,7 +116,7 @@ class TarShards(Inputs):
                 member = open_member(sample, name, f"{item}/")
             except (AudioError, ShardError) as error:
                 return InputSample(f"{path}.{name}", sample.key, error=str(error))
-            members[name] = Audio(member.name, member.source())
+            members[name] = Audio(member.name, _source(member))
         return InputSample(path, sample.key, members)
 
     def _is_chosen(self, name: str) -> bool:
@@ -317,6 +232,13 @@ class Groups(Inputs):
                 text = json.dumps(extra, ensure_ascii=False)
                 members["json"] = text.encode("utf-8", "backslashreplace")  # half a surrogate pair
             yield InputSample(name, key, members, extra=extra)
+
+
+def _source(member: Member) -> Source:
+    """Return what reads all of a member."""
+    if isinstance(member.data, Encoded):
+        return Source.from_file(member.data, member.info)
+    return Source.from_array(member.data, member.info.sample_rate, printable(member.name))
 
 
 def _place(url: str) -> tuple[str, ...]:

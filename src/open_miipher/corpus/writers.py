@@ -20,7 +20,6 @@ from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row
 from open_miipher.corpus.inputs import Audio, InputSample
 from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.names import member_name
 from open_miipher.corpus.run import Item
 from open_miipher.restoration import (
     EncodingSink,
@@ -31,7 +30,7 @@ from open_miipher.restoration import (
     Source,
     WriteError,
 )
-from open_miipher.shards import Sample, ShardWriter
+from open_miipher.shards import Sample, ShardWriter, member_name
 
 
 class Level:

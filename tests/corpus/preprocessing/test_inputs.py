@@ -69,7 +69,7 @@ def tensor_bytes(waveform) -> bytes:
 def test_the_audio_of_a_sample(members, name, tmp_path):
     waveform = speech(0, 1.0)
     (found,) = recordings(pack_tar(tmp_path / "x.tar", members(waveform)))
-    assert (found.name, found.sample_rate, found.num_samples(RATE)) == (name, RATE, RATE)
+    assert (found.name, found.info.sample_rate, found.num_samples(RATE)) == (name, RATE, RATE)
     span = found.read(0, 1000, 500, RATE)
     assert np.allclose(span, waveform[1000:1500], atol=2e-4)
     assert len(found.read(0, 500, 250, RATE // 2)) == 250

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS
+from open_miipher.audio.recording import Recording
 from open_miipher.base.errors import UserError, report
 from open_miipher.base.paths import printable
 from open_miipher.corpus.inputs import LOOK_THREADS, Inputs, check_apart, file_stamp, in_threads
@@ -19,10 +20,10 @@ from open_miipher.corpus.preprocessing.config import (
     RawSource,
 )
 from open_miipher.corpus.run import Item
-from open_miipher.corpus.tars import ARRAY_EXTENSIONS, Member, extension_of, open_member
 from open_miipher.data.building import open_files
 from open_miipher.data.files import File, Files
 from open_miipher.shards import (
+    ARRAY_EXTENSIONS,
     CLEAN_MEMBER,
     DAMAGED_MEMBER,
     RATE_MEMBER,
@@ -31,15 +32,13 @@ from open_miipher.shards import (
     Storage,
     StorageError,
     expand,
+    extension_of,
     is_s3,
+    open_member,
     read_samples,
 )
 
 _BYTES_A_SECOND = 40_000  # of speech in a tar, about: an hour more or less only shows in progress
-
-
-Recording = File | Member
-"""Speech that is not decoded yet."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ class RawInputs(Inputs):
             file = files[place]
             whole = file.num_samples(rate)
             crop = min(whole, self._crop_samples)
-            taken = whole * file.num_channels if self._takes_all else crop
+            taken = whole * file.entry.num_channels if self._takes_all else crop
             if held and held + taken > self._unit_samples:
                 yield [digest.hexdigest()], seconds, Unit(directory, (first, place))
                 first, held, seconds, digest = place, 0, 0.0, sha256()

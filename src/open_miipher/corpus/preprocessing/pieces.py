@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from open_miipher.audio.recording import Recording
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.preprocessing.config import PreprocessingData
-from open_miipher.corpus.preprocessing.inputs import Recording
 from open_miipher.degradation import Stage, Trace
 from open_miipher.degradation.band import LOW_CUT_SECONDS, low_cut
 from open_miipher.shards import (
@@ -125,7 +125,7 @@ class PieceMaker:
                 clean = at_peak(trace.target, level)
             drawn = list(trace.drawn)
             damaged = within_full_scale(damaged, drawn)
-            said = channel if self._crops == "all" and recording.num_channels > 1 else None
+            said = channel if self._crops == "all" and recording.info.num_channels > 1 else None
             yield Piece(clean, damaged, recording.name, start, drawn, said), trace.failures
 
     def _spans(self, recording: Recording) -> list[Span | None]:
@@ -136,7 +136,7 @@ class PieceMaker:
         )
         return [
             (channel, start, min(longest, num_samples - start))
-            for channel in range(recording.num_channels)
+            for channel in range(recording.info.num_channels)
             for start in range(0, num_samples, longest)
         ]
 

@@ -242,7 +242,7 @@ class Preprocess:
                         self._count(piece, failures, item, row)
                         yield piece
                     row["seconds"] += recording.num_samples(rate) / rate
-                    row["low_rate_files"] += recording.sample_rate < rate
+                    row["low_rate_files"] += recording.info.sample_rate < rate
                 except Unreadable as error:
                     row["unreadable"] += 1
                     first_unreadable = first_unreadable or str(error)
