@@ -124,7 +124,7 @@ def _run(tasks: "dict[Path, Preprocess]", config: "Preprocessing", world: "World
 def check(tasks: "Iterable[Preprocess]") -> None:
     """See that the inputs of all splits are there, before any work and before any is forgotten."""
     for task in tasks:
-        task.check()
+        task.inputs.ids()
 
 
 def mark(config: "Preprocessing", requeue: bool) -> None:

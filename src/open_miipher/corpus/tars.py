@@ -11,11 +11,11 @@ from typing import Any
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, Encoded
 from open_miipher.base.errors import UserError
-from open_miipher.base.paths import printable
-from open_miipher.corpus.inputs import Audio, Inputs, InputSample, check_apart
+from open_miipher.base.paths import check_apart, printable
+from open_miipher.corpus.inputs import Audio, Inputs, InputSample, stored_stamp
 from open_miipher.corpus.ledger import GROUP_SIZE
 from open_miipher.corpus.names import assign_groups
-from open_miipher.corpus.recordings import Recording, Recordings, Segment
+from open_miipher.corpus.recordings import Recordings, Segment
 from open_miipher.corpus.run import Item
 from open_miipher.restoration import Source
 from open_miipher.shards import (
@@ -80,18 +80,15 @@ class TarShards(Inputs):
 
     def stamp(self, item: str) -> Any:
         """Return the storage's stamp; None of a shard that is missing."""
-        try:
-            return self._storage.stamp(self._found[item])
-        except StorageError:
-            raise
-        except UserError:
-            return None
+        found = stored_stamp(self._storage, self._found[item])
+        return None if isinstance(found, UserError) else found
 
-    def look(self, item: str, stamp: Any) -> tuple[float, str]:
+    def look(self, item: str, output: str, stamp: Any) -> Item:
         """Estimate its length from its size; the details are where it lies."""
+        url = self._found[item]
         if stamp is None:
-            raise AudioError(f"{printable(self._found[item])} does not exist")
-        return max(1, stamp[0]) * self._seconds_per_byte, self._found[item]
+            raise AudioError(f"{printable(url)} does not exist")
+        return Item(item, output, max(1, stamp[0]) * self._seconds_per_byte, stamp, url)
 
     def open(self, item: Item) -> Iterator[InputSample]:
         """Read a shard from its start.
@@ -149,8 +146,8 @@ class TarShards(Inputs):
         return seconds / num_bytes
 
 
-Group = list[tuple[str, str, Recording, Segment | str]]
-"""Recordings of a shard: id, what its key is named after, and what is known or why it is not."""
+Group = list[tuple[str, str, Segment, str | None]]
+"""Segments of a shard: id, what its key is named after, and why it cannot be read, if it cannot."""
 
 
 class Groups(Inputs):
@@ -198,36 +195,34 @@ class Groups(Inputs):
         """Return a digest of the recordings' own, and of what is carried along."""
         digest = sha256()
         for member in self._members[item]:
-            recording = self._recordings.recording(member)
-            known = [member, recording.stamp, {**recording.about}]
+            segment = self._recordings.segment(member)
+            known = [member, segment.stamp, {**segment.about}]
             digest.update(json.dumps(known, sort_keys=True).encode())
         return digest.hexdigest()[:32]
 
-    def look(self, item: str, stamp: Any) -> tuple[float, Group]:
-        """Look into all recordings; those that cannot be read fail when the shard is made."""
-        group, seconds = Group(), 0.0
+    def look(self, item: str, output: str, stamp: Any) -> Item:
+        """Look into all segments; those that cannot be read fail when the shard is made."""
+        group = Group()
         for member in self._members[item]:
-            recording = self._recordings.recording(member)
-            segment: Segment | str
+            segment, error = self._recordings.segment(member), None
             try:
-                segment = recording.look()
-                seconds += segment.seconds
-            except AudioError as error:
-                segment = str(error)
-            group.append((member, self._recordings.named_after(member), recording, segment))
-        return seconds, group
+                segment = segment.look()
+            except AudioError as unreadable:
+                error = str(unreadable)
+            group.append((member, self._recordings.named_after(member), segment, error))
+        return Item(item, output, sum(entry[2].seconds for entry in group), stamp, group)
 
     def open(self, item: Item) -> Iterator[InputSample]:
         """Give a sample for each: the audio, and what the manifest says of it as `json`."""
         group: Group = item.details
         keys = assign_keys(path for _, path, _, _ in group)
-        for key, (name, _, recording, segment) in zip(keys, group, strict=True):
-            extra = {**recording.about, **recording.origin}
-            if isinstance(segment, str):
-                yield InputSample(name, key, error=segment, extra=extra)
+        for key, (name, _, segment, error) in zip(keys, group, strict=True):
+            extra = {**segment.about, **segment.origin}
+            if error is not None:
+                yield InputSample(name, key, error=error, extra=extra)
                 continue
             audio = Audio(name, segment.source())
-            members: dict[str, bytes | Audio] = {extension_of(segment.recording.path): audio}
+            members: dict[str, bytes | Audio] = {extension_of(segment.path): audio}
             if extra:
                 text = json.dumps(extra, ensure_ascii=False)
                 members["json"] = text.encode("utf-8", "backslashreplace")  # half a surrogate pair

@@ -12,10 +12,10 @@ from open_miipher.base.atomic import is_temporary
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row, read_rows
-from open_miipher.corpus.inputs import in_threads
+from open_miipher.base.threads import in_threads
 from open_miipher.corpus.ledger import MANIFEST_NAME, PRIVATE, Ledger
 from open_miipher.corpus.progress import Progress
-from open_miipher.corpus.writers import Level
+from open_miipher.restoration import Level
 from open_miipher.shards import ShardError, read_samples
 
 SILENT_BELOW = -80.0

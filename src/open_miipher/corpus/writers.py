@@ -3,9 +3,8 @@
 One thread adds samples, and has their signals restored; another advances and closes the output.
 """
 
-import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +14,6 @@ import numpy as np
 
 from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.io import WAV_BYTE_LIMIT
-from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row
 from open_miipher.corpus.inputs import Audio, InputSample
@@ -25,35 +23,13 @@ from open_miipher.restoration import (
     EncodingSink,
     FileSink,
     Job,
+    Level,
     MemorySink,
     Restorer,
     Source,
     WriteError,
 )
 from open_miipher.shards import Sample, ShardWriter, member_name
-
-
-class Level:
-    """The mean level of a signal that comes in blocks."""
-
-    def __init__(self) -> None:
-        self._energy, self._num_samples = 0.0, 0
-
-    def add(self, block: np.ndarray) -> None:
-        """Measure a block (channels, n) float32."""
-        for row in block:
-            self._energy += float(np.dot(row, row))
-        self._num_samples += block.size
-
-    @property
-    def rms(self) -> float:
-        """Root of the mean square, full scale 1."""
-        return math.sqrt(self._energy / max(1, self._num_samples))
-
-    @property
-    def decibels(self) -> float | None:
-        """The same in dB of full scale; None for digital silence."""
-        return round(20 * math.log10(self.rms), 2) if self.rms > 0 else None
 
 
 @dataclass(frozen=True)
@@ -72,10 +48,7 @@ class Setting:
 
     def shape(self, source: Source) -> tuple[int, int, int]:
         """Return the sample rate, frames and channels that an input becomes."""
-        options, model = self.restorer.options, self.restorer.model
-        sample_rate = options.output_rate(source.sample_rate, model)
-        num_frames = num_output_frames(source.num_frames, source.sample_rate, sample_rate)
-        return sample_rate, num_frames, 1 if options.channels == "mono" else source.num_channels
+        return self.restorer.options.output_shape(source, self.restorer.model)
 
     def refusal(self, name: str, source: Source | None) -> str | None:
         """Say why a file of this name cannot hold what an input becomes, or None."""
@@ -84,8 +57,7 @@ class Setting:
 
     def num_bytes(self, source: Source) -> float:
         """Estimate the size of what an input becomes."""
-        _, num_frames, num_channels = self.shape(source)
-        return self.file_format.num_bytes(num_frames, num_channels)
+        return self.file_format.num_bytes(*self.shape(source)[1:])
 
     def failed_row(self, item: str, stamp: Any, error: str) -> Row:
         """Return the row of an item that gives nothing."""
@@ -94,33 +66,33 @@ class Setting:
         return {**row, "error": error}
 
 
+@dataclass(frozen=True, eq=False)
 class _Signal:
-    """A signal on its way through the restorer; its levels are measured in passing."""
+    """A signal on its way through the restorer.
 
-    def __init__(self, setting: Setting, audio: Audio, sink: EncodingSink) -> None:
-        self.input, self._sink = audio.input, sink
-        self._input_level, self._output_level = Level(), Level()
-        self._source = audio.source
-        self.close, self.abort = sink.close, sink.abort
-        source = replace(audio.source, open=self._read)
-        self.job = setting.restorer.job(source, self, setting.output_dir)
+    Attributes:
+        input: what the manifest calls it.
+        sink: gets the restored signal.
+        job: restores it.
+        input_level: measured while it is read.
+    """
 
-    @property
-    def data(self) -> bytes:
-        """The encoded audio, of a signal that was restored into memory."""
-        return self._sink.data if isinstance(self._sink, MemorySink) else b""
+    input: str
+    sink: EncodingSink
+    job: Job
+    input_level: Level
 
-    def write(self, block: np.ndarray) -> None:
-        """Append a block (channels, n); what the file holds is measured, clipped as it is."""
-        clipped_before = self._sink.num_clipped
-        self._sink.write(block)
-        has_clipped = self._sink.num_clipped > clipped_before
-        self._output_level.add(np.clip(block, -1.0, 1.0) if has_clipped else block)
+    @classmethod
+    def start(cls, setting: Setting, audio: Audio, sink: EncodingSink) -> "_Signal":
+        level = Level()
 
-    def _read(self) -> Iterator[np.ndarray]:
-        for block in self._source.open():
-            self._input_level.add(block)
-            yield block
+        def measured() -> Iterator[np.ndarray]:
+            for block in audio.source.open():
+                level.add(block)
+                yield block
+
+        source = replace(audio.source, open=measured)
+        return cls(audio.input, sink, setting.restorer.job(source, sink, setting.output_dir), level)
 
     def row(self) -> Row:
         """Return what is recorded of it once it is restored."""
@@ -134,69 +106,11 @@ class _Signal:
             "input_sample_rate": source.sample_rate,
             "input_num_frames": source.num_frames,
             "input_num_channels": source.num_channels,
-            "input_level_db": self._input_level.decibels,
-            "output_level_db": self._output_level.decibels,
-            "clipped_samples": self._sink.num_clipped,
+            "input_level_db": self.input_level.decibels,
+            "output_level_db": self.sink.level.decibels,
+            "clipped_samples": self.sink.num_clipped,
             "processing_seconds": round(sum(job.seconds.values()), 3),
         }
-
-
-class FileOutput:
-    """A restored file.
-
-    Args:
-        setting: of the run.
-        item: which becomes the file.
-
-    Attributes:
-        item: as given.
-        is_read: set after the last `add`.
-        error: why no more samples came.
-    """
-
-    def __init__(self, setting: Setting, item: Item) -> None:
-        self._setting, self.item = setting, item
-        self._path = setting.output_dir / item.output
-        self._signal: _Signal | None = None
-        self._origin: Mapping[str, Any] = {}
-        self.is_read = False
-        self.error: str | None = None
-
-    def add(self, sample: InputSample) -> list[Job]:
-        """Take the only sample; returns what is to be restored for it."""
-        (audio,) = (a for a in sample.members.values() if isinstance(a, Audio))
-        rate, file_format = self._setting.shape(audio.source)[0], self._setting.file_format
-        sink = FileSink(self._path, rate, file_format.format, file_format.subtype)
-        self._signal, self._origin = _Signal(self._setting, audio, sink), sample.extra
-        return [self._signal.job]
-
-    def advance(self) -> bool:
-        """Say whether nothing more happens to it."""
-        return self._signal.job.finished if self._signal else self.is_read
-
-    def close(self) -> Row:
-        """Return the row."""
-        item, error = self.item, self.error
-        if self._signal is not None and self._signal.job.error is not None:
-            error = str(self._signal.job.error)
-        if self._signal is None or error is not None:
-            row = self._setting.failed_row(item.id, item.stamp, error or "nothing was read")
-            return {**row, **self._origin, "seconds": round(item.cost, 6)}
-        return {
-            "id": item.id,
-            "stamp": item.stamp,
-            "output_bytes": self._path.stat().st_size,
-            "input": item.id,
-            **self._origin,
-            "output": item.output,
-            "audio_filepath": item.output,
-            **self._signal.row(),
-            "model": self._setting.restorer.model.fingerprint,
-            "error": None,
-        }
-
-    def abort(self) -> None:
-        """Nothing is left to do: the restorer gives up the signal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,17 +125,18 @@ class _SampleInWork:
     def signals(self) -> dict[str, _Signal]:
         return {n: m for n, m in self.members.items() if isinstance(m, _Signal)}
 
+    @property
     def failure(self) -> tuple[str, str] | None:
         failed = (s for s in self.signals.values() if s.job.error is not None)
         return self.refused or next(((s.input, str(s.job.error)) for s in failed), None)
 
 
-class ShardOutput:
-    """A tar shard: samples go in in their order, as they are restored.
+class Output:
+    """An output in the making; its samples are written in their order, as they are restored.
 
     Args:
         setting: of the run.
-        item: which becomes the shard.
+        item: which becomes the output.
 
     Attributes:
         item: as given.
@@ -232,9 +147,7 @@ class ShardOutput:
     def __init__(self, setting: Setting, item: Item) -> None:
         self._setting, self.item = setting, item
         self._path = setting.output_dir / item.output
-        self._writer: ShardWriter | None = None
         self._samples: deque[_SampleInWork] = deque()
-        self._rows: list[Row] = []
         self.is_read = False
         self.error: str | None = None
 
@@ -256,17 +169,74 @@ class ShardOutput:
         return is_read and not self._samples
 
     def close(self) -> Row:
-        """Have the shard whole on the disk, under its name, and return the row.
-
-        A shard without samples is not made.
+        """Have the output whole on the disk, under its name, and return its row.
 
         Raises:
             WriteError: the disk refuses.
         """
-        item, error = self.item, self.error
-        if not self._rows and error is None:
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Give up; the restorer gives up the signals."""
+
+    def _start(self, sample: InputSample) -> _SampleInWork:
+        raise NotImplementedError
+
+    def _write(self, work: _SampleInWork) -> None:
+        raise NotImplementedError
+
+
+class FileOutput(Output):
+    """A restored file, of a single sample that has a single member."""
+
+    _restored: _SampleInWork | None = None
+
+    def close(self) -> Row:
+        """Return the row."""
+        item, work, error = self.item, self._restored, self.error
+        if work is not None and work.failure is not None:
+            error = work.failure[1]
+        origin = {} if work is None else work.sample.extra
+        if work is None or error is not None:
+            row = self._setting.failed_row(item.id, item.stamp, error or "nothing was read")
+            return {**row, **origin, "seconds": round(item.cost, 6)}
+        (signal,) = work.signals.values()
+        return {
+            "id": item.id,
+            "stamp": item.stamp,
+            "output_bytes": self._path.stat().st_size,
+            "input": item.id,
+            **origin,
+            "output": item.output,
+            "audio_filepath": item.output,
+            **signal.row(),
+            "model": self._setting.restorer.model.fingerprint,
+            "error": None,
+        }
+
+    def _start(self, sample: InputSample) -> _SampleInWork:
+        (audio,) = (a for a in sample.members.values() if isinstance(a, Audio))
+        rate, file_format = self._setting.shape(audio.source)[0], self._setting.file_format
+        sink = FileSink(self._path, rate, file_format.format, file_format.subtype)
+        return _SampleInWork(sample, {"": _Signal.start(self._setting, audio, sink)})
+
+    def _write(self, work: _SampleInWork) -> None:
+        self._restored = work  # the sink has written it
+
+
+class ShardOutput(Output):
+    """A tar shard of samples; it is not made if none of them is restored."""
+
+    def __init__(self, setting: Setting, item: Item) -> None:
+        super().__init__(setting, item)
+        self._writer: ShardWriter | None = None
+        self._rows: list[Row] = []
+
+    def close(self) -> Row:
+        """Complete the shard and the list of its samples, and return its row."""
+        item, error, rows = self.item, self.error, list(self._rows)
+        if not rows and error is None:
             error = f"{printable(item.id)} holds no samples"
-        rows = list(self._rows)
         if error is not None:
             row = self._setting.failed_row(item.id, None, error)
             rows.append({name: row[name] for name in ("input", "output", "model", "error")})
@@ -318,7 +288,7 @@ class ShardOutput:
                 return _SampleInWork(sample, {}, blame)
             rate = self._setting.shape(member.source)[0]
             sink = MemorySink(member.input, rate, file_format.format, file_format.subtype)
-            members[names[name]] = _Signal(self._setting, member, sink)
+            members[names[name]] = _Signal.start(self._setting, member, sink)
         return _SampleInWork(sample, members)
 
     def _refusal(self, name: str, source: Source) -> str | None:
@@ -328,11 +298,10 @@ class ShardOutput:
         return refusal
 
     def _write(self, work: _SampleInWork) -> None:
-        failure = work.failure()
-        if failure is not None:
-            self._rows.append(self._row(work.sample, *failure))
+        if work.failure is not None:
+            self._rows.append(self._row(work.sample, *work.failure))
             return
-        members = {n: m if isinstance(m, bytes) else m.data for n, m in work.members.items()}
+        members = {n: m if isinstance(m, bytes) else m.sink.data for n, m in work.members.items()}
         with self._writing(self._path):
             if self._writer is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)

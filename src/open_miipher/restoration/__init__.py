@@ -4,13 +4,14 @@ from open_miipher.restoration.assembler import WriteError
 from open_miipher.restoration.chain import Chain, Model
 from open_miipher.restoration.job import Job, RestoreOptions
 from open_miipher.restoration.restorer import Restorer
-from open_miipher.restoration.streams import EncodingSink, FileSink, MemorySink, Source
+from open_miipher.restoration.streams import EncodingSink, FileSink, Level, MemorySink, Source
 
 __all__ = [
     "Chain",
     "EncodingSink",
     "FileSink",
     "Job",
+    "Level",
     "MemorySink",
     "Model",
     "RestoreOptions",

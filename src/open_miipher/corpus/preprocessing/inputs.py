@@ -2,18 +2,19 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from open_miipher.audio.io import AUDIO_EXTENSIONS
+from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioInfo
 from open_miipher.audio.recording import Recording
 from open_miipher.base.errors import UserError, report
-from open_miipher.base.paths import printable
-from open_miipher.corpus.inputs import LOOK_THREADS, Inputs, check_apart, file_stamp, in_threads
+from open_miipher.base.paths import check_apart, file_stamp, printable
+from open_miipher.base.threads import in_threads
+from open_miipher.corpus.inputs import Inputs, stored_stamp
 from open_miipher.corpus.preprocessing.config import (
     PreprocessingData,
     PreprocessingOptions,
@@ -30,7 +31,6 @@ from open_miipher.shards import (
     Sample,
     ShardError,
     Storage,
-    StorageError,
     expand,
     extension_of,
     is_s3,
@@ -95,10 +95,8 @@ class RawInputs(Inputs):
         self._unit_samples = options.shard_maxcount * data.sample_samples
         self._given = [*source.dir_list, *source.urls]
         self._units: dict[str, tuple[list[Any], float, Unit]] = {}  # stamp, seconds, what it is
-        self.urls = [
-            url if is_s3(url) else os.path.abspath(url)
-            for url in (expand(source.urls, self._storage, f"{key}.urls") if source.urls else ())
-        ]
+        urls = expand(source.urls, self._storage, f"{key}.urls") if source.urls else []
+        self.urls = [url if is_s3(url) else os.path.abspath(url) for url in urls]
         self.directories: dict[str, Files] = {}
         for directory in source.dir_list:
             path = os.path.abspath(directory)
@@ -124,7 +122,7 @@ class RawInputs(Inputs):
             UserError: tar files that do not exist, all together.
             StorageError: storage cannot be reached.
         """
-        found = list(in_threads(self._stamp, self.urls, LOOK_THREADS))
+        found = list(in_threads(lambda url: stored_stamp(self._storage, url), self.urls))
         report([str(stamp) for stamp in found if isinstance(stamp, UserError)])
         self._units = {
             url: (stamp, stamp[0] / _BYTES_A_SECOND, Unit(url))
@@ -136,13 +134,20 @@ class RawInputs(Inputs):
                 self._units[f"{directory}#{number}"] = block
         return sorted(self._units)
 
+    def assign(
+        self, items: Collection[str], given: Mapping[str, str], extension: str
+    ) -> dict[str, str]:
+        """Name units by their ids alone."""
+        return {item: f"{unit_name(item)}.{extension}" for item in items if item not in given}
+
     def stamp(self, item: str) -> list[Any]:
         """Return the stamp of the tar, or of all files of the block."""
         return self._units[item][0]
 
-    def look(self, item: str, stamp: Any) -> tuple[float, Unit]:
-        """Return about the seconds of audio to be read, and the unit."""
-        return self._units[item][1:]
+    def look(self, item: str, output: str, stamp: Any) -> Item:
+        """Describe a unit; its cost is about the seconds of audio to be read."""
+        _, seconds, unit = self._units[item]
+        return Item(item, output, seconds, stamp, unit)
 
     def filled(self, item: Item) -> Item:
         """Add the files of a block, so that a worker needs no index."""
@@ -172,24 +177,16 @@ class RawInputs(Inputs):
                 for name, recording in _recordings(sample, unit.source):
                     yield f"{unit.source}/{name}", recording
 
-    def _stamp(self, url: str) -> list[Any] | UserError:
-        try:
-            return self._storage.stamp(url)
-        except StorageError:
-            raise
-        except UserError as error:
-            return error
-
     def _blocks(self, directory: str) -> Iterator[tuple[list[Any], float, Unit]]:
         """Cut a directory into blocks whose crops fill a shard at most, unless one does alone."""
         files, rate = self.directories[directory], self._rate
         paths = (files[place].path for place in range(len(files)))
         first, held, seconds, digest = 0, 0, 0.0, sha256()
-        for place, stamp in enumerate(in_threads(file_stamp, paths, LOOK_THREADS)):
+        for place, stamp in enumerate(in_threads(file_stamp, paths)):
             file = files[place]
             whole = file.num_samples(rate)
             crop = min(whole, self._crop_samples)
-            taken = whole * file.entry.num_channels if self._takes_all else crop
+            taken = whole * file.info.num_channels if self._takes_all else crop
             if held and held + taken > self._unit_samples:
                 yield [digest.hexdigest()], seconds, Unit(directory, (first, place))
                 first, held, seconds, digest = place, 0, 0.0, sha256()
@@ -239,10 +236,9 @@ def check_splits(train: RawInputs, test: RawInputs) -> None:
     """
     both = {*train.urls, *train.directories} & {*test.urls, *test.directories}
     report([f"{printable(n)} stands in data.train and in data.test" for n in sorted(both)])
-    kinds = {_kind(file) for file in _files(test)}
-    tested = dict(_identified(chain(_tars(test), (file.path for file in _files(test)))))
-    candidates = (file.path for file in _files(train) if _kind(file) in kinds)
-    for identity, path in _identified(chain(_tars(train), candidates)):
+    kinds = {file.info for file in _files(test)}
+    tested = dict(_identified(test, kinds))
+    for identity, path in _identified(train, kinds):
         if identity in tested:
             raise UserError(
                 f"{printable(path)} of data.train and {printable(tested[identity])} of data.test "
@@ -255,17 +251,16 @@ def _files(inputs: RawInputs) -> Iterator[File]:
         yield from (files[number] for number in range(len(files)))
 
 
-def _tars(inputs: RawInputs) -> Iterator[Path]:
-    return (Path(url) for url in inputs.urls if not is_s3(url))
+def _identified(
+    inputs: RawInputs, kinds: Collection[AudioInfo]
+) -> Iterator[tuple[tuple[int, ...], Path]]:
+    """Yield local tars, and files of these kinds, with what their paths lead to over links.
 
-
-def _kind(file: File) -> tuple[int, int, int]:
-    return file.entry.sample_rate, file.entry.num_frames, file.entry.num_channels
-
-
-def _identified(paths: Iterator[Path]) -> Iterator[tuple[tuple[int, ...], Path]]:
-    """Yield the paths with what they lead to, over links; those that lead nowhere are left out."""
-    for identity, path in in_threads(_identity, paths, LOOK_THREADS):
+    Paths that lead nowhere are left out.
+    """
+    tars = (Path(url) for url in inputs.urls if not is_s3(url))
+    listed = (file.path for file in _files(inputs) if file.info in kinds)
+    for identity, path in in_threads(_identity, chain(tars, listed)):
         if identity is not None:
             yield identity, path
 

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain, count, islice, takewhile
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
+from open_miipher.base.plain import leaves
 from open_miipher.base.rows import Row
 from open_miipher.corpus.inputs import find_left
 from open_miipher.corpus.ledger import Ledger
@@ -76,14 +77,6 @@ class Preprocess:
         """Leave out what workers do not need."""
         return {**self.__dict__, "_pool": None, "_given": frozenset()}
 
-    def check(self) -> None:
-        """See, before a run with `overwrite` forgets what is done, that the inputs are there.
-
-        Raises:
-            UserError: they are not, or storage cannot be reached.
-        """
-        self.inputs.ids()
-
     def plan(self, ledger: Ledger) -> Plan:
         """Find the units that are left, and remove what there is of them, and of units gone since.
 
@@ -93,14 +86,16 @@ class Preprocess:
         """
         ids = self.inputs.ids()
         self._given = frozenset(ids)
-        num_shards = dict.fromkeys(ledger.name_all(ids, "tar", _named), 0)  # the most of a row
+        num_shards = dict.fromkeys(
+            ledger.name_all(ids, "tar", self.inputs.assign), 0
+        )  # the most of a row
         for row in Ledger(self._output_dir).all_rows():
             most = num_shards.get(row["id"], 0)
             num_shards[row["id"]] = max(most, len(row.get("outputs", ())))
         gone = {item: num for item, num in num_shards.items() if item not in self._given}
         self._refuse_other_inputs(gone)
         items = {item: unit_name(item) for item in ids}
-        found = find_left(self.inputs, items, ledger, self._look)
+        found = find_left(self.inputs, items, ledger, self.inputs.look)
         self._clear({**gone, **{item.id: num_shards[item.id] for item in found["items"]}})
         return Plan(**found, unit="inputs", called_failed="could not be read in full")
 
@@ -185,10 +180,6 @@ class Preprocess:
             f"{hours['output_seconds']:.2f} h in {num_shards} shards ({shares})",
             flush=True,
         )
-
-    def _look(self, item: str, output: str, stamp: Any) -> Item:
-        seconds, unit = self.inputs.look(item, stamp)
-        return Item(item, output, seconds, stamp, unit)
 
     def _refuse_other_inputs(self, gone: Iterable[str]) -> None:
         """See that nothing is here of inputs that are not given now.
@@ -281,10 +272,6 @@ def _new_row(item: Item) -> Row:
     return {**known, "degradations": {"none": 0}, "error": None}
 
 
-def _named(items: Collection[str], given: Mapping[str, str], extension: str) -> dict[str, str]:
-    return {item: f"{unit_name(item)}.{extension}" for item in items if item not in given}
-
-
 def shard_name(unit: str, number: int) -> str:
     """Return the name of a unit's shard."""
     return f"{unit}-{number:05d}.tar"
@@ -333,18 +320,11 @@ def build_tasks(config: Preprocessing, pool: Pool) -> dict[Path, Preprocess]:
 
 def _identity(config: Preprocessing, source: RawSource) -> dict[str, Any]:
     """Return all that changes what comes out of a recording."""
+    degradation = leaves(asdict(config.data.degradation), "data.degradation")
     return {
         **{f"data.{name}": getattr(config.data, name) for name in _CHANGES_DATA},
         **{f"preprocess.{name}": getattr(config.options, name) for name in _CHANGES_OPTIONS},
-        **dict(_flat(asdict(config.data.degradation), "data.degradation")),
+        **{key: value for key, value in degradation.items() if value != {}},
         "noise": [read_index(directory).fingerprint for directory in source.noise_dir_list],
         "rooms": [read_index(directory).fingerprint for directory in source.rir_dir_list],
     }
-
-
-def _flat(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(node, Mapping):
-        yield key, list(node) if isinstance(node, tuple) else node
-        return
-    for name, value in node.items():
-        yield from _flat(value, f"{key}.{name}")
