@@ -97,12 +97,12 @@ def main(arguments: argparse.Namespace | None = None) -> int:
 
 def _run(tasks: "dict[Path, Preprocess]", config: "Preprocessing", world: "World") -> int:
     """Make one split after the other."""
-    from open_miipher.corpus.run import on_main, run
+    from open_miipher.corpus.run import run
 
     codes = []
     array_task = config.options.array_task
-    on_main(world, lambda: mark(config, False))
-    on_main(world, lambda: check(tasks.values()))
+    world.on_main(lambda: mark(config, False))
+    world.on_main(lambda: check(tasks.values()))
     for folder, task in tasks.items():
         try:
             summary = run(task, folder, world, config.options.overwrite, array_task)

@@ -6,11 +6,12 @@ A kill can tear the last line of a file; readers ignore it, and the next writer 
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 
 Row = dict[str, Any]
 
@@ -21,21 +22,24 @@ class RowWriter(AbstractContextManager["RowWriter"]):
     """Appends rows, and has them on the disk before it returns.
 
     Raises:
-        OSError: the disk refuses.
+        UserError: the file cannot be written.
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "a+b")  # noqa: SIM115 - open until __exit__
-        self._file.truncate(_end_of_whole_lines(self._file))
+        with _told(path):
+            self._file = open(path, "a+b")  # noqa: SIM115 - open until __exit__
+            self._file.truncate(_end_of_whole_lines(self._file))
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append rows."""
-        self._file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        with _told(self._file.name):
+            self._file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with suppress(OSError):  # what `write` could not write is tried again here
+            self._file.close()
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -60,6 +64,14 @@ def read_rows(path: Path) -> Iterator[Row]:
                     "made again"
                 )
             yield row
+
+
+@contextmanager
+def _told(path: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{printable(path)} cannot be written: {error.strerror}") from error
 
 
 def _end_of_whole_lines(file: BinaryIO) -> int:

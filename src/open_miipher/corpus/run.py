@@ -5,18 +5,17 @@ is done when its row is in the ledger and its output is there. The tasks of a jo
 with a part of the items each.
 """
 
-import errno
 import heapq
 import itertools
 import math
 import pickle
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.rows import Row
@@ -25,10 +24,7 @@ from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.progress import Progress
 from open_miipher.distributed import StopSignal, World, mark_requeue
 
-T = TypeVar("T")
-
 _PACKED = 4096  # items that are handed to a rank, and kept there, as one piece
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,38 +209,41 @@ def run(
 
 
 def _run(task: Task, ledger: Ledger, world: World, overwrite: bool, stop: StopSignal) -> Summary:
-    plans: list[Plan] = []  # on rank 0 alone
+    plan = Plan([], [], "", "")  # only rank 0 has the items
 
     def prepare() -> tuple[int, Plan, int]:
+        nonlocal plan
         number = ledger.claim(task.identity, overwrite)
         mark_requeue(ledger.directory, False)
         plan = task.plan(ledger)
         _log_plan(ledger, plan)
-        plans.append(plan)
-        words = Plan([], [], plan.unit, plan.called_failed, num_failed=plan.num_failed)
-        return number, words, len(plan.items) + len(plan.failed)
+        return number, replace(plan, items=[], failed=[]), len(plan.items) + len(plan.failed)
 
-    number, words, num_items = on_main(world, prepare)
-    plan = plans.pop() if world.is_main else words
+    number, words, num_items = world.on_main(prepare)
     share = share_out(plan.items, world, stop)
-    own = _work(task, share, plan, ledger, world, number)
+    own = _work(task, share, plan.failed, words.unit, ledger, world, number)
     # A rank that was stopped waits here as well: the others come once their own work is done.
-    results = _all_ranks(world, (*own, stop.received))
+    try:
+        results = world.gather((*own, stop.received))
+    except RuntimeError as error:  # torch's way to say that a peer is gone
+        raise UserError(
+            "another rank ended before its work was done; the same command goes on"
+        ) from error
     problems, done, failed, signals = zip(*results, strict=True)
-    first = next((p for p in problems if p is not None), None)
+    problem = next((p for p in problems if p is not None), None)
     is_left = sum(done) + sum(failed) < num_items
     signal = next((s for s in signals if s is not None), None) if is_left else None
     try:
-        on_main(world, lambda: _end(task, ledger, first, signal))
+        world.on_main(lambda: _end(task, ledger, problem, signal))
     except UserError:
-        if first is None:  # else the disk is full, say, and the first sentence tells it
+        if problem is None:  # else the disk is full, say, and the first sentence tells it
             raise
-    if first is not None:
+    if problem is not None:
         raise UserError(
-            f"{first.rstrip('.')}; what is done is kept, the same command goes on", shared=True
+            f"{problem.rstrip('.')}; what is done is kept, the same command goes on", shared=True
         )
-    num_failed = plan.num_failed + sum(failed)
-    return Summary(sum(done), num_failed, signal, plan.unit, plan.called_failed)
+    num_failed = words.num_failed + sum(failed)
+    return Summary(sum(done), num_failed, signal, words.unit, words.called_failed)
 
 
 def _log_plan(ledger: Ledger, plan: Plan) -> None:
@@ -313,37 +312,32 @@ def _pack(items: list[Item]) -> tuple[bytes, int, float]:
 
 
 def _work(
-    task: Task, share: Share, plan: Plan, ledger: Ledger, world: World, number: int
+    task: Task,
+    share: Share,
+    unreadable: list[Row],
+    unit: str,
+    ledger: Ledger,
+    world: World,
+    number: int,
 ) -> tuple[str | None, int, int]:
     """Do a rank's work; returns why it could not go on, and how many items it did and failed."""
     whose = f"process 1 of {world.size}" if world.size > 1 else ""
-    num_items, num_done, num_failed = len(plan.failed) + share.num_items, 0, 0
+    num_items, num_done, num_failed = len(unreadable) + share.num_items, 0, 0
     try:
-        with _recording(ledger):
-            writer = ledger.writer(world.rank)
-        with writer, Progress(num_items, share.cost, world.is_main, whose, plan.unit) as progress:
-            for row in itertools.chain(plan.failed, task.process(share)):
+        with (
+            ledger.writer(world.rank) as writer,
+            Progress(num_items, share.cost, world.is_main, whose, unit) as progress,
+        ):
+            for row in itertools.chain(unreadable, task.process(share)):
                 if row["error"] is not None:
                     progress.say(f"failed: {row['error']}")
-                with _recording(ledger):
-                    writer.write([{"run": number, "time": round(time.time(), 3), **row}])
+                writer.write([{"run": number, "time": round(time.time(), 3), **row}])
                 num_done += row["error"] is None
                 num_failed += row["error"] is not None
                 progress.advance(share.end(row["id"]))
     except UserError as error:
         return str(error), num_done, num_failed
     return None, num_done, num_failed
-
-
-@contextmanager
-def _recording(ledger: Ledger) -> Iterator[None]:
-    """Write to the ledger: its errors alone, and not the task's, are said to be the ledger's."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"the ledger in {ledger.directory} cannot be written: {error.strerror}"
-        ) from error
 
 
 def _end(task: Task, ledger: Ledger, problem: str | None, signal: str | None) -> None:
@@ -354,33 +348,3 @@ def _end(task: Task, ledger: Ledger, problem: str | None, signal: str | None) ->
     with ledger.tenancy.alone_at_the_end() as alone:
         if alone:
             task.finish(ledger.sorted_rows())
-
-
-def on_main(world: World, action: Callable[[], T]) -> T:
-    """Return on every rank what rank 0 finds; its `UserError` is raised on every rank.
-
-    So is an `OSError` that a user can mend: it names a file, or the disk refuses.
-    """
-    found: tuple[T | None, str | None] = (None, None)
-    if world.is_main:
-        try:
-            found = (action(), None)
-        except UserError as error:
-            found = (None, str(error))
-        except OSError as error:
-            if error.filename is None and error.errno not in _REFUSALS:
-                raise
-            found = (None, f"{error.filename or 'the output directory'}: {error.strerror}")
-    result, problem = world.broadcast(found)
-    if problem is not None:
-        raise UserError(problem, shared=True)
-    return result
-
-
-def _all_ranks(world: World, result: tuple[str | None, int, int, str | None]) -> list[Any]:
-    try:
-        return world.gather(result)
-    except RuntimeError as error:  # torch's way to say that a peer is gone
-        raise UserError(
-            "another rank ended before its work was done; the same command goes on"
-        ) from error

@@ -39,6 +39,9 @@ _FILE_PROBLEMS = {
     errno.EIO,
     errno.ESTALE,
     errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENAMETOOLONG,
 }
 
 
@@ -120,6 +123,27 @@ class World:
         if problems:
             raise UserError("\n".join(problems), shared=True)
         return result  # type: ignore[return-value]
+
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Return on every rank what rank 0 finds; if it fails there, it fails for all.
+
+        Raises:
+            UserError: as `agree`, also for an `OSError` that a user can mend.
+        """
+        result, problem = None, None
+        if self.is_main:
+            try:
+                result = action()
+            except UserError as error:
+                problem = str(error)
+            except OSError as error:
+                problem = file_problem(error)
+                if problem is None:
+                    raise
+        result, problem = self.broadcast((result, problem))
+        if problem is not None:
+            raise UserError(problem, shared=True)
+        return result
 
     def once_a_machine(self, action: Callable[[], object]) -> None:
         """Run something on the first rank of each machine; if it fails there, it fails for all.
