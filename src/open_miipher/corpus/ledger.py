@@ -38,7 +38,7 @@ GROUP_SIZE = "samples_per_shard"
 MANIFEST_NAME = "manifest.jsonl"
 """In the output directory: what became of every input that was restored, one a line."""
 
-PRIVATE = ("run", "time", "id", "stamp", "output_bytes")
+_PRIVATE = ("run", "time", "id", "stamp", "output_bytes")
 """Keys of a row that are the ledger's own business, and not the manifest's."""
 
 Assign = Callable[[Collection[str], Mapping[str, str], str], dict[str, str]]
@@ -239,7 +239,7 @@ class Ledger:
             if "num_samples" in row:
                 yield from self.samples(row["id"])
             else:
-                yield {key: value for key, value in row.items() if key not in PRIVATE}
+                yield {key: value for key, value in row.items() if key not in _PRIVATE}
 
     def writer(self, rank: int) -> RowWriter:
         """Open this rank's file for rows, each with `run` and `id`."""

@@ -5,6 +5,7 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from open_miipher.audio.io import AudioError, AudioFile, AudioReader, Encoded, shown
@@ -13,7 +14,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row, read_rows
 from open_miipher.base.threads import in_threads
-from open_miipher.corpus.ledger import MANIFEST_NAME, PRIVATE, Ledger
+from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger
 from open_miipher.corpus.progress import Progress
 from open_miipher.restoration import Level
 from open_miipher.shards import ShardError, read_samples
@@ -73,26 +74,21 @@ def verify(
         )
     done = [row for _, row in sorted(rows.items()) if row["output"] is not None]
 
-    def check(row: Row) -> tuple[Row, list[str]]:
-        return row, problems_of(ledger, row)
+    def check(row: Row) -> list[Wrong]:
+        return [Wrong(problem, row["id"]) for problem in problems_of(ledger, row)]
 
     wrong = []
     seconds = math.fsum(row["duration"] for row in done)
     with Progress(len(done), seconds, shown, unit=unit) as progress:
-        for row, problems in in_threads(check, done, num_threads):
+        for row, found in zip(done, in_threads(check, done, num_threads), strict=True):
             progress.advance(row["duration"])
-            wrong += [Wrong(problem, row["id"]) for problem in problems]
-    if is_running:
-        return [*_still_wrong(ledger, wrong), *extra_files(ledger, rows, is_running)]
-    return [*wrong, *extra_files(ledger, rows, is_running), *_manifest_problem(ledger, rows)]
-
-
-def _still_wrong(ledger: Ledger, wrong: list[Wrong]) -> Iterator[Wrong]:
-    """Look once more: a task may have made a file again while it was being checked."""
-    rows = ledger.rows({entry.item for entry in wrong if entry.item is not None}, _FIELDS)
-    for item, row in sorted(rows.items()):
-        problems = problems_of(ledger, row) if row["output"] is not None else []
-        yield from (Wrong(problem, item) for problem in problems)
+            wrong += found
+    if not is_running:
+        return [*wrong, *extra_files(ledger, rows, is_running), *_manifest_problem(ledger, done)]
+    # A task may have made a file again while it was being checked.
+    again = ledger.rows({entry.item for entry in wrong if entry.item is not None}, _FIELDS)
+    still = [check(row) for _, row in sorted(again.items()) if row["output"] is not None]
+    return [*chain.from_iterable(still), *extra_files(ledger, rows, is_running)]
 
 
 def problems_of(ledger: Ledger, row: Row) -> list[str]:
@@ -207,27 +203,19 @@ def _files(output_dir: Path) -> Iterator[Path]:
         yield from (Path(folder, name) for name in sorted(files))
 
 
-def _manifest_problem(ledger: Ledger, rows: Mapping[str, Row]) -> Iterator[Wrong]:
+def _manifest_problem(ledger: Ledger, done: Iterable[Row]) -> Iterator[Wrong]:
     """Compare what the manifest, if there is one already, says of what is done."""
     path = ledger.root.parent / MANIFEST_NAME
     if not path.exists():
         return
-    unlisted = {row["input"]: row for row in _outputs(ledger, rows)}
-    for listed in read_rows(path):
-        row = unlisted.get(listed["input"], {})
-        if all(listed.get(k) == v for k, v in row.items() if k not in PRIVATE):
-            unlisted.pop(listed["input"], None)
+    listed = ledger.listed({"input": row["id"], **row} for row in done)
+    unlisted = {row["input"]: row for row in listed if row["output"] is not None}
+    for line in read_rows(path):
+        row = unlisted.get(line["input"], {})
+        if all(line.get(key) == value for key, value in row.items()):
+            unlisted.pop(line["input"], None)
     if unlisted:
         yield Wrong(
             f"{printable(path)} lacks {len(unlisted)} outputs, or says other things of them "
             f"({printable(min(unlisted))}, for one); the restore command writes it anew"
         )
-
-
-def _outputs(ledger: Ledger, rows: Mapping[str, Row]) -> Iterator[Row]:
-    """Yield what is done, as the manifest is to list it."""
-    for item, row in rows.items():
-        if row["output"] is not None and "num_samples" in row:
-            yield from (sample for sample in ledger.samples(item) if sample["output"] is not None)
-        elif row["output"] is not None:
-            yield {"input": item, **row}

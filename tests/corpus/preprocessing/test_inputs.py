@@ -29,9 +29,7 @@ def inputs(**source) -> RawInputs:
 
 
 def units(raw: RawInputs) -> list[Item]:
-    found = [(item, raw.stamp(item)) for item in raw.ids()]
-    looked_at = [(item, stamp, raw.look(item, stamp)) for item, stamp in found]
-    return [Item(item, "", cost, stamp, unit) for item, stamp, (cost, unit) in looked_at]
+    return [raw.look(item, "", raw.stamp(item)) for item in raw.ids()]
 
 
 def opened(raw: RawInputs, unit: Item) -> list:
