@@ -16,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from open_miipher.audio.io import AudioInfo
 from open_miipher.corpus.recordings import Segment
-from open_miipher.corpus.run import Item, share_out
-from open_miipher.distributed import StopSignal, start
+from open_miipher.corpus.run import Item
+from open_miipher.distributed import StopSignal, share_out, start
 
 SLICE = 1_000_000
 INFO = AudioInfo(24000, 240000, 1, "WAV", "PCM_16")

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
-    from open_miipher.corpus.preprocessing import Preprocess, Preprocessing
+    from open_miipher.corpus.preprocessing.config import Preprocessing
+    from open_miipher.corpus.preprocessing.task import Preprocess
     from open_miipher.distributed import World
 
 DESCRIPTION = """\
@@ -74,7 +75,7 @@ def main(arguments: argparse.Namespace | None = None) -> int:
 
     from open_miipher.config import compose_preprocessing
     from open_miipher.corpus.pool import Pool
-    from open_miipher.corpus.preprocessing import build_tasks
+    from open_miipher.corpus.preprocessing.task import build_tasks
     from open_miipher.distributed import alike_here, contact, start
 
     config = alike_here(lambda: compose_preprocessing(arguments.overrides))

@@ -11,7 +11,7 @@ import soundfile
 
 import inference
 from open_miipher.base.rows import RowWriter
-from open_miipher.corpus.run import Share
+from open_miipher.distributed import Share
 
 ROOT = Path(inference.__file__).parent
 NETWORKS = ("encoders", "cleaners", "vocoders", "layers")

@@ -17,8 +17,9 @@ from open_miipher.corpus.array import ArrayTask
 from open_miipher.corpus.inputs import Inputs, InputSample, find_left
 from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger
 from open_miipher.corpus.recordings import Segment
-from open_miipher.corpus.run import Item, Plan, Share
+from open_miipher.corpus.run import Item, Plan
 from open_miipher.corpus.writers import FileOutput, Output, Setting, ShardOutput
+from open_miipher.distributed import Share
 from open_miipher.restoration import Job, Restorer
 from open_miipher.shards import StorageError
 
@@ -68,7 +69,7 @@ class Restore:
             raise UserError(problem)
         return plan
 
-    def process(self, items: Share) -> Iterator[Row]:
+    def process(self, items: Share[Item]) -> Iterator[Row]:
         """Restore the items of one rank; a signal lets files come to their end, and no shards."""
         make = ShardOutput if self._inputs.are_packed else FileOutput
         in_work: list[Output] = []

@@ -8,13 +8,10 @@ import pytest
 import torch
 
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.preprocessing.config import (
-    PreprocessingData,
-    PreprocessingOptions,
-    RawSource,
-)
+from open_miipher.corpus.preprocessing.config import PreprocessingOptions
 from open_miipher.corpus.preprocessing.inputs import RawInputs, unit_name
 from open_miipher.corpus.run import Item
+from open_miipher.data.config import PreprocessingData, RawSource
 from open_miipher.shards import ShardError
 
 from .conftest import RATE, encode, make_directory, make_tar, pack_tar, speech

@@ -16,8 +16,8 @@ from open_miipher.base.errors import UserError
 from open_miipher.corpus.array import ArrayTask
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.pool import WorkerError
-from open_miipher.corpus.preprocessing import Preprocess
 from open_miipher.corpus.preprocessing.inputs import unit_name
+from open_miipher.corpus.preprocessing.task import Preprocess
 from open_miipher.corpus.run import run
 from open_miipher.index import Entry, write_index
 

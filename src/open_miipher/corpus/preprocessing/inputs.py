@@ -15,13 +15,10 @@ from open_miipher.base.errors import UserError, report
 from open_miipher.base.paths import check_apart, file_stamp, printable
 from open_miipher.base.threads import in_threads
 from open_miipher.corpus.inputs import Inputs, stored_stamp
-from open_miipher.corpus.preprocessing.config import (
-    PreprocessingData,
-    PreprocessingOptions,
-    RawSource,
-)
+from open_miipher.corpus.preprocessing.config import PreprocessingOptions
 from open_miipher.corpus.run import Item
 from open_miipher.data.building import open_files
+from open_miipher.data.config import PreprocessingData, RawSource
 from open_miipher.data.files import File, Files
 from open_miipher.shards import (
     ARRAY_EXTENSIONS,

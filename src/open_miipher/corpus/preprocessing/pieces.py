@@ -11,7 +11,7 @@ import numpy as np
 from open_miipher.audio.level import SILENCE, at_peak, peak_of
 from open_miipher.audio.recording import Recording
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.preprocessing.config import PreprocessingData
+from open_miipher.data.config import PreprocessingData
 from open_miipher.degradation import Stage, Trace
 from open_miipher.degradation.band import LOW_CUT_SECONDS, low_cut
 from open_miipher.encoders.front_ends import ssl_inputs

@@ -18,11 +18,13 @@ from open_miipher.base.rows import Row
 from open_miipher.corpus.inputs import find_left
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.pool import Pool
-from open_miipher.corpus.preprocessing.config import Preprocessing, RawSource
+from open_miipher.corpus.preprocessing.config import Preprocessing
 from open_miipher.corpus.preprocessing.inputs import RawInputs, check_splits, unit_name
 from open_miipher.corpus.preprocessing.pieces import Piece, PieceMaker, Unreadable, pack, to_sample
-from open_miipher.corpus.run import Item, Plan, Share
+from open_miipher.corpus.run import Item, Plan
 from open_miipher.data.building import source_degradation
+from open_miipher.data.config import RawSource
+from open_miipher.distributed import Share
 from open_miipher.index import read_index
 from open_miipher.shards import Sample, ShardError, ShardWriter
 
@@ -99,7 +101,7 @@ class Preprocess:
         self._clear({**gone, **{item.id: num_shards[item.id] for item in found["items"]}})
         return Plan(**found, unit="inputs", called_failed="could not be read in full")
 
-    def process(self, items: Share) -> Iterator[Row]:
+    def process(self, items: Share[Item]) -> Iterator[Row]:
         """Make the units of one rank (see `corpus.run.Task`)."""
         if self._pool is None:
             raise RuntimeError("a worker's copy of a task runs nothing")
