@@ -133,7 +133,7 @@ def mark(config: "Preprocessing", requeue: bool) -> None:
     from open_miipher.distributed import mark_requeue
 
     options = config.options
-    folder = Path(str(options.output_root), str(options.writer_name), ".jobs", str(options.job_id))
+    folder = options.folder / ".jobs" / str(options.job_id)
     folder = folder if options.array_task is None else folder / options.array_task.folder
     folder.mkdir(parents=True, exist_ok=True)
     mark_requeue(folder, requeue)

@@ -94,7 +94,7 @@ def main() -> int:
 def _forget(ledger: Ledger, wrong: "list[Wrong]") -> int:
     damaged = {entry.item for entry in wrong}
     again = {
-        item: row.get("seconds", 0.0)
+        item: row
         for item, row in ledger.rows(fields=("error", "seconds")).items()
         if row.get("error") is not None or item in damaged
     }

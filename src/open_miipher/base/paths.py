@@ -25,6 +25,16 @@ def file_stamp(path: str | Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns]
 
 
+def file_identity(path: str | Path) -> tuple[int, ...] | None:
+    """Return what is the same for all names of one file, links followed; None if it is gone."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    # Size and time as well: some network file systems give a number twice.
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def size_of(path: Path) -> int | None:
     """Return the size of a regular file in bytes; None if there is none."""
     try:

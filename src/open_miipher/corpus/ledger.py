@@ -96,36 +96,32 @@ class Ledger:
         with turn(self.root):
             self.tenancy.begin()
             state = self.state()
-            if not overwrite:
-                self.check(identity)
-            else:
-                self._check_names_fit(state.get("identity", identity), identity)
             self.number = state.get("number", 0) + 1
             if overwrite:  # before the new identity is there: a kill leaves the old one's rows
-                self._forget_what_is_done(is_alike=state.get("identity") == identity)
+                self._forget_what_is_done(state.get("identity", identity), identity)
+            else:
+                self.check(identity)
             state |= {"number": self.number, "identity": dict(identity)}
             write_lines(self.root / "run.json", [json.dumps(state, indent=1)])
         return self.number
 
-    def _forget_what_is_done(self, is_alike: bool) -> None:
+    def _forget_what_is_done(
+        self, recorded: Mapping[str, Any], identity: Mapping[str, Any]
+    ) -> None:
         """Forget this task's items, or those of all if they were made otherwise."""
-        if is_alike and self.array_task is not None:
-            rows = self.rows(fields=("seconds",))
-            own = self.array_task.own(rows)
-            self.forget({item: rows[item].get("seconds", 0.0) for item in own})
-            return
-        whole = Ledger(self.root.parent)  # whose rows every task reads
-        whole.number = self.number
-        rows = whole.rows(fields=("seconds",))
-        whole.forget({item: row.get("seconds", 0.0) for item, row in rows.items()})
-
-    def _check_names_fit(self, recorded: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         size, wanted = recorded.get(GROUP_SIZE), identity.get(GROUP_SIZE)
         if size != wanted:
             raise UserError(
                 f"{self.root.parent} was begun with {GROUP_SIZE}={size}, which decides names, and "
                 f"now it is {wanted}; keep it, or choose another output directory"
             )
+        whole = Ledger(self.root.parent)  # whose rows every task reads
+        whole.number = self.number
+        if self.array_task is None or recorded != identity:
+            whole.forget(whole.rows(fields=("seconds",)))
+        else:
+            rows = self.rows(fields=("seconds",))
+            self.forget({item: rows[item] for item in self.array_task.own(rows)})
 
     def rows(
         self, wanted: Collection[str] | None = None, fields: Collection[str] | None = None
@@ -178,12 +174,12 @@ class Ledger:
             if task is not None and (own is None or own.may_share_with(task))
         ]
 
-    def forget(self, items: Mapping[str, float]) -> None:
-        """Record that nothing is known of these items, given with their seconds; after `claim`."""
+    def forget(self, rows: Mapping[str, Row]) -> None:
+        """Record that nothing is known of these items, given with their rows; after `claim`."""
         with self.writer(0) as writer:
             writer.write(
-                {"run": self.number, "id": item, "seconds": seconds, FORGOTTEN: True}
-                for item, seconds in items.items()
+                {"run": self.number, "id": i, "seconds": row.get("seconds", 0.0), FORGOTTEN: True}
+                for i, row in rows.items()
             )
 
     def names(self, extension: str) -> dict[str, str]:

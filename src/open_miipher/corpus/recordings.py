@@ -223,8 +223,8 @@ class Manifest(Recordings):
                 yield line
                 continue
             path = os.path.normpath(os.path.join(root, line.audio_filepath))
-            tree_path = _below(root, path)
-            item = _with_span(tree_path, line.offset, line.duration)
+            tree_path = line.tree_path(root)
+            item = line.with_span(tree_path)
             if item in self._segments:
                 first = self._segments[item].where
                 yield f"{line.where} names the same as {first}; remove one of them"
@@ -236,25 +236,6 @@ class Manifest(Recordings):
             self._segments[item] = Segment(
                 path, line.offset, line.duration, line.where, origin, line.more
             )
-
-
-def _below(root: str, path: str) -> str:
-    """Return an absolute path's place in the tree: below the root, or all of it from `/` on."""
-    inside = root if root.endswith("/") else f"{root}/"
-    return path.removeprefix(inside) if path.startswith(inside) else path.lstrip("/")
-
-
-def _with_span(path: str, offset: float, duration: float | None) -> str:
-    """Put a segment's span into a name: `a/x.wav` from 2.5 s for 1 s is `a/x@2.5+1.wav`."""
-    if not offset and duration is None:
-        return path
-    stem, suffix = os.path.splitext(path)
-    end = "" if duration is None else f"+{_decimal(duration)}"
-    return f"{stem}@{_decimal(offset)}{end}{suffix}"
-
-
-def _decimal(seconds: float) -> str:
-    return f"{seconds:.9f}".rstrip("0").rstrip(".")
 
 
 def _round(frames: float) -> int:

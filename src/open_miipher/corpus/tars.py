@@ -6,7 +6,7 @@ import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, Encoded
@@ -28,6 +28,7 @@ from open_miipher.shards import (
     expand,
     extension_of,
     is_s3,
+    names_below,
     open_member,
     read_samples,
 )
@@ -63,18 +64,7 @@ class TarShards(Inputs):
         """Find the shards; an id is the path below their common folder."""
         urls = expand(self._urls, self._storage, "--input-shards")
         check_apart([url for url in urls if not is_s3(url)], self._output_dir)
-        self._found = {}
-        places = {url: _place(url) for url in urls}
-        folders = zip(*(place[:-1] for place in places.values()), strict=False)
-        common = sum(1 for _ in itertools.takewhile(lambda parts: len(set(parts)) == 1, folders))
-        for url, place in places.items():
-            item = "/".join(place[common:])
-            if item in self._found:
-                raise UserError(
-                    f"--input-shards: {url} and {self._found[item]} would both become {item}; "
-                    "restore them into two output directories"
-                )
-            self._found[item] = url
+        self._found = names_below(urls, "--input-shards")
         self._seconds_per_byte = self._measure()
         return sorted(self._found)
 
@@ -122,28 +112,22 @@ class TarShards(Inputs):
         return extension_of(name) in AUDIO_EXTENSIONS
 
     def _measure(self) -> float:
-        """Take the seconds per byte from the first samples of a few shards."""
-        urls = [self._found[item] for item in sorted(self._found)]
-        chosen = urls[:: -(-len(urls) // _MEASURED_SHARDS)]
-        known = [seconds for seconds in map(self._mean_seconds, chosen) if seconds > 0]
+        """Return the seconds of audio a byte in the first samples of a few shards."""
+        urls, known = [self._found[item] for item in sorted(self._found)], []
+        for url in urls[:: -(-len(urls) // _MEASURED_SHARDS)]:
+            try:
+                with self._storage.open(url) as file:
+                    samples = list(itertools.islice(read_samples(file, url), _MEASURED_SAMPLES))
+            except StorageError:
+                raise
+            except UserError:  # reported where the shard is made
+                continue
+            members = [m for s in samples for m in self._sample("", s).members.values()]
+            sources = [member.source for member in members if isinstance(member, Audio)]
+            num_bytes = sum(len(data) for sample in samples for data in sample.members.values())
+            seconds = sum(source.num_frames / source.sample_rate for source in sources)
+            known += [seconds / (1 + num_bytes)] if seconds else []
         return sum(known) / len(known) if known else _USUAL_SECONDS_PER_BYTE
-
-    def _mean_seconds(self, url: str) -> float:
-        """Return seconds of audio per byte in the first few samples; 0 if they cannot be read."""
-        seconds, num_bytes = 0.0, 1
-        try:
-            with self._storage.open(url) as file:
-                samples = itertools.islice(read_samples(file, url), _MEASURED_SAMPLES)
-                for sample in samples:
-                    num_bytes += sum(map(len, sample.members.values()))
-                    for member in self._sample("", sample).members.values():
-                        if isinstance(member, Audio):
-                            seconds += member.source.num_frames / member.source.sample_rate
-        except StorageError:
-            raise
-        except UserError:  # told where the shard is made
-            return 0.0
-        return seconds / num_bytes
 
 
 Group = list[tuple[str, str, Segment, str | None]]
@@ -234,15 +218,3 @@ def _source(member: Member) -> Source:
     if isinstance(member.data, Encoded):
         return Source.from_file(member.data, member.info)
     return Source.from_array(member.data, member.info.sample_rate, printable(member.name))
-
-
-def _place(url: str) -> tuple[str, ...]:
-    """Return the parts of where a shard lies.
-
-    Raises:
-        UserError: an object's name cannot be a path.
-    """
-    parts = PurePosixPath(url if is_s3(url) else os.path.abspath(url).lstrip("/")).parts
-    if ".." in parts:
-        raise UserError(f"--input-shards: {url} has a .. in its name; rename it")
-    return parts

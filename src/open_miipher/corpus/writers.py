@@ -6,11 +6,9 @@ One thread adds samples, and has their signals restored; another advances and cl
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.io import WAV_BYTE_LIMIT
@@ -23,13 +21,45 @@ from open_miipher.restoration import (
     EncodingSink,
     FileSink,
     Job,
-    Level,
     MemorySink,
     Restorer,
     Source,
     WriteError,
 )
 from open_miipher.shards import Sample, ShardWriter, member_name
+
+
+@dataclass(frozen=True, eq=False)
+class _Signal:
+    """A signal on its way through the restorer.
+
+    Attributes:
+        input: what the manifest calls it.
+        sink: gets the restored signal.
+        job: restores it.
+    """
+
+    input: str
+    sink: EncodingSink
+    job: Job
+
+    def row(self) -> Row:
+        """Return what is recorded of it once it is restored."""
+        job, source = self.job, self.job.source
+        return {
+            "seconds": round(source.num_frames / source.sample_rate, 6),
+            "duration": round(job.num_samples / job.sample_rate, 6),
+            "sample_rate": job.sample_rate,
+            "num_frames": job.num_samples,
+            "num_channels": job.num_channels,
+            "input_sample_rate": source.sample_rate,
+            "input_num_frames": source.num_frames,
+            "input_num_channels": source.num_channels,
+            "input_level_db": source.level.decibels,
+            "output_level_db": self.sink.level.decibels,
+            "clipped_samples": self.sink.num_clipped,
+            "processing_seconds": round(sum(job.seconds.values()), 3),
+        }
 
 
 @dataclass(frozen=True)
@@ -50,6 +80,12 @@ class Setting:
         """Return the sample rate, frames and channels that an input becomes."""
         return self.restorer.options.output_shape(source, self.restorer.model)
 
+    def signal(self, audio: Audio, sink: type[FileSink | MemorySink], name: Any) -> _Signal:
+        """Have audio restored into a new sink of this name."""
+        rate, file_format = self.shape(audio.source)[0], self.file_format
+        made = sink(name, rate, file_format.format, file_format.subtype)
+        return _Signal(audio.input, made, self.restorer.job(audio.source, made, self.output_dir))
+
     def refusal(self, name: str, source: Source | None) -> str | None:
         """Say why a file of this name cannot hold what an input becomes, or None."""
         sample_rate, _, num_channels = (1, 1, 1) if source is None else self.shape(source)
@@ -64,53 +100,6 @@ class Setting:
         model = self.restorer.model.fingerprint
         row = {"id": item, "stamp": stamp, "input": item, "output": None, "model": model}
         return {**row, "error": error}
-
-
-@dataclass(frozen=True, eq=False)
-class _Signal:
-    """A signal on its way through the restorer.
-
-    Attributes:
-        input: what the manifest calls it.
-        sink: gets the restored signal.
-        job: restores it.
-        input_level: measured while it is read.
-    """
-
-    input: str
-    sink: EncodingSink
-    job: Job
-    input_level: Level
-
-    @classmethod
-    def start(cls, setting: Setting, audio: Audio, sink: EncodingSink) -> "_Signal":
-        level = Level()
-
-        def measured() -> Iterator[np.ndarray]:
-            for block in audio.source.open():
-                level.add(block)
-                yield block
-
-        source = replace(audio.source, open=measured)
-        return cls(audio.input, sink, setting.restorer.job(source, sink, setting.output_dir), level)
-
-    def row(self) -> Row:
-        """Return what is recorded of it once it is restored."""
-        job, source = self.job, self.job.source
-        return {
-            "seconds": round(source.num_frames / source.sample_rate, 6),
-            "duration": round(job.num_samples / job.sample_rate, 6),
-            "sample_rate": job.sample_rate,
-            "num_frames": job.num_samples,
-            "num_channels": job.num_channels,
-            "input_sample_rate": source.sample_rate,
-            "input_num_frames": source.num_frames,
-            "input_num_channels": source.num_channels,
-            "input_level_db": self.input_level.decibels,
-            "output_level_db": self.sink.level.decibels,
-            "clipped_samples": self.sink.num_clipped,
-            "processing_seconds": round(sum(job.seconds.values()), 3),
-        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,9 +205,7 @@ class FileOutput(Output):
 
     def _start(self, sample: InputSample) -> _SampleInWork:
         (audio,) = (a for a in sample.members.values() if isinstance(a, Audio))
-        rate, file_format = self._setting.shape(audio.source)[0], self._setting.file_format
-        sink = FileSink(self._path, rate, file_format.format, file_format.subtype)
-        return _SampleInWork(sample, {"": _Signal.start(self._setting, audio, sink)})
+        return _SampleInWork(sample, {"": self._setting.signal(audio, FileSink, self._path)})
 
     def _write(self, work: _SampleInWork) -> None:
         self._restored = work  # the sink has written it
@@ -238,8 +225,8 @@ class ShardOutput(Output):
         if not rows and error is None:
             error = f"{printable(item.id)} holds no samples"
         if error is not None:
-            row = self._setting.failed_row(item.id, None, error)
-            rows.append({name: row[name] for name in ("input", "output", "model", "error")})
+            model = self._setting.restorer.model.fingerprint
+            rows.append({"input": item.id, "output": None, "model": model, "error": error})
         failed = [row["error"] for row in self._rows if row["error"] is not None]
         made = [row for row in self._rows if row["error"] is None]
         if failed:
@@ -272,11 +259,11 @@ class ShardOutput(Output):
     def _start(self, sample: InputSample) -> _SampleInWork:
         if sample.error is not None:
             return _SampleInWork(sample, {}, (sample.input, sample.error))
-        file_format = self._setting.file_format
+        extension = self._setting.file_format.format
         audio = {n: m for n, m in sample.members.items() if isinstance(m, Audio)}
         names = {name: name for name in sample.members.keys() - audio.keys()}
-        for name in sorted(audio, key=lambda name: not name.endswith(file_format.format)):
-            names[name] = member_name(name, file_format.format, set(names.values()))
+        for name in sorted(audio, key=lambda name: not name.endswith(extension)):
+            names[name] = member_name(name, extension, set(names.values()))
         members: dict[str, bytes | _Signal] = {}
         for name, member in sample.members.items():
             if isinstance(member, bytes):
@@ -286,9 +273,7 @@ class ShardOutput(Output):
             if problem is not None:
                 blame = member.input, f"{printable(member.input)}: {problem}"
                 return _SampleInWork(sample, {}, blame)
-            rate = self._setting.shape(member.source)[0]
-            sink = MemorySink(member.input, rate, file_format.format, file_format.subtype)
-            members[names[name]] = _Signal.start(self._setting, member, sink)
+            members[names[name]] = self._setting.signal(member, MemorySink, member.input)
         return _SampleInWork(sample, members)
 
     def _refusal(self, name: str, source: Source) -> str | None:

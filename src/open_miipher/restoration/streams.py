@@ -3,7 +3,7 @@
 import math
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +23,29 @@ from open_miipher.audio.resample import StreamResampler
 BLOCK_FRAMES = 1 << 16
 
 
+class Level:
+    """The mean level of a signal that comes in blocks."""
+
+    def __init__(self) -> None:
+        self._energy, self._num_samples = 0.0, 0
+
+    def add(self, block: np.ndarray) -> None:
+        """Measure a block (channels, n) float32."""
+        for row in block:
+            self._energy += float(np.dot(row, row))
+        self._num_samples += block.size
+
+    @property
+    def rms(self) -> float:
+        """Root of the mean square, full scale 1."""
+        return math.sqrt(self._energy / max(1, self._num_samples))
+
+    @property
+    def decibels(self) -> float | None:
+        """The same in dB of full scale; None for digital silence."""
+        return round(20 * math.log10(self.rms), 2) if self.rms > 0 else None
+
+
 @dataclass(frozen=True)
 class Source:
     """Audio that can be read from its start any number of times.
@@ -33,6 +56,7 @@ class Source:
         num_frames: per channel.
         num_channels: of the source.
         open: returns all frames from the start, in blocks (channels, n) float32.
+        level: of all blocks that `resampled` has read.
     """
 
     name: str
@@ -40,6 +64,7 @@ class Source:
     num_frames: int
     num_channels: int
     open: Callable[[], Iterator[np.ndarray]]
+    level: Level = field(default_factory=Level, compare=False)
 
     @classmethod
     def from_file(
@@ -91,6 +116,7 @@ class Source:
         num_read = 0
         for block in self.open():
             num_read += block.shape[1]
+            self.level.add(block)
             mixed = block.mean(axis=0, keepdims=True) if mono else block
             yield resampler.push(mixed, last=num_read == self.num_frames)
 
@@ -133,29 +159,6 @@ class ArraySink:
     def abort(self) -> None:
         """Discard the blocks."""
         self._blocks.clear()
-
-
-class Level:
-    """The mean level of a signal that comes in blocks."""
-
-    def __init__(self) -> None:
-        self._energy, self._num_samples = 0.0, 0
-
-    def add(self, block: np.ndarray) -> None:
-        """Measure a block (channels, n) float32."""
-        for row in block:
-            self._energy += float(np.dot(row, row))
-        self._num_samples += block.size
-
-    @property
-    def rms(self) -> float:
-        """Root of the mean square, full scale 1."""
-        return math.sqrt(self._energy / max(1, self._num_samples))
-
-    @property
-    def decibels(self) -> float | None:
-        """The same in dB of full scale; None for digital silence."""
-        return round(20 * math.log10(self.rms), 2) if self.rms > 0 else None
 
 
 class EncodingSink:

@@ -27,7 +27,7 @@ from open_miipher.shards.members import (
     read_rate,
 )
 from open_miipher.shards.storage import S3Config, Storage, StorageError, is_s3
-from open_miipher.shards.urls import expand
+from open_miipher.shards.urls import expand, names_below
 from open_miipher.shards.writing import ShardWriter, assign_keys, member_name
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "is_s3",
     "measure_waveform",
     "member_name",
+    "names_below",
     "open_member",
     "read_index",
     "read_rate",

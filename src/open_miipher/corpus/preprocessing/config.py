@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from open_miipher.base.errors import report
@@ -52,6 +53,11 @@ class PreprocessingOptions:
             ),
         }
         return [rule for rule, kept in rules.items() if not kept]
+
+    @property
+    def folder(self) -> Path:
+        """What the folders of both splits lie in."""
+        return Path(str(self.output_root), str(self.writer_name))
 
     @property
     def array_task(self) -> ArrayTask | None:

@@ -5,14 +5,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioInfo
 from open_miipher.audio.recording import Recording
 from open_miipher.base.errors import UserError, report
-from open_miipher.base.paths import check_apart, file_stamp, printable
+from open_miipher.base.paths import check_apart, file_identity, file_stamp, printable
 from open_miipher.base.threads import in_threads
 from open_miipher.corpus.inputs import Inputs, stored_stamp
 from open_miipher.corpus.preprocessing.config import PreprocessingOptions
@@ -234,9 +233,14 @@ def check_splits(train: RawInputs, test: RawInputs) -> None:
     both = {*train.urls, *train.directories} & {*test.urls, *test.directories}
     report([f"{printable(n)} stands in data.train and in data.test" for n in sorted(both)])
     kinds = {file.info for file in _files(test)}
-    tested = dict(_identified(test, kinds))
-    for identity, path in _identified(train, kinds):
-        if identity in tested:
+
+    def identified(inputs: RawInputs) -> Iterator[tuple[tuple[int, ...] | None, Path]]:
+        paths = _local_paths(inputs, kinds)
+        return in_threads(lambda path: (file_identity(path), path), paths)
+
+    tested = dict(identified(test))
+    for identity, path in identified(train):
+        if identity is not None and identity in tested:
             raise UserError(
                 f"{printable(path)} of data.train and {printable(tested[identity])} of data.test "
                 "are the same file; take it out of one of them"
@@ -248,24 +252,7 @@ def _files(inputs: RawInputs) -> Iterator[File]:
         yield from (files[number] for number in range(len(files)))
 
 
-def _identified(
-    inputs: RawInputs, kinds: Collection[AudioInfo]
-) -> Iterator[tuple[tuple[int, ...], Path]]:
-    """Yield local tars, and files of these kinds, with what their paths lead to over links.
-
-    Paths that lead nowhere are left out.
-    """
-    tars = (Path(url) for url in inputs.urls if not is_s3(url))
-    listed = (file.path for file in _files(inputs) if file.info in kinds)
-    for identity, path in in_threads(_identity, chain(tars, listed)):
-        if identity is not None:
-            yield identity, path
-
-
-def _identity(path: Path) -> tuple[tuple[int, ...] | None, Path]:
-    try:
-        status = path.stat()
-    except OSError:
-        return None, path
-    # Size and time as well: some network file systems give a number twice.
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns), path
+def _local_paths(inputs: RawInputs, kinds: Collection[AudioInfo]) -> Iterator[Path]:
+    """Yield where the tars lie that are no objects, and the listed files of these kinds."""
+    yield from (Path(url) for url in inputs.urls if not is_s3(url))
+    yield from (file.path for file in _files(inputs) if file.info in kinds)

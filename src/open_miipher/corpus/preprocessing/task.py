@@ -26,7 +26,7 @@ from open_miipher.data.building import source_degradation
 from open_miipher.data.config import RawSource
 from open_miipher.distributed import Share
 from open_miipher.index import read_index
-from open_miipher.shards import Sample, ShardError, ShardWriter
+from open_miipher.shards import ShardError, ShardWriter
 
 SUMMARY_NAME = "summary.json"
 
@@ -50,34 +50,32 @@ class Preprocess:
 
     Args:
         config: all of it.
+        section: of `data`: `train` or `test`.
         inputs: of the split.
-        maker: of pieces.
-        split: `train` or `val`: the keys of its samples begin with it.
-        identity: all that changes what comes out.
         pool: its workers make the shards, each with a copy of this task.
 
     Attributes:
-        identity: as given.
+        identity: all that changes what comes out.
+
+    Raises:
+        UserError: a degradation, its noise or its impulse responses are wrong.
     """
 
-    def __init__(
-        self,
-        config: Preprocessing,
-        inputs: RawInputs,
-        maker: PieceMaker,
-        split: str,
-        identity: Mapping[str, Any],
-        pool: Pool | None,
-    ) -> None:
+    def __init__(self, config: Preprocessing, section: str, inputs: RawInputs, pool: Pool) -> None:
         self._data, self._options = config.data, config.options
-        self.inputs, self._maker, self._split, self._pool = inputs, maker, split, pool
-        self._output_dir = output_folder(config, split)
+        self.inputs, self._split, self._pool = inputs, SPLITS[section], pool
         self._given: frozenset[str] = frozenset()  # ids of the units of the plan
-        self.identity = identity
+        data, options, source = config.data, config.options, getattr(config.data, section)
+        degradation = source_degradation(
+            data.degradation, source, f"data.{section}", data.sample_rate
+        )
+        self._maker = PieceMaker(data, options.crops, options.seed, degradation)
+        self.identity: Mapping[str, Any] = _identity(config, source)
+        self.output_dir = options.folder / self._split / str(options.job_id)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what workers do not need."""
-        return {**self.__dict__, "_pool": None, "_given": frozenset()}
+        return {k: v for k, v in self.__dict__.items() if k not in ("_pool", "_given")}
 
     def plan(self, ledger: Ledger) -> Plan:
         """Find the units that are left, and remove what there is of them, and of units gone since.
@@ -88,10 +86,9 @@ class Preprocess:
         """
         ids = self.inputs.ids()
         self._given = frozenset(ids)
-        num_shards = dict.fromkeys(
-            ledger.name_all(ids, "tar", self.inputs.assign), 0
-        )  # the most of a row
-        for row in Ledger(self._output_dir).all_rows():
+        names = ledger.name_all(ids, "tar", self.inputs.assign)
+        num_shards = dict.fromkeys(names, 0)  # the most that a row has
+        for row in Ledger(self.output_dir).all_rows():
             most = num_shards.get(row["id"], 0)
             num_shards[row["id"]] = max(most, len(row.get("outputs", ())))
         gone = {item: num for item, num in num_shards.items() if item not in self._given}
@@ -103,8 +100,6 @@ class Preprocess:
 
     def process(self, items: Share[Item]) -> Iterator[Row]:
         """Make the units of one rank (see `corpus.run.Task`)."""
-        if self._pool is None:
-            raise RuntimeError("a worker's copy of a task runs nothing")
         done = self._pool.map(
             self.build,
             map(self.inputs.filled, items),
@@ -130,12 +125,23 @@ class Preprocess:
                 disk refuses.
         """
         row = _new_row(item)
-        samples = self._samples(item, row)
+        rate, options = self._data.sample_rate, self._options
+        groups = enumerate(pack(self._pieces(item, row), self._data.sample_samples))
+        samples = (
+            to_sample(
+                f"{self._split}-{item.output}-{number:06d}",
+                group,
+                rate,
+                options.audio_format,
+                options.ssl_inputs,
+            )
+            for number, group in groups
+        )
         while (first := next(samples, None)) is not None:
-            path = self._output_dir / shard_name(item.output, len(row["outputs"]))
+            path = self.output_dir / shard_name(item.output, len(row["outputs"]))
             try:
                 with ShardWriter(path) as shard:
-                    for sample in chain([first], islice(samples, self._options.shard_maxcount - 1)):
+                    for sample in chain([first], islice(samples, options.shard_maxcount - 1)):
                         shard.add(sample)
                         row["samples"] += 1
             except OSError as error:
@@ -169,7 +175,7 @@ class Preprocess:
         }
         text = json.dumps(summary, indent=1, ensure_ascii=False)
         text = text.encode("utf-8", "backslashreplace").decode()  # names that are no UTF-8
-        path = self._output_dir / SUMMARY_NAME
+        path = self.output_dir / SUMMARY_NAME
         remove_leftovers([path])
         write_lines(path, [text])
         shares = ", ".join(
@@ -205,21 +211,14 @@ class Preprocess:
             shards = self._shards(unit_name(item), num_shards)
             for path in reversed(shards):  # so that those that a kill here leaves are found again
                 path.unlink(missing_ok=True)
-            possible += [*shards, self._output_dir / shard_name(unit_name(item), len(shards))]
+            possible += [*shards, self.output_dir / shard_name(unit_name(item), len(shards))]
         remove_leftovers(possible)
 
     def _shards(self, unit: str, num_shards: int) -> list[Path]:
         """Return where a unit's shards may be: so many, and those that follow without a gap."""
-        paths = (self._output_dir / shard_name(unit, number) for number in count())
+        paths = (self.output_dir / shard_name(unit, number) for number in count())
         known = list(islice(paths, num_shards))
         return [*known, *takewhile(Path.exists, paths)]
-
-    def _samples(self, item: Item, row: Row) -> Iterator[Sample]:
-        groups = pack(self._pieces(item, row), self._data.sample_samples)
-        for number, group in enumerate(groups):
-            key = f"{self._split}-{item.output}-{number:06d}"
-            rate, options = self._data.sample_rate, self._options
-            yield to_sample(key, group, rate, options.audio_format, options.ssl_inputs)
 
     def _pieces(self, item: Item, row: Row) -> Iterator[Piece]:
         """Yield the pieces of a unit; what cannot be read is counted and told in its row."""
@@ -279,12 +278,6 @@ def shard_name(unit: str, number: int) -> str:
     return f"{unit}-{number:05d}.tar"
 
 
-def output_folder(config: Preprocessing, split: str) -> Path:
-    """Return where the shards of a split go."""
-    options = config.options
-    return Path(str(options.output_root), str(options.writer_name), split, str(options.job_id))
-
-
 def build_tasks(config: Preprocessing, pool: Pool) -> dict[Path, Preprocess]:
     """Build the runs that a configuration asks for, one for each split with inputs.
 
@@ -307,17 +300,11 @@ def build_tasks(config: Preprocessing, pool: Pool) -> dict[Path, Preprocess]:
     given = {name: source for name, source in sources.items() if source.dir_list or source.urls}
     inputs = {name: RawInputs(given[name], f"data.{name}", data, options) for name in given}
     for found in inputs.values():
-        found.check(Path(str(options.output_root), str(options.writer_name)))
+        found.check(options.folder)
     if len(inputs) == 2:
         check_splits(inputs["train"], inputs["test"])
-    tasks = {}
-    for name, source in given.items():
-        degradation = source_degradation(data.degradation, source, f"data.{name}", data.sample_rate)
-        maker = PieceMaker(data, options.crops, options.seed, degradation)
-        identity = _identity(config, source)
-        task = Preprocess(config, inputs[name], maker, SPLITS[name], identity, pool)
-        tasks[output_folder(config, SPLITS[name])] = task
-    return tasks
+    tasks = [Preprocess(config, name, found, pool) for name, found in inputs.items()]
+    return {task.output_dir: task for task in tasks}
 
 
 def _identity(config: Preprocessing, source: RawSource) -> dict[str, Any]:
