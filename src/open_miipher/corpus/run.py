@@ -161,15 +161,16 @@ def _run(task: Task, ledger: Ledger, world: World, overwrite: bool, stop: StopSi
 
     def prepare() -> tuple[int, Plan, int]:
         nonlocal plan
-        number = ledger.claim(task.identity, overwrite)
+        ledger.claim(task.identity, overwrite)
         mark_requeue(ledger.directory, False)
         plan = task.plan(ledger)
         _log_plan(ledger, plan)
-        return number, replace(plan, items=[], failed=[]), len(plan.items) + len(plan.failed)
+        num_items = len(plan.items) + len(plan.failed)
+        return ledger.number, replace(plan, items=[], failed=[]), num_items
 
-    number, words, num_items = world.on_main(prepare)
+    ledger.number, words, num_items = world.on_main(prepare)
     share = share_out(plan.items, world, stop)
-    own = _work(task, share, plan.failed, words.unit, ledger, world, number)
+    own = _work(task, share, plan.failed, words.unit, ledger, world)
     # A rank that was stopped waits here as well: the others come once their own work is done.
     try:
         results = world.gather((*own, stop.received))
@@ -215,26 +216,20 @@ def _log_plan(ledger: Ledger, plan: Plan) -> None:
 
 
 def _work(
-    task: Task,
-    share: Share[Item],
-    unreadable: list[Row],
-    unit: str,
-    ledger: Ledger,
-    world: World,
-    number: int,
+    task: Task, share: Share[Item], failed: list[Row], unit: str, ledger: Ledger, world: World
 ) -> tuple[str | None, int, int]:
     """Do a rank's work; returns why it could not go on, and how many items it did and failed."""
     whose = f"process 1 of {world.size}" if world.size > 1 else ""
-    num_items, num_done, num_failed = len(unreadable) + share.num_items, 0, 0
+    num_items, num_done, num_failed = len(failed) + share.num_items, 0, 0
     try:
         with (
             ledger.writer(world.rank) as writer,
             Progress(num_items, share.cost, world.is_main, whose, unit) as progress,
         ):
-            for row in itertools.chain(unreadable, task.process(share)):
+            for row in itertools.chain(failed, task.process(share)):
                 if row["error"] is not None:
                     progress.say(f"failed: {row['error']}")
-                writer.write([{"run": number, "time": round(time.time(), 3), **row}])
+                writer.write([{"run": ledger.number, "time": round(time.time(), 3), **row}])
                 num_done += row["error"] is None
                 num_failed += row["error"] is not None
                 progress.advance(share.end(row["id"]))

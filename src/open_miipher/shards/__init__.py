@@ -24,6 +24,7 @@ from open_miipher.shards.members import (
     extension_of,
     measure_waveform,
     open_member,
+    open_recordings,
     read_rate,
 )
 from open_miipher.shards.storage import S3Config, Storage, StorageError, is_s3
@@ -58,6 +59,7 @@ __all__ = [
     "member_name",
     "names_below",
     "open_member",
+    "open_recordings",
     "read_index",
     "read_rate",
     "read_samples",

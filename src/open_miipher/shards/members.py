@@ -12,6 +12,7 @@ import soundfile
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioInfo, Encoded, probe, read, read_header
 from open_miipher.audio.recording import Recording
+from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.shards.archive import Sample, ShardError
 
@@ -175,6 +176,36 @@ def open_member(sample: Sample, name: str, prefix: str = "") -> Member:
     waveform, _ = decode_waveform(sample.members[name], full_name)
     num_channels, num_frames = waveform.shape
     return Member(full_name, AudioInfo(rate, num_frames, num_channels, "", ""), waveform)
+
+
+def open_recordings(sample: Sample, url: str) -> Iterator[tuple[str, Member | UserError]]:
+    """Yield name and recording of every audio member of a raw sample, or why it is none.
+
+    Several are one sample where file names have dots: `a.0.wav` and `a.1.wav` share the key `a`.
+    Without any, the first array counts, if the sample says its rate.
+
+    Raises:
+        ShardError: the sample is a pair that was made of speech, not speech.
+    """
+    stems = {name.partition(".")[0] for name in sample.members}
+    if {CLEAN_MEMBER, DAMAGED_MEMBER} <= stems:
+        raise ShardError(
+            f"{printable(url)}: {printable(sample.key)} is a pair of clean and damaged speech, as "
+            "src/preprocess.py writes them, and no recording; take these shards out of the inputs"
+        )
+    names = [name for name in sample.members if extension_of(name) in AUDIO_EXTENSIONS]
+    if not names and RATE_MEMBER in sample.members:
+        names = [n for n in sample.members if extension_of(n) in ARRAY_EXTENSIONS][:1]
+    if not names:
+        members = printable(", ".join(sample.members))
+        problem = f"{url}: {sample.key} has no audio among its members {members}"
+        yield sample.key, ShardError(printable(problem))
+    for name in names:
+        full_name = f"{sample.key}.{name}"
+        try:
+            yield full_name, open_member(sample, name)
+        except UserError as error:
+            yield full_name, ShardError(printable(f"{url}: {error}"))
 
 
 def extension_of(name: str) -> str:

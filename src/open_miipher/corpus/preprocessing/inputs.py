@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioInfo
+from open_miipher.audio.io import AudioInfo
 from open_miipher.audio.recording import Recording
 from open_miipher.base.errors import UserError, report
 from open_miipher.base.paths import check_apart, file_identity, file_stamp, printable
@@ -20,17 +20,11 @@ from open_miipher.data.building import open_files
 from open_miipher.data.config import PreprocessingData, RawSource
 from open_miipher.data.files import File, Files
 from open_miipher.shards import (
-    ARRAY_EXTENSIONS,
-    CLEAN_MEMBER,
-    DAMAGED_MEMBER,
-    RATE_MEMBER,
-    Sample,
     ShardError,
     Storage,
     expand,
-    extension_of,
     is_s3,
-    open_member,
+    open_recordings,
     read_samples,
 )
 
@@ -170,7 +164,7 @@ class RawInputs(Inputs):
             raise ShardError(f"{printable(unit.source)} is empty")
         with self._storage.open(unit.source) as tar:
             for sample in read_samples(tar, unit.source):
-                for name, recording in _recordings(sample, unit.source):
+                for name, recording in open_recordings(sample, unit.source):
                     yield f"{unit.source}/{name}", recording
 
     def _blocks(self, directory: str) -> Iterator[tuple[list[Any], float, Unit]]:
@@ -189,36 +183,6 @@ class RawInputs(Inputs):
             held, seconds = held + taken, seconds + taken / rate
             digest.update(f"{file.entry} {stamp and tuple(stamp)}\n".encode())
         yield [digest.hexdigest()], seconds, Unit(directory, (first, len(files)))
-
-
-def _recordings(sample: Sample, url: str) -> Iterator[tuple[str, Recording | UserError]]:
-    """Yield name and recording of every audio member of a raw sample, or why it is none.
-
-    Several are one sample where file names have dots: `a.0.wav` and `a.1.wav` share the key `a`.
-    Without any, the first array counts, if the sample says its rate.
-
-    Raises:
-        ShardError: the sample is a pair that was made of speech, not speech.
-    """
-    stems = {name.partition(".")[0] for name in sample.members}
-    if {CLEAN_MEMBER, DAMAGED_MEMBER} <= stems:
-        raise ShardError(
-            f"{printable(url)}: {printable(sample.key)} is a pair of clean and damaged speech, as "
-            "src/preprocess.py writes them, and no recording; take these shards out of the inputs"
-        )
-    names = [name for name in sample.members if extension_of(name) in AUDIO_EXTENSIONS]
-    if not names and RATE_MEMBER in sample.members:
-        names = [n for n in sample.members if extension_of(n) in ARRAY_EXTENSIONS][:1]
-    if not names:
-        members = printable(", ".join(sample.members))
-        problem = f"{url}: {sample.key} has no audio among its members {members}"
-        yield sample.key, ShardError(printable(problem))
-    for name in names:
-        full_name = f"{sample.key}.{name}"
-        try:
-            yield full_name, open_member(sample, name)
-        except UserError as error:
-            yield full_name, ShardError(printable(f"{url}: {error}"))
 
 
 def check_splits(train: RawInputs, test: RawInputs) -> None:

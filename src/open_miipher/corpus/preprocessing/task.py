@@ -20,10 +20,10 @@ from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.pool import Pool
 from open_miipher.corpus.preprocessing.config import Preprocessing
 from open_miipher.corpus.preprocessing.inputs import RawInputs, check_splits, unit_name
-from open_miipher.corpus.preprocessing.pieces import Piece, PieceMaker, Unreadable, pack, to_sample
 from open_miipher.corpus.run import Item, Plan
 from open_miipher.data.building import source_degradation
 from open_miipher.data.config import RawSource
+from open_miipher.data.pieces import Piece, PieceMaker, Unreadable, pack, to_sample
 from open_miipher.distributed import Share
 from open_miipher.index import read_index
 from open_miipher.shards import ShardError, ShardWriter
