@@ -44,6 +44,11 @@ def size_of(path: Path) -> int | None:
     return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
+def existing_parent(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists, links followed."""
+    return next(p for p in (path, *path.resolve().parents) if p.exists())
+
+
 def lies_in(path: str | Path, folder: str | Path) -> bool:
     """Whether a path is a folder or lies in it, links followed."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

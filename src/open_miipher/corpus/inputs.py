@@ -16,7 +16,7 @@ from open_miipher.base.rows import Row
 from open_miipher.base.threads import in_threads
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.names import assign_names
-from open_miipher.corpus.run import Item
+from open_miipher.corpus.run import Item, Plan
 from open_miipher.restoration import Source
 from open_miipher.shards import Storage, StorageError
 
@@ -28,11 +28,13 @@ class Inputs(ABC):
 
     Attributes:
         identity: what changes what comes out.
+        unit, called_failed: see `Plan`.
         is_estimate: whether costs are taken from sizes.
         are_packed: whether an item becomes a tar shard, and not a file.
     """
 
     identity: Mapping[str, Any] = {}
+    unit, called_failed = "files", "failed"
     is_estimate = are_packed = False
 
     @abstractmethod
@@ -117,7 +119,7 @@ def find_left(
     ledger: Ledger,
     look: Callable[[str, str, Any], Item | Row],
     from_nothing: bool = False,
-) -> dict[str, Any]:
+) -> Plan:
     """Tell what is done, or cannot be, from what is left, and look into what is left.
 
     Args:
@@ -126,9 +128,6 @@ def find_left(
         ledger: of the task whose items count.
         look: gives an item from its id, output and stamp, or its row if it cannot be started.
         from_nothing: as if nothing was done.
-
-    Returns:
-        All fields of the `Plan` but its words.
 
     Raises:
         UserError: all that `Inputs.stamp` and `look` raised.
@@ -149,15 +148,17 @@ def find_left(
     found = list(in_threads(find, own))
     report([str(entry) for entry in found if isinstance(entry, UserError)])
     left = [entry for entry in found if isinstance(entry, Item)]
-    return {
-        "items": left,
-        "failed": [entry for entry in found if isinstance(entry, dict)],
-        "num_done": found.count(_DONE),
-        "num_failed": found.count(_FAILED),
-        "num_changed": sum(i.id in rows and rows[i.id]["stamp"] != i.stamp for i in left),
-        "num_inputs": len(items),
-        "is_estimate": inputs.is_estimate,
-    }
+    return Plan(
+        items=left,
+        failed=[entry for entry in found if isinstance(entry, dict)],
+        unit=inputs.unit,
+        called_failed=inputs.called_failed,
+        num_done=found.count(_DONE),
+        num_failed=found.count(_FAILED),
+        num_changed=sum(i.id in rows and rows[i.id]["stamp"] != i.stamp for i in left),
+        num_inputs=len(items),
+        is_estimate=inputs.is_estimate,
+    )
 
 
 def _is_whole(row: Row, output_dir: Path) -> bool:

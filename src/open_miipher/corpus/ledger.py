@@ -25,6 +25,7 @@ from typing import Any
 
 from open_miipher.base.atomic import write_lines
 from open_miipher.base.errors import UserError
+from open_miipher.base.paths import size_of
 from open_miipher.base.rows import Row, RowWriter, read_rows
 from open_miipher.corpus.array import ArrayTask, Tenancy, place
 from open_miipher.distributed import turn
@@ -194,12 +195,12 @@ class Ledger:
         """
         path = self.root / "names.jsonl"
         while True:
-            size = _size(path)
+            size = size_of(path)
             given = self.names(extension)
             if all(item in given for item in items):
                 return given
             with turn(self.root):
-                if _size(path) != size:
+                if size_of(path) != size:
                     continue  # another one was first: read it outside, so that nobody waits
                 new = assign(items, given, extension)
                 with RowWriter(path) as writer:
@@ -252,10 +253,6 @@ class Ledger:
         """Return the content of run.json; empty if there is none."""
         path = self.root / "run.json"
         return json.loads(path.read_text()) if path.exists() else {}
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
 
 
 def _first_that_counts(since: Mapping[str, Mapping[str, int]], item: str) -> int:

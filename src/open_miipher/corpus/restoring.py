@@ -11,7 +11,7 @@ from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.io import AudioError
 from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.errors import UserError
-from open_miipher.base.paths import printable
+from open_miipher.base.paths import existing_parent, printable
 from open_miipher.base.rows import Row
 from open_miipher.corpus.array import ArrayTask
 from open_miipher.corpus.inputs import Inputs, InputSample, find_left
@@ -60,7 +60,8 @@ class Restore:
         """
         found = self._inputs.ids()
         names = ledger.name_all(found, self._extension, self._inputs.assign)
-        items, plan = self._plan(found, names, ledger)
+        items = self._inputs.items({item: names[item] for item in found})
+        plan = find_left(self._inputs, items, ledger, self._look)
         left = [item.id for item in plan.items] + [row["id"] for row in plan.failed]
         remove_leftovers(self._output_dir / items[item] for item in left)
         remove_leftovers(ledger.samples_path(item) for item in left)
@@ -122,7 +123,8 @@ class Restore:
         found = self._inputs.ids()
         given = ledger.names(self._extension)
         names = {**given, **self._inputs.assign(found, given, self._extension)}
-        _, plan = self._plan(found, names, ledger, from_nothing=overwrite)
+        items = self._inputs.items({item: names[item] for item in found})
+        plan = find_left(self._inputs, items, ledger, self._look, from_nothing=overwrite)
         num_own = plan.num_done + plan.num_failed + len(plan.items) + len(plan.failed)
         label, about = f"{plan.unit}:".ljust(12), "about " if plan.is_estimate else ""
         said = [
@@ -147,21 +149,6 @@ class Restore:
         path = self._output_dir / MANIFEST_NAME
         remove_leftovers([path])
         write_lines(path, map(json.dumps, listed))
-
-    def _plan(
-        self,
-        found: Iterable[str],
-        names: Mapping[str, str],
-        ledger: Ledger,
-        from_nothing: bool = False,
-    ) -> tuple[dict[str, str], Plan]:
-        """Return every item with its output, and what is left of them."""
-        items = self._inputs.items({name: names[name] for name in found})
-        plan = find_left(self._inputs, items, ledger, self._look, from_nothing)
-        if self._inputs.are_packed:
-            failed = "failed or lack samples that failed"
-            return items, Plan(**plan, unit="shards", called_failed=failed)
-        return items, Plan(**plan, unit="files", called_failed="failed")
 
     def _look(self, item: str, output: str, stamp: Any) -> Item | Row:
         """Look into an item that is left; what cannot be restored is its row."""
@@ -188,10 +175,8 @@ class Restore:
         )
 
     def _lack_of_room(self, plan: Plan) -> str | None:
-        existing = next(
-            p for p in (self._output_dir, *self._output_dir.resolve().parents) if p.exists()
-        )
-        free, needed = shutil.disk_usage(existing).free, self._total_bytes(plan)
+        free = shutil.disk_usage(existing_parent(self._output_dir)).free
+        needed = self._total_bytes(plan)
         if needed <= free:
             return None
         return (

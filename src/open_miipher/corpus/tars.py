@@ -37,7 +37,14 @@ _MEASURED_SHARDS, _MEASURED_SAMPLES = 3, 8
 _USUAL_SECONDS_PER_BYTE = 1 / 48_000  # 16 bits at 24 kHz
 
 
-class TarShards(Inputs):
+class Packed(Inputs):
+    """Inputs that become tar shards."""
+
+    unit, called_failed = "shards", "failed or lack samples that failed"
+    are_packed = True
+
+
+class TarShards(Packed):
     """Tar shards, each of which becomes one of the same name.
 
     Args:
@@ -46,7 +53,7 @@ class TarShards(Inputs):
         member: which member of each sample is restored; all audio files if None.
     """
 
-    is_estimate = are_packed = True
+    is_estimate = True
 
     def __init__(self, urls: Sequence[str], storage: Storage, member: str | None = None) -> None:
         self._urls, self._storage, self._member = urls, storage, member
@@ -134,7 +141,7 @@ Group = list[tuple[str, str, Segment, str | None]]
 """Segments of a shard: id, what its key is named after, and why it cannot be read, if it cannot."""
 
 
-class Groups(Inputs):
+class Groups(Packed):
     """Recordings, a fixed number of them to a shard.
 
     A recording stays in the shard that it was once given, and new ones get new shards.
@@ -144,8 +151,6 @@ class Groups(Inputs):
         size: recordings of a shard.
     """
 
-    are_packed = True
-
     def __init__(self, recordings: Recordings, size: int) -> None:
         if size < 1:
             raise UserError(f"--output-shards {size}: give the samples of a shard, 1 or more")
@@ -154,7 +159,7 @@ class Groups(Inputs):
         self.identity: Mapping[str, Any] = {"outputs": "shards", GROUP_SIZE: size}
 
     def check(self, output_dir: Path) -> None:
-        """See `Inputs.check`."""
+        """Refuse what the recordings' own check does."""
         self._recordings.check(output_dir)
 
     def ids(self) -> list[str]:

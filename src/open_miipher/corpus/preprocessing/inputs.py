@@ -76,6 +76,8 @@ class RawInputs(Inputs):
             or something stands there twice.
     """
 
+    unit, called_failed = "inputs", "could not be read in full"
+
     def __init__(
         self, source: RawSource, key: str, data: PreprocessingData, options: PreprocessingOptions
     ) -> None:

@@ -94,9 +94,9 @@ class Preprocess:
         gone = {item: num for item, num in num_shards.items() if item not in self._given}
         self._refuse_other_inputs(gone)
         items = {item: unit_name(item) for item in ids}
-        found = find_left(self.inputs, items, ledger, self.inputs.look)
-        self._clear({**gone, **{item.id: num_shards[item.id] for item in found["items"]}})
-        return Plan(**found, unit="inputs", called_failed="could not be read in full")
+        plan = find_left(self.inputs, items, ledger, self.inputs.look)
+        self._clear({**gone, **{item.id: num_shards[item.id] for item in plan.items}})
+        return plan
 
     def process(self, items: Share[Item]) -> Iterator[Row]:
         """Make the units of one rank (see `corpus.run.Task`)."""
