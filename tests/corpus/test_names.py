@@ -3,11 +3,14 @@
 import itertools
 import random
 from collections import Counter
+from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_miipher.corpus.names import assign_groups, assign_names
+from open_miipher.corpus.inputs import assign_names
+from open_miipher.corpus.recordings import Directory
+from open_miipher.corpus.tars import Groups
 
 
 def test_the_tree_is_mirrored() -> None:
@@ -65,8 +68,9 @@ def test_inputs_without_extension_get_names_too() -> None:
 
 @given(st.sets(st.text("abc", min_size=1)), st.sets(st.text("abc", min_size=1)), st.integers(1, 5))
 def test_groups_are_full_once_and_for_ever(first: set[str], second: set[str], size: int) -> None:
-    given_first = assign_groups(first, {}, "tar", size)
-    both = {**given_first, **assign_groups(first | second, given_first, "tar", size)}
+    assign = Groups(Directory(Path()), size).assign
+    given_first = assign(first, {}, "tar")
+    both = {**given_first, **assign(first | second, given_first, "tar")}
     assert both.keys() == first | second
     for items, groups in ((first, given_first), (second - first, both)):
         counts = Counter(groups[item] for item in items).values()

@@ -7,7 +7,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from open_miipher.base.errors import UserError, report
@@ -15,7 +15,6 @@ from open_miipher.base.paths import size_of
 from open_miipher.base.rows import Row
 from open_miipher.base.threads import in_threads
 from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.names import assign_names
 from open_miipher.corpus.run import Item, Plan
 from open_miipher.restoration import Source
 from open_miipher.shards import Storage, StorageError
@@ -49,7 +48,11 @@ class Inputs(ABC):
         self, items: Collection[str], given: Mapping[str, str], extension: str
     ) -> dict[str, str]:
         """Name the outputs of inputs (a `ledger.Assign`)."""
-        return assign_names(items, given, extension)
+        return assign_names(items, given, extension, self.named_after)
+
+    def named_after(self, item: str) -> str:
+        """Return the path that an input's output is named after."""
+        return item
 
     def items(self, names: dict[str, str]) -> dict[str, str]:
         """Return every item with its output, from the output of every input."""
@@ -111,6 +114,50 @@ class InputSample:
     members: Mapping[str, bytes | Audio] = field(default_factory=dict)
     error: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+def assign_names(
+    items: Collection[str],
+    given: Mapping[str, str],
+    extension: str,
+    wanted: Callable[[str], str] = str,
+) -> dict[str, str]:
+    """Give every input an output name of its own (a `ledger.Assign`).
+
+    `a/x.flac` becomes `a/x.wav`. Where that is taken, the input's extension is kept inside the
+    name, as often as it takes: `a/x.flac.wav`. Inputs that already have the outputs' extension go
+    before the others.
+
+    The folders of the tree are there too, and no output takes the name of one.
+
+    Args:
+        items: inputs, paths in their tree with forward slashes.
+        given: names with this extension given before, by input.
+        extension: of the outputs, without the dot.
+        wanted: the path that an input's name is made from; the input itself, by default.
+
+    Returns:
+        The names that are new, by input.
+    """
+    suffix = f".{extension}"
+    paths = {item: wanted(item) for item in set(items) - set(given)}
+    folders = {str(parent) for item in items for parent in PurePosixPath(wanted(item)).parents}
+    taken = folders.union(given.values())
+    new: dict[str, str] = {}
+    for item in sorted(paths, key=lambda i: (not paths[i].endswith(suffix), paths[i], i)):
+        stem, own_suffix = _split(paths[item])
+        while stem + suffix in taken:
+            stem += own_suffix or "_"
+        new[item] = stem + suffix
+        taken.add(new[item])
+    return new
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Split a path into what stands before its extension, and the extension with its dot."""
+    pure = PurePosixPath(path)
+    suffix = ".tar.gz" if pure.name.endswith(".tar.gz") else pure.suffix
+    return str(pure).removesuffix(suffix), suffix
 
 
 def find_left(

@@ -4,7 +4,7 @@ import math
 import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,6 @@ from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioInfo, probe
 from open_miipher.base.errors import UserError, report
 from open_miipher.base.paths import check_apart, file_stamp, lies_in, printable
 from open_miipher.corpus.inputs import Audio, Inputs, InputSample
-from open_miipher.corpus.names import assign_names
 from open_miipher.corpus.run import Item
 from open_miipher.index import find_audio
 from open_miipher.index.manifest import read_manifest
@@ -97,16 +96,6 @@ class Recordings(Inputs):
     @abstractmethod
     def segment(self, item: str) -> Segment:
         """Return an input."""
-
-    def named_after(self, item: str) -> str:
-        """Return the path that an input's output is named after."""
-        return item
-
-    def assign(
-        self, items: Collection[str], given: Mapping[str, str], extension: str
-    ) -> dict[str, str]:
-        """Name the outputs of inputs."""
-        return assign_names(items, given, extension, self.named_after)
 
     def stamp(self, item: str) -> Any:
         """Return the stamp of the file."""

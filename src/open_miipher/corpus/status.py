@@ -31,15 +31,17 @@ Interval = tuple[float, float]
 
 @dataclass
 class Made:
-    """Files that were made, or tried, and the seconds of audio in them."""
+    """Files that were made, or tried, the seconds of audio in them, and when the last one was."""
 
     files: int = 0
     seconds: float = 0.0
+    last_time: float = 0.0
 
-    def add(self, seconds: float) -> None:
+    def add(self, seconds: float, when: float = 0.0) -> None:
         """Count one more."""
         self.files += 1
         self.seconds += seconds
+        self.last_time = max(self.last_time, when)
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ class _Tally:
 
     Attributes:
         newest: by item.
-        by_run: what each run made; last_time: when its newest row was written.
+        by_run: what each run made.
         recent: what was made since a time, in seconds since the epoch; overall: what ever was.
         done: what is done now; num_failed: items that failed, also in part, and count.
         samples: what the items hold, if they are shards.
@@ -219,7 +221,6 @@ class _Tally:
 
     def __init__(self, ledger: Ledger, recent_since: float) -> None:
         self.by_run: dict[int, Made] = defaultdict(Made)
-        self.last_time: dict[int, float] = defaultdict(float)
         self.recent, self.overall, self.done = Made(), Made(), Made()
         self.newest: dict[str, _Newest] = {}
         for row in ledger.all_rows():
@@ -249,11 +250,10 @@ class _Tally:
         if FORGOTTEN in row:
             return
         when = row.get("time", 0.0)
-        self.last_time[run] = max(self.last_time[run], when)
-        for made in (self.by_run[run], self.overall):
-            made.add(seconds)
+        self.by_run[run].add(seconds, when)
+        self.overall.add(seconds, when)
         if when >= recent_since:
-            self.recent.add(seconds)
+            self.recent.add(seconds, when)
 
 
 def _failures(ledger: Ledger, tally: _Tally) -> list[Failure]:
@@ -332,7 +332,7 @@ def _intervals(log: list[Row], who: str | None, tally: _Tally, now: float) -> It
     for event in begins:
         run = event["run"]
         is_on = who is not None and event is begins[-1]
-        yield event["time"], ends.get(run, now if is_on else tally.last_time[run])
+        yield event["time"], ends.get(run, now if is_on else tally.by_run[run].last_time)
 
 
 def _person(text: str) -> str:

@@ -12,9 +12,9 @@ from typing import Any
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, Encoded
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import check_apart, printable
+from open_miipher.base.plain import as_json
 from open_miipher.corpus.inputs import Audio, Inputs, InputSample, stored_stamp
 from open_miipher.corpus.ledger import GROUP_SIZE
-from open_miipher.corpus.names import assign_groups
 from open_miipher.corpus.recordings import Recordings, Segment
 from open_miipher.corpus.run import Item
 from open_miipher.restoration import Source
@@ -33,6 +33,7 @@ from open_miipher.shards import (
     read_samples,
 )
 
+_PREFIX = "restored-"
 _MEASURED_SHARDS, _MEASURED_SAMPLES = 3, 8
 _USUAL_SECONDS_PER_BYTE = 1 / 48_000  # 16 bits at 24 kHz
 
@@ -100,7 +101,12 @@ class TarShards(Packed):
 
     def _sample(self, item: str, sample: Sample) -> InputSample:
         path = f"{item}/{sample.key}"
-        chosen = [name for name in sample.members if self._is_chosen(name)]
+        chosen = [
+            name
+            for name in sample.members
+            if name == self._member
+            or (self._member is None and extension_of(name) in AUDIO_EXTENSIONS)
+        ]
         if not chosen:
             what = "audio" if self._member is None else f"member {self._member}"
             return InputSample(path, sample.key, error=f"{printable(path)} has no {what}")
@@ -112,11 +118,6 @@ class TarShards(Packed):
                 return InputSample(f"{path}.{name}", sample.key, error=str(error))
             members[name] = Audio(member.name, _source(member))
         return InputSample(path, sample.key, members)
-
-    def _is_chosen(self, name: str) -> bool:
-        if self._member is not None:
-            return name == self._member
-        return extension_of(name) in AUDIO_EXTENSIONS
 
     def _measure(self) -> float:
         """Return the seconds of audio a byte in the first samples of a few shards."""
@@ -144,7 +145,7 @@ Group = list[tuple[str, str, Segment, str | None]]
 class Groups(Packed):
     """Recordings, a fixed number of them to a shard.
 
-    A recording stays in the shard that it was once given, and new ones get new shards.
+    A recording stays in the shard that it was once given, `restored-000000.tar` …
 
     Args:
         recordings: the inputs.
@@ -169,8 +170,15 @@ class Groups(Packed):
     def assign(
         self, items: Collection[str], given: Mapping[str, str], extension: str
     ) -> dict[str, str]:
-        """Put recordings into groups."""
-        return assign_groups(items, given, extension, self._size)
+        """Put recordings that have no shard yet into new ones, so that a shard is made once."""
+        suffix = f".{extension}"
+        numbers = (n.removeprefix(_PREFIX).removesuffix(suffix) for n in set(given.values()))
+        first = max((int(number) for number in numbers if number.isdigit()), default=-1) + 1
+        new = sorted(set(items) - set(given))
+        return {
+            item: f"{_PREFIX}{first + place // self._size:06d}{suffix}"
+            for place, item in enumerate(new)
+        }
 
     def items(self, names: dict[str, str]) -> dict[str, str]:
         """Every shard is an item of its own name."""
@@ -213,8 +221,7 @@ class Groups(Packed):
             audio = Audio(name, segment.source())
             members: dict[str, bytes | Audio] = {extension_of(segment.path): audio}
             if extra:
-                text = json.dumps(extra, ensure_ascii=False)
-                members["json"] = text.encode("utf-8", "backslashreplace")  # half a surrogate pair
+                members["json"] = as_json(extra)
             yield InputSample(name, key, members, extra=extra)
 
 

@@ -1,6 +1,5 @@
 """From a recording to pairs of clean and damaged speech, and from those to a shard's samples."""
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -11,6 +10,7 @@ import numpy as np
 from open_miipher.audio.level import SILENCE, at_peak, peak_of
 from open_miipher.audio.recording import Recording
 from open_miipher.base.errors import UserError
+from open_miipher.base.plain import as_json
 from open_miipher.data.config import PreprocessingData
 from open_miipher.degradation import Stage, Trace
 from open_miipher.degradation.band import LOW_CUT_SECONDS, low_cut
@@ -220,14 +220,10 @@ def to_sample(
         f"{CLEAN_MEMBER}.{audio_format}": encode_waveform(clean, sample_rate, audio_format),
         f"{DAMAGED_MEMBER}.{audio_format}": encode_waveform(damaged, sample_rate, audio_format),
         RATE_MEMBER: str(sample_rate).encode(),
-        "names.json": _json(names),
-        "degradations.json": _json([piece.drawn for piece in group]),
+        "names.json": as_json(names),
+        "degradations.json": as_json([piece.drawn for piece in group]),
     }
     if with_ssl_inputs:
         members["ssl_inputs.npy"] = ssl_inputs(clean, sample_rate)
         members["noisy_ssl_inputs.npy"] = ssl_inputs(damaged, sample_rate)
     return Sample(key, members)
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")

@@ -1,6 +1,5 @@
 """The corpus run that makes shards of degraded pairs from raw collections."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -13,7 +12,7 @@ import torch
 from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
-from open_miipher.base.plain import leaves
+from open_miipher.base.plain import as_json, leaves
 from open_miipher.base.rows import Row
 from open_miipher.corpus.inputs import find_left
 from open_miipher.corpus.ledger import Ledger
@@ -125,18 +124,10 @@ class Preprocess:
                 disk refuses.
         """
         row = _new_row(item)
-        rate, options = self._data.sample_rate, self._options
+        key, rate, options = f"{self._split}-{item.output}", self._data.sample_rate, self._options
         groups = enumerate(pack(self._pieces(item, row), self._data.sample_samples))
-        samples = (
-            to_sample(
-                f"{self._split}-{item.output}-{number:06d}",
-                group,
-                rate,
-                options.audio_format,
-                options.ssl_inputs,
-            )
-            for number, group in groups
-        )
+        kind = options.audio_format, options.ssl_inputs
+        samples = (to_sample(f"{key}-{n:06d}", group, rate, *kind) for n, group in groups)
         while (first := next(samples, None)) is not None:
             path = self.output_dir / shard_name(item.output, len(row["outputs"]))
             try:
@@ -173,11 +164,9 @@ class Preprocess:
             "degradations": dict(sorted(degradations.items())),
             "problems": problems,
         }
-        text = json.dumps(summary, indent=1, ensure_ascii=False)
-        text = text.encode("utf-8", "backslashreplace").decode()  # names that are no UTF-8
         path = self.output_dir / SUMMARY_NAME
         remove_leftovers([path])
-        write_lines(path, [text])
+        write_lines(path, [as_json(summary, indent=1).decode()])
         shares = ", ".join(
             f"{name} {num / max(1, sums['pieces']):.0%}"
             for name, num in sorted(degradations.items())
