@@ -8,7 +8,7 @@ last one) it decides when it is its turn.
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -90,21 +90,20 @@ class Tenancy:
             UserError: another run, another array, or the same task is at work there.
         """
         where, task = self._root.parent, self._array_task
-        if task is None:
-            working = _at_work(self._root, lambda other: True)
-            if working:
-                raise UserError(
-                    f"{where} is being written by {working}; wait until they end, or start with "
-                    "--num-shards and --shard-id as they were"
-                )
-            self._locks.append(hold(self._root, _PATIENCE))
-            return
-        working = _at_work(self._root, lambda other: other.count != task.count)
+        working = _at_work(self._root, None if task is None else task.count)
+        if working and task is None:
+            raise UserError(
+                f"{where} is being written by {working}; wait until they end, or start with "
+                "--num-shards and --shard-id as they were"
+            )
         if working:
             raise UserError(
                 f"{where} is being written by {working}, and an item may be theirs and {task}'s; "
                 "wait until they end, or use their --num-shards"
             )
+        if task is None:
+            self._locks.append(hold(self._root, _PATIENCE))
+            return
         whole = take(self._root, is_shared=True)
         if whole is None:
             raise UserError(
@@ -112,7 +111,8 @@ class Tenancy:
                 f"({holder(self._root) or 'unknown'}); wait for it or choose another output "
                 "directory"
             )
-        self._locks += [whole, hold(self._root / task.folder, _PATIENCE)]
+        self._locks.append(whole)
+        self._locks.append(hold(self._root / task.folder, _PATIENCE))
 
     def close(self) -> None:
         """Let go of the locks."""
@@ -141,12 +141,12 @@ class Tenancy:
         yield False
 
 
-def _at_work(root: Path, asked: Callable[[ArrayTask], bool]) -> str:
-    """Name the array tasks at work: the first, and how many others; "" without any."""
+def _at_work(root: Path, count: int | None) -> str:
+    """Name the tasks at work of arrays of other counts: the first, and how many more."""
     found = []
     for folder in sorted(root.glob("shard-*")):
         task = ArrayTask.from_folder(folder.name)
-        if task is not None and asked(task) and (text := holder(folder)) is not None:
+        if task is not None and task.count != count and (text := holder(folder)) is not None:
             found.append(f"{task} ({text})")
     more = f" and {len(found) - 1} more tasks" if len(found) > 1 else ""
     return f"{found[0]}{more}" if found else ""

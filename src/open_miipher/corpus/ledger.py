@@ -66,16 +66,15 @@ class Ledger:
             UserError: it was not; names the differences.
         """
         recorded = self.state().get("identity", identity)
-        different = [
-            key for key in {**recorded, **identity} if recorded.get(key) != identity.get(key)
+        changes = [
+            f"{key} was {recorded.get(key)} and is {identity.get(key)}"
+            for key in {**recorded, **identity}
+            if recorded.get(key) != identity.get(key)
         ]
-        if different:
-            changes = ", ".join(
-                f"{key} was {recorded.get(key)} and is {identity.get(key)}" for key in different
-            )
+        if changes:
             raise UserError(
-                f"{self.root.parent} holds outputs that were made otherwise ({changes}); "
-                "choose another output directory, or make all of them again (--overwrite, or "
+                f"{self.root.parent} holds outputs that were made otherwise ({', '.join(changes)});"
+                " choose another output directory, or make all of them again (--overwrite, or "
                 "preprocess.overwrite=true)"
             )
 
@@ -167,13 +166,12 @@ class Ledger:
 
     def folders(self) -> list[Path]:
         """Return the folders with rows that this task's items may have."""
-        tasks = {p: ArrayTask.from_folder(p.name) for p in sorted(self.root.glob("shard-*"))}
-        own = self.array_task
-        return [self.root] + [
-            path
-            for path, task in tasks.items()
-            if task is not None and (own is None or own.may_share_with(task))
-        ]
+        own, folders = self.array_task, [self.root]
+        for path in sorted(self.root.glob("shard-*")):
+            task = ArrayTask.from_folder(path.name)
+            if task is not None and (own is None or own.may_share_with(task)):
+                folders.append(path)
+        return folders
 
     def forget(self, rows: Mapping[str, Row]) -> None:
         """Record that nothing is known of these items, given with their rows; after `claim`."""

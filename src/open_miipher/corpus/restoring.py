@@ -126,9 +126,9 @@ class Restore:
         items = self._inputs.items({item: names[item] for item in found})
         plan = find_left(self._inputs, items, ledger, self._look, from_nothing=overwrite)
         num_own = plan.num_done + plan.num_failed + len(plan.items) + len(plan.failed)
-        label, about = f"{plan.unit}:".ljust(12), "about " if plan.is_estimate else ""
+        about = "about " if plan.is_estimate else ""
         said = [
-            f"{label} {num_own} ({plan.num_done} done before, {len(plan.items)} to "
+            f"{plan.unit + ':':<12} {num_own} ({plan.num_done} done before, {len(plan.items)} to "
             f"restore, {len(plan.failed)} unreadable, {plan.num_failed} failed before)",
             f"hours:       {about}{plan.cost / 3600:.4f} to restore",
             f"output:      about {self._total_bytes(plan) / 1e6:.1f} MB to come in "

@@ -196,17 +196,13 @@ def _run(task: Task, ledger: Ledger, world: World, overwrite: bool, stop: StopSi
 
 
 def _log_plan(ledger: Ledger, plan: Plan) -> None:
+    told = ("num_inputs", "unit", "called_failed", "is_estimate", "num_done", "num_failed")
     ledger.log(
         "planned",
         num_shards=None if ledger.array_task is None else ledger.array_task.count,
-        num_inputs=plan.num_inputs,
-        unit=plan.unit,
-        called_failed=plan.called_failed,
-        is_estimate=plan.is_estimate,
         num_items=len(plan.items) + len(plan.failed),
         seconds=round(plan.cost, 3),
-        num_done=plan.num_done,
-        num_failed=plan.num_failed,
+        **{name: getattr(plan, name) for name in told},
     )
     print(
         f"{len(plan.items)} to do, {plan.num_done} done before, {plan.num_changed} changed since, "

@@ -48,7 +48,7 @@ class Wrong:
 
 
 def verify(
-    ledger: Ledger, num_threads: int, is_running: bool, shown: bool, unit: str = "files"
+    ledger: Ledger, num_threads: int, is_running: bool, shown: bool, unit: str
 ) -> list[Wrong]:
     """Check the outputs of all items, look for files that are none, and compare the manifest.
 
@@ -165,15 +165,12 @@ def _decibels(level: float | None) -> str:
 
 
 def extra_files(ledger: Ledger, rows: Mapping[str, Row], is_running: bool) -> Iterator[Wrong]:
-    """Find files in the output directory that are no output of what is done.
+    """Yield the files in the output directory that are no output of what is done.
 
     Args:
         ledger: of the output directory.
         rows: the newest one of every item.
         is_running: leave out what tasks may be making now.
-
-    Yields:
-        One for each such file.
     """
     output_dir = ledger.root.parent
     outputs = {row["output"] for row in rows.values() if row["output"] is not None}
@@ -182,25 +179,19 @@ def extra_files(ledger: Ledger, rows: Mapping[str, Row], is_running: bool) -> It
     extension = "tar" if identity.get("outputs") == "shards" else identity["format"]
     # An output that has a name and no row: a run was killed in between, or is just doing it.
     named = {output: item for item, output in ledger.names(extension).items()}
-    for path in _files(output_dir):
-        name = path.relative_to(output_dir).as_posix()
-        if name in outputs or name == MANIFEST_NAME:
-            continue
-        if is_temporary(path.name):
-            if not is_running:
-                yield Wrong(f"{printable(path)} was left by a run that was killed")
-        elif name not in named:
-            yield Wrong(f"{printable(path)} is no output of this restoration")
-        elif {named[name], name} & failed and not is_running:  # a group's item is its output
-            yield Wrong(f"{printable(path)} is older than its input, which failed since")
-
-
-def _files(output_dir: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(output_dir):
-        if Path(folder) == output_dir and ".ledger" in folders:
-            folders.remove(".ledger")
-        folders.sort()
-        yield from (Path(folder, name) for name in sorted(files))
+        folders[:] = sorted(set(folders) - ({".ledger"} if Path(folder) == output_dir else set()))
+        for path in (Path(folder, file) for file in sorted(files)):
+            name = path.relative_to(output_dir).as_posix()
+            if name in outputs or name == MANIFEST_NAME:
+                continue
+            if is_temporary(path.name):
+                if not is_running:
+                    yield Wrong(f"{printable(path)} was left by a run that was killed")
+            elif name not in named:
+                yield Wrong(f"{printable(path)} is no output of this restoration")
+            elif {named[name], name} & failed and not is_running:  # a group's item is its output
+                yield Wrong(f"{printable(path)} is older than its input, which failed since")
 
 
 def _manifest_problem(ledger: Ledger, done: Iterable[Row]) -> Iterator[Wrong]:

@@ -232,10 +232,9 @@ class ShardOutput(Output):
         if failed:
             lost = f"{len(failed)} samples of {printable(item.id)} failed: {failed[0]}"
             error = lost if error is None else f"{error}; {lost}"
-        with self._writing("the ledger"):
+        with self._writing():
             Ledger(self._setting.output_dir).write_samples(item.id, rows)
-        if self._writer is not None:
-            with self._writing(self._path):
+            if self._writer is not None:
                 self._writer.__exit__(None, None, None)
         return {
             "id": item.id,
@@ -269,25 +268,21 @@ class ShardOutput(Output):
             if isinstance(member, bytes):
                 members[name] = member
                 continue
-            problem = self._refusal(names[name], member.source)
+            problem = self._setting.refusal(names[name], member.source)
+            if problem is None and self._setting.num_bytes(member.source) > WAV_BYTE_LIMIT:
+                problem = "it would take more than 4 GiB, too much for a member of a shard"
             if problem is not None:
                 blame = member.input, f"{printable(member.input)}: {problem}"
                 return _SampleInWork(sample, {}, blame)
             members[names[name]] = self._setting.signal(member, MemorySink, member.input)
         return _SampleInWork(sample, members)
 
-    def _refusal(self, name: str, source: Source) -> str | None:
-        refusal = self._setting.refusal(name, source)
-        if refusal is None and self._setting.num_bytes(source) > WAV_BYTE_LIMIT:
-            return "it would take more than 4 GiB, too much for a member of a shard"
-        return refusal
-
     def _write(self, work: _SampleInWork) -> None:
         if work.failure is not None:
             self._rows.append(self._row(work.sample, *work.failure))
             return
         members = {n: m if isinstance(m, bytes) else m.sink.data for n, m in work.members.items()}
-        with self._writing(self._path):
+        with self._writing():
             if self._writer is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._writer = ShardWriter(self._path)
@@ -310,8 +305,9 @@ class ShardOutput(Output):
         }
 
     @contextmanager
-    def _writing(self, what: str | Path) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise WriteError(f"{printable(what)} cannot be written: {error.strerror}") from error
+            what = printable(error.filename or self._path)
+            raise WriteError(f"{what} cannot be written: {error.strerror}") from error

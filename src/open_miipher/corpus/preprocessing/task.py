@@ -144,23 +144,21 @@ class Preprocess:
 
     def finish(self, rows: Iterable[Row]) -> None:
         """Write the summary over all units that there are now, and say it in a line."""
-        sums, degradations = Counter[str](), Counter[str]()
-        num_units, num_shards, problems = 0, 0, list[str]()
+        sums, degradations, problems = Counter[str](), Counter[str](), list[str]()
         for row in rows:
             if row["id"] in self._given:
-                num_units += 1
-                num_shards += len(row["outputs"])
+                sums.update(inputs=1, shards=len(row["outputs"]))
                 sums.update({name: row[name] for name in _SUMS})
                 degradations.update(row["degradations"])
                 problems += [] if row["error"] is None else [row["error"]]
         hours = {name: round(sums[name] / 3600, 4) for name in ("seconds", "output_seconds")}
         summary = {
             "split": self._split,
-            "inputs": num_units,
+            "inputs": sums["inputs"],
             **{name: round(sums[name], 3) for name in _SUMS},
             "hours": hours["seconds"],
             "output_hours": hours["output_seconds"],
-            "shards": num_shards,
+            "shards": sums["shards"],
             "degradations": dict(sorted(degradations.items())),
             "problems": problems,
         }
@@ -174,7 +172,7 @@ class Preprocess:
         print(
             f"{self._split}: {sums['files']} files of {hours['seconds']:.2f} h, "
             f"{sums['unreadable']} unreadable, gave {sums['samples']} samples of "
-            f"{hours['output_seconds']:.2f} h in {num_shards} shards ({shares})",
+            f"{hours['output_seconds']:.2f} h in {sums['shards']} shards ({shares})",
             flush=True,
         )
 
