@@ -171,10 +171,9 @@ class Manifest(Recordings):
         self._output_dir = output_dir
 
     def ids(self) -> list[str]:
-        """Read the manifest; an id is the path in the tree, a segment's with its span.
+        """Read the manifest, and refuse all lines together that cannot be right.
 
-        Raises:
-            UserError: naming every line that cannot be right.
+        An id is the path in the tree, a segment's with its span.
         """
         self._segments, self._tree_paths, self._num_lines = {}, {}, Counter()
         problems = list(self._read())

@@ -126,11 +126,7 @@ class Survey:
 
 
 def open_ledger(directory: Path) -> Ledger:
-    """Return the ledger of an output directory.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the ledger of an output directory; a folder without one is a `UserError`."""
     ledger = Ledger(directory)
     if not ledger.state():
         raise UserError(
@@ -141,12 +137,7 @@ def open_ledger(directory: Path) -> Ledger:
 
 
 def survey(ledger: Ledger, now: float | None = None) -> Survey:
-    """Look at everything that the ledger knows.
-
-    Args:
-        ledger: of a run over all items, whoever works there.
-        now: seconds since the epoch; by default what the clock says.
-    """
+    """Look at everything that a ledger knows; `now` is in seconds since the epoch."""
     now = time.time() if now is None else now
     # Who holds locks is asked first: what he finishes in the meantime is then counted as well.
     holders = {path: holder(path) for path in ledger.folders()}

@@ -9,7 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, Encoded
+from open_miipher.audio.io import AudioError, Encoded
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import check_apart, printable
 from open_miipher.base.plain import as_json
@@ -25,6 +25,7 @@ from open_miipher.shards import (
     Storage,
     StorageError,
     assign_keys,
+    audio_names,
     expand,
     extension_of,
     is_s3,
@@ -101,12 +102,8 @@ class TarShards(Packed):
 
     def _sample(self, item: str, sample: Sample) -> InputSample:
         path = f"{item}/{sample.key}"
-        chosen = [
-            name
-            for name in sample.members
-            if name == self._member
-            or (self._member is None and extension_of(name) in AUDIO_EXTENSIONS)
-        ]
+        named = [name for name in sample.members if name == self._member]
+        chosen = audio_names(sample) if self._member is None else named
         if not chosen:
             what = "audio" if self._member is None else f"member {self._member}"
             return InputSample(path, sample.key, error=f"{printable(path)} has no {what}")

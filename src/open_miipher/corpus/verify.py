@@ -84,11 +84,11 @@ def verify(
             progress.advance(row["duration"])
             wrong += found
     if not is_running:
-        return [*wrong, *extra_files(ledger, rows, is_running), *_manifest_problem(ledger, done)]
+        return [*wrong, *_extra_files(ledger, rows, is_running), *_manifest_problem(ledger, done)]
     # A task may have made a file again while it was being checked.
     again = ledger.rows({entry.item for entry in wrong if entry.item is not None}, _FIELDS)
     still = [check(row) for _, row in sorted(again.items()) if row["output"] is not None]
-    return [*chain.from_iterable(still), *extra_files(ledger, rows, is_running)]
+    return [*chain.from_iterable(still), *_extra_files(ledger, rows, is_running)]
 
 
 def problems_of(ledger: Ledger, row: Row) -> list[str]:
@@ -164,14 +164,8 @@ def _decibels(level: float | None) -> str:
     return "digital silence" if level is None else f"{level:.1f} dB"
 
 
-def extra_files(ledger: Ledger, rows: Mapping[str, Row], is_running: bool) -> Iterator[Wrong]:
-    """Yield the files in the output directory that are no output of what is done.
-
-    Args:
-        ledger: of the output directory.
-        rows: the newest one of every item.
-        is_running: leave out what tasks may be making now.
-    """
+def _extra_files(ledger: Ledger, rows: Mapping[str, Row], is_running: bool) -> Iterator[Wrong]:
+    """Find files that are no output of these rows, and that no task may be making now."""
     output_dir = ledger.root.parent
     outputs = {row["output"] for row in rows.values() if row["output"] is not None}
     failed = {item for item, row in rows.items() if row["output"] is None}

@@ -17,15 +17,7 @@ from open_miipher.base.rows import Row
 from open_miipher.corpus.inputs import Audio, InputSample
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.run import Item
-from open_miipher.restoration import (
-    EncodingSink,
-    FileSink,
-    Job,
-    MemorySink,
-    Restorer,
-    Source,
-    WriteError,
-)
+from open_miipher.restoration import FileSink, Job, MemorySink, Restorer, Source, WriteError
 from open_miipher.shards import Sample, ShardWriter, member_name
 
 
@@ -40,7 +32,7 @@ class _Signal:
     """
 
     input: str
-    sink: EncodingSink
+    sink: FileSink | MemorySink
     job: Job
 
     def row(self) -> Row:

@@ -178,6 +178,11 @@ def open_member(sample: Sample, name: str, prefix: str = "") -> Member:
     return Member(full_name, AudioInfo(rate, num_frames, num_channels, "", ""), waveform)
 
 
+def audio_names(sample: Sample) -> list[str]:
+    """Return the names of a sample's members that are audio files."""
+    return [name for name in sample.members if extension_of(name) in AUDIO_EXTENSIONS]
+
+
 def open_recordings(sample: Sample, url: str) -> Iterator[tuple[str, Member | UserError]]:
     """Yield name and recording of every audio member of a raw sample, or why it is none.
 
@@ -193,7 +198,7 @@ def open_recordings(sample: Sample, url: str) -> Iterator[tuple[str, Member | Us
             f"{printable(url)}: {printable(sample.key)} is a pair of clean and damaged speech, as "
             "src/preprocess.py writes them, and no recording; take these shards out of the inputs"
         )
-    names = [name for name in sample.members if extension_of(name) in AUDIO_EXTENSIONS]
+    names = audio_names(sample)
     if not names and RATE_MEMBER in sample.members:
         names = [n for n in sample.members if extension_of(n) in ARRAY_EXTENSIONS][:1]
     if not names:

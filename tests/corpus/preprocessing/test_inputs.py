@@ -19,10 +19,10 @@ from .conftest import RATE, encode, make_directory, make_tar, pack_tar, speech
 
 def inputs(**source) -> RawInputs:
     """Raw inputs in units of at most two samples of a second."""
-    data = PreprocessingData(sample_rate=RATE, crop_seconds=1.0, sample_seconds=1.0)
-    return RawInputs(
-        RawSource(**source), "data.train", data, PreprocessingOptions(shard_maxcount=2)
+    data = PreprocessingData(
+        sample_rate=RATE, crop_seconds=1.0, sample_seconds=1.0, train=RawSource(**source)
     )
+    return RawInputs(data, PreprocessingOptions(shard_maxcount=2), "train")
 
 
 def units(raw: RawInputs) -> list[Item]:

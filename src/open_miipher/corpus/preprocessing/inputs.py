@@ -62,10 +62,9 @@ class RawInputs(Inputs):
     """The collections of one split, in units.
 
     Args:
-        source: `data.train` or `data.test`.
-        key: which.
         data: all of `data`.
         options: all of `preprocess`.
+        section: of `data`: `train` or `test`.
 
     Attributes:
         urls: the tar files.
@@ -79,12 +78,11 @@ class RawInputs(Inputs):
     unit, called_failed = "inputs", "could not be read in full"
 
     def __init__(
-        self, source: RawSource, key: str, data: PreprocessingData, options: PreprocessingOptions
+        self, data: PreprocessingData, options: PreprocessingOptions, section: str
     ) -> None:
-        self._rate, self._storage = data.sample_rate, Storage(data.s3)
-        self._takes_all = options.crops == "all"
-        self._crop_samples = data.crop_samples
-        self._unit_samples = options.shard_maxcount * data.sample_samples
+        self._data, self._options, self._storage = data, options, Storage(data.s3)
+        source: RawSource = getattr(data, section)
+        key = f"data.{section}"
         self._given = [*source.dir_list, *source.urls]
         self._units: dict[str, tuple[list[Any], float, Unit]] = {}  # stamp, seconds, what it is
         urls = expand(source.urls, self._storage, f"{key}.urls") if source.urls else []
@@ -171,15 +169,18 @@ class RawInputs(Inputs):
 
     def _blocks(self, directory: str) -> Iterator[tuple[list[Any], float, Unit]]:
         """Cut a directory into blocks whose crops fill a shard at most, unless one does alone."""
-        files, rate = self.directories[directory], self._rate
+        files, rate = self.directories[directory], self._data.sample_rate
+        most = self._options.shard_maxcount * self._data.sample_samples
         paths = (files[place].path for place in range(len(files)))
         first, held, seconds, digest = 0, 0, 0.0, sha256()
         for place, stamp in enumerate(in_threads(file_stamp, paths)):
             file = files[place]
-            whole = file.num_samples(rate)
-            crop = min(whole, self._crop_samples)
-            taken = whole * file.info.num_channels if self._takes_all else crop
-            if held and held + taken > self._unit_samples:
+            taken = file.num_samples(rate)
+            if self._options.crops == "all":
+                taken *= file.info.num_channels
+            else:
+                taken = min(taken, self._data.crop_samples)
+            if held and held + taken > most:
                 yield [digest.hexdigest()], seconds, Unit(directory, (first, place))
                 first, held, seconds, digest = place, 0, 0.0, sha256()
             held, seconds = held + taken, seconds + taken / rate

@@ -55,9 +55,6 @@ class Preprocess:
 
     Attributes:
         identity: all that changes what comes out.
-
-    Raises:
-        UserError: a degradation, its noise or its impulse responses are wrong.
     """
 
     def __init__(self, config: Preprocessing, section: str, inputs: RawInputs, pool: Pool) -> None:
@@ -266,26 +263,18 @@ def shard_name(unit: str, number: int) -> str:
 
 
 def build_tasks(config: Preprocessing, pool: Pool) -> dict[Path, Preprocess]:
-    """Build the runs that a configuration asks for, one for each split with inputs.
-
-    Args:
-        config: all of it.
-        pool: for all runs.
-
-    Returns:
-        The runs by output folder.
-
-    Raises:
-        UserError: a key is missing or out of range, an input is missing or wrong, or stands in both
-            splits, or inputs and outputs lie inside each other.
+    """Build the runs that a configuration asks for, by output folder: one a split with inputs.
 
     Warns of clean speech and impulse responses at lower rates than the pairs'.
+
+    Raises:
+        UserError: a key is missing or out of range, an input, noise or room is missing or wrong, an
+            input stands in both splits, or inputs and outputs lie inside each other.
     """
     config.check()
     data, options = config.data, config.options
-    sources = {"train": data.train, "test": data.test}
-    given = {name: source for name, source in sources.items() if source.dir_list or source.urls}
-    inputs = {name: RawInputs(given[name], f"data.{name}", data, options) for name in given}
+    given = [name for name in SPLITS if getattr(data, name).dir_list or getattr(data, name).urls]
+    inputs = {name: RawInputs(data, options, name) for name in given}
     for found in inputs.values():
         found.check(options.folder)
     if len(inputs) == 2:
