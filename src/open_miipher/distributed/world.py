@@ -39,9 +39,6 @@ _FILE_PROBLEMS = {
     errno.EIO,
     errno.ESTALE,
     errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENAMETOOLONG,
 }
 
 
@@ -128,7 +125,7 @@ class World:
         """Return on every rank what rank 0 finds; if it fails there, it fails for all.
 
         Raises:
-            UserError: as `agree`, also for an `OSError` that a user can mend.
+            UserError: as `agree`, also for an `OSError` that names a file.
         """
         result, problem = None, None
         if self.is_main:
@@ -137,7 +134,7 @@ class World:
             except UserError as error:
                 problem = str(error)
             except OSError as error:
-                problem = file_problem(error)
+                problem = _named(error)
                 if problem is None:
                     raise
         result, problem = self.broadcast((result, problem))
@@ -296,7 +293,11 @@ def file_problem(error: OSError) -> str | None:
     None if the error is something else, such as a mistake of ours, or names no file: where it came
     from must not be lost then.
     """
-    if error.errno not in _FILE_PROBLEMS or not isinstance(error.filename, (str, bytes)):
+    return _named(error) if error.errno in _FILE_PROBLEMS else None
+
+
+def _named(error: OSError) -> str | None:
+    if not isinstance(error.filename, (str, bytes)):
         return None
     return f"{printable(os.fsdecode(error.filename))}: {error.strerror}"
 
