@@ -1,6 +1,5 @@
 """The demo's test files, and what became of them."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioReader, AudioWriter, read
 from open_miipher.base.errors import UserError
+from open_miipher.base.rows import read_rows
 from open_miipher.degradation import (
     Context,
     DegradationConfig,
@@ -74,8 +74,7 @@ def compare(output: Path, audio_dir: Path | None) -> str:
     Raises:
         UserError: no file could be restored.
     """
-    lines = (output / "restored/manifest.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = list(read_rows(output / "restored/manifest.jsonl"))
     scores, failures = [], []
     pictures: list[list[Panel]] = []
     for row in rows:
