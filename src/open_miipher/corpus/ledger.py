@@ -254,9 +254,8 @@ class Ledger:
 
 
 def _first_that_counts(since: Mapping[str, Mapping[str, int]], item: str) -> int:
-    """Return an item's first run that counts, by the table in run.json of ledgers of before.
+    """Return an item's first run that counts, by the table in run.json of older ledgers.
 
-    They recorded what `--overwrite` forgot by number of array tasks and task: the first run whose
-    rows count for the items of that task.
+    By number of array tasks and task, it holds the first run whose rows `--overwrite` let count.
     """
     return max(tasks.get(str(place(item, int(count))), 0) for count, tasks in since.items())

@@ -169,7 +169,7 @@ def survey(ledger: Ledger, now: float | None = None) -> Survey:
         tasks=tasks,
         failures=_failures(ledger, tally),
         unit=newest.get("unit", "files"),
-        called_failed=newest.get("called_failed", "failed"),  # ledgers of before have no word
+        called_failed=newest.get("called_failed", "failed"),  # older ledgers have no word
         samples=tally.samples,
     )
 

@@ -165,7 +165,7 @@ def _decibels(level: float | None) -> str:
 
 
 def _extra_files(ledger: Ledger, rows: Mapping[str, Row], is_running: bool) -> Iterator[Wrong]:
-    """Find files that are no output of these rows, and that no task may be making now."""
+    """Find files that are no output of these rows; of running tasks, none in the making."""
     output_dir = ledger.root.parent
     outputs = {row["output"] for row in rows.values() if row["output"] is not None}
     failed = {item for item, row in rows.items() if row["output"] is None}
@@ -174,7 +174,8 @@ def _extra_files(ledger: Ledger, rows: Mapping[str, Row], is_running: bool) -> I
     # An output that has a name and no row: a run was killed in between, or is just doing it.
     named = {output: item for item, output in ledger.names(extension).items()}
     for folder, folders, files in os.walk(output_dir):
-        folders[:] = sorted(set(folders) - ({".ledger"} if Path(folder) == output_dir else set()))
+        is_root = Path(folder) == output_dir
+        folders[:] = sorted(name for name in folders if not (is_root and name == ".ledger"))
         for path in (Path(folder, file) for file in sorted(files)):
             name = path.relative_to(output_dir).as_posix()
             if name in outputs or name == MANIFEST_NAME:

@@ -106,12 +106,7 @@ class RawInputs(Inputs):
         check_apart(found, output_dir, f"{mend}, or take it out of the urls")
 
     def ids(self) -> list[str]:
-        """Cut the collections into units.
-
-        Raises:
-            UserError: tar files that do not exist, all together.
-            StorageError: storage cannot be reached.
-        """
+        """Cut the collections into units; tar files that do not exist are one `UserError`."""
         found = list(in_threads(lambda url: stored_stamp(self._storage, url), self.urls))
         report([str(stamp) for stamp in found if isinstance(stamp, UserError)])
         self._units = {

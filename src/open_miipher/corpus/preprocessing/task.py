@@ -58,10 +58,10 @@ class Preprocess:
     """
 
     def __init__(self, config: Preprocessing, section: str, inputs: RawInputs, pool: Pool) -> None:
-        self._data, self._options = config.data, config.options
         self.inputs, self._split, self._pool = inputs, SPLITS[section], pool
         self._given: frozenset[str] = frozenset()  # ids of the units of the plan
-        data, options, source = config.data, config.options, getattr(config.data, section)
+        self._data, self._options = data, options = config.data, config.options
+        source = getattr(data, section)
         degradation = source_degradation(
             data.degradation, source, f"data.{section}", data.sample_rate
         )
