@@ -19,7 +19,7 @@ from open_miipher.corpus.run import Item, Plan
 from open_miipher.restoration import Source
 from open_miipher.shards import Storage, StorageError
 
-_DONE, _FAILED = "done", "failed"  # before
+_DONE, _FAILED = "done", "failed"  # in an earlier run
 
 
 class Inputs(ABC):

@@ -157,7 +157,7 @@ class Groups(Packed):
         self.identity: Mapping[str, Any] = {"outputs": "shards", GROUP_SIZE: size}
 
     def check(self, output_dir: Path) -> None:
-        """Refuse what the recordings' own check does."""
+        """Refuse what the check of the recordings refuses."""
         self._recordings.check(output_dir)
 
     def ids(self) -> list[str]:

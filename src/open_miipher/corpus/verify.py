@@ -48,7 +48,7 @@ class Wrong:
 
 
 def verify(
-    ledger: Ledger, num_threads: int, is_running: bool, shown: bool, unit: str
+    ledger: Ledger, num_threads: int, is_running: bool, shown: bool, unit: str = "files"
 ) -> list[Wrong]:
     """Check the outputs of all items, look for files that are none, and compare the manifest.
 

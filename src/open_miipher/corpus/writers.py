@@ -158,7 +158,7 @@ class Output:
         raise NotImplementedError
 
     def abort(self) -> None:
-        """Give up; the restorer gives up the signals."""
+        """Leave the output unfinished; the restorer gives up its signals."""
 
     def _start(self, sample: InputSample) -> _SampleInWork:
         raise NotImplementedError
