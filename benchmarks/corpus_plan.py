@@ -15,9 +15,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from open_miipher.audio.io import AudioInfo
-from open_miipher.corpus.recordings import Recording, Segment
-from open_miipher.corpus.run import Item, share_out
-from open_miipher.distributed import StopSignal, start
+from open_miipher.corpus.recordings import Segment
+from open_miipher.corpus.run import Item
+from open_miipher.distributed import StopSignal, share_out, start
 
 SLICE = 1_000_000
 INFO = AudioInfo(24000, 240000, 1, "WAV", "PCM_16")
@@ -27,9 +27,8 @@ def make(number: int) -> Item:
     """Make the item of a file such as corpora of found speech hold."""
     name = f"part{number // 100_000:04d}/speaker{number // 250:07d}/utterance-{number:09d}"
     num_frames = 24000 * (1 + number * 7919 % 29) + number % 24000
-    recording = Recording(f"/data/corpora/found/{name}.flac")
     stamp = [num_frames + 4711, 1_700_000_000_000_000_000 + number * 1_234_567]
-    segment = Segment(recording, INFO, 0, num_frames)
+    segment = Segment(f"/data/corpora/found/{name}.flac", info=INFO, num_frames=num_frames)
     return Item(f"{name}.flac", f"{name}.wav", num_frames / 24000, stamp, segment)
 
 

@@ -26,7 +26,8 @@ from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.config import compose_preprocessing
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.pool import Pool
-from open_miipher.corpus.preprocessing import Preprocessing, build_tasks
+from open_miipher.corpus.preprocessing.config import Preprocessing
+from open_miipher.corpus.preprocessing.task import build_tasks
 from open_miipher.data import TrainSource
 from open_miipher.data.building import source_degradation
 from open_miipher.degradation import DegradationConfig, Trace

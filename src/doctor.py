@@ -19,6 +19,7 @@ from pathlib import Path
 from types import ModuleType
 
 from open_miipher.base.gpu_support import Driver, gpu_problem, read_driver
+from open_miipher.base.paths import existing_parent
 
 PACKAGES = ("transformers", "hydra", "soundfile", "soxr", "safetensors", "scipy", "wandb")
 WITHOUT_IMAGE = (
@@ -157,13 +158,6 @@ def check_audio() -> Iterator[Finding]:
             yield Finding("broken", "codecs", f"{text}: {subtype} loses samples", REBUILD)
             return
     yield Finding("ok", "codecs", f"{text}, MP3 and Opus round trips work")
-
-
-def existing_parent(path: Path) -> Path:
-    """Return the path, or the nearest folder above it that exists."""
-    while not path.exists():
-        path = path.parent
-    return path
 
 
 def writable(path: Path) -> bool:

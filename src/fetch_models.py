@@ -17,6 +17,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from open_miipher.base.errors import UserError, exit_on_user_error, report
+from open_miipher.base.paths import existing_parent
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "config/encoder"
 DESCRIPTION = """\
@@ -203,8 +204,8 @@ def check_room(model: Model, files: list[str]) -> None:
     from huggingface_hub import constants
 
     place = Path(constants.HF_HUB_CACHE).absolute()
-    existing = next(p for p in (place, *place.parents) if p.exists())
-    free, needed = shutil.disk_usage(existing).free, sum(model.sizes[file] for file in files)
+    free = shutil.disk_usage(existing_parent(place)).free
+    needed = sum(model.sizes[file] for file in files)
     if needed > free:
         raise UserError(
             f"{place} has {free / 1e6:,.0f} MB free and {needed / 1e6:,.0f} MB are to come for "

@@ -363,9 +363,7 @@ def _preview(
     arguments: argparse.Namespace,
     world: "World",
 ) -> int:
-    from open_miipher.corpus.run import on_main
-
-    text, well = on_main(world, lambda: task.preview(arguments.overwrite, array_task))
+    text, well = world.on_main(lambda: task.preview(arguments.overwrite, array_task))
     if world.is_main:
         print(text)
     return 0 if well else 1

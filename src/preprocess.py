@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
-    from open_miipher.corpus.preprocessing import Preprocess, Preprocessing
+    from open_miipher.corpus.preprocessing.config import Preprocessing
+    from open_miipher.corpus.preprocessing.task import Preprocess
     from open_miipher.distributed import World
 
 DESCRIPTION = """\
@@ -74,7 +75,7 @@ def main(arguments: argparse.Namespace | None = None) -> int:
 
     from open_miipher.config import compose_preprocessing
     from open_miipher.corpus.pool import Pool
-    from open_miipher.corpus.preprocessing import build_tasks
+    from open_miipher.corpus.preprocessing.task import build_tasks
     from open_miipher.distributed import alike_here, contact, start
 
     config = alike_here(lambda: compose_preprocessing(arguments.overrides))
@@ -97,12 +98,12 @@ def main(arguments: argparse.Namespace | None = None) -> int:
 
 def _run(tasks: "dict[Path, Preprocess]", config: "Preprocessing", world: "World") -> int:
     """Make one split after the other."""
-    from open_miipher.corpus.run import on_main, run
+    from open_miipher.corpus.run import run
 
     codes = []
     array_task = config.options.array_task
-    on_main(world, lambda: mark(config, False))
-    on_main(world, lambda: check(tasks.values()))
+    world.on_main(lambda: mark(config, False))
+    world.on_main(lambda: check(tasks.values()))
     for folder, task in tasks.items():
         try:
             summary = run(task, folder, world, config.options.overwrite, array_task)
@@ -124,7 +125,7 @@ def _run(tasks: "dict[Path, Preprocess]", config: "Preprocessing", world: "World
 def check(tasks: "Iterable[Preprocess]") -> None:
     """See that the inputs of all splits are there, before any work and before any is forgotten."""
     for task in tasks:
-        task.check()
+        task.inputs.ids()
 
 
 def mark(config: "Preprocessing", requeue: bool) -> None:
@@ -132,7 +133,7 @@ def mark(config: "Preprocessing", requeue: bool) -> None:
     from open_miipher.distributed import mark_requeue
 
     options = config.options
-    folder = Path(str(options.output_root), str(options.writer_name), ".jobs", str(options.job_id))
+    folder = options.folder / ".jobs" / str(options.job_id)
     folder = folder if options.array_task is None else folder / options.array_task.folder
     folder.mkdir(parents=True, exist_ok=True)
     mark_requeue(folder, requeue)

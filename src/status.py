@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from open_miipher.base.errors import exit_on_user_error
 from open_miipher.base.paths import printable
 from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.status import RECENT_SECONDS, Speed, Survey, Tally, open_ledger, survey
+from open_miipher.corpus.status import RECENT_SECONDS, Speed, Survey, open_ledger, survey
 
 if TYPE_CHECKING:
     from open_miipher.corpus.verify import Wrong
@@ -92,11 +92,14 @@ def main() -> int:
 
 
 def _forget(ledger: Ledger, wrong: "list[Wrong]") -> int:
-    items = Tally(ledger, 0.0).failed()
-    damaged = {entry.item for entry in wrong if entry.item is not None}
-    items |= {item: row["seconds"] for item, row in ledger.rows(damaged, ("seconds",)).items()}
-    ledger.forget(items)
-    return len(items)
+    damaged = {entry.item for entry in wrong}
+    again = {
+        item: row
+        for item, row in ledger.rows(fields=("error", "seconds")).items()
+        if row.get("error") is not None or item in damaged
+    }
+    ledger.forget(again)
+    return len(again)
 
 
 def _plain(

@@ -1,6 +1,5 @@
 """Run a command as a user would type it: shown, logged, watched, and killed on purpose."""
 
-import json
 import os
 import shlex
 import signal
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.rows import read_rows
 
 SAY_EVERY_SECONDS = 15.0
 LOG_TAIL = 20
@@ -30,12 +30,8 @@ class Progress:
 
     def last(self) -> dict[str, float]:
         """Return the newest complete row of the training, empty if there is none."""
-        try:
-            lines = self.path.read_text().splitlines(keepends=True)
-        except FileNotFoundError:
-            return {}
-        rows = [json.loads(line) for line in lines if line.endswith("\n")]
-        return next((row for row in reversed(rows) if row["split"] == "train"), {})
+        rows = [row for row in read_rows(self.path) if row["split"] == "train"]
+        return rows[-1] if rows else {}
 
     def say(self) -> None:
         """Print a line if there is news, but not too often."""

@@ -1,6 +1,5 @@
 """The demo's test files, and what became of them."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioReader, AudioWriter, read
 from open_miipher.base.errors import UserError
+from open_miipher.base.rows import read_rows
 from open_miipher.degradation import (
     Context,
     DegradationConfig,
@@ -76,8 +76,7 @@ def compare(output: Path, folder: str, picture: str, audio_dir: Path | None) -> 
     Raises:
         UserError: no file could be restored.
     """
-    lines = (output / folder / "manifest.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = list(read_rows(output / folder / "manifest.jsonl"))
     scores, failures = [], []
     pictures: list[list[Panel]] = []
     for row in rows:

@@ -16,12 +16,9 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.plain import from_leaves, leaves, same
 from open_miipher.base.registry import build, from_mapping
 from open_miipher.checkpoint import Checkpoint, complete_checkpoints
-from open_miipher.corpus.preprocessing import (
-    Preprocessing,
-    PreprocessingData,
-    PreprocessingOptions,
-)
+from open_miipher.corpus.preprocessing.config import Preprocessing, PreprocessingOptions
 from open_miipher.data import DATA
+from open_miipher.data.config import PreprocessingData
 from open_miipher.recipes import recipe_class
 from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
 

@@ -87,6 +87,7 @@ def make_task(tmp_path: Path):
         options = {"chunk_seconds": 1.0, "overlap_seconds": 0.2, **options}
         restorer = Restorer(SameAgain(fingerprint), RestoreOptions(**options), batch_size=2)
         inputs = shards or recordings or Directory(input_dir)
+        inputs.check(output_dir)
         return Restore(restorer, inputs, output_dir, FileFormat(format, subtype))
 
     return make

@@ -40,13 +40,13 @@ def start(out: Path, make_task, alone) -> Iterator[Callable]:
     ) -> multiprocessing.Process:
         def work() -> None:
             task = make_task(**options)
-            restore = task._restorer.model.restore
+            restore = task._setting.restorer.model.restore
 
             def slowly(*arguments):
                 time.sleep(seconds)
                 return restore(*arguments)
 
-            task._restorer.model.restore = slowly
+            task._setting.restorer.model.restore = slowly
             os._exit(run(task, out, alone, overwrite, shard).exit_code)
 
         process = FORK.Process(target=work)

@@ -9,9 +9,10 @@ import pytest
 
 from open_miipher.base.atomic import write_lines
 from open_miipher.base.errors import UserError
+from open_miipher.base.rows import RowWriter, read_rows
 from open_miipher.corpus.array import place
-from open_miipher.corpus.ledger import Ledger, RowWriter, read_rows
-from open_miipher.corpus.names import assign_names
+from open_miipher.corpus.inputs import assign_names
+from open_miipher.corpus.ledger import Ledger
 
 SOURCE = Path(__file__).parents[2] / "src"
 IDENTITY = {"model": "abc", "level": "peak"}

@@ -3,12 +3,14 @@
 import itertools
 import random
 from collections import Counter
+from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from open_miipher.corpus.names import assign_groups, assign_keys, assign_names, member_name
+from open_miipher.corpus.inputs import assign_names
+from open_miipher.corpus.recordings import Directory
+from open_miipher.corpus.tars import Groups
 
 
 def test_the_tree_is_mirrored() -> None:
@@ -66,32 +68,12 @@ def test_inputs_without_extension_get_names_too() -> None:
 
 @given(st.sets(st.text("abc", min_size=1)), st.sets(st.text("abc", min_size=1)), st.integers(1, 5))
 def test_groups_are_full_once_and_for_ever(first: set[str], second: set[str], size: int) -> None:
-    given_first = assign_groups(first, {}, "tar", size)
-    both = {**given_first, **assign_groups(first | second, given_first, "tar", size)}
+    assign = Groups(Directory(Path()), size).assign
+    given_first = assign(first, {}, "tar")
+    both = {**given_first, **assign(first | second, given_first, "tar")}
     assert both.keys() == first | second
     for items, groups in ((first, given_first), (second - first, both)):
         counts = Counter(groups[item] for item in items).values()
         assert all(count <= size for count in counts)
         assert len(counts) == -(-len(items) // size)
     assert not set(given_first.values()) & {both[item] for item in second - first}
-
-
-def test_keys_have_no_dots_and_are_their_own() -> None:
-    paths = ["a.b/x.v1.wav", "a.b/x_v1.flac", "a.b/x_v1.mp3", "__y__.wav", "z@0.5+1.wav"]
-    assert list(assign_keys(paths)) == [
-        *("a.b/x_v1", "a.b/x_v1_2", "a.b/x_v1_3", "_y__", "z@0_5+1"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("name", "taken", "expected"),
-    [
-        ("flac", [], "wav"),
-        ("noisy.flac", ["wav"], "noisy.wav"),
-        ("flac", ["wav"], "flac.wav"),
-        ("flac", ["wav", "flac.wav"], "flac.flac.wav"),
-        ("a.b.mp3", ["a.b.wav"], "a.b.mp3.wav"),
-    ],
-)
-def test_restored_members_keep_their_stems(name: str, taken: list[str], expected: str) -> None:
-    assert member_name(name, "wav", taken) == expected

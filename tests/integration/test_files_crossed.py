@@ -10,13 +10,13 @@ import numpy as np
 import soundfile
 
 import inference
-from open_miipher.corpus.ledger import RowWriter
-from open_miipher.corpus.run import Share
+from open_miipher.base.rows import RowWriter
+from open_miipher.distributed import Share
 
 ROOT = Path(inference.__file__).parent
 NETWORKS = ("encoders", "cleaners", "vocoders", "layers")
 
-CORPUS_BOUND, BOUND = 5, 18
+CORPUS_BOUND, BOUND = 3, 18
 
 
 def test_one_restored_file_crosses_few_files(chain, tmp_path, monkeypatch, capsys) -> None:

@@ -17,8 +17,8 @@ from torch import Tensor
 import status
 from open_miipher.audio.formats import FileFormat
 from open_miipher.base.errors import exit_on_user_error
+from open_miipher.base.rows import RowWriter
 from open_miipher.corpus.array import ArrayTask
-from open_miipher.corpus.ledger import RowWriter
 from open_miipher.corpus.recordings import Directory
 from open_miipher.corpus.restoring import Restore
 from open_miipher.corpus.run import run

@@ -1,16 +1,19 @@
-"""Restore the input's level after a vocoder whose output always has the same peak.
+"""Levels: peaks, and the input's level after a vocoder whose output always has the same peak.
 
-Every chunk gets one gain. It is fitted on the frames in which somebody speaks, because the level of
-the restored speech is known there. A chunk without speech takes its gain from its neighbours, but
-it never gets louder than the input, so that a noisy pause does not become loud garbage. No gain is
-derived from another one through the overlap of two chunks, so errors do not add up. If two chunks
-still differ in level where they overlap, each changes by half of the difference: its gain follows
-a slope from the middle of the chunk to the overlap.
+After the vocoder, every chunk gets one gain. It is fitted on the frames in which somebody speaks,
+because the level of the restored speech is known there. A chunk without speech takes its gain from
+its neighbours, but it never gets louder than the input, so that a noisy pause does not become loud
+garbage. No gain is derived from another one through the overlap of two chunks, so errors do not add
+up. If two chunks still differ in level where they overlap, each changes by half of the difference:
+its gain follows a slope from the middle of the chunk to the overlap.
 """
 
 import math
 
 import numpy as np
+
+SILENCE = 1e-6
+"""Peak below which nothing was recorded: scaling that up gives noise, or overflows."""
 
 FRAME_SECONDS = 0.04
 """Levels are compared over frames of about this length, which is shorter than a syllable."""
@@ -23,6 +26,19 @@ ACTIVE_BELOW_LOUDEST = 10 ** (-30 / 10)
 
 FLOOR_PERCENTILE = 10
 """The noise floor is this percentile of the power of a chunk's frames: the level of its pauses."""
+
+
+def peak_of(waveform: np.ndarray) -> float:
+    """Return the peak of a waveform (samples,)."""
+    return float(np.abs(waveform).max())
+
+
+def at_peak(waveform: np.ndarray, peak: float) -> np.ndarray:
+    """Scale a waveform (samples,) to a peak; one that is as good as silent becomes silence."""
+    loudest = np.abs(waveform).max()
+    if loudest < SILENCE:
+        return np.zeros_like(waveform)
+    return waveform * np.float32(peak / loudest)
 
 
 def frame_power(waveform: np.ndarray, frame_length: int) -> np.ndarray:

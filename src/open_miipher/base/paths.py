@@ -1,15 +1,78 @@
-"""Printable paths, and walking through a directory tree."""
+"""Printable paths, what lies inside what, and walking through a directory tree."""
 
 import os
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from open_miipher.base.errors import UserError
+from open_miipher.base.errors import UserError, report
 
 
 def printable(path: str | Path) -> str:
     """Return a path for a message; bytes that are not UTF-8 are escaped."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def file_stamp(path: str | Path) -> list[int] | None:
+    """Return a file's size in bytes and time of change in ns, links followed; None if it is gone.
+
+    A link to nowhere gives None as well.
+    """
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def file_identity(path: str | Path) -> tuple[int, ...] | None:
+    """Return what is the same for all names of one file, links followed; None if it is gone."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    # Size and time as well: some network file systems give a number twice.
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def size_of(path: Path) -> int | None:
+    """Return the size of a regular file in bytes; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def existing_parent(path: Path) -> Path:
+    """Return the path, or the nearest folder above it that exists, links followed."""
+    return next(p for p in (path, *path.resolve().parents) if p.exists())
+
+
+def lies_in(path: str | Path, folder: str | Path) -> bool:
+    """Whether a path is a folder or lies in it, links followed."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def check_apart(
+    inputs: Iterable[str | Path],
+    output_dir: Path,
+    mend: str = "choose another output directory",
+) -> None:
+    """Refuse inputs that an output could replace, and outputs that a later run would take in.
+
+    Raises:
+        UserError: naming all of them, and what to do (`mend`).
+    """
+    problems = []
+    output = printable(output_dir)
+    for path in inputs:
+        if lies_in(path, output_dir):
+            problems.append(f"the input {printable(path)} lies in the output directory {output}")
+        elif os.path.isdir(path) and lies_in(output_dir, path):
+            problems.append(f"the output directory {output} lies in the input {printable(path)}")
+    why = "inputs and outputs must not lie inside each other"
+    report([f"{problem}; {mend}: {why}" for problem in problems])
 
 
 def walk(root: str) -> Iterator[tuple[str, list[str]]]:

@@ -1,5 +1,6 @@
 """Functions on the plain data of configurations: nested dicts, lists, numbers, text."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -53,3 +54,9 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return list(a) == list(b)
     return bool(a == b)
+
+
+def as_json(plain: Any, indent: int | None = None) -> bytes:
+    """Return plain data as JSON in UTF-8; the bytes of names that are not UTF-8 are escaped."""
+    text = json.dumps(plain, indent=indent, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace")

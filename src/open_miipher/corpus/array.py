@@ -5,11 +5,10 @@ holds the lock of its own folder. What a task decides for all (its number, names
 last one) it decides when it is its turn.
 """
 
-import fcntl
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,9 +16,11 @@ from pathlib import Path
 from typing import TextIO
 
 from open_miipher.base.errors import UserError
+from open_miipher.distributed import hold, holder, take, turn
 
 _FOLDER = re.compile(r"shard-(\d{5,})-of-(\d{5,})")
-_TRIES, _BETWEEN_TRIES = 5, 0.05  # s; to ask who holds a lock takes it for an instant
+_TRIES, _BETWEEN_TRIES = 5, 0.05  # s
+_PATIENCE = 0.25  # s: whoever asks who holds a lock takes it for an instant
 
 
 @dataclass(frozen=True, order=True)
@@ -73,7 +74,7 @@ def place(item: str, count: int) -> int:
 
 
 class Tenancy:
-    """Locks on a ledger's folder (`root`), for a task of an array or for a run that wants it all.
+    """The locks on a ledger's folder (`root`) of a task of an array, or of a run that wants it all.
 
     They end with `close`, or with this process.
     """
@@ -83,41 +84,45 @@ class Tenancy:
         self._locks: list[TextIO] = []
 
     def begin(self) -> None:
-        """Take the place; only inside `turn`.
+        """Take the locks; only inside `turn`.
 
         Raises:
             UserError: another run, another array, or the same task is at work there.
         """
-        from open_miipher.distributed import hold  # brings torch, which readers need not
-
-        if self._array_task is None:
-            working = _at_work(self._root)
-            if working:
-                raise UserError(
-                    f"{self._root.parent} is being written by {working}; wait until "
-                    "they end, or start with --num-shards and --shard-id as they were"
-                )
-            self._locks = [hold(self._root, _TRIES * _BETWEEN_TRIES)]
-            return
-        count = self._array_task.count
-        others = _at_work(self._root, lambda task: task.count != count)
-        if others:
+        where, task = self._root.parent, self._array_task
+        working = _at_work(self._root, None if task is None else task.count)
+        if working and task is None:
             raise UserError(
-                f"{self._root.parent} is being written by {others}, and an item may be "
-                f"theirs and {self._array_task}'s; wait until they end, or use their --num-shards"
+                f"{where} is being written by {working}; wait until they end, or start with "
+                "--num-shards and --shard-id as they were"
             )
-        whole = self._share()
-        self._locks = [whole, hold(self._root / self._array_task.folder, _TRIES * _BETWEEN_TRIES)]
+        if working:
+            raise UserError(
+                f"{where} is being written by {working}, and an item may be theirs and {task}'s; "
+                "wait until they end, or use their --num-shards"
+            )
+        if task is None:
+            self._locks.append(hold(self._root, _PATIENCE))
+            return
+        whole = take(self._root, is_shared=True)
+        if whole is None:
+            raise UserError(
+                f"another run, without shards, is writing to {where} "
+                f"({holder(self._root) or 'unknown'}); wait for it or choose another output "
+                "directory"
+            )
+        self._locks.append(whole)
+        self._locks.append(hold(self._root / task.folder, _PATIENCE))
 
     def close(self) -> None:
-        """Give up the place."""
+        """Let go of the locks."""
         for lock in self._locks:
             lock.close()
         self._locks.clear()
 
     @contextmanager
     def alone_at_the_end(self) -> Iterator[bool]:
-        """Give up the place; inside the block nobody else works here, if it is entered with True.
+        """Let go; inside the block nobody else works here, if it is entered with True.
 
         A task of an array may not write after this.
         """
@@ -126,80 +131,22 @@ class Tenancy:
             return
         self.close()
         for _ in range(_TRIES):
-            with turn(self._root), (self._root / ".lock").open("a+") as file:
-                if _locked(file, fcntl.LOCK_EX):
-                    yield True
+            with turn(self._root):
+                whole = take(self._root)
+                if whole is not None:
+                    with whole:
+                        yield True
                     return
             time.sleep(_BETWEEN_TRIES)
         yield False
 
-    def _share(self) -> TextIO:
-        file = (self._root / ".lock").open("a+")
-        if _locked(file, fcntl.LOCK_SH):  # nobody holds it for an instant: that is done in turns
-            return file
-        file.seek(0)
-        owner = file.read().strip() or "unknown"
-        file.close()
-        raise UserError(
-            f"another run, without shards, is writing to {self._root.parent} ({owner}); wait for "
-            "it or choose another output directory"
-        )
 
-
-@contextmanager
-def turn(root: Path) -> Iterator[None]:
-    """Wait for the turn to decide something for all tasks; keep it short.
-
-    Raises:
-        UserError: the folder cannot be written, or knows no locks.
-    """
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        file = (root / ".turn").open("a")
-    except OSError as error:
-        raise UserError(f"cannot write to {root}: {error.strerror}") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UserError(
-                f"{root} lies on a file system without file locks ({error.strerror}), so two runs "
-                "could write it at once; choose another one (Lustre: mounted with -o flock)"
-            ) from error
-        yield
-
-
-def holder(folder: Path) -> str | None:
-    """Return what the holder of a folder's lock wrote into it; None if nobody holds it.
-
-    Takes no lock for itself, writes nothing, and works on a read-only mount.
-    """
-    try:
-        file = (folder / ".lock").open()
-    except FileNotFoundError:
-        return None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return file.read().strip() or "unknown"
-    return None
-
-
-def _at_work(root: Path, asked: Callable[[ArrayTask], bool] = lambda task: True) -> str:
-    """Name the array tasks at work: the first, and how many others; "" without any."""
+def _at_work(root: Path, count: int | None) -> str:
+    """Name the tasks at work of arrays of other counts: the first, and how many more."""
     found = []
     for folder in sorted(root.glob("shard-*")):
         task = ArrayTask.from_folder(folder.name)
-        if task is not None and asked(task) and (text := holder(folder)) is not None:
+        if task is not None and task.count != count and (text := holder(folder)) is not None:
             found.append(f"{task} ({text})")
     more = f" and {len(found) - 1} more tasks" if len(found) > 1 else ""
     return f"{found[0]}{more}" if found else ""
-
-
-def _locked(file: TextIO, kind: int) -> bool:
-    try:
-        fcntl.flock(file, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

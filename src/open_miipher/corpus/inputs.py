@@ -4,32 +4,22 @@
 `preprocessing.inputs` raw collections.
 """
 
-import itertools
-import os
-import stat
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from open_miipher.base.errors import UserError, report
-from open_miipher.base.paths import printable
-from open_miipher.corpus.ledger import Ledger, Row
-from open_miipher.corpus.names import assign_names
-from open_miipher.corpus.run import Item
+from open_miipher.base.paths import size_of
+from open_miipher.base.rows import Row
+from open_miipher.base.threads import in_threads
+from open_miipher.corpus.ledger import Ledger
+from open_miipher.corpus.run import Item, Plan
 from open_miipher.restoration import Source
+from open_miipher.shards import Storage, StorageError
 
-T = TypeVar("T")
-R = TypeVar("R")
-
-LOOK_THREADS = 16
-"""File systems, and object stores all the more, answer many questions at once."""
-
-_BATCH = 64
-_DONE, _FAILED = "done", "failed"  # before
+_DONE, _FAILED = "done", "failed"  # in an earlier run
 
 
 class Inputs(ABC):
@@ -37,11 +27,13 @@ class Inputs(ABC):
 
     Attributes:
         identity: what changes what comes out.
+        unit, called_failed: see `Plan`.
         is_estimate: whether costs are taken from sizes.
         are_packed: whether an item becomes a tar shard, and not a file.
     """
 
     identity: Mapping[str, Any] = {}
+    unit, called_failed = "files", "failed"
     is_estimate = are_packed = False
 
     @abstractmethod
@@ -56,7 +48,11 @@ class Inputs(ABC):
         self, items: Collection[str], given: Mapping[str, str], extension: str
     ) -> dict[str, str]:
         """Name the outputs of inputs (a `ledger.Assign`)."""
-        return assign_names(items, given, extension)
+        return assign_names(items, given, extension, self.named_after)
+
+    def named_after(self, item: str) -> str:
+        """Return the path that an input's output is named after."""
+        return item
 
     def items(self, names: dict[str, str]) -> dict[str, str]:
         """Return every item with its output, from the output of every input."""
@@ -64,14 +60,11 @@ class Inputs(ABC):
 
     @abstractmethod
     def stamp(self, item: str) -> Any:
-        """Return plain data that is another one when an item changed; refuse one that is gone."""
+        """Return plain data that is another one when an item changed."""
 
     @abstractmethod
-    def look(self, item: str, stamp: Any) -> tuple[float, Any]:
+    def look(self, item: str, output: str, stamp: Any) -> Item:
         """Look into an item that is left, in one of several threads.
-
-        Returns:
-            Its cost, and the details that `open` needs.
 
         Raises:
             AudioError: it cannot be read.
@@ -81,6 +74,10 @@ class Inputs(ABC):
     @abstractmethod
     def open(self, item: Item) -> Iterator[Any]:
         """Give what is in an item, piece by piece."""
+
+    def origin(self, item: str) -> Mapping[str, Any]:
+        """Return what an item's row says of where it comes from."""
+        return {}
 
     def about(self, item: str) -> Mapping[str, Any]:
         """Return what else is known of an input; nothing of one that is gone."""
@@ -108,7 +105,7 @@ class InputSample:
         input: what the manifest calls it; if it cannot be restored, the member that is to blame.
         key: in the shard, if it is of one.
         members: by name in it, in order; bytes are carried along.
-        error: why it cannot be restored.
+        error: why it cannot be restored, if it cannot.
         extra: what else the manifest is to say of it.
     """
 
@@ -119,13 +116,57 @@ class InputSample:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+def assign_names(
+    items: Collection[str],
+    given: Mapping[str, str],
+    extension: str,
+    wanted: Callable[[str], str] = str,
+) -> dict[str, str]:
+    """Give every input an output name of its own (a `ledger.Assign`).
+
+    `a/x.flac` becomes `a/x.wav`. Where that is taken, the input's extension is kept inside the
+    name, as often as it takes: `a/x.flac.wav`. Inputs that already have the outputs' extension go
+    before the others.
+
+    The folders of the tree are there too, and no output takes the name of one.
+
+    Args:
+        items: inputs, paths in their tree with forward slashes.
+        given: names with this extension given before, by input.
+        extension: of the outputs, without the dot.
+        wanted: the path that an input's name is made from; the input itself, by default.
+
+    Returns:
+        The names that are new, by input.
+    """
+    suffix = f".{extension}"
+    paths = {item: wanted(item) for item in set(items) - set(given)}
+    folders = {str(parent) for item in items for parent in PurePosixPath(wanted(item)).parents}
+    taken = folders.union(given.values())
+    new: dict[str, str] = {}
+    for item in sorted(paths, key=lambda i: (not paths[i].endswith(suffix), paths[i], i)):
+        stem, own_suffix = _split(paths[item])
+        while stem + suffix in taken:
+            stem += own_suffix or "_"
+        new[item] = stem + suffix
+        taken.add(new[item])
+    return new
+
+
+def _split(path: str) -> tuple[str, str]:
+    """Split a path into what stands before its extension, and the extension with its dot."""
+    pure = PurePosixPath(path)
+    suffix = ".tar.gz" if pure.name.endswith(".tar.gz") else pure.suffix
+    return str(pure).removesuffix(suffix), suffix
+
+
 def find_left(
     inputs: Inputs,
     items: Mapping[str, str],
     ledger: Ledger,
     look: Callable[[str, str, Any], Item | Row],
     from_nothing: bool = False,
-) -> dict[str, Any]:
+) -> Plan:
     """Tell what is done, or cannot be, from what is left, and look into what is left.
 
     Args:
@@ -134,9 +175,6 @@ def find_left(
         ledger: of the task whose items count.
         look: gives an item from its id, output and stamp, or its row if it cannot be started.
         from_nothing: as if nothing was done.
-
-    Returns:
-        All fields of the `Plan` but its words.
 
     Raises:
         UserError: all that `Inputs.stamp` and `look` raised.
@@ -154,18 +192,20 @@ def find_left(
             return error
         return _DONE if row["error"] is None else _FAILED
 
-    found = list(in_threads(find, own, LOOK_THREADS))
+    found = list(in_threads(find, own))
     report([str(entry) for entry in found if isinstance(entry, UserError)])
     left = [entry for entry in found if isinstance(entry, Item)]
-    return {
-        "items": left,
-        "failed": [entry for entry in found if isinstance(entry, dict)],
-        "num_done": found.count(_DONE),
-        "num_failed": found.count(_FAILED),
-        "num_changed": sum(i.id in rows and rows[i.id]["stamp"] != i.stamp for i in left),
-        "num_inputs": len(items),
-        "is_estimate": inputs.is_estimate,
-    }
+    return Plan(
+        items=left,
+        failed=[entry for entry in found if isinstance(entry, dict)],
+        unit=inputs.unit,
+        called_failed=inputs.called_failed,
+        num_done=found.count(_DONE),
+        num_failed=found.count(_FAILED),
+        num_changed=sum(i.id in rows and rows[i.id]["stamp"] != i.stamp for i in left),
+        num_inputs=len(items),
+        is_estimate=inputs.is_estimate,
+    )
 
 
 def _is_whole(row: Row, output_dir: Path) -> bool:
@@ -174,65 +214,15 @@ def _is_whole(row: Row, output_dir: Path) -> bool:
     return all(size_of(output_dir / name) == size for name, size in row.get("outputs", one))
 
 
-def size_of(path: Path) -> int | None:
-    """Return the size of a regular file; None if there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
-def file_stamp(path: str | Path) -> list[int] | None:
-    """Return a file's size in bytes and time of change in ns, of what a link leads to.
-
-    None if there is none: a link to nowhere, say, which is told where it is read.
-    """
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return [status.st_size, status.st_mtime_ns]
-
-
-def lies_in(path: str | Path, folder: str | Path) -> bool:
-    """Whether a path is a folder or lies in it, links followed."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
-
-
-def check_apart(
-    inputs: Iterable[str | Path],
-    output_dir: Path,
-    mend: str = "choose another output directory",
-) -> None:
-    """Refuse inputs that an output could replace, and outputs that a later run would take in.
+def stored_stamp(storage: Storage, url: str) -> list[Any] | UserError:
+    """Return the stamp of a stored file, or the error that says that it is missing.
 
     Raises:
-        UserError: naming all of them, and what to do (`mend`).
+        StorageError: the storage cannot be reached.
     """
-    problems = []
-    output = printable(output_dir)
-    for path in inputs:
-        if lies_in(path, output_dir):
-            problems.append(f"the input {printable(path)} lies in the output directory {output}")
-        elif os.path.isdir(path) and lies_in(output_dir, path):
-            problems.append(f"the output directory {output} lies in the input {printable(path)}")
-    why = "inputs and outputs must not lie inside each other"
-    report([f"{problem}; {mend}: {why}" for problem in problems])
-
-
-def in_threads(function: Callable[[T], R], things: Iterable[T], num_threads: int) -> Iterator[R]:
-    """Yield `function` of every thing, in order; a few batches are under way at a time."""
-
-    def work(batch: list[T]) -> list[R]:
-        return [function(thing) for thing in batch]
-
-    remaining = iter(things)
-    with ThreadPoolExecutor(num_threads) as pool:
-        ahead: deque = deque()
-        while batch := list(itertools.islice(remaining, _BATCH)):
-            ahead.append(pool.submit(work, batch))
-            if len(ahead) > 2 * num_threads:
-                yield from ahead.popleft().result()
-        while ahead:
-            yield from ahead.popleft().result()
+    try:
+        return storage.stamp(url)
+    except StorageError:
+        raise
+    except UserError as error:
+        return error

@@ -12,8 +12,7 @@
         REQUEUE             a signal ended the run early
         shard-00001-of-00004/   .lock, runs.jsonl, rank files and REQUEUE of a task of an array
 
-The newest row of an item counts, whichever folder it is in. Rows are only ever appended; a kill can
-tear the last line of a file, which readers ignore and the next writer cuts off.
+The newest row of an item counts, whichever folder it is in. Rows are only ever appended.
 """
 
 import json
@@ -21,15 +20,15 @@ import os
 import socket
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from open_miipher.base.atomic import write_lines
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.array import ArrayTask, Tenancy, place, turn
-
-Row = dict[str, Any]
+from open_miipher.base.paths import size_of
+from open_miipher.base.rows import Row, RowWriter, read_rows
+from open_miipher.corpus.array import ArrayTask, Tenancy, place
+from open_miipher.distributed import turn
 
 FORGOTTEN = "forgotten"
 """Key of a row that says: what was known of this item no longer counts."""
@@ -40,13 +39,11 @@ GROUP_SIZE = "samples_per_shard"
 MANIFEST_NAME = "manifest.jsonl"
 """In the output directory: what became of every input that was restored, one a line."""
 
-PRIVATE = ("run", "time", "id", "stamp", "output_bytes")
+_PRIVATE = ("run", "time", "id", "stamp", "output_bytes")
 """Keys of a row that are the ledger's own business, and not the manifest's."""
 
 Assign = Callable[[Collection[str], Mapping[str, str], str], dict[str, str]]
 """Gives names of outputs to inputs: from all inputs, the names given before, and the extension."""
-
-_TAIL_BYTES = 1 << 16
 
 
 class Ledger:
@@ -69,16 +66,15 @@ class Ledger:
             UserError: it was not; names the differences.
         """
         recorded = self.state().get("identity", identity)
-        different = [
-            key for key in {**recorded, **identity} if recorded.get(key) != identity.get(key)
+        changes = [
+            f"{key} was {recorded.get(key)} and is {identity.get(key)}"
+            for key in {**recorded, **identity}
+            if recorded.get(key) != identity.get(key)
         ]
-        if different:
-            changes = ", ".join(
-                f"{key} was {recorded.get(key)} and is {identity.get(key)}" for key in different
-            )
+        if changes:
             raise UserError(
-                f"{self.root.parent} holds outputs that were made otherwise ({changes}); "
-                "choose another output directory, or make all of them again (--overwrite, or "
+                f"{self.root.parent} holds outputs that were made otherwise ({', '.join(changes)});"
+                " choose another output directory, or make all of them again (--overwrite, or "
                 "preprocess.overwrite=true)"
             )
 
@@ -100,36 +96,32 @@ class Ledger:
         with turn(self.root):
             self.tenancy.begin()
             state = self.state()
-            if not overwrite:
-                self.check(identity)
-            else:
-                self._check_names_fit(state.get("identity", identity), identity)
             self.number = state.get("number", 0) + 1
             if overwrite:  # before the new identity is there: a kill leaves the old one's rows
-                self._forget_what_is_done(is_alike=state.get("identity") == identity)
+                self._forget_what_is_done(state.get("identity", identity), identity)
+            else:
+                self.check(identity)
             state |= {"number": self.number, "identity": dict(identity)}
             write_lines(self.root / "run.json", [json.dumps(state, indent=1)])
         return self.number
 
-    def _forget_what_is_done(self, is_alike: bool) -> None:
+    def _forget_what_is_done(
+        self, recorded: Mapping[str, Any], identity: Mapping[str, Any]
+    ) -> None:
         """Forget this task's items, or those of all if they were made otherwise."""
-        if is_alike and self.array_task is not None:
-            rows = self.rows(fields=("seconds",))
-            own = self.array_task.own(rows)
-            self.forget({item: rows[item].get("seconds", 0.0) for item in own})
-            return
-        whole = Ledger(self.root.parent)  # whose rows every task reads
-        whole.number = self.number
-        rows = whole.rows(fields=("seconds",))
-        whole.forget({item: row.get("seconds", 0.0) for item, row in rows.items()})
-
-    def _check_names_fit(self, recorded: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
         size, wanted = recorded.get(GROUP_SIZE), identity.get(GROUP_SIZE)
         if size != wanted:
             raise UserError(
                 f"{self.root.parent} was begun with {GROUP_SIZE}={size}, which decides names, and "
                 f"now it is {wanted}; keep it, or choose another output directory"
             )
+        whole = Ledger(self.root.parent)  # whose rows every task reads
+        whole.number = self.number
+        if self.array_task is None or recorded != identity:
+            whole.forget(whole.rows(fields=("seconds",)))
+        else:
+            rows = self.rows(fields=("seconds",))
+            self.forget({item: rows[item] for item in self.array_task.own(rows)})
 
     def rows(
         self, wanted: Collection[str] | None = None, fields: Collection[str] | None = None
@@ -174,20 +166,19 @@ class Ledger:
 
     def folders(self) -> list[Path]:
         """Return the folders with rows that this task's items may have."""
-        tasks = {p: ArrayTask.from_folder(p.name) for p in sorted(self.root.glob("shard-*"))}
-        own = self.array_task
-        return [self.root] + [
-            path
-            for path, task in tasks.items()
-            if task is not None and (own is None or own.may_share_with(task))
-        ]
+        own, folders = self.array_task, [self.root]
+        for path in sorted(self.root.glob("shard-*")):
+            task = ArrayTask.from_folder(path.name)
+            if task is not None and (own is None or own.may_share_with(task)):
+                folders.append(path)
+        return folders
 
-    def forget(self, items: Mapping[str, float]) -> None:
-        """Record that nothing is known of these items, given with their seconds; after `claim`."""
+    def forget(self, rows: Mapping[str, Row]) -> None:
+        """Record that nothing is known of these items, given with their rows; after `claim`."""
         with self.writer(0) as writer:
             writer.write(
-                {"run": self.number, "id": item, "seconds": seconds, FORGOTTEN: True}
-                for item, seconds in items.items()
+                {"run": self.number, "id": i, "seconds": row.get("seconds", 0.0), FORGOTTEN: True}
+                for i, row in rows.items()
             )
 
     def names(self, extension: str) -> dict[str, str]:
@@ -202,12 +193,12 @@ class Ledger:
         """
         path = self.root / "names.jsonl"
         while True:
-            size = _size(path)
+            size = size_of(path)
             given = self.names(extension)
             if all(item in given for item in items):
                 return given
             with turn(self.root):
-                if _size(path) != size:
+                if size_of(path) != size:
                     continue  # another one was first: read it outside, so that nobody waits
                 new = assign(items, given, extension)
                 with RowWriter(path) as writer:
@@ -243,9 +234,9 @@ class Ledger:
             if "num_samples" in row:
                 yield from self.samples(row["id"])
             else:
-                yield {key: value for key, value in row.items() if key not in PRIVATE}
+                yield {key: value for key, value in row.items() if key not in _PRIVATE}
 
-    def writer(self, rank: int) -> "RowWriter":
+    def writer(self, rank: int) -> RowWriter:
         """Open this rank's file for rows, each with `run` and `id`."""
         return RowWriter(self.directory / f"rank-{rank:05d}.jsonl")
 
@@ -262,72 +253,9 @@ class Ledger:
         return json.loads(path.read_text()) if path.exists() else {}
 
 
-class RowWriter(AbstractContextManager["RowWriter"]):
-    """Appends rows, a JSON object a line, and has them on the disk before it goes on.
-
-    Raises:
-        OSError: the disk refuses.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "a+b")  # noqa: SIM115 - open until __exit__
-        self._file.truncate(_end_of_whole_lines(self._file))
-
-    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append rows."""
-        self._file.writelines(json.dumps(row).encode() + b"\n" for row in rows)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the rows of a file, of none if it is missing; a last line without its end is ignored.
-
-    Raises:
-        UserError: another line is no row.
-    """
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise UserError(
-                    f"{path}, line {number} is damaged; remove that line, and what it recorded is "
-                    "made again"
-                )
-            yield row
-
-
-def _end_of_whole_lines(file: BinaryIO) -> int:
-    """Return the place after a file's last line end, found from behind."""
-    end = file.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - _TAIL_BYTES)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
 def _first_that_counts(since: Mapping[str, Mapping[str, int]], item: str) -> int:
-    """Return an item's first run that counts, by the table in run.json of ledgers of before.
+    """Return an item's first run that counts, by the table in run.json of older ledgers.
 
-    They recorded what `--overwrite` forgot by number of array tasks and task: the first run whose
-    rows count for the items of that task.
+    By number of array tasks and task, it holds the first run whose rows `--overwrite` let count.
     """
     return max(tasks.get(str(place(item, int(count))), 0) for count, tasks in since.items())

@@ -29,7 +29,6 @@ _SPAWN = get_context("spawn")
 _DYING_SECONDS = 5.0  # between the end of its connection and its own
 _LOOK_EVERY = 0.2  # s, at whether a signal came
 _FAILED_STARTS = 3  # one after another: the next would fare no better
-_BUILD, _ITEM = range(2)
 _READY, _BEGUN, _DONE, _REFUSED, _BROKEN, _DIED = range(6)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
@@ -73,12 +72,12 @@ class _Worker:
     def start(self, build: Callable[[], Any]) -> None:
         """Have it build its state."""
         self.build, self.is_ready = build, False
-        self.send(_BUILD, build)
+        self.send(build)
 
-    def send(self, kind: int, content: Any) -> bool:
-        """Send a message; False if the process is dead."""
+    def send(self, content: Callable[[], Any] | Item) -> bool:
+        """Send what to build, or an item; False if the process is dead."""
         try:
-            self.connection.send_bytes(pickle.dumps((kind, content)))
+            self.connection.send_bytes(pickle.dumps(content))
         except OSError:
             return False
         return True
@@ -172,7 +171,7 @@ class Pool(AbstractContextManager["Pool"]):
         """Give items to the workers that are idle, and have others ready for those left."""
         idle = [worker for worker in self._workers if worker.is_idle]
         for worker in idle:
-            if queue and worker.build is build and worker.send(_ITEM, queue[0]):
+            if queue and worker.build is build and worker.send(queue[0]):
                 worker.item, worker.has_begun = queue.popleft(), False
                 worker.deadline = time.monotonic() + (self._seconds_per_item or math.inf)
         others = [worker for worker in idle if worker.build is not build]  # of the map before
@@ -234,13 +233,12 @@ def _work(connection: Connection) -> None:
         except EOFError:
             return
         try:
-            kind, content = pickle.loads(message)
-            if kind == _BUILD:
-                function = content()
-                answer = (_READY, None)
-            else:
+            content = pickle.loads(message)
+            if isinstance(content, Item):
                 connection.send((_BEGUN, None))
                 answer = (_DONE, function(content))  # type: ignore[misc]
+            else:
+                function, answer = content(), (_READY, None)
         except UserError as error:
             answer = (_REFUSED, str(error))
         except Exception:  # noqa: BLE001 - raised again in the pool's process

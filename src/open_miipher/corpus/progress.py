@@ -27,38 +27,35 @@ class Progress(AbstractContextManager["Progress"]):
         self._whose = f"{whose}: " if whose else ""
         self._items_done, self._items_said, self._seconds_done = 0, 0, 0.0
         self._began = self._last_line = time.monotonic()
-        self._bar = (
-            tqdm(total=round(seconds / 3600, 3), unit="h", dynamic_ncols=True, file=sys.stderr)
-            if shown and sys.stderr.isatty()
-            else None
+        self._bar = tqdm(
+            total=round(seconds / 3600, 3),
+            unit="h",
+            dynamic_ncols=True,
+            file=sys.stderr,
+            disable=not (shown and sys.stderr.isatty()),
         )
 
     def advance(self, seconds: float) -> None:
         """Count one item of `seconds` of audio."""
         self._items_done += 1
         self._seconds_done += seconds
-        if self._bar is not None:
-            self._bar.update(seconds / 3600)
-            self._bar.set_postfix_str(
-                f"{self._whose}{self._items_done}/{self._num_items} {self._unit}"
-            )
-        elif self._shown and time.monotonic() - self._last_line >= LINE_EVERY:
+        self._bar.update(seconds / 3600)
+        self._bar.set_postfix_str(f"{self._whose}{self._items_done}/{self._num_items} {self._unit}")
+        if time.monotonic() - self._last_line >= LINE_EVERY:
             self._line()
 
     def say(self, text: str) -> None:
         """Say a line, shown or not."""
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        tqdm.write(text, file=sys.stderr)
 
     def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-        elif self._shown and self._items_said < self._items_done:
+        self._bar.close()
+        if self._items_said < self._items_done:
             self._line()
 
     def _line(self) -> None:
+        if not (self._shown and self._bar.disable):
+            return
         self._last_line = time.monotonic()
         self._items_said = self._items_done
         speed = self._seconds_done / max(1e-9, self._last_line - self._began)

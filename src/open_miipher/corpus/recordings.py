@@ -4,35 +4,27 @@ import math
 import os
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioInfo, probe
 from open_miipher.base.errors import UserError, report
-from open_miipher.base.paths import printable
-from open_miipher.corpus.inputs import (
-    Audio,
-    Inputs,
-    InputSample,
-    check_apart,
-    file_stamp,
-    lies_in,
-)
-from open_miipher.corpus.names import assign_names
+from open_miipher.base.paths import check_apart, file_stamp, lies_in, printable
+from open_miipher.corpus.inputs import Audio, Inputs, InputSample
 from open_miipher.corpus.run import Item
 from open_miipher.index import find_audio
 from open_miipher.index.manifest import read_manifest
 from open_miipher.restoration import Source
 
-_NOTHING: Mapping[str, Any] = {}  # one for millions of recordings
+_NOTHING: Mapping[str, Any] = {}  # one for millions of segments
 _ROUNDING = 0.01  # s; durations in manifests are rounded, so that the last may end behind its file
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
-    """An audio file, or a segment of one.
+class Segment:
+    """An audio file, or a part of one.
 
     Attributes:
         path: of the file.
@@ -41,6 +33,9 @@ class Recording:
         where: the place that names it, for messages; empty for a file of a directory.
         origin: what rows say of where it comes from.
         about: what else the manifest says of it.
+        info: the file's header; this and the next two are known once it was looked into.
+        start: first frame.
+        num_frames: how many.
     """
 
     path: str
@@ -49,6 +44,9 @@ class Recording:
     where: str = ""
     origin: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     about: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
+    info: AudioInfo | None = None
+    start: int = 0
+    num_frames: int = 0
 
     @property
     def stamp(self) -> list[int] | None:
@@ -56,7 +54,7 @@ class Recording:
         return file_stamp(self.path)
 
     def look(self) -> "Segment":
-        """Read the header.
+        """Read the file's header.
 
         Raises:
             AudioError: it cannot be read.
@@ -79,66 +77,44 @@ class Recording:
             )
         if length < 1:
             raise UserError(f"{self.where}: duration {self.duration:g} s is less than a sample")
-        return Segment(self, info, start, length)
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Frames of a file that was looked into.
-
-    Attributes:
-        recording: which one.
-        info: its header.
-        start: first frame.
-        num_frames: how many.
-    """
-
-    recording: Recording
-    info: AudioInfo
-    start: int
-    num_frames: int
+        return replace(self, info=info, start=start, num_frames=length)
 
     @property
     def seconds(self) -> float:
-        """Audio that it holds."""
-        return self.num_frames / self.info.sample_rate
+        """Audio that it holds, once it was looked into."""
+        return 0.0 if self.info is None else self.num_frames / self.info.sample_rate
 
     def source(self) -> Source:
-        """Return what reads it."""
-        return Source.from_file(self.recording.path, self.info, self.start, self.num_frames)
+        """Return what reads it, once it was looked into."""
+        assert self.info is not None
+        return Source.from_file(self.path, self.info, self.start, self.num_frames)
 
 
 class Recordings(Inputs):
-    """Inputs that are files, each of which becomes one."""
+    """Inputs that are audio files or segments, each of which becomes a file."""
 
     @abstractmethod
-    def recording(self, item: str) -> Recording:
+    def segment(self, item: str) -> Segment:
         """Return an input."""
-
-    def named_after(self, item: str) -> str:
-        """Return the path that an input's output is named after."""
-        return item
-
-    def assign(
-        self, items: Collection[str], given: Mapping[str, str], extension: str
-    ) -> dict[str, str]:
-        """Name the outputs of inputs."""
-        return assign_names(items, given, extension, self.named_after)
 
     def stamp(self, item: str) -> Any:
         """Return the stamp of the file."""
-        return self.recording(item).stamp
+        return self.segment(item).stamp
 
-    def look(self, item: str, stamp: Any) -> tuple[float, Segment]:
+    def look(self, item: str, output: str, stamp: Any) -> Item:
         """Read the header."""
-        segment = self.recording(item).look()
-        return segment.seconds, segment
+        segment = self.segment(item).look()
+        return Item(item, output, segment.seconds, stamp, segment)
 
     def open(self, item: Item) -> Iterator[InputSample]:
         """Give the file."""
         segment: Segment = item.details
         audio = {"": Audio(item.id, segment.source())}
-        yield InputSample(item.id, members=audio, extra=segment.recording.origin)
+        yield InputSample(item.id, members=audio, extra=segment.origin)
+
+    def origin(self, item: str) -> Mapping[str, Any]:
+        """Return what the manifest calls the file, and the segment's offset."""
+        return self.segment(item).origin
 
 
 class Directory(Recordings):
@@ -166,9 +142,9 @@ class Directory(Recordings):
             )
         return found
 
-    def recording(self, item: str) -> Recording:
+    def segment(self, item: str) -> Segment:
         """Return a file."""
-        return Recording(os.path.join(self._root, item))
+        return Segment(os.path.join(self._root, item))
 
 
 class Manifest(Recordings):
@@ -183,8 +159,8 @@ class Manifest(Recordings):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._recordings: dict[str, Recording] = {}
-        self._tree_paths: dict[str, str] = {}  # of segments: where their file lies in the tree
+        self._segments: dict[str, Segment] = {}
+        self._tree_paths: dict[str, str] = {}  # of parts of files: where the file lies in the tree
         self._num_lines: Counter[str] = Counter()  # by file, as a path in the tree
         self._output_dir: Path | None = None
 
@@ -195,85 +171,59 @@ class Manifest(Recordings):
         self._output_dir = output_dir
 
     def ids(self) -> list[str]:
-        """Read the manifest; an id is the path in the tree, a segment's with its span.
+        """Read the manifest, and refuse all lines together that cannot be right.
 
-        Raises:
-            UserError: naming every line that cannot be right.
+        An id is the path in the tree, a segment's with its span.
         """
-        self._recordings, self._tree_paths, self._num_lines = {}, {}, Counter()
+        self._segments, self._tree_paths, self._num_lines = {}, {}, Counter()
         problems = list(self._read())
-        report([*problems, *self._inside_outputs()])
-        if not self._recordings:
+        folders = {os.path.dirname(segment.path) for segment in self._segments.values()}
+        problems += [
+            f"{printable(self._path)} names files in {printable(folder)}, inside the output "
+            "directory; choose another output directory"
+            for folder in sorted(folders)
+            if self._output_dir is not None and lies_in(folder, self._output_dir)
+        ]
+        report(problems)
+        if not self._segments:
             raise UserError(f"the manifest {printable(self._path)} names no files")
-        return sorted(self._recordings)
+        return sorted(self._segments)
 
     def named_after(self, item: str) -> str:
         """Return the file's path in the tree, with the span where a file has several lines."""
         tree_path = self._tree_paths.get(item, item)
         return tree_path if self._num_lines[tree_path] == 1 else item
 
-    def recording(self, item: str) -> Recording:
+    def segment(self, item: str) -> Segment:
         """Return what a line names."""
-        return self._recordings[item]
+        return self._segments[item]
 
     def about(self, item: str) -> Mapping[str, Any]:
         """Return what else the manifest says of it."""
-        known = self._recordings.get(item)
+        known = self._segments.get(item)
         return {} if known is None else known.about
 
     def _read(self) -> Iterator[str]:
         """Take in all lines; yield what is wrong with them."""
         root = os.path.abspath(self._path.parent)
-        first_line: dict[str, str] = {}
         for line in read_manifest(self._path):
             if isinstance(line, str):
                 yield line
                 continue
             path = os.path.normpath(os.path.join(root, line.audio_filepath))
-            tree_path = _below(root, path)
-            item = _with_span(tree_path, line.offset, line.duration)
-            if item in first_line:
-                yield f"{line.where} names the same as {first_line[item]}; remove one of them"
+            tree_path = line.tree_path(root)
+            item = line.with_span(tree_path)
+            if item in self._segments:
+                first = self._segments[item].where
+                yield f"{line.where} names the same as {first}; remove one of them"
                 continue
-            first_line[item] = line.where
             self._num_lines[tree_path] += 1
             if item != tree_path:
                 self._tree_paths[item] = tree_path
             origin = {"input_filepath": line.audio_filepath, "input_offset": line.offset}
-            self._recordings[item] = Recording(
+            self._segments[item] = Segment(
                 path, line.offset, line.duration, line.where, origin, line.more
             )
-
-    def _inside_outputs(self) -> Iterator[str]:
-        """Refuse inputs that an output could take the place of."""
-        if self._output_dir is None:
-            return
-        folders = {os.path.dirname(recording.path) for recording in self._recordings.values()}
-        for folder in sorted(folders):
-            if lies_in(folder, self._output_dir):
-                yield (
-                    f"{printable(self._path)} names files in {printable(folder)}, inside the "
-                    "output directory; choose another output directory"
-                )
-
-
-def _below(root: str, path: str) -> str:
-    """Return an absolute path's place in the tree: below the root, or all of it from `/` on."""
-    inside = root if root.endswith("/") else f"{root}/"
-    return path.removeprefix(inside) if path.startswith(inside) else path.lstrip("/")
-
-
-def _with_span(path: str, offset: float, duration: float | None) -> str:
-    """Put a segment's span into a name: `a/x.wav` from 2.5 s for 1 s is `a/x@2.5+1.wav`."""
-    if not offset and duration is None:
-        return path
-    stem, suffix = os.path.splitext(path)
-    end = "" if duration is None else f"+{_decimal(duration)}"
-    return f"{stem}@{_decimal(offset)}{end}{suffix}"
-
-
-def _decimal(seconds: float) -> str:
-    return f"{seconds:.9f}".rstrip("0").rstrip(".")
 
 
 def _round(frames: float) -> int:

@@ -11,17 +11,17 @@ from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.io import AudioError
 from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.errors import UserError
-from open_miipher.base.paths import printable
+from open_miipher.base.paths import existing_parent, printable
+from open_miipher.base.rows import Row
 from open_miipher.corpus.array import ArrayTask
 from open_miipher.corpus.inputs import Inputs, InputSample, find_left
-from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger, Row
-from open_miipher.corpus.recordings import Recordings, Segment
-from open_miipher.corpus.run import Item, Plan, Share
-from open_miipher.corpus.writers import FileOutput, Setting, ShardOutput
+from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger
+from open_miipher.corpus.recordings import Segment
+from open_miipher.corpus.run import Item, Plan
+from open_miipher.corpus.writers import FileOutput, Output, Setting, ShardOutput
+from open_miipher.distributed import Share
 from open_miipher.restoration import Job, Restorer
 from open_miipher.shards import StorageError
-
-Output = FileOutput | ShardOutput
 
 
 class Restore:
@@ -31,22 +31,18 @@ class Restore:
 
     Args:
         restorer: the model and its options.
-        inputs: what is restored.
+        inputs: what is restored; checked.
         output_dir: gets the inputs' folders and names.
         file_format: of the restored audio.
 
     Attributes:
         identity: the model and all that changes what comes out.
-
-    Raises:
-        UserError: see `Inputs.check`.
     """
 
     def __init__(
         self, restorer: Restorer, inputs: Inputs, output_dir: Path, file_format: FileFormat
     ) -> None:
-        inputs.check(output_dir)
-        self._restorer, self._inputs, self._output_dir = restorer, inputs, output_dir
+        self._inputs, self._output_dir = inputs, output_dir
         self._setting = Setting(restorer, output_dir, file_format)
         self._extension = "tar" if inputs.are_packed else file_format.format
         self.identity: Mapping[str, Any] = {
@@ -65,7 +61,7 @@ class Restore:
         found = self._inputs.ids()
         names = ledger.name_all(found, self._extension, self._inputs.assign)
         items = self._inputs.items({item: names[item] for item in found})
-        plan = self._plan(items, ledger)
+        plan = find_left(self._inputs, items, ledger, self._look)
         left = [item.id for item in plan.items] + [row["id"] for row in plan.failed]
         remove_leftovers(self._output_dir / items[item] for item in left)
         remove_leftovers(ledger.samples_path(item) for item in left)
@@ -74,9 +70,9 @@ class Restore:
             raise UserError(problem)
         return plan
 
-    def process(self, items: Share) -> Iterator[Row]:
+    def process(self, items: Share[Item]) -> Iterator[Row]:
         """Restore the items of one rank; a signal lets files come to their end, and no shards."""
-        make: type[Output] = ShardOutput if self._inputs.are_packed else FileOutput
+        make = ShardOutput if self._inputs.are_packed else FileOutput
         in_work: list[Output] = []
 
         def jobs() -> Iterator[Job]:
@@ -96,7 +92,7 @@ class Restore:
                     in_work.remove(output)
 
         try:
-            for _ in self._restorer.restore_jobs(jobs()):
+            for _ in self._setting.restorer.restore_jobs(jobs()):
                 yield from finished()
             yield from finished()
         finally:
@@ -128,11 +124,11 @@ class Restore:
         given = ledger.names(self._extension)
         names = {**given, **self._inputs.assign(found, given, self._extension)}
         items = self._inputs.items({item: names[item] for item in found})
-        plan = self._plan(items, ledger, from_nothing=overwrite)
+        plan = find_left(self._inputs, items, ledger, self._look, from_nothing=overwrite)
         num_own = plan.num_done + plan.num_failed + len(plan.items) + len(plan.failed)
-        label, about = f"{plan.unit}:".ljust(12), "about " if plan.is_estimate else ""
+        about = "about " if plan.is_estimate else ""
         said = [
-            f"{label} {num_own} ({plan.num_done} done before, {len(plan.items)} to "
+            f"{plan.unit + ':':<12} {num_own} ({plan.num_done} done before, {len(plan.items)} to "
             f"restore, {len(plan.failed)} unreadable, {plan.num_failed} failed before)",
             f"hours:       {about}{plan.cost / 3600:.4f} to restore",
             f"output:      about {self._total_bytes(plan) / 1e6:.1f} MB to come in "
@@ -140,7 +136,7 @@ class Restore:
         ]
         unreadable = [row["error"] for row in plan.failed]
         for group in (i.details for i in plan.items if isinstance(i.details, list)):
-            unreadable += [problem for *_, problem in group if isinstance(problem, str)]
+            unreadable += [problem for *_, problem in group if problem is not None]
         said += [f"unreadable:  {error}" for error in unreadable]
         problem = self._lack_of_room(plan)
         said += [] if problem is None else [f"error: {problem}"]
@@ -154,31 +150,23 @@ class Restore:
         remove_leftovers([path])
         write_lines(path, map(json.dumps, listed))
 
-    def _plan(self, items: Mapping[str, str], ledger: Ledger, from_nothing: bool = False) -> Plan:
-        found = find_left(self._inputs, items, ledger, self._look, from_nothing)
-        if self._inputs.are_packed:
-            return Plan(**found, unit="shards", called_failed="failed or lack samples that failed")
-        return Plan(**found, unit="files", called_failed="failed")
-
     def _look(self, item: str, output: str, stamp: Any) -> Item | Row:
         """Look into an item that is left; what cannot be restored is its row."""
-        origin: Mapping[str, Any] = {}
-        if isinstance(self._inputs, Recordings):
-            origin = self._inputs.recording(item).origin
         try:
-            cost, details = self._inputs.look(item, stamp)
-        except AudioError as error:
-            return {**self._setting.failed_row(item, stamp, str(error)), **origin}
-        source = details.source() if isinstance(details, Segment) else None
-        refusal = self._setting.refusal(output, source)
-        if refusal is not None:
+            found = self._inputs.look(item, output, stamp)
+            source = found.details.source() if isinstance(found.details, Segment) else None
+            refusal = self._setting.refusal(output, source)
+            if refusal is None:
+                return found
             problem = f"{printable(item)}: {refusal}"
-            return {**self._setting.failed_row(item, stamp, problem), **origin}
-        return Item(item, output, cost, stamp, details)
+        except AudioError as error:
+            problem = str(error)
+        row = self._setting.failed_row(item, stamp, problem)
+        return {**row, **self._inputs.origin(item)}
 
     def _total_bytes(self, plan: Plan) -> float:
-        model = self._restorer.model
-        rate = self._restorer.options.output_rate(model.input_rate, model)
+        restorer = self._setting.restorer
+        rate = restorer.options.output_rate(restorer.model.input_rate, restorer.model)
         return sum(
             self._setting.num_bytes(item.details.source())
             if isinstance(item.details, Segment)
@@ -187,10 +175,8 @@ class Restore:
         )
 
     def _lack_of_room(self, plan: Plan) -> str | None:
-        existing = next(
-            p for p in (self._output_dir, *self._output_dir.resolve().parents) if p.exists()
-        )
-        free, needed = shutil.disk_usage(existing).free, self._total_bytes(plan)
+        free = shutil.disk_usage(existing_parent(self._output_dir)).free
+        needed = self._total_bytes(plan)
         if needed <= free:
             return None
         return (

@@ -5,29 +5,21 @@ is done when its row is in the ledger and its output is there. The tasks of a jo
 with a part of the items each.
 """
 
-import errno
-import heapq
 import itertools
 import math
-import pickle
 import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.rows import Row
 from open_miipher.corpus.array import ArrayTask
-from open_miipher.corpus.ledger import Ledger, Row
+from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.progress import Progress
-from open_miipher.distributed import StopSignal, World, mark_requeue
-
-T = TypeVar("T")
-
-_PACKED = 4096  # items that are handed to a rank, and kept there, as one piece
-_REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+from open_miipher.distributed import Share, StopSignal, World, mark_requeue, share_out
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +85,7 @@ class Task(Protocol):
     def plan(self, ledger: Ledger) -> Plan:
         """Find the work that is left for the ledger's task; called on rank 0 alone."""
 
-    def process(self, items: "Share") -> Iterator[Row]:
+    def process(self, items: Share[Item]) -> Iterator[Row]:
         """Do the work of one rank.
 
         Args:
@@ -109,53 +101,6 @@ class Task(Protocol):
 
     def finish(self, rows: Iterable[Row]) -> None:
         """Sum up, on rank 0 of the last task at work, from the newest row of every item, by id."""
-
-
-class Share(Iterator[Item]):
-    """The items of one rank, the costliest first, until a signal asks it to stop.
-
-    They are kept packed, some 50 bytes each, and unpacked a few thousand at a time.
-
-    Args:
-        stop: the signal.
-
-    Attributes:
-        num_items, cost: of all.
-    """
-
-    def __init__(self, stop: StopSignal) -> None:
-        self._stop = stop
-        self._packed: list[bytes] = []
-        self._unpacked: Iterator[Item] = iter(())
-        self._costs: dict[str, float] = {}  # of the items under way
-        self.num_items, self.cost = 0, 0.0
-
-    def add(self, packed: bytes, num_items: int, cost: float) -> None:
-        """Take items that `_pack` packed."""
-        self._packed.append(packed)
-        self.num_items += num_items
-        self.cost += cost
-
-    @property
-    def stopped(self) -> bool:
-        """Whether no more items come; those under way may be given up: they are done again."""
-        return self._stop.received is not None
-
-    def __next__(self) -> Item:
-        if self.stopped:
-            raise StopIteration
-        item = next(self._unpacked, None)
-        if item is None:
-            if not self._packed:
-                raise StopIteration
-            self._unpacked = iter(pickle.loads(zlib.decompress(self._packed.pop(0))))
-            item = next(self._unpacked)
-        self._costs[item.id] = item.cost
-        return item
-
-    def end(self, item: str) -> float:
-        """Forget an item whose row came; returns its cost, 0 of one that was never handed out."""
-        return self._costs.pop(item, 0.0)
 
 
 @dataclass(frozen=True)
@@ -212,52 +157,52 @@ def run(
 
 
 def _run(task: Task, ledger: Ledger, world: World, overwrite: bool, stop: StopSignal) -> Summary:
-    plans: list[Plan] = []  # on rank 0 alone
+    plan = Plan([], [], "", "")  # only rank 0 has the items
 
     def prepare() -> tuple[int, Plan, int]:
-        number = ledger.claim(task.identity, overwrite)
+        nonlocal plan
+        ledger.claim(task.identity, overwrite)
         mark_requeue(ledger.directory, False)
         plan = task.plan(ledger)
         _log_plan(ledger, plan)
-        plans.append(plan)
-        words = Plan([], [], plan.unit, plan.called_failed, num_failed=plan.num_failed)
-        return number, words, len(plan.items) + len(plan.failed)
+        num_items = len(plan.items) + len(plan.failed)
+        return ledger.number, replace(plan, items=[], failed=[]), num_items
 
-    number, words, num_items = on_main(world, prepare)
-    plan = plans.pop() if world.is_main else words
+    ledger.number, words, num_items = world.on_main(prepare)
     share = share_out(plan.items, world, stop)
-    own = _work(task, share, plan, ledger, world, number)
+    own = _work(task, share, plan.failed, words.unit, ledger, world)
     # A rank that was stopped waits here as well: the others come once their own work is done.
-    results = _all_ranks(world, (*own, stop.received))
+    try:
+        results = world.gather((*own, stop.received))
+    except RuntimeError as error:  # torch's way to say that a peer is gone
+        raise UserError(
+            "another rank ended before its work was done; the same command goes on"
+        ) from error
     problems, done, failed, signals = zip(*results, strict=True)
-    first = next((p for p in problems if p is not None), None)
+    problem = next((p for p in problems if p is not None), None)
     is_left = sum(done) + sum(failed) < num_items
     signal = next((s for s in signals if s is not None), None) if is_left else None
     try:
-        on_main(world, lambda: _end(task, ledger, first, signal))
+        world.on_main(lambda: _end(task, ledger, problem, signal))
     except UserError:
-        if first is None:  # else the disk is full, say, and the first sentence tells it
+        if problem is None:  # else the disk is full, say, and the first sentence tells it
             raise
-    if first is not None:
+    if problem is not None:
         raise UserError(
-            f"{first.rstrip('.')}; what is done is kept, the same command goes on", shared=True
+            f"{problem.rstrip('.')}; what is done is kept, the same command goes on", shared=True
         )
-    num_failed = plan.num_failed + sum(failed)
-    return Summary(sum(done), num_failed, signal, plan.unit, plan.called_failed)
+    num_failed = words.num_failed + sum(failed)
+    return Summary(sum(done), num_failed, signal, words.unit, words.called_failed)
 
 
 def _log_plan(ledger: Ledger, plan: Plan) -> None:
+    told = ("num_inputs", "unit", "called_failed", "is_estimate", "num_done", "num_failed")
     ledger.log(
         "planned",
         num_shards=None if ledger.array_task is None else ledger.array_task.count,
-        num_inputs=plan.num_inputs,
-        unit=plan.unit,
-        called_failed=plan.called_failed,
-        is_estimate=plan.is_estimate,
         num_items=len(plan.items) + len(plan.failed),
         seconds=round(plan.cost, 3),
-        num_done=plan.num_done,
-        num_failed=plan.num_failed,
+        **{name: getattr(plan, name) for name in told},
     )
     print(
         f"{len(plan.items)} to do, {plan.num_done} done before, {plan.num_changed} changed since, "
@@ -266,83 +211,27 @@ def _log_plan(ledger: Ledger, plan: Plan) -> None:
     )
 
 
-def share_out(items: list[Item], world: World, stop: StopSignal) -> Share:
-    """Give every rank its own items and no others, so that millions fit beside a model.
-
-    The items are given on rank 0; the list is empty afterwards, so that they are in memory once.
-    """
-    pieces = pack_shares(items, world.size) if world.is_main else []
-    share = Share(stop)
-    for number in range(world.broadcast(max(map(len, pieces), default=0))):
-        round_ = [piece[number] if number < len(piece) else None for piece in pieces]
-        own = world.scatter(round_)
-        if own is not None:
-            share.add(*own)
-    return share
-
-
-def pack_shares(items: list[Item], num_ranks: int) -> list[list[tuple[bytes, int, float]]]:
-    """Share items out so that every rank gets about as much work; the costliest come first.
-
-    Greedy: the next costliest item goes to the rank with the least. They are taken out of the list.
-
-    Returns:
-        What `Share.add` takes, for every rank, in order.
-    """
-    shares: list[list[tuple[bytes, int, float]]] = [[] for _ in range(num_ranks)]
-    waiting: list[list[Item]] = [[] for _ in range(num_ranks)]
-    loads = [(0.0, rank) for rank in range(num_ranks)]
-    items.sort(key=lambda item: (-item.cost, item.id))
-    items.reverse()
-    while items:
-        item, (load, rank) = items.pop(), loads[0]
-        heapq.heapreplace(loads, (load + item.cost, rank))
-        waiting[rank].append(item)
-        if len(waiting[rank]) == _PACKED:
-            shares[rank].append(_pack(waiting[rank]))
-            waiting[rank] = []
-    for share, rest in zip(shares, waiting, strict=True):
-        share += [_pack(rest)] if rest else []
-    return shares
-
-
-def _pack(items: list[Item]) -> tuple[bytes, int, float]:
-    data = zlib.compress(pickle.dumps(items, pickle.HIGHEST_PROTOCOL), 1)
-    return data, len(items), math.fsum(item.cost for item in items)
-
-
 def _work(
-    task: Task, share: Share, plan: Plan, ledger: Ledger, world: World, number: int
+    task: Task, share: Share[Item], failed: list[Row], unit: str, ledger: Ledger, world: World
 ) -> tuple[str | None, int, int]:
     """Do a rank's work; returns why it could not go on, and how many items it did and failed."""
     whose = f"process 1 of {world.size}" if world.size > 1 else ""
-    num_items, num_done, num_failed = len(plan.failed) + share.num_items, 0, 0
+    num_items, num_done, num_failed = len(failed) + share.num_items, 0, 0
     try:
-        with _recording(ledger):
-            writer = ledger.writer(world.rank)
-        with writer, Progress(num_items, share.cost, world.is_main, whose, plan.unit) as progress:
-            for row in itertools.chain(plan.failed, task.process(share)):
+        with (
+            ledger.writer(world.rank) as writer,
+            Progress(num_items, share.cost, world.is_main, whose, unit) as progress,
+        ):
+            for row in itertools.chain(failed, task.process(share)):
                 if row["error"] is not None:
                     progress.say(f"failed: {row['error']}")
-                with _recording(ledger):
-                    writer.write([{"run": number, "time": round(time.time(), 3), **row}])
+                writer.write([{"run": ledger.number, "time": round(time.time(), 3), **row}])
                 num_done += row["error"] is None
                 num_failed += row["error"] is not None
                 progress.advance(share.end(row["id"]))
     except UserError as error:
         return str(error), num_done, num_failed
     return None, num_done, num_failed
-
-
-@contextmanager
-def _recording(ledger: Ledger) -> Iterator[None]:
-    """Write to the ledger: its errors alone, and not the task's, are said to be the ledger's."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"the ledger in {ledger.directory} cannot be written: {error.strerror}"
-        ) from error
 
 
 def _end(task: Task, ledger: Ledger, problem: str | None, signal: str | None) -> None:
@@ -353,33 +242,3 @@ def _end(task: Task, ledger: Ledger, problem: str | None, signal: str | None) ->
     with ledger.tenancy.alone_at_the_end() as alone:
         if alone:
             task.finish(ledger.sorted_rows())
-
-
-def on_main(world: World, action: Callable[[], T]) -> T:
-    """Return on every rank what rank 0 finds; its `UserError` is raised on every rank.
-
-    So is an `OSError` that a user can mend: it names a file, or the disk refuses.
-    """
-    found: tuple[T | None, str | None] = (None, None)
-    if world.is_main:
-        try:
-            found = (action(), None)
-        except UserError as error:
-            found = (None, str(error))
-        except OSError as error:
-            if error.filename is None and error.errno not in _REFUSALS:
-                raise
-            found = (None, f"{error.filename or 'the output directory'}: {error.strerror}")
-    result, problem = world.broadcast(found)
-    if problem is not None:
-        raise UserError(problem, shared=True)
-    return result
-
-
-def _all_ranks(world: World, result: tuple[str | None, int, int, str | None]) -> list[Any]:
-    try:
-        return world.gather(result)
-    except RuntimeError as error:  # torch's way to say that a peer is gone
-        raise UserError(
-            "another rank ended before its work was done; the same command goes on"
-        ) from error

@@ -8,13 +8,16 @@ import re
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
-from open_miipher.corpus.array import ArrayTask, holder, place
-from open_miipher.corpus.ledger import FORGOTTEN, Ledger, Row, read_rows
+from open_miipher.base.rows import Row, read_rows
+from open_miipher.corpus.array import ArrayTask, place
+from open_miipher.corpus.ledger import FORGOTTEN, Ledger
+from open_miipher.distributed import holder
 
 RECENT_SECONDS = 600.0
 """What speed and time to go are taken from."""
@@ -28,15 +31,17 @@ Interval = tuple[float, float]
 
 @dataclass
 class Made:
-    """Files that were made, or tried, and the seconds of audio in them."""
+    """Files that were made, or tried, the seconds of audio in them, and when the last one was."""
 
     files: int = 0
     seconds: float = 0.0
+    last_time: float = 0.0
 
-    def add(self, seconds: float) -> None:
+    def add(self, seconds: float, when: float = 0.0) -> None:
         """Count one more."""
         self.files += 1
         self.seconds += seconds
+        self.last_time = max(self.last_time, when)
 
 
 @dataclass(frozen=True)
@@ -121,11 +126,7 @@ class Survey:
 
 
 def open_ledger(directory: Path) -> Ledger:
-    """Return the ledger of an output directory.
-
-    Raises:
-        UserError: there is none.
-    """
+    """Return the ledger of an output directory; a folder without one is a `UserError`."""
     ledger = Ledger(directory)
     if not ledger.state():
         raise UserError(
@@ -136,20 +137,15 @@ def open_ledger(directory: Path) -> Ledger:
 
 
 def survey(ledger: Ledger, now: float | None = None) -> Survey:
-    """Look at everything that the ledger knows.
-
-    Args:
-        ledger: of a run over all items, whoever works there.
-        now: seconds since the epoch; by default what the clock says.
-    """
+    """Look at everything that a ledger knows; `now` is in seconds since the epoch."""
     now = time.time() if now is None else now
     # Who holds locks is asked first: what he finishes in the meantime is then counted as well.
     holders = {path: holder(path) for path in ledger.folders()}
     logs = {path: list(read_rows(path / "runs.jsonl")) for path in holders}
-    tally = Tally(ledger, now - RECENT_SECONDS)
+    tally = _Tally(ledger, now - RECENT_SECONDS)
     plans = [event for log in logs.values() for event in log if event["event"] == "planned"]
     newest = max(plans, key=lambda event: event["run"], default={})
-    tasks = _tasks(ledger, newest, logs, holders, tally)
+    tasks = _tasks(ledger, newest.get("num_shards"), logs, holders, tally)
     num_inputs = newest.get("num_inputs", tally.done.files + tally.num_failed)
     num_unplanned = _num_unplanned(num_inputs, tasks, tally)
     num_left = num_unplanned + sum(task.num_left or 0 for task in tasks)
@@ -171,9 +167,9 @@ def survey(ledger: Ledger, now: float | None = None) -> Survey:
         overall=measure(intervals, tally.overall, (0.0, now)),
         seconds_to_go=at_work / speed.real_time if speed and speed.real_time else None,
         tasks=tasks,
-        failures=tally.failures(),
+        failures=_failures(ledger, tally),
         unit=newest.get("unit", "files"),
-        called_failed=newest.get("called_failed", "failed"),  # ledgers of before have no word
+        called_failed=newest.get("called_failed", "failed"),  # older ledgers have no word
         samples=tally.samples,
     )
 
@@ -192,93 +188,9 @@ def measure(intervals: Iterable[Interval], made: Made, window: Interval) -> Spee
     return Speed(made.seconds / seconds, made.files / seconds, seconds) if seconds > 0 else None
 
 
-class Tally:
-    """What the rows of a ledger add up to, read once.
+class _Newest(NamedTuple):
+    """What the newest row of an item says; `file` is what its error speaks of."""
 
-    Attributes:
-        by_run: what each run made; last_time: when its newest row was written.
-        recent: what was made since a time, in seconds since the epoch; overall: what ever was.
-        done: what is done now; num_failed: items that failed, also in part, and count.
-        samples: what the items hold, if they are shards.
-    """
-
-    def __init__(self, ledger: Ledger, recent_since: float) -> None:
-        self.by_run: dict[int, Made] = defaultdict(Made)
-        self.last_time: dict[int, float] = defaultdict(float)
-        self.recent, self.overall, self.done = Made(), Made(), Made()
-        self._newest: dict[str, _Newest] = {}
-        self._ledger = ledger
-        for row in ledger.all_rows():
-            self._count(row, recent_since)
-        known = [n for n in self._newest.values() if not n.is_forgotten]
-        for newest in known:
-            if newest.error is None:
-                self.done.add(newest.seconds)
-            elif newest.samples is not None:
-                self.done.seconds += newest.seconds
-        self.num_failed = sum(n.error is not None for n in known)
-        packed = [n.samples for n in known if n.samples]
-        num_made, num_failed = sum(s.num_made for s in packed), sum(s.num_failed for s in packed)
-        self.samples = Samples(num_made, num_failed) if packed else None
-
-    def forgotten(self) -> Iterator[tuple[str, int, float]]:
-        """Yield (item, run that forgot it, seconds)."""
-        for item, newest in self._newest.items():
-            if newest.is_forgotten:
-                yield item, newest.run, newest.seconds
-
-    def num_known(self, tasks: set[int], count: int) -> int:
-        """Count the items of these array tasks, of `count`, that are done or failed."""
-        known = (item for item, newest in self._newest.items() if not newest.is_forgotten)
-        return sum(place(item, count) in tasks for item in known)
-
-    def failed(self) -> dict[str, float]:
-        """Return the items that failed, with their seconds as far as they are known."""
-        newest = self._newest.items()
-        return {item: entry.seconds for item, entry in newest if entry.error is not None}
-
-    def failures(self) -> list[Failure]:
-        """Group the failures, the most frequent reason first."""
-        counts: Counter[str] = Counter()
-        examples: dict[str, str] = {}
-        for file, error in self._errors():
-            _, named, rest = error.partition(printable(file))
-            # the sentence without the file's name, and with N for every number
-            reason = re.sub(r"\d+", "N", rest.lstrip(": ") if named else error)
-            counts[reason] += 1
-            examples.setdefault(reason, error)
-        return [Failure(r, count, examples[r]) for r, count in counts.most_common()]
-
-    def _errors(self) -> Iterator[tuple[str, str]]:
-        """Yield the name that an error speaks of, and the error; of shards, one a sample."""
-        for item, newest in self._newest.items():
-            if newest.error is not None and newest.samples is None:
-                yield newest.file, newest.error
-            elif newest.error is not None:
-                for row in self._ledger.samples(item):
-                    if row["error"] is not None:
-                        yield str(row.get(FILE, row["input"])), row["error"]
-
-    def _count(self, row: Row, recent_since: float) -> None:
-        run, item, seconds = row["run"], row["id"], row.get("seconds", 0.0)
-        if item not in self._newest or run >= self._newest[item].run:
-            packed = (
-                Samples(row["num_samples"], row["num_failed"]) if "num_samples" in row else None
-            )
-            error, file = row.get("error"), str(row.get(FILE, item))
-            self._newest[item] = _Newest(run, seconds, error, FORGOTTEN in row, file, packed)
-        if FORGOTTEN in row:
-            return
-        when = row.get("time", 0.0)
-        self.last_time[run] = max(self.last_time[run], when)
-        self.by_run[run].add(seconds)
-        self.overall.add(seconds)
-        if when >= recent_since:
-            self.recent.add(seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class _Newest:
     run: int
     seconds: float
     error: str | None
@@ -287,65 +199,131 @@ class _Newest:
     samples: Samples | None
 
 
+class _Tally:
+    """What the rows of a ledger add up to, read once.
+
+    Attributes:
+        newest: by item.
+        by_run: what each run made.
+        recent: what was made since a time, in seconds since the epoch; overall: what ever was.
+        done: what is done now; num_failed: items that failed, also in part, and count.
+        samples: what the items hold, if they are shards.
+    """
+
+    def __init__(self, ledger: Ledger, recent_since: float) -> None:
+        self.by_run: dict[int, Made] = defaultdict(Made)
+        self.recent, self.overall, self.done = Made(), Made(), Made()
+        self.newest: dict[str, _Newest] = {}
+        for row in ledger.all_rows():
+            self._count(row, recent_since)
+        self.num_failed = sum(newest.error is not None for _, newest in self.known())
+        for _, newest in self.known():
+            if newest.error is None:
+                self.done.add(newest.seconds)
+            elif newest.samples is not None:
+                self.done.seconds += newest.seconds
+        packed = [newest.samples for _, newest in self.known() if newest.samples]
+        num_made, num_failed = sum(s.num_made for s in packed), sum(s.num_failed for s in packed)
+        self.samples = Samples(num_made, num_failed) if packed else None
+
+    def known(self) -> Iterator[tuple[str, _Newest]]:
+        """Yield the items that are not forgotten."""
+        return (entry for entry in self.newest.items() if not entry[1].is_forgotten)
+
+    def _count(self, row: Row, recent_since: float) -> None:
+        run, item, seconds = row["run"], row["id"], row.get("seconds", 0.0)
+        if item not in self.newest or run >= self.newest[item].run:
+            packed = (
+                Samples(row["num_samples"], row["num_failed"]) if "num_samples" in row else None
+            )
+            error, file = row.get("error"), str(row.get(FILE, item))
+            self.newest[item] = _Newest(run, seconds, error, FORGOTTEN in row, file, packed)
+        if FORGOTTEN in row:
+            return
+        when = row.get("time", 0.0)
+        self.by_run[run].add(seconds, when)
+        self.overall.add(seconds, when)
+        if when >= recent_since:
+            self.recent.add(seconds, when)
+
+
+def _failures(ledger: Ledger, tally: _Tally) -> list[Failure]:
+    """Group the failures, of shards those of their samples; the most frequent reason first."""
+    counts: Counter[str] = Counter()
+    examples: dict[str, str] = {}
+    for item, newest in tally.known():
+        errors = [] if newest.error is None else [(newest.file, newest.error)]
+        if errors and newest.samples is not None:
+            failed = (row for row in ledger.samples(item) if row["error"] is not None)
+            errors = [(str(row.get(FILE, row["input"])), row["error"]) for row in failed]
+        for file, error in errors:
+            _, named, rest = error.partition(printable(file))
+            # the sentence without the file's name, and with N for every number
+            reason = re.sub(r"\d+", "N", rest.lstrip(": ") if named else error)
+            counts[reason] += 1
+            examples.setdefault(reason, error)
+    return [Failure(r, count, examples[r]) for r, count in counts.most_common()]
+
+
 def _tasks(
     ledger: Ledger,
-    newest: Row,
+    count: int | None,
     logs: dict[Path, list[Row]],
     holders: dict[Path, str | None],
-    tally: Tally,
+    tally: _Tally,
 ) -> list[TaskState]:
-    """Describe all tasks of the array, or the one run, that `newest` is a plan of."""
-    count = newest.get("num_shards")
-    again: dict[int, list[tuple[int, float]]] = defaultdict(list)
-    for item, run, seconds in tally.forgotten():
-        again[0 if count is None else place(item, count)].append((run, seconds))
+    """Describe the `count` tasks of the newest array, or the one run."""
+    again: dict[int, list[_Newest]] = defaultdict(list)
+    for item, newest in tally.newest.items():
+        if newest.is_forgotten:
+            again[0 if count is None else place(item, count)].append(newest)
     tasks = []
     for index in range(count or 1):
-        array_task = None if count is None else ArrayTask(count, index)
-        folder = Ledger(ledger.root.parent, array_task).directory
-        name = "the run" if array_task is None else str(array_task)
-        task = _task(name, logs.get(folder, []), tally, again[index])
-        who = holders.get(folder)
-        if who is not None:
-            task = replace(task, state="running", who=_person(who), how=None)
-        tasks.append(task)
+        task = None if count is None else ArrayTask(count, index)
+        folder = Ledger(ledger.root.parent, task).directory
+        name = "the run" if task is None else str(task)
+        tasks.append(_task(name, logs.get(folder, []), holders.get(folder), tally, again[index]))
     return tasks
 
 
-def _task(name: str, log: list[Row], tally: Tally, again: list[tuple[int, float]]) -> TaskState:
-    """Describe a task at which nobody is."""
+def _task(
+    name: str, log: list[Row], holder: str | None, tally: _Tally, again: list[_Newest]
+) -> TaskState:
+    """Describe a task, of whose items some are to be made again."""
+    who = None if holder is None else _person(holder)
     plan = next((event for event in reversed(log) if event["event"] == "planned"), None)
     if plan is None:
-        return TaskState(name, "not started")
+        return TaskState(name, "not started" if who is None else "running", who)
     made = tally.by_run[plan["run"]]
-    later = [seconds for run, seconds in again if run > plan["run"]]
+    later = [newest.seconds for newest in again if newest.run > plan["run"]]
     num_own = plan["num_items"] + plan["num_done"] + plan["num_failed"]
     num_left = min(num_own, max(0, plan["num_items"] - made.files + len(later)))
     seconds_left = max(0.0, plan["seconds"] - made.seconds + sum(later)) if num_left else 0.0
-    if num_left == 0:
-        return TaskState(name, "finished", num_own=num_own, num_left=0)
-    ends = [e["how"] for e in log if e["event"] == "ended" and e["run"] == plan["run"]]
-    how = "some are to be tried again" if later else ends[-1] if ends else "killed"
-    return TaskState(name, "stopped", None, how, num_own, num_left, seconds_left)
+    state = "running" if who is not None else "stopped" if num_left else "finished"
+    how = None
+    if state == "stopped":
+        ends = [e["how"] for e in log if e["event"] == "ended" and e["run"] == plan["run"]]
+        how = "some are to be tried again" if later else ends[-1] if ends else "killed"
+    return TaskState(name, state, who, how, num_own, num_left, seconds_left)
 
 
-def _num_unplanned(num_inputs: int, tasks: list[TaskState], tally: Tally) -> int:
+def _num_unplanned(num_inputs: int, tasks: list[TaskState], tally: _Tally) -> int:
     """Count the items left in tasks that nobody planned."""
     unplanned = {index for index, task in enumerate(tasks) if task.num_own is None}
     if not unplanned:
         return 0
-    num_planned = sum(task.num_own or 0 for task in tasks)
-    return max(0, num_inputs - num_planned - tally.num_known(unplanned, len(tasks)))
+    num_known = sum(place(item, len(tasks)) in unplanned for item, _ in tally.known())
+    return max(0, num_inputs - sum(task.num_own or 0 for task in tasks) - num_known)
 
 
-def _intervals(log: list[Row], who: str | None, tally: Tally, now: float) -> Iterator[Interval]:
+def _intervals(log: list[Row], who: str | None, tally: _Tally, now: float) -> Iterator[Interval]:
     """Yield when a task's runs were at work: until now, if it is held and has not said its end."""
     ends = {event["run"]: event["time"] for event in log if event["event"] == "ended"}
     begins = [event for event in log if event["event"] == "planned"]
     for event in begins:
         run = event["run"]
         is_on = who is not None and event is begins[-1]
-        yield event["time"], ends.get(run, now if is_on else tally.last_time[run])
+        yield event["time"], ends.get(run, now if is_on else tally.by_run[run].last_time)
 
 
 def _person(text: str) -> str:

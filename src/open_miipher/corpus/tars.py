@@ -5,123 +5,48 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, AudioInfo, Encoded, probe, read
-from open_miipher.audio.resample import num_output_frames
+from open_miipher.audio.io import AudioError, Encoded
 from open_miipher.base.errors import UserError
-from open_miipher.base.paths import printable
-from open_miipher.corpus.inputs import Audio, Inputs, InputSample, check_apart
+from open_miipher.base.paths import check_apart, printable
+from open_miipher.base.plain import as_json
+from open_miipher.corpus.inputs import Audio, Inputs, InputSample, stored_stamp
 from open_miipher.corpus.ledger import GROUP_SIZE
-from open_miipher.corpus.names import assign_groups, assign_keys
-from open_miipher.corpus.recordings import Recording, Recordings, Segment
+from open_miipher.corpus.recordings import Recordings, Segment
 from open_miipher.corpus.run import Item
-from open_miipher.data.files import read_resampled
 from open_miipher.restoration import Source
 from open_miipher.shards import (
+    Member,
     Sample,
     ShardError,
     Storage,
     StorageError,
-    decode_waveform,
+    assign_keys,
+    audio_names,
     expand,
+    extension_of,
     is_s3,
-    read_rate,
+    names_below,
+    open_member,
     read_samples,
 )
 
-ARRAY_EXTENSIONS = ("npy", "pth")
-
+_PREFIX = "restored-"
 _MEASURED_SHARDS, _MEASURED_SAMPLES = 3, 8
 _USUAL_SECONDS_PER_BYTE = 1 / 48_000  # 16 bits at 24 kHz
 
 
-@dataclass(frozen=True)
-class Member:
-    """Audio inside a tar, looked into and not decoded yet.
+class Packed(Inputs):
+    """Inputs that become tar shards."""
 
-    Attributes:
-        name: of the sample and of its member, behind a prefix that the caller chose.
-        info: rate, length and channels.
-        data: the audio file, or (channels, samples) float32.
-    """
-
-    name: str
-    info: AudioInfo
-    data: Encoded | np.ndarray
-
-    def decode(self, start: int, count: int) -> np.ndarray:
-        """Give frames: (channels, count) float32."""
-        if isinstance(self.data, Encoded):
-            return read(self.data, start, count)[0]
-        return self.data[:, start : start + count]
-
-    @property
-    def sample_rate(self) -> int:
-        """Its own rate in Hz."""
-        return self.info.sample_rate
-
-    @property
-    def num_channels(self) -> int:
-        """How many channels it has."""
-        return self.info.num_channels
-
-    def num_samples(self, sample_rate: int) -> int:
-        """Length once resampled to `sample_rate` Hz."""
-        return num_output_frames(self.info.num_frames, self.sample_rate, sample_rate)
-
-    def draw_channel(self, rng: np.random.Generator) -> int:
-        """Draw one of the channels."""
-        return int(rng.integers(self.num_channels)) if self.num_channels > 1 else 0
-
-    def read(self, channel: int, start: int, num_samples: int, sample_rate: int) -> np.ndarray:
-        """Read a span of one channel, resampled: (num_samples,) float32."""
-        return read_resampled(
-            lambda first, count: self.decode(first, count)[channel],
-            self.info.num_frames,
-            self.sample_rate,
-            start,
-            num_samples,
-            sample_rate,
-        )
-
-    def source(self) -> Source:
-        """Return what reads all of it, from its start."""
-        if isinstance(self.data, Encoded):
-            return Source.from_file(self.data, self.info)
-        return Source.from_array(self.data, self.info.sample_rate, printable(self.name))
+    unit, called_failed = "shards", "failed or lack samples that failed"
+    are_packed = True
 
 
-def open_member(sample: Sample, name: str, prefix: str = "") -> Member:
-    """Look into a member of a sample that is audio; arrays have their rate beside them.
-
-    Raises:
-        AudioError, ShardError: it is none; the message names it, behind the prefix.
-    """
-    full_name = f"{prefix}{sample.key}.{name}"
-    if extension_of(name) not in ARRAY_EXTENSIONS:
-        file = Encoded(full_name, sample.members[name])
-        return Member(full_name, probe(file), file)
-    try:
-        rate = read_rate(sample.members)
-    except ShardError as error:
-        raise ShardError(f"{printable(prefix + sample.key)}: {error}") from error
-    waveform, _ = decode_waveform(sample.members[name], full_name)
-    num_channels, num_frames = waveform.shape
-    return Member(full_name, AudioInfo(rate, num_frames, num_channels, "", ""), waveform)
-
-
-def extension_of(name: str) -> str:
-    """Return what stands behind a name's last dot, in lower case."""
-    return name.rpartition(".")[2].lower()
-
-
-class TarShards(Inputs):
+class TarShards(Packed):
     """Tar shards, each of which becomes one of the same name.
 
     Args:
@@ -130,7 +55,7 @@ class TarShards(Inputs):
         member: which member of each sample is restored; all audio files if None.
     """
 
-    is_estimate = are_packed = True
+    is_estimate = True
 
     def __init__(self, urls: Sequence[str], storage: Storage, member: str | None = None) -> None:
         self._urls, self._storage, self._member = urls, storage, member
@@ -148,35 +73,21 @@ class TarShards(Inputs):
         """Find the shards; an id is the path below their common folder."""
         urls = expand(self._urls, self._storage, "--input-shards")
         check_apart([url for url in urls if not is_s3(url)], self._output_dir)
-        self._found = {}
-        places = {url: _place(url) for url in urls}
-        folders = zip(*(place[:-1] for place in places.values()), strict=False)
-        common = sum(1 for _ in itertools.takewhile(lambda parts: len(set(parts)) == 1, folders))
-        for url, place in places.items():
-            item = "/".join(place[common:])
-            if item in self._found:
-                raise UserError(
-                    f"--input-shards: {url} and {self._found[item]} would both become {item}; "
-                    "restore them into two output directories"
-                )
-            self._found[item] = url
+        self._found = names_below(urls, "--input-shards")
         self._seconds_per_byte = self._measure()
         return sorted(self._found)
 
     def stamp(self, item: str) -> Any:
         """Return the storage's stamp; None of a shard that is missing."""
-        try:
-            return self._storage.stamp(self._found[item])
-        except StorageError:
-            raise
-        except UserError:
-            return None
+        found = stored_stamp(self._storage, self._found[item])
+        return None if isinstance(found, UserError) else found
 
-    def look(self, item: str, stamp: Any) -> tuple[float, str]:
+    def look(self, item: str, output: str, stamp: Any) -> Item:
         """Estimate its length from its size; the details are where it lies."""
+        url = self._found[item]
         if stamp is None:
-            raise AudioError(f"{printable(self._found[item])} does not exist")
-        return max(1, stamp[0]) * self._seconds_per_byte, self._found[item]
+            raise AudioError(f"{printable(url)} does not exist")
+        return Item(item, output, max(1, stamp[0]) * self._seconds_per_byte, stamp, url)
 
     def open(self, item: Item) -> Iterator[InputSample]:
         """Read a shard from its start.
@@ -191,7 +102,8 @@ class TarShards(Inputs):
 
     def _sample(self, item: str, sample: Sample) -> InputSample:
         path = f"{item}/{sample.key}"
-        chosen = [name for name in sample.members if self._is_chosen(name)]
+        named = [name for name in sample.members if name == self._member]
+        chosen = audio_names(sample) if self._member is None else named
         if not chosen:
             what = "audio" if self._member is None else f"member {self._member}"
             return InputSample(path, sample.key, error=f"{printable(path)} has no {what}")
@@ -201,54 +113,41 @@ class TarShards(Inputs):
                 member = open_member(sample, name, f"{item}/")
             except (AudioError, ShardError) as error:
                 return InputSample(f"{path}.{name}", sample.key, error=str(error))
-            members[name] = Audio(member.name, member.source())
+            members[name] = Audio(member.name, _source(member))
         return InputSample(path, sample.key, members)
 
-    def _is_chosen(self, name: str) -> bool:
-        if self._member is not None:
-            return name == self._member
-        return extension_of(name) in AUDIO_EXTENSIONS
-
     def _measure(self) -> float:
-        """Take the seconds per byte from the first samples of a few shards."""
-        urls = [self._found[item] for item in sorted(self._found)]
-        chosen = urls[:: -(-len(urls) // _MEASURED_SHARDS)]
-        known = [seconds for seconds in map(self._mean_seconds, chosen) if seconds > 0]
+        """Return the seconds of audio a byte in the first samples of a few shards."""
+        urls, known = [self._found[item] for item in sorted(self._found)], []
+        for url in urls[:: -(-len(urls) // _MEASURED_SHARDS)]:
+            try:
+                with self._storage.open(url) as file:
+                    samples = list(itertools.islice(read_samples(file, url), _MEASURED_SAMPLES))
+            except StorageError:
+                raise
+            except UserError:  # reported where the shard is made
+                continue
+            members = [m for s in samples for m in self._sample("", s).members.values()]
+            sources = [member.source for member in members if isinstance(member, Audio)]
+            num_bytes = sum(len(data) for sample in samples for data in sample.members.values())
+            seconds = sum(source.num_frames / source.sample_rate for source in sources)
+            known += [seconds / (1 + num_bytes)] if seconds else []
         return sum(known) / len(known) if known else _USUAL_SECONDS_PER_BYTE
 
-    def _mean_seconds(self, url: str) -> float:
-        """Return seconds of audio per byte in the first few samples; 0 if they cannot be read."""
-        seconds, num_bytes = 0.0, 1
-        try:
-            with self._storage.open(url) as file:
-                samples = itertools.islice(read_samples(file, url), _MEASURED_SAMPLES)
-                for sample in samples:
-                    num_bytes += sum(map(len, sample.members.values()))
-                    for member in self._sample("", sample).members.values():
-                        if isinstance(member, Audio):
-                            seconds += member.source.num_frames / member.source.sample_rate
-        except StorageError:
-            raise
-        except UserError:  # told where the shard is made
-            return 0.0
-        return seconds / num_bytes
+
+Group = list[tuple[str, str, Segment, str | None]]
+"""Segments of a shard: id, what its key is named after, and why it cannot be read, if it cannot."""
 
 
-Group = list[tuple[str, str, Recording, Segment | str]]
-"""Recordings of a shard: id, what its key is named after, and what is known or why it is not."""
-
-
-class Groups(Inputs):
+class Groups(Packed):
     """Recordings, a fixed number of them to a shard.
 
-    A recording stays in the shard that it was once given, and new ones get new shards.
+    A recording stays in the shard that it was once given, `restored-000000.tar` …
 
     Args:
         recordings: the inputs.
         size: recordings of a shard.
     """
-
-    are_packed = True
 
     def __init__(self, recordings: Recordings, size: int) -> None:
         if size < 1:
@@ -258,7 +157,7 @@ class Groups(Inputs):
         self.identity: Mapping[str, Any] = {"outputs": "shards", GROUP_SIZE: size}
 
     def check(self, output_dir: Path) -> None:
-        """See `Inputs.check`."""
+        """Refuse what the check of the recordings refuses."""
         self._recordings.check(output_dir)
 
     def ids(self) -> list[str]:
@@ -268,8 +167,15 @@ class Groups(Inputs):
     def assign(
         self, items: Collection[str], given: Mapping[str, str], extension: str
     ) -> dict[str, str]:
-        """Put recordings into groups."""
-        return assign_groups(items, given, extension, self._size)
+        """Put recordings that have no shard yet into new ones, so that a shard is made once."""
+        suffix = f".{extension}"
+        numbers = (n.removeprefix(_PREFIX).removesuffix(suffix) for n in set(given.values()))
+        first = max((int(number) for number in numbers if number.isdigit()), default=-1) + 1
+        new = sorted(set(items) - set(given))
+        return {
+            item: f"{_PREFIX}{first + place // self._size:06d}{suffix}"
+            for place, item in enumerate(new)
+        }
 
     def items(self, names: dict[str, str]) -> dict[str, str]:
         """Every shard is an item of its own name."""
@@ -283,49 +189,41 @@ class Groups(Inputs):
         """Return a digest of the recordings' own, and of what is carried along."""
         digest = sha256()
         for member in self._members[item]:
-            recording = self._recordings.recording(member)
-            known = [member, recording.stamp, {**recording.about}]
+            segment = self._recordings.segment(member)
+            known = [member, segment.stamp, {**segment.about}]
             digest.update(json.dumps(known, sort_keys=True).encode())
         return digest.hexdigest()[:32]
 
-    def look(self, item: str, stamp: Any) -> tuple[float, Group]:
-        """Look into all recordings; those that cannot be read fail when the shard is made."""
-        group, seconds = Group(), 0.0
+    def look(self, item: str, output: str, stamp: Any) -> Item:
+        """Look into all segments; those that cannot be read fail when the shard is made."""
+        group = Group()
         for member in self._members[item]:
-            recording = self._recordings.recording(member)
-            segment: Segment | str
+            segment, error = self._recordings.segment(member), None
             try:
-                segment = recording.look()
-                seconds += segment.seconds
-            except AudioError as error:
-                segment = str(error)
-            group.append((member, self._recordings.named_after(member), recording, segment))
-        return seconds, group
+                segment = segment.look()
+            except AudioError as unreadable:
+                error = str(unreadable)
+            group.append((member, self._recordings.named_after(member), segment, error))
+        return Item(item, output, sum(entry[2].seconds for entry in group), stamp, group)
 
     def open(self, item: Item) -> Iterator[InputSample]:
         """Give a sample for each: the audio, and what the manifest says of it as `json`."""
         group: Group = item.details
         keys = assign_keys(path for _, path, _, _ in group)
-        for key, (name, _, recording, segment) in zip(keys, group, strict=True):
-            extra = {**recording.about, **recording.origin}
-            if isinstance(segment, str):
-                yield InputSample(name, key, error=segment, extra=extra)
+        for key, (name, _, segment, error) in zip(keys, group, strict=True):
+            extra = {**segment.about, **segment.origin}
+            if error is not None:
+                yield InputSample(name, key, error=error, extra=extra)
                 continue
             audio = Audio(name, segment.source())
-            members: dict[str, bytes | Audio] = {extension_of(segment.recording.path): audio}
+            members: dict[str, bytes | Audio] = {extension_of(segment.path): audio}
             if extra:
-                text = json.dumps(extra, ensure_ascii=False)
-                members["json"] = text.encode("utf-8", "backslashreplace")  # half a surrogate pair
+                members["json"] = as_json(extra)
             yield InputSample(name, key, members, extra=extra)
 
 
-def _place(url: str) -> tuple[str, ...]:
-    """Return the parts of where a shard lies.
-
-    Raises:
-        UserError: an object's name cannot be a path.
-    """
-    parts = PurePosixPath(url if is_s3(url) else os.path.abspath(url).lstrip("/")).parts
-    if ".." in parts:
-        raise UserError(f"--input-shards: {url} has a .. in its name; rename it")
-    return parts
+def _source(member: Member) -> Source:
+    """Return what reads all of a member."""
+    if isinstance(member.data, Encoded):
+        return Source.from_file(member.data, member.info)
+    return Source.from_array(member.data, member.info.sample_rate, printable(member.name))

@@ -5,16 +5,18 @@ import os
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from open_miipher.audio.io import AudioError, AudioFile, AudioReader, Encoded, shown
 from open_miipher.base.atomic import is_temporary
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
-from open_miipher.corpus.inputs import in_threads
-from open_miipher.corpus.ledger import MANIFEST_NAME, PRIVATE, Ledger, Row, read_rows
+from open_miipher.base.rows import Row, read_rows
+from open_miipher.base.threads import in_threads
+from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger
 from open_miipher.corpus.progress import Progress
-from open_miipher.corpus.writers import Level
+from open_miipher.restoration import Level
 from open_miipher.shards import ShardError, read_samples
 
 SILENT_BELOW = -80.0
@@ -72,26 +74,21 @@ def verify(
         )
     done = [row for _, row in sorted(rows.items()) if row["output"] is not None]
 
-    def check(row: Row) -> tuple[Row, list[str]]:
-        return row, problems_of(ledger, row)
+    def check(row: Row) -> list[Wrong]:
+        return [Wrong(problem, row["id"]) for problem in problems_of(ledger, row)]
 
     wrong = []
     seconds = math.fsum(row["duration"] for row in done)
     with Progress(len(done), seconds, shown, unit=unit) as progress:
-        for row, problems in in_threads(check, done, num_threads):
+        for row, found in zip(done, in_threads(check, done, num_threads), strict=True):
             progress.advance(row["duration"])
-            wrong += [Wrong(problem, row["id"]) for problem in problems]
-    if is_running:
-        return [*_still_wrong(ledger, wrong), *extra_files(ledger, rows, is_running)]
-    return [*wrong, *extra_files(ledger, rows, is_running), *_manifest_problem(ledger, rows)]
-
-
-def _still_wrong(ledger: Ledger, wrong: list[Wrong]) -> Iterator[Wrong]:
-    """Look once more: a task may have made a file again while it was being checked."""
-    rows = ledger.rows({entry.item for entry in wrong if entry.item is not None}, _FIELDS)
-    for item, row in sorted(rows.items()):
-        problems = problems_of(ledger, row) if row["output"] is not None else []
-        yield from (Wrong(problem, item) for problem in problems)
+            wrong += found
+    if not is_running:
+        return [*wrong, *_extra_files(ledger, rows, is_running), *_manifest_problem(ledger, done)]
+    # A task may have made a file again while it was being checked.
+    again = ledger.rows({entry.item for entry in wrong if entry.item is not None}, _FIELDS)
+    still = [check(row) for _, row in sorted(again.items()) if row["output"] is not None]
+    return [*chain.from_iterable(still), *_extra_files(ledger, rows, is_running)]
 
 
 def problems_of(ledger: Ledger, row: Row) -> list[str]:
@@ -167,17 +164,8 @@ def _decibels(level: float | None) -> str:
     return "digital silence" if level is None else f"{level:.1f} dB"
 
 
-def extra_files(ledger: Ledger, rows: Mapping[str, Row], is_running: bool) -> Iterator[Wrong]:
-    """Find files in the output directory that are no output of what is done.
-
-    Args:
-        ledger: of the output directory.
-        rows: the newest one of every item.
-        is_running: leave out what tasks may be making now.
-
-    Yields:
-        One for each such file.
-    """
+def _extra_files(ledger: Ledger, rows: Mapping[str, Row], is_running: bool) -> Iterator[Wrong]:
+    """Find files that are no output of these rows; of running tasks, none in the making."""
     output_dir = ledger.root.parent
     outputs = {row["output"] for row in rows.values() if row["output"] is not None}
     failed = {item for item, row in rows.items() if row["output"] is None}
@@ -185,48 +173,35 @@ def extra_files(ledger: Ledger, rows: Mapping[str, Row], is_running: bool) -> It
     extension = "tar" if identity.get("outputs") == "shards" else identity["format"]
     # An output that has a name and no row: a run was killed in between, or is just doing it.
     named = {output: item for item, output in ledger.names(extension).items()}
-    for path in _files(output_dir):
-        name = path.relative_to(output_dir).as_posix()
-        if name in outputs or name == MANIFEST_NAME:
-            continue
-        if is_temporary(path.name):
-            if not is_running:
-                yield Wrong(f"{printable(path)} was left by a run that was killed")
-        elif name not in named:
-            yield Wrong(f"{printable(path)} is no output of this restoration")
-        elif {named[name], name} & failed and not is_running:  # a group's item is its output
-            yield Wrong(f"{printable(path)} is older than its input, which failed since")
-
-
-def _files(output_dir: Path) -> Iterator[Path]:
     for folder, folders, files in os.walk(output_dir):
-        if Path(folder) == output_dir and ".ledger" in folders:
-            folders.remove(".ledger")
-        folders.sort()
-        yield from (Path(folder, name) for name in sorted(files))
+        is_root = Path(folder) == output_dir
+        folders[:] = sorted(name for name in folders if not (is_root and name == ".ledger"))
+        for path in (Path(folder, file) for file in sorted(files)):
+            name = path.relative_to(output_dir).as_posix()
+            if name in outputs or name == MANIFEST_NAME:
+                continue
+            if is_temporary(path.name):
+                if not is_running:
+                    yield Wrong(f"{printable(path)} was left by a run that was killed")
+            elif name not in named:
+                yield Wrong(f"{printable(path)} is no output of this restoration")
+            elif {named[name], name} & failed and not is_running:  # a group's item is its output
+                yield Wrong(f"{printable(path)} is older than its input, which failed since")
 
 
-def _manifest_problem(ledger: Ledger, rows: Mapping[str, Row]) -> Iterator[Wrong]:
+def _manifest_problem(ledger: Ledger, done: Iterable[Row]) -> Iterator[Wrong]:
     """Compare what the manifest, if there is one already, says of what is done."""
     path = ledger.root.parent / MANIFEST_NAME
     if not path.exists():
         return
-    unlisted = {row["input"]: row for row in _outputs(ledger, rows)}
-    for listed in read_rows(path):
-        row = unlisted.get(listed["input"], {})
-        if all(listed.get(k) == v for k, v in row.items() if k not in PRIVATE):
-            unlisted.pop(listed["input"], None)
+    listed = ledger.listed({"input": row["id"], **row} for row in done)
+    unlisted = {row["input"]: row for row in listed if row["output"] is not None}
+    for line in read_rows(path):
+        row = unlisted.get(line["input"], {})
+        if all(line.get(key) == value for key, value in row.items()):
+            unlisted.pop(line["input"], None)
     if unlisted:
         yield Wrong(
             f"{printable(path)} lacks {len(unlisted)} outputs, or says other things of them "
             f"({printable(min(unlisted))}, for one); the restore command writes it anew"
         )
-
-
-def _outputs(ledger: Ledger, rows: Mapping[str, Row]) -> Iterator[Row]:
-    """Yield what is done, as the manifest is to list it."""
-    for item, row in rows.items():
-        if row["output"] is not None and "num_samples" in row:
-            yield from (sample for sample in ledger.samples(item) if sample["output"] is not None)
-        elif row["output"] is not None:
-            yield {"input": item, **row}

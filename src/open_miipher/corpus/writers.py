@@ -3,57 +3,55 @@
 One thread adds samples, and has their signals restored; another advances and closes the output.
 """
 
-import math
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.io import WAV_BYTE_LIMIT
-from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.paths import printable
+from open_miipher.base.rows import Row
 from open_miipher.corpus.inputs import Audio, InputSample
-from open_miipher.corpus.ledger import Ledger, Row
-from open_miipher.corpus.names import member_name
+from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.run import Item
-from open_miipher.restoration import (
-    EncodingSink,
-    FileSink,
-    Job,
-    MemorySink,
-    Restorer,
-    Source,
-    WriteError,
-)
-from open_miipher.shards import Sample, ShardWriter
+from open_miipher.restoration import FileSink, Job, MemorySink, Restorer, Source, WriteError
+from open_miipher.shards import Sample, ShardWriter, member_name
 
 
-class Level:
-    """The mean level of a signal that comes in blocks."""
+@dataclass(frozen=True, eq=False)
+class _Signal:
+    """A signal on its way through the restorer.
 
-    def __init__(self) -> None:
-        self._energy, self._num_samples = 0.0, 0
+    Attributes:
+        input: what the manifest calls it.
+        sink: gets the restored signal.
+        job: restores it.
+    """
 
-    def add(self, block: np.ndarray) -> None:
-        """Measure a block (channels, n) float32."""
-        for row in block:
-            self._energy += float(np.dot(row, row))
-        self._num_samples += block.size
+    input: str
+    sink: FileSink | MemorySink
+    job: Job
 
-    @property
-    def rms(self) -> float:
-        """Root of the mean square, full scale 1."""
-        return math.sqrt(self._energy / max(1, self._num_samples))
-
-    @property
-    def decibels(self) -> float | None:
-        """The same in dB of full scale; None for digital silence."""
-        return round(20 * math.log10(self.rms), 2) if self.rms > 0 else None
+    def row(self) -> Row:
+        """Return what is recorded of it once it is restored."""
+        job, source = self.job, self.job.source
+        return {
+            "seconds": round(source.num_frames / source.sample_rate, 6),
+            "duration": round(job.num_samples / job.sample_rate, 6),
+            "sample_rate": job.sample_rate,
+            "num_frames": job.num_samples,
+            "num_channels": job.num_channels,
+            "input_sample_rate": source.sample_rate,
+            "input_num_frames": source.num_frames,
+            "input_num_channels": source.num_channels,
+            "input_level_db": source.level.decibels,
+            "output_level_db": self.sink.level.decibels,
+            "clipped_samples": self.sink.num_clipped,
+            "processing_seconds": round(sum(job.seconds.values()), 3),
+        }
 
 
 @dataclass(frozen=True)
@@ -72,10 +70,13 @@ class Setting:
 
     def shape(self, source: Source) -> tuple[int, int, int]:
         """Return the sample rate, frames and channels that an input becomes."""
-        options, model = self.restorer.options, self.restorer.model
-        sample_rate = options.output_rate(source.sample_rate, model)
-        num_frames = num_output_frames(source.num_frames, source.sample_rate, sample_rate)
-        return sample_rate, num_frames, 1 if options.channels == "mono" else source.num_channels
+        return self.restorer.options.output_shape(source, self.restorer.model)
+
+    def signal(self, audio: Audio, sink: type[FileSink | MemorySink], name: Any) -> _Signal:
+        """Have audio restored into a new sink of this name."""
+        rate, file_format = self.shape(audio.source)[0], self.file_format
+        made = sink(name, rate, file_format.format, file_format.subtype)
+        return _Signal(audio.input, made, self.restorer.job(audio.source, made, self.output_dir))
 
     def refusal(self, name: str, source: Source | None) -> str | None:
         """Say why a file of this name cannot hold what an input becomes, or None."""
@@ -84,119 +85,13 @@ class Setting:
 
     def num_bytes(self, source: Source) -> float:
         """Estimate the size of what an input becomes."""
-        _, num_frames, num_channels = self.shape(source)
-        return self.file_format.num_bytes(num_frames, num_channels)
+        return self.file_format.num_bytes(*self.shape(source)[1:])
 
     def failed_row(self, item: str, stamp: Any, error: str) -> Row:
         """Return the row of an item that gives nothing."""
         model = self.restorer.model.fingerprint
         row = {"id": item, "stamp": stamp, "input": item, "output": None, "model": model}
         return {**row, "error": error}
-
-
-class _Signal:
-    """A signal on its way through the restorer; its levels are measured in passing."""
-
-    def __init__(self, setting: Setting, audio: Audio, sink: EncodingSink) -> None:
-        self.input, self._sink = audio.input, sink
-        self._input_level, self._output_level = Level(), Level()
-        self._source = audio.source
-        self.close, self.abort = sink.close, sink.abort
-        source = replace(audio.source, open=self._read)
-        self.job = setting.restorer.job(source, self, setting.output_dir)
-
-    @property
-    def data(self) -> bytes:
-        """The encoded audio, of a signal that was restored into memory."""
-        return self._sink.data if isinstance(self._sink, MemorySink) else b""
-
-    def write(self, block: np.ndarray) -> None:
-        """Append a block (channels, n); what the file holds is measured, clipped as it is."""
-        clipped_before = self._sink.num_clipped
-        self._sink.write(block)
-        has_clipped = self._sink.num_clipped > clipped_before
-        self._output_level.add(np.clip(block, -1.0, 1.0) if has_clipped else block)
-
-    def _read(self) -> Iterator[np.ndarray]:
-        for block in self._source.open():
-            self._input_level.add(block)
-            yield block
-
-    def row(self) -> Row:
-        """Return what is recorded of it once it is restored."""
-        job, source = self.job, self.job.source
-        return {
-            "seconds": round(source.num_frames / source.sample_rate, 6),
-            "duration": round(job.num_samples / job.sample_rate, 6),
-            "sample_rate": job.sample_rate,
-            "num_frames": job.num_samples,
-            "num_channels": job.num_channels,
-            "input_sample_rate": source.sample_rate,
-            "input_num_frames": source.num_frames,
-            "input_num_channels": source.num_channels,
-            "input_level_db": self._input_level.decibels,
-            "output_level_db": self._output_level.decibels,
-            "clipped_samples": self._sink.num_clipped,
-            "processing_seconds": round(sum(job.seconds.values()), 3),
-        }
-
-
-class FileOutput:
-    """A restored file.
-
-    Args:
-        setting: of the run.
-        item: which becomes the file.
-
-    Attributes:
-        item: as given.
-        is_read: set after the last `add`.
-        error: why no more samples came.
-    """
-
-    def __init__(self, setting: Setting, item: Item) -> None:
-        self._setting, self.item = setting, item
-        self._path = setting.output_dir / item.output
-        self._signal: _Signal | None = None
-        self._origin: Mapping[str, Any] = {}
-        self.is_read = False
-        self.error: str | None = None
-
-    def add(self, sample: InputSample) -> list[Job]:
-        """Take the only sample; returns what is to be restored for it."""
-        (audio,) = (a for a in sample.members.values() if isinstance(a, Audio))
-        rate, file_format = self._setting.shape(audio.source)[0], self._setting.file_format
-        sink = FileSink(self._path, rate, file_format.format, file_format.subtype)
-        self._signal, self._origin = _Signal(self._setting, audio, sink), sample.extra
-        return [self._signal.job]
-
-    def advance(self) -> bool:
-        """Say whether nothing more happens to it."""
-        return self._signal.job.finished if self._signal else self.is_read
-
-    def close(self) -> Row:
-        """Return the row."""
-        item, error = self.item, self.error
-        if self._signal is not None and self._signal.job.error is not None:
-            error = str(self._signal.job.error)
-        if self._signal is None or error is not None:
-            row = self._setting.failed_row(item.id, item.stamp, error or "nothing was read")
-            return {**row, **self._origin, "seconds": round(item.cost, 6)}
-        return {
-            "id": item.id,
-            "stamp": item.stamp,
-            "output_bytes": self._path.stat().st_size,
-            "input": item.id,
-            **self._origin,
-            "output": item.output,
-            "audio_filepath": item.output,
-            **self._signal.row(),
-            "model": self._setting.restorer.model.fingerprint,
-            "error": None,
-        }
-
-    def abort(self) -> None:
-        """Nothing is left to do: the restorer gives up the signal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,17 +106,18 @@ class _SampleInWork:
     def signals(self) -> dict[str, _Signal]:
         return {n: m for n, m in self.members.items() if isinstance(m, _Signal)}
 
+    @property
     def failure(self) -> tuple[str, str] | None:
         failed = (s for s in self.signals.values() if s.job.error is not None)
         return self.refused or next(((s.input, str(s.job.error)) for s in failed), None)
 
 
-class ShardOutput:
-    """A tar shard: samples go in in their order, as they are restored.
+class Output:
+    """An output in the making; its samples are written in their order, as they are restored.
 
     Args:
         setting: of the run.
-        item: which becomes the shard.
+        item: which becomes the output.
 
     Attributes:
         item: as given.
@@ -232,9 +128,7 @@ class ShardOutput:
     def __init__(self, setting: Setting, item: Item) -> None:
         self._setting, self.item = setting, item
         self._path = setting.output_dir / item.output
-        self._writer: ShardWriter | None = None
         self._samples: deque[_SampleInWork] = deque()
-        self._rows: list[Row] = []
         self.is_read = False
         self.error: str | None = None
 
@@ -256,29 +150,83 @@ class ShardOutput:
         return is_read and not self._samples
 
     def close(self) -> Row:
-        """Have the shard whole on the disk, under its name, and return the row.
-
-        A shard without samples is not made.
+        """Have the output whole on the disk, under its name, and return its row.
 
         Raises:
             WriteError: the disk refuses.
         """
-        item, error = self.item, self.error
-        if not self._rows and error is None:
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """Leave the output unfinished; the restorer gives up its signals."""
+
+    def _start(self, sample: InputSample) -> _SampleInWork:
+        raise NotImplementedError
+
+    def _write(self, work: _SampleInWork) -> None:
+        raise NotImplementedError
+
+
+class FileOutput(Output):
+    """A restored file, of a single sample that has a single member."""
+
+    _restored: _SampleInWork | None = None
+
+    def close(self) -> Row:
+        """Return the row."""
+        item, work, error = self.item, self._restored, self.error
+        if work is not None and work.failure is not None:
+            error = work.failure[1]
+        origin = {} if work is None else work.sample.extra
+        if work is None or error is not None:
+            row = self._setting.failed_row(item.id, item.stamp, error or "nothing was read")
+            return {**row, **origin, "seconds": round(item.cost, 6)}
+        (signal,) = work.signals.values()
+        return {
+            "id": item.id,
+            "stamp": item.stamp,
+            "output_bytes": self._path.stat().st_size,
+            "input": item.id,
+            **origin,
+            "output": item.output,
+            "audio_filepath": item.output,
+            **signal.row(),
+            "model": self._setting.restorer.model.fingerprint,
+            "error": None,
+        }
+
+    def _start(self, sample: InputSample) -> _SampleInWork:
+        (audio,) = (a for a in sample.members.values() if isinstance(a, Audio))
+        return _SampleInWork(sample, {"": self._setting.signal(audio, FileSink, self._path)})
+
+    def _write(self, work: _SampleInWork) -> None:
+        self._restored = work  # the sink has written it
+
+
+class ShardOutput(Output):
+    """A tar shard of samples; it is not made if none of them is restored."""
+
+    def __init__(self, setting: Setting, item: Item) -> None:
+        super().__init__(setting, item)
+        self._writer: ShardWriter | None = None
+        self._rows: list[Row] = []
+
+    def close(self) -> Row:
+        """Complete the shard and the list of its samples, and return its row."""
+        item, error, rows = self.item, self.error, list(self._rows)
+        if not rows and error is None:
             error = f"{printable(item.id)} holds no samples"
-        rows = list(self._rows)
         if error is not None:
-            row = self._setting.failed_row(item.id, None, error)
-            rows.append({name: row[name] for name in ("input", "output", "model", "error")})
+            model = self._setting.restorer.model.fingerprint
+            rows.append({"input": item.id, "output": None, "model": model, "error": error})
         failed = [row["error"] for row in self._rows if row["error"] is not None]
         made = [row for row in self._rows if row["error"] is None]
         if failed:
             lost = f"{len(failed)} samples of {printable(item.id)} failed: {failed[0]}"
             error = lost if error is None else f"{error}; {lost}"
-        with self._writing("the ledger"):
+        with self._writing():
             Ledger(self._setting.output_dir).write_samples(item.id, rows)
-        if self._writer is not None:
-            with self._writing(self._path):
+            if self._writer is not None:
                 self._writer.__exit__(None, None, None)
         return {
             "id": item.id,
@@ -302,38 +250,31 @@ class ShardOutput:
     def _start(self, sample: InputSample) -> _SampleInWork:
         if sample.error is not None:
             return _SampleInWork(sample, {}, (sample.input, sample.error))
-        file_format = self._setting.file_format
+        extension = self._setting.file_format.format
         audio = {n: m for n, m in sample.members.items() if isinstance(m, Audio)}
         names = {name: name for name in sample.members.keys() - audio.keys()}
-        for name in sorted(audio, key=lambda name: not name.endswith(file_format.format)):
-            names[name] = member_name(name, file_format.format, set(names.values()))
+        for name in sorted(audio, key=lambda name: not name.endswith(extension)):
+            names[name] = member_name(name, extension, set(names.values()))
         members: dict[str, bytes | _Signal] = {}
         for name, member in sample.members.items():
             if isinstance(member, bytes):
                 members[name] = member
                 continue
-            problem = self._refusal(names[name], member.source)
+            problem = self._setting.refusal(names[name], member.source)
+            if problem is None and self._setting.num_bytes(member.source) > WAV_BYTE_LIMIT:
+                problem = "it would take more than 4 GiB, too much for a member of a shard"
             if problem is not None:
                 blame = member.input, f"{printable(member.input)}: {problem}"
                 return _SampleInWork(sample, {}, blame)
-            rate = self._setting.shape(member.source)[0]
-            sink = MemorySink(member.input, rate, file_format.format, file_format.subtype)
-            members[names[name]] = _Signal(self._setting, member, sink)
+            members[names[name]] = self._setting.signal(member, MemorySink, member.input)
         return _SampleInWork(sample, members)
 
-    def _refusal(self, name: str, source: Source) -> str | None:
-        refusal = self._setting.refusal(name, source)
-        if refusal is None and self._setting.num_bytes(source) > WAV_BYTE_LIMIT:
-            return "it would take more than 4 GiB, too much for a member of a shard"
-        return refusal
-
     def _write(self, work: _SampleInWork) -> None:
-        failure = work.failure()
-        if failure is not None:
-            self._rows.append(self._row(work.sample, *failure))
+        if work.failure is not None:
+            self._rows.append(self._row(work.sample, *work.failure))
             return
-        members = {n: m if isinstance(m, bytes) else m.data for n, m in work.members.items()}
-        with self._writing(self._path):
+        members = {n: m if isinstance(m, bytes) else m.sink.data for n, m in work.members.items()}
+        with self._writing():
             if self._writer is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._writer = ShardWriter(self._path)
@@ -356,8 +297,9 @@ class ShardOutput:
         }
 
     @contextmanager
-    def _writing(self, what: str | Path) -> Iterator[None]:
+    def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            raise WriteError(f"{printable(what)} cannot be written: {error.strerror}") from error
+            what = printable(error.filename or self._path)
+            raise WriteError(f"{what} cannot be written: {error.strerror}") from error

@@ -1,4 +1,4 @@
-"""Batches and their sources: directories of speech, and shards of pairs."""
+"""Batches and their sources: directories of speech, shards of pairs, and how pairs are made."""
 
 from open_miipher.data.batch import Batch, PairBatch, PairSample
 from open_miipher.data.building import DegradedSpeech, build_test_data, build_train_data

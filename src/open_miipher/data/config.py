@@ -115,9 +115,62 @@ class PreprocessedConfig:
             "data.crop_seconds must be above 0": self.crop_seconds > 0,
             "data.test.clip_seconds must be above 0": self.test.clip_seconds > 0,
             "data.test.num_clips must be at least 1": self.test.num_clips >= 1,
-            "data.s3.retries must not be negative": self.s3.retries >= 0,
-            "data.s3.timeout_seconds must be above 0": self.s3.timeout_seconds > 0,
+            **self.s3.rules("data.s3"),
             "data.max_broken_samples must lie within 0 … 1": 0 <= self.max_broken_samples <= 1,
             "data.max_broken_shards must not be negative": self.max_broken_shards >= 0,
         }
         report([rule for rule, kept in rules.items() if not kept])
+
+
+@dataclass
+class RawSource(TrainSource):
+    """Clean speech as indexed directories and as tar files; noise and impulse responses."""
+
+    urls: list[str] = field(default_factory=list)
+
+
+@dataclass
+class PreprocessingData:
+    """All of `data` for making pairs beforehand, into shards."""
+
+    sample_rate: int = 24000
+    crop_seconds: float = 20.0
+    sample_seconds: float = 20.0
+    low_cut_hz: float | None = 50.0
+    peak: float = 0.9
+    train: RawSource = field(default_factory=RawSource)
+    test: RawSource = field(default_factory=RawSource)
+    s3: S3Config = field(default_factory=S3Config)
+    degradation: DegradationConfig = field(default_factory=DegradationConfig)
+    max_degradation_failures: float = 0.01
+
+    @property
+    def crop_samples(self) -> int:
+        """Longest crop, in samples."""
+        return round(self.crop_seconds * self.sample_rate)
+
+    @property
+    def sample_samples(self) -> int:
+        """Length of a sample of a shard, in samples of its waveforms."""
+        return round(self.sample_seconds * self.sample_rate)
+
+    def problems(self) -> list[str]:
+        """Say which numbers make no sense."""
+        rules = {
+            "data.sample_rate must be at least 8000": self.sample_rate >= 8000,
+            "data.crop_seconds must be at least 0.1": self.crop_seconds >= 0.1,
+            "data.sample_seconds must be at least 0.1": self.sample_seconds >= 0.1,
+            "data.low_cut_hz must lie within 20 … 1000, or be null": (
+                self.low_cut_hz is None or 20 <= self.low_cut_hz <= 1000
+            ),
+            "data.peak must be above 0 and at most 1": 0 < self.peak <= 1,
+            **self.s3.rules("data.s3"),
+            "data.max_degradation_failures must lie within 0 … 1": (
+                0 <= self.max_degradation_failures <= 1
+            ),
+            "there is nothing to preprocess: give data.train.dir_list, data.train.urls, "
+            "data.test.dir_list or data.test.urls": any(
+                source.dir_list or source.urls for source in (self.train, self.test)
+            ),
+        }
+        return [rule for rule, kept in rules.items() if not kept]

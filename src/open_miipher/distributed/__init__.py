@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from open_miipher.distributed.lock import hold
+from open_miipher.distributed.lock import hold, holder, take, turn
 from open_miipher.distributed.place import alike_here, is_first_here, run_as_rank, says
 from open_miipher.distributed.process import die_with_parent, ignore_stop_signals
+from open_miipher.distributed.share import Share, pack_shares, share_out
 from open_miipher.distributed.stop import REQUEUE, StopSignal, mark_requeue
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "REQUEUE",
+    "Share",
     "StopSignal",
     "World",
     "alike_here",
@@ -19,12 +21,17 @@ __all__ = [
     "die_with_parent",
     "file_problem",
     "hold",
+    "holder",
     "ignore_stop_signals",
     "is_first_here",
     "mark_requeue",
+    "pack_shares",
     "run_as_rank",
     "says",
+    "share_out",
     "start",
+    "take",
+    "turn",
 ]
 
 

@@ -1,4 +1,7 @@
-"""One run owns an output directory."""
+"""Locks on directories: one run writes an output directory, or several that share it do.
+
+A lock ends when its file is closed, or with its process.
+"""
 
 import contextlib
 import fcntl
@@ -6,16 +9,17 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
 from open_miipher.base.errors import UserError
 
-_RETRY_SECONDS = 0.5
+_RETRY_SECONDS = 0.05
 
 
 def hold(directory: Path, patience_seconds: float = 0.0) -> TextIO:
-    """Take the lock of a directory; it ends with the returned file or with this process.
+    """Take the lock of a directory, and write into it who has it.
 
     Args:
         directory: made if it is missing.
@@ -25,29 +29,14 @@ def hold(directory: Path, patience_seconds: float = 0.0) -> TextIO:
         The open lock file: keep it for as long as the directory is written.
 
     Raises:
-        UserError: another process holds it, or the directory cannot be written.
+        UserError: another process holds it, or as `take`.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        file = open(directory / ".lock", "a+")  # noqa: SIM115 - held open on purpose
-    except OSError as error:
-        raise UserError(f"cannot write to {directory}: {error.strerror}") from error
-    try:
-        _lock(file, time.monotonic() + patience_seconds)
-    except BlockingIOError as error:
-        file.seek(0)
-        owner = file.read().strip() or "unknown"
-        file.close()
+    file = take(directory, patience_seconds)
+    if file is None:
         raise UserError(
-            f"another run is writing to {directory} ({owner}); wait for it or choose another "
-            "output directory"
-        ) from error
-    except OSError as error:
-        file.close()
-        raise UserError(
-            f"{directory} lies on a file system without file locks ({error.strerror}), so two runs "
-            "could write it at once; choose another one (Lustre: mounted with -o flock)"
-        ) from error
+            f"another run is writing to {directory} ({holder(directory) or 'unknown'}); wait for "
+            "it or choose another output directory"
+        )
     try:
         file.truncate(0)
         json.dump({"host": socket.gethostname(), "pid": os.getpid()}, file)
@@ -59,11 +48,67 @@ def hold(directory: Path, patience_seconds: float = 0.0) -> TextIO:
     return file
 
 
-def _lock(file: TextIO, deadline: float) -> None:
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise
+def take(directory: Path, patience_seconds: float = 0.0, is_shared: bool = False) -> TextIO | None:
+    """Take the lock of a directory, alone or together with others; None if it is not free.
+
+    Raises:
+        UserError: the directory cannot be written, or its file system has no locks.
+    """
+    file = _open(directory, ".lock")
+    kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
+    deadline = time.monotonic() + patience_seconds
+    while not _locked(file, directory, kind | fcntl.LOCK_NB):
+        if time.monotonic() >= deadline:
+            file.close()
+            return None
         time.sleep(_RETRY_SECONDS)
+    return file
+
+
+@contextlib.contextmanager
+def turn(directory: Path) -> Iterator[None]:
+    """Wait for the turn to decide something for all that share a directory; keep it short.
+
+    Raises:
+        UserError: as `take`.
+    """
+    with _open(directory, ".turn") as file:
+        _locked(file, directory, fcntl.LOCK_EX)
+        yield
+
+
+def holder(directory: Path) -> str | None:
+    """Return what the holder of a directory's lock wrote into it; None if nobody holds it.
+
+    Writes nothing, and works on a read-only mount.
+    """
+    try:
+        file = (directory / ".lock").open()
+    except FileNotFoundError:
+        return None
+    with file:
+        if _locked(file, directory, fcntl.LOCK_SH | fcntl.LOCK_NB):
+            return None
+        return file.read().strip() or "unknown"
+
+
+def _open(directory: Path, name: str) -> TextIO:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return (directory / name).open("a+")
+    except OSError as error:
+        raise UserError(f"cannot write to {directory}: {error.strerror}") from error
+
+
+def _locked(file: TextIO, directory: Path, kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        file.close()
+        raise UserError(
+            f"{directory} lies on a file system without file locks ({error.strerror}), so two runs "
+            "could write it at once; choose another one (Lustre: mounted with -o flock)"
+        ) from error
+    return True

@@ -121,6 +121,27 @@ class World:
             raise UserError("\n".join(problems), shared=True)
         return result  # type: ignore[return-value]
 
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Return on every rank what rank 0 finds; if it fails there, it fails for all.
+
+        Raises:
+            UserError: as `agree`, also for an `OSError` that names a file.
+        """
+        result, problem = None, None
+        if self.is_main:
+            try:
+                result = action()
+            except UserError as error:
+                problem = str(error)
+            except OSError as error:
+                problem = _named(error)
+                if problem is None:
+                    raise
+        result, problem = self.broadcast((result, problem))
+        if problem is not None:
+            raise UserError(problem, shared=True)
+        return result
+
     def once_a_machine(self, action: Callable[[], object]) -> None:
         """Run something on the first rank of each machine; if it fails there, it fails for all.
 
@@ -272,7 +293,11 @@ def file_problem(error: OSError) -> str | None:
     None if the error is something else, such as a mistake of ours, or names no file: where it came
     from must not be lost then.
     """
-    if error.errno not in _FILE_PROBLEMS or not isinstance(error.filename, (str, bytes)):
+    return _named(error) if error.errno in _FILE_PROBLEMS else None
+
+
+def _named(error: OSError) -> str | None:
+    if not isinstance(error.filename, (str, bytes)):
         return None
     return f"{printable(os.fsdecode(error.filename))}: {error.strerror}"
 

@@ -5,13 +5,17 @@ precision: a loud tone leaves some bands empty but for rounding noise, which the
 normalisation by a band's own variance would amplify. The cost is negligible beside the encoders'.
 """
 
+import io
 import warnings
 from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from open_miipher.audio.resample import resample
 from open_miipher.base.errors import UserError
 from open_miipher.encoders.base import frame_mask
 from open_miipher.encoders.statistics import StreamMoments, own_statistics, with_tail
@@ -19,6 +23,9 @@ from open_miipher.encoders.statistics import StreamMoments, own_statistics, with
 SAMPLE_RATE = 16000
 HOP_LENGTH = 160
 STANDARDISE_EPS = 1e-7
+_SSL_FRAME = 2 * HOP_LENGTH
+_SSL_PADDING = 40  # samples before and after: then 20 s give exactly 1000 frames
+_SSL_SHORTEST = 2 * _SSL_FRAME  # else there are too few windows to take a variance of
 
 
 class UsmMel(nn.Module):
@@ -158,6 +165,33 @@ class KaldiMel(nn.Module):
         power = torch.fft.rfft(frames * self.window, 512).abs().square()
         # Kaldi's floor: float32's machine epsilon.
         return (power @ self.basis).clamp(min=torch.finfo(torch.float32).eps).log()
+
+
+def ssl_inputs(waveform: np.ndarray, sample_rate: int) -> bytes:
+    """Compute what w2v-BERT 2.0 takes, by the stock extractor, for trainers that read it.
+
+    Args:
+        waveform: (samples,) float32.
+        sample_rate: in Hz.
+
+    Returns:
+        An npy file: (frames, 160) float16, 50 frames a second, two at least; zeros fill up the
+        waveform's last frame.
+    """
+    speech = resample(waveform, sample_rate, SAMPLE_RATE)
+    missing = max(-len(speech) % _SSL_FRAME, _SSL_SHORTEST - len(speech))
+    padded = np.pad(speech, (_SSL_PADDING, _SSL_PADDING + missing))
+    features = _stock_extractor()(padded, sampling_rate=SAMPLE_RATE, return_tensors="np")
+    file = io.BytesIO()
+    np.save(file, features["input_features"][0].astype(np.float16), allow_pickle=False)
+    return file.getvalue()
+
+
+@lru_cache(maxsize=1)
+def _stock_extractor() -> Any:
+    from transformers import SeamlessM4TFeatureExtractor  # takes seconds, and few ask for it
+
+    return SeamlessM4TFeatureExtractor()
 
 
 def standardise(waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None) -> Tensor:

@@ -37,6 +37,20 @@ class ManifestLine:
     duration: float | None
     more: Mapping[str, Any]
 
+    def tree_path(self, root: str) -> str:
+        """Return the file's place in a tree: below its absolute root, else all of its own path."""
+        path = os.path.normpath(os.path.join(root, self.audio_filepath))
+        inside = root if root.endswith("/") else f"{root}/"
+        return path.removeprefix(inside) if path.startswith(inside) else path.lstrip("/")
+
+    def with_span(self, path: str) -> str:
+        """Put the segment's span into a path: `a/x.wav` from 2.5 s for 1 s is `a/x@2.5+1.wav`."""
+        if not self.offset and self.duration is None:
+            return path
+        stem, suffix = os.path.splitext(path)
+        end = "" if self.duration is None else f"+{_decimal(self.duration)}"
+        return f"{stem}@{_decimal(self.offset)}{end}{suffix}"
+
 
 def read_manifest(path: Path) -> Iterator[ManifestLine | str]:
     """Yield the lines of a manifest; of one that cannot be right, what is wrong with it.
@@ -97,6 +111,10 @@ def _checked(line: Any) -> dict[str, Any]:
         shown = reprlib.repr(duration)
         raise ValueError(f"duration is {shown}; it must be more than 0 s, at most {most}")
     return line
+
+
+def _decimal(seconds: float) -> str:
+    return f"{seconds:.9f}".rstrip("0").rstrip(".")
 
 
 def _is_number(value: Any) -> bool:

@@ -1,13 +1,10 @@
 """Compare an index with the files it lists."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 from open_miipher.audio.io import AudioError, read_header
 from open_miipher.base.errors import report
+from open_miipher.base.threads import in_threads
 from open_miipher.index.metadata import METADATA_NAME, Entry, Index
 from open_miipher.index.rows import FIRST_ROW
-
-_NUM_THREADS = 16
 
 
 def verify_index(index: Index, limit: int = 20_000) -> None:
@@ -23,14 +20,14 @@ def verify_index(index: Index, limit: int = 20_000) -> None:
     """
     count = len(index)
     places = range(count) if count <= limit else [i * count // limit for i in range(limit)]
-    with ThreadPoolExecutor(_NUM_THREADS) as pool:
-        found = pool.map(lambda place: _problem(index, index[place]), places)
-        problems = [
+    found = in_threads(lambda place: _problem(index, index[place]), places)
+    report(
+        [
             f"{index.root / METADATA_NAME} row {place + FIRST_ROW}: {problem}"
             for place, problem in zip(places, found, strict=True)
             if problem
         ]
-    report(problems)
+    )
 
 
 def _problem(index: Index, entry: Entry) -> str | None:

@@ -4,7 +4,7 @@ from open_miipher.restoration.assembler import WriteError
 from open_miipher.restoration.chain import DEFAULT_MODEL, Chain, Model
 from open_miipher.restoration.job import Job, RestoreOptions
 from open_miipher.restoration.restorer import Restorer
-from open_miipher.restoration.streams import EncodingSink, FileSink, MemorySink, Source
+from open_miipher.restoration.streams import EncodingSink, FileSink, Level, MemorySink, Source
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -12,6 +12,7 @@ __all__ = [
     "EncodingSink",
     "FileSink",
     "Job",
+    "Level",
     "MemorySink",
     "Model",
     "RestoreOptions",

@@ -89,6 +89,12 @@ class RestoreOptions:
             return input_rate
         return model.output_rate if self.sample_rate == "model" else self.sample_rate
 
+    def output_shape(self, source: Source, model: Model) -> tuple[int, int, int]:
+        """Return the sample rate in Hz, frames and channels that an input becomes."""
+        rate = self.output_rate(source.sample_rate, model)
+        num_frames = num_output_frames(source.num_frames, source.sample_rate, rate)
+        return rate, num_frames, 1 if self.channels == "mono" else source.num_channels
+
 
 KEPT_SAMPLES = 1 << 24
 """A signal up to this size (64 MiB; 17 minutes of one channel at 16 kHz) stays in memory after its
@@ -147,11 +153,8 @@ class Job:
         model, source = self.model, self.source
         self.grid = self.options.grid(model)
         self.mono = self.options.channels == "mono"
-        self.num_channels = 1 if self.mono else source.num_channels
-        self.sample_rate = self.options.output_rate(source.sample_rate, model)
-        self.num_samples = num_output_frames(
-            source.num_frames, source.sample_rate, self.sample_rate
-        )
+        shape = self.options.output_shape(source, model)
+        self.sample_rate, self.num_samples, self.num_channels = shape
         num_input = num_output_frames(source.num_frames, source.sample_rate, model.input_rate)
         self.num_model_frames = -(-num_input // model.input_hop)
         self._is_kept = num_input * self.num_channels <= KEPT_SAMPLES

@@ -1,8 +1,9 @@
 """Sources of audio and sinks for restored audio: files, arrays, memory; in blocks."""
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,29 @@ from open_miipher.audio.resample import StreamResampler
 BLOCK_FRAMES = 1 << 16
 
 
+class Level:
+    """The mean level of a signal that comes in blocks."""
+
+    def __init__(self) -> None:
+        self._energy, self._num_samples = 0.0, 0
+
+    def add(self, block: np.ndarray) -> None:
+        """Measure a block (channels, n) float32."""
+        for row in block:
+            self._energy += float(np.dot(row, row))
+        self._num_samples += block.size
+
+    @property
+    def rms(self) -> float:
+        """Root of the mean square, full scale 1."""
+        return math.sqrt(self._energy / max(1, self._num_samples))
+
+    @property
+    def decibels(self) -> float | None:
+        """The same in dB of full scale; None for digital silence."""
+        return round(20 * math.log10(self.rms), 2) if self.rms > 0 else None
+
+
 @dataclass(frozen=True)
 class Source:
     """Audio that can be read from its start any number of times.
@@ -32,6 +56,7 @@ class Source:
         num_frames: per channel.
         num_channels: of the source.
         open: returns all frames from the start, in blocks (channels, n) float32.
+        level: of all blocks that `resampled` has read.
     """
 
     name: str
@@ -39,6 +64,7 @@ class Source:
     num_frames: int
     num_channels: int
     open: Callable[[], Iterator[np.ndarray]]
+    level: Level = field(default_factory=Level, compare=False)
 
     @classmethod
     def from_file(
@@ -90,6 +116,7 @@ class Source:
         num_read = 0
         for block in self.open():
             num_read += block.shape[1]
+            self.level.add(block)
             mixed = block.mean(axis=0, keepdims=True) if mono else block
             yield resampler.push(mixed, last=num_read == self.num_frames)
 
@@ -144,12 +171,15 @@ class EncodingSink:
 
     Attributes:
         num_clipped: number of samples beyond full scale that an integer subtype clips.
+        level: of the encoded signal, clipped as it is.
+        data: the encoded file, after `close`; empty if it is on a disk.
     """
 
     _writer: AudioWriter | MemoryWriter | None = None
+    data = b""
 
     def __init__(self, sample_rate: int, format: str, subtype: str) -> None:
-        self.num_clipped = 0
+        self.num_clipped, self.level = 0, Level()
         self._sample_rate, self._format, self._subtype = sample_rate, format, subtype
         self._holds_any_value = subtype in ("FLOAT", "DOUBLE")
 
@@ -161,9 +191,10 @@ class EncodingSink:
         """
         if self._writer is None:
             self._writer = self._create(len(block))
-        if not self._holds_any_value:
-            self.num_clipped += int(np.count_nonzero(np.abs(block) > 1.0))
         self._writer.write(block)
+        clips = 0 if self._holds_any_value else int(np.count_nonzero(np.abs(block) > 1.0))
+        self.num_clipped += clips
+        self.level.add(np.clip(block, -1.0, 1.0) if clips else block)
 
     def close(self) -> None:
         """Finish and keep what was written."""
@@ -220,9 +251,6 @@ class MemorySink(EncodingSink):
         sample_rate: in Hz.
         format: "wav" or "flac".
         subtype: soundfile's name of the sample format, such as "PCM_16".
-
-    Attributes:
-        data: the encoded file, after `close`.
     """
 
     _writer: MemoryWriter | None = None
@@ -230,7 +258,6 @@ class MemorySink(EncodingSink):
     def __init__(self, name: str, sample_rate: int, format: str, subtype: str) -> None:
         super().__init__(sample_rate, format, subtype)
         self._name = name
-        self.data = b""
 
     def close(self) -> None:
         """Check the file and keep it."""

@@ -10,28 +10,36 @@ from open_miipher.shards.archive import (
     visit_members,
 )
 from open_miipher.shards.members import (
+    ARRAY_EXTENSIONS,
     ARRAY_HEADER_BYTES,
     CLEAN_MEMBER,
     DAMAGED_MEMBER,
     FULL_SCALE,
     RATE_MEMBER,
+    Member,
     WaveformInfo,
+    audio_names,
     decode_samples,
     decode_waveform,
     encode_waveform,
+    extension_of,
     measure_waveform,
+    open_member,
+    open_recordings,
     read_rate,
 )
 from open_miipher.shards.storage import S3Config, Storage, StorageError, is_s3
-from open_miipher.shards.urls import expand
-from open_miipher.shards.writing import ShardWriter
+from open_miipher.shards.urls import expand, names_below
+from open_miipher.shards.writing import ShardWriter, assign_keys, member_name
 
 __all__ = [
+    "ARRAY_EXTENSIONS",
     "ARRAY_HEADER_BYTES",
     "CLEAN_MEMBER",
     "DAMAGED_MEMBER",
     "FULL_SCALE",
     "RATE_MEMBER",
+    "Member",
     "S3Config",
     "Sample",
     "ShardError",
@@ -40,13 +48,20 @@ __all__ = [
     "Storage",
     "StorageError",
     "WaveformInfo",
+    "assign_keys",
+    "audio_names",
     "decode_samples",
     "decode_waveform",
     "encode_waveform",
     "expand",
+    "extension_of",
     "is_compressed",
     "is_s3",
     "measure_waveform",
+    "member_name",
+    "names_below",
+    "open_member",
+    "open_recordings",
     "read_index",
     "read_rate",
     "read_samples",

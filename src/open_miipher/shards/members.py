@@ -10,15 +10,20 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from open_miipher.audio.io import AUDIO_EXTENSIONS, Encoded, read, read_header
+from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioInfo, Encoded, probe, read, read_header
+from open_miipher.audio.recording import Recording
+from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
-from open_miipher.shards.archive import ShardError
+from open_miipher.shards.archive import Sample, ShardError
 
 CLEAN_MEMBER, DAMAGED_MEMBER = "input_wav", "noisy_input_wav"
 """Names of the clean and the damaged member of a pair, without the extension."""
 
 RATE_MEMBER = "sr.index"
 """Name of the member that has the sample rate as text, since arrays do not have it."""
+
+ARRAY_EXTENSIONS = ("npy", "pth")
+"""Of members that are arrays or tensors, and no audio files."""
 
 FULL_SCALE = 32768.0
 """int16 samples are divided by this to become floats."""
@@ -135,9 +140,87 @@ def read_rate(members: Mapping[str, bytes]) -> int:
     return int(text)
 
 
+@dataclass(frozen=True)
+class Member(Recording):
+    """Audio inside a tar, looked into and not decoded yet.
+
+    Attributes:
+        name: of the sample and of its member, behind a prefix that the caller chose.
+        info: rate, length and channels.
+        data: the audio file, or (channels, samples) float32.
+    """
+
+    data: Encoded | np.ndarray
+
+    def decode(self, start: int, count: int) -> np.ndarray:
+        """Return frames: (channels, count) float32."""
+        if isinstance(self.data, Encoded):
+            return read(self.data, start, count)[0]
+        return self.data[:, start : start + count]
+
+
+def open_member(sample: Sample, name: str, prefix: str = "") -> Member:
+    """Look into a member of a sample that is audio; arrays have their rate beside them.
+
+    Raises:
+        AudioError, ShardError: it is none; the message names it, behind the prefix.
+    """
+    full_name = f"{prefix}{sample.key}.{name}"
+    if extension_of(name) not in ARRAY_EXTENSIONS:
+        file = Encoded(full_name, sample.members[name])
+        return Member(full_name, probe(file), file)
+    try:
+        rate = read_rate(sample.members)
+    except ShardError as error:
+        raise ShardError(f"{printable(prefix + sample.key)}: {error}") from error
+    waveform, _ = decode_waveform(sample.members[name], full_name)
+    num_channels, num_frames = waveform.shape
+    return Member(full_name, AudioInfo(rate, num_frames, num_channels, "", ""), waveform)
+
+
+def audio_names(sample: Sample) -> list[str]:
+    """Return the names of a sample's members that are audio files."""
+    return [name for name in sample.members if extension_of(name) in AUDIO_EXTENSIONS]
+
+
+def open_recordings(sample: Sample, url: str) -> Iterator[tuple[str, Member | UserError]]:
+    """Yield name and recording of every audio member of a raw sample, or why it is none.
+
+    Several are one sample where file names have dots: `a.0.wav` and `a.1.wav` share the key `a`.
+    Without any, the first array counts, if the sample says its rate.
+
+    Raises:
+        ShardError: the sample is a pair that was made of speech, not speech.
+    """
+    stems = {name.partition(".")[0] for name in sample.members}
+    if {CLEAN_MEMBER, DAMAGED_MEMBER} <= stems:
+        raise ShardError(
+            f"{printable(url)}: {printable(sample.key)} is a pair of clean and damaged speech, as "
+            "src/preprocess.py writes them, and no recording; take these shards out of the inputs"
+        )
+    names = audio_names(sample)
+    if not names and RATE_MEMBER in sample.members:
+        names = [n for n in sample.members if extension_of(n) in ARRAY_EXTENSIONS][:1]
+    if not names:
+        members = printable(", ".join(sample.members))
+        problem = f"{url}: {sample.key} has no audio among its members {members}"
+        yield sample.key, ShardError(printable(problem))
+    for name in names:
+        full_name = f"{sample.key}.{name}"
+        try:
+            yield full_name, open_member(sample, name)
+        except UserError as error:
+            yield full_name, ShardError(printable(f"{url}: {error}"))
+
+
+def extension_of(name: str) -> str:
+    """Return what stands behind a name's last dot, in lower case."""
+    return name.rpartition(".")[2].lower()
+
+
 def _extension(name: str) -> str:
-    extension = name.rpartition(".")[2].lower()
-    if extension not in ("npy", "pth", *AUDIO_EXTENSIONS):
+    extension = extension_of(name)
+    if extension not in (*ARRAY_EXTENSIONS, *AUDIO_EXTENSIONS):
         raise ShardError(
             f"{printable(name)} is no audio; the kinds are npy, pth, {', '.join(AUDIO_EXTENSIONS)}"
         )

@@ -43,6 +43,13 @@ class S3Config:
     retries: int = 8
     timeout_seconds: float = 20.0
 
+    def rules(self, key: str) -> dict[str, bool]:
+        """Return what must be true of the numbers, and whether it is; `key` begins each rule."""
+        return {
+            f"{key}.retries must not be negative": self.retries >= 0,
+            f"{key}.timeout_seconds must be above 0": self.timeout_seconds > 0,
+        }
+
 
 @dataclass(frozen=True)
 class Storage:

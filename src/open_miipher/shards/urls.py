@@ -2,6 +2,8 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
+from pathlib import PurePosixPath
 
 from braceexpand import braceexpand
 
@@ -64,6 +66,39 @@ def expand(urls: Sequence[str], storage: Storage, key: str, s3_only: bool = Fals
                 shards[identity] = shard, url
     report(problems)
     return [shard for shard, _ in shards.values()]
+
+
+def names_below(urls: Sequence[str], key: str) -> dict[str, str]:
+    """Return shards by their names: their paths below the innermost folder that holds them all.
+
+    Args:
+        urls: of shards, from `expand`.
+        key: as there.
+
+    Raises:
+        UserError: two shards get one name, or an object's name cannot be a path.
+    """
+    found: dict[str, str] = {}
+    places = {url: _place(url, key) for url in urls}
+    folders = zip(*(place[:-1] for place in places.values()), strict=False)
+    common = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, folders))
+    for url, place in places.items():
+        name = "/".join(place[common:])
+        if name in found:
+            raise UserError(
+                f"{key}: {url} and {found[name]} would both become {name}; restore them into two "
+                "output directories"
+            )
+        found[name] = url
+    return found
+
+
+def _place(url: str, key: str) -> tuple[str, ...]:
+    """Return the parts of where a shard lies."""
+    parts = PurePosixPath(url if is_s3(url) else os.path.abspath(url).lstrip("/")).parts
+    if ".." in parts:
+        raise UserError(f"{key}: {url} has a .. in its name; rename it")
+    return parts
 
 
 def _once(shards: Iterable[str], storage: Storage) -> dict[str, str]:

@@ -1,10 +1,13 @@
 """Write shards; a file with a shard's name is always complete."""
 
 import io
+import itertools
 import json
+import re
 import tarfile
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from open_miipher.base.atomic import put_in_place, temporary_path
 from open_miipher.shards.archive import INDEX_FORMAT, INDEX_MEMBER, Sample
@@ -60,3 +63,37 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         header = tarfile.TarInfo(path)
         header.size, header.mode = len(data), 0o644
         self._tar.addfile(header, io.BytesIO(data))
+
+
+def assign_keys(paths: Iterable[str]) -> Iterator[str]:
+    """Give every path of a shard a key of its own.
+
+    A key is the path without extension; a dot would end it, and readers pass over `__name__`: dots
+    of the file name become `_`, and so do underscores at the start. Where it is taken, `_2`, `_3` …
+    are added.
+    """
+    taken = set()
+    for path in paths:
+        folder, slash, name = str(PurePosixPath(path).with_suffix("")).rpartition("/")
+        base = re.sub("^_+", "_", f"{folder}{slash}{name.replace('.', '_')}")
+        further = (f"{base}_{number}" for number in itertools.count(2))
+        key = next(key for key in itertools.chain([base], further) if key not in taken)
+        taken.add(key)
+        yield key
+
+
+def member_name(name: str, extension: str, taken: Collection[str]) -> str:
+    """Name a restored member of a sample: `noisy.flac` becomes `noisy.wav`, `flac` `wav`.
+
+    Args:
+        name: of the member in the input.
+        extension: of the outputs, without the dot.
+        taken: names of the sample's other members; where it is one of them, the member's own
+            extension is kept inside the name.
+    """
+    stem, _, own = name.rpartition(".")
+    new = f"{stem}.{extension}" if stem else extension
+    while new in taken:
+        stem = f"{stem}.{own}" if stem else own
+        new = f"{stem}.{extension}"
+    return new

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from open_miipher.base.atomic import write_lines
+from open_miipher.base.rows import read_rows
 
 
 class MetricsLog:
@@ -18,8 +19,7 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, step: int) -> None:
-        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
-        write_lines(path, kept)
+        write_lines(path, [json.dumps(row) for row in read_rows(path) if row["step"] <= step])
         self._file = open(path, "a")  # noqa: SIM115 - open for the whole run
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
@@ -27,9 +27,3 @@ class MetricsLog:
         finite = {name: v if math.isfinite(v) else None for name, v in values.items()}
         self._file.write(json.dumps({"step": step, "split": split, **finite}) + "\n")
         self._file.flush()
-
-
-def _complete_lines(path: Path) -> list[str]:
-    if not path.exists():
-        return []
-    return path.read_text().split("\n")[:-1]  # text after the last end of line is incomplete

@@ -14,7 +14,7 @@ import soundfile
 
 from open_miipher.config import compose_preprocessing
 from open_miipher.corpus.pool import Pool
-from open_miipher.corpus.preprocessing import Preprocess, build_tasks
+from open_miipher.corpus.preprocessing.task import Preprocess, build_tasks
 from open_miipher.corpus.run import Summary, run
 from open_miipher.index import Entry, write_index
 from open_miipher.shards import Sample, decode_waveform, read_samples

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from open_miipher.config import compose_preprocessing
-from open_miipher.corpus.preprocessing import PreprocessingData, PreprocessingOptions
+from open_miipher.corpus.preprocessing.config import PreprocessingOptions
+from open_miipher.data.config import PreprocessingData
 from open_miipher.degradation import Context, DegradationConfig, Trace, build_degradation
 
 

@@ -8,13 +8,10 @@ import pytest
 import torch
 
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.preprocessing.config import (
-    PreprocessingData,
-    PreprocessingOptions,
-    RawSource,
-)
+from open_miipher.corpus.preprocessing.config import PreprocessingOptions
 from open_miipher.corpus.preprocessing.inputs import RawInputs, unit_name
 from open_miipher.corpus.run import Item
+from open_miipher.data.config import PreprocessingData, RawSource
 from open_miipher.shards import ShardError
 
 from .conftest import RATE, encode, make_directory, make_tar, pack_tar, speech
@@ -22,16 +19,14 @@ from .conftest import RATE, encode, make_directory, make_tar, pack_tar, speech
 
 def inputs(**source) -> RawInputs:
     """Raw inputs in units of at most two samples of a second."""
-    data = PreprocessingData(sample_rate=RATE, crop_seconds=1.0, sample_seconds=1.0)
-    return RawInputs(
-        RawSource(**source), "data.train", data, PreprocessingOptions(shard_maxcount=2)
+    data = PreprocessingData(
+        sample_rate=RATE, crop_seconds=1.0, sample_seconds=1.0, train=RawSource(**source)
     )
+    return RawInputs(data, PreprocessingOptions(shard_maxcount=2), "train")
 
 
 def units(raw: RawInputs) -> list[Item]:
-    found = [(item, raw.stamp(item)) for item in raw.ids()]
-    looked_at = [(item, stamp, raw.look(item, stamp)) for item, stamp in found]
-    return [Item(item, "", cost, stamp, unit) for item, stamp, (cost, unit) in looked_at]
+    return [raw.look(item, "", raw.stamp(item)) for item in raw.ids()]
 
 
 def opened(raw: RawInputs, unit: Item) -> list:
@@ -69,7 +64,7 @@ def tensor_bytes(waveform) -> bytes:
 def test_the_audio_of_a_sample(members, name, tmp_path):
     waveform = speech(0, 1.0)
     (found,) = recordings(pack_tar(tmp_path / "x.tar", members(waveform)))
-    assert (found.name, found.sample_rate, found.num_samples(RATE)) == (name, RATE, RATE)
+    assert (found.name, found.info.sample_rate, found.num_samples(RATE)) == (name, RATE, RATE)
     span = found.read(0, 1000, 500, RATE)
     assert np.allclose(span, waveform[1000:1500], atol=2e-4)
     assert len(found.read(0, 500, 250, RATE // 2)) == 250

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from open_miipher.corpus.pool import Pool
-from open_miipher.corpus.preprocessing import Preprocess
+from open_miipher.corpus.preprocessing.task import Preprocess
 from open_miipher.corpus.run import run
 
 from .conftest import files_of, make_directory, make_tar

@@ -16,8 +16,8 @@ from open_miipher.base.errors import UserError
 from open_miipher.corpus.array import ArrayTask
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.pool import WorkerError
-from open_miipher.corpus.preprocessing import Preprocess
 from open_miipher.corpus.preprocessing.inputs import unit_name
+from open_miipher.corpus.preprocessing.task import Preprocess
 from open_miipher.corpus.run import run
 from open_miipher.index import Entry, write_index
 
@@ -247,7 +247,7 @@ def test_a_worker_that_dies_costs_its_unit_and_no_other(
     assert preprocess(given)[1].num_failed == 1  # not tried again until it is asked for
     ledger = Ledger(folder)
     ledger.claim(task.identity)
-    ledger.forget({str(tmp_path / "raw/die.tar"): 0.0})
+    ledger.forget({str(tmp_path / "raw/die.tar"): {}})
     del ledger
     assert preprocess(given)[1].num_done == 1
     assert files_of(folder) == files_of(preprocess(given, "preprocess.job_id=new")[0])

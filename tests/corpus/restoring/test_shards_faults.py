@@ -274,7 +274,7 @@ def test_a_signal_gives_up_the_shard_under_way(source, out, make, alone):
     for number in range(3):
         pack(source / f"{number}.tar", [speech(k) for k in range(60 * number, 60 * number + 60)])
     task = make()
-    model = task._restorer.model
+    model = task._setting.restorer.model
     restore = model.restore
 
     def interrupted(*arguments):

@@ -2,44 +2,33 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from open_miipher.audio.io import AUDIO_EXTENSIONS
+from open_miipher.audio.io import AudioInfo
+from open_miipher.audio.recording import Recording
 from open_miipher.base.errors import UserError, report
-from open_miipher.base.paths import printable
-from open_miipher.corpus.inputs import LOOK_THREADS, Inputs, check_apart, file_stamp, in_threads
-from open_miipher.corpus.preprocessing.config import (
-    PreprocessingData,
-    PreprocessingOptions,
-    RawSource,
-)
+from open_miipher.base.paths import check_apart, file_identity, file_stamp, printable
+from open_miipher.base.threads import in_threads
+from open_miipher.corpus.inputs import Inputs, stored_stamp
+from open_miipher.corpus.preprocessing.config import PreprocessingOptions
 from open_miipher.corpus.run import Item
-from open_miipher.corpus.tars import ARRAY_EXTENSIONS, Member, extension_of, open_member
 from open_miipher.data.building import open_files
+from open_miipher.data.config import PreprocessingData, RawSource
 from open_miipher.data.files import File, Files
 from open_miipher.shards import (
-    CLEAN_MEMBER,
-    DAMAGED_MEMBER,
-    RATE_MEMBER,
-    Sample,
     ShardError,
     Storage,
-    StorageError,
     expand,
     is_s3,
+    open_recordings,
     read_samples,
 )
 
 _BYTES_A_SECOND = 40_000  # of speech in a tar, about: an hour more or less only shows in progress
-
-
-Recording = File | Member
-"""Speech that is not decoded yet."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +62,9 @@ class RawInputs(Inputs):
     """The collections of one split, in units.
 
     Args:
-        source: `data.train` or `data.test`.
-        key: which.
         data: all of `data`.
         options: all of `preprocess`.
+        section: of `data`: `train` or `test`.
 
     Attributes:
         urls: the tar files.
@@ -87,19 +75,18 @@ class RawInputs(Inputs):
             or something stands there twice.
     """
 
+    unit, called_failed = "inputs", "could not be read in full"
+
     def __init__(
-        self, source: RawSource, key: str, data: PreprocessingData, options: PreprocessingOptions
+        self, data: PreprocessingData, options: PreprocessingOptions, section: str
     ) -> None:
-        self._rate, self._storage = data.sample_rate, Storage(data.s3)
-        self._takes_all = options.crops == "all"
-        self._crop_samples = data.crop_samples
-        self._unit_samples = options.shard_maxcount * data.sample_samples
+        self._data, self._options, self._storage = data, options, Storage(data.s3)
+        source: RawSource = getattr(data, section)
+        key = f"data.{section}"
         self._given = [*source.dir_list, *source.urls]
         self._units: dict[str, tuple[list[Any], float, Unit]] = {}  # stamp, seconds, what it is
-        self.urls = [
-            url if is_s3(url) else os.path.abspath(url)
-            for url in (expand(source.urls, self._storage, f"{key}.urls") if source.urls else ())
-        ]
+        urls = expand(source.urls, self._storage, f"{key}.urls") if source.urls else []
+        self.urls = [url if is_s3(url) else os.path.abspath(url) for url in urls]
         self.directories: dict[str, Files] = {}
         for directory in source.dir_list:
             path = os.path.abspath(directory)
@@ -119,13 +106,8 @@ class RawInputs(Inputs):
         check_apart(found, output_dir, f"{mend}, or take it out of the urls")
 
     def ids(self) -> list[str]:
-        """Cut the collections into units.
-
-        Raises:
-            UserError: tar files that do not exist, all together.
-            StorageError: storage cannot be reached.
-        """
-        found = list(in_threads(self._stamp, self.urls, LOOK_THREADS))
+        """Cut the collections into units; tar files that do not exist are one `UserError`."""
+        found = list(in_threads(lambda url: stored_stamp(self._storage, url), self.urls))
         report([str(stamp) for stamp in found if isinstance(stamp, UserError)])
         self._units = {
             url: (stamp, stamp[0] / _BYTES_A_SECOND, Unit(url))
@@ -137,13 +119,20 @@ class RawInputs(Inputs):
                 self._units[f"{directory}#{number}"] = block
         return sorted(self._units)
 
+    def assign(
+        self, items: Collection[str], given: Mapping[str, str], extension: str
+    ) -> dict[str, str]:
+        """Name units by their ids alone."""
+        return {item: f"{unit_name(item)}.{extension}" for item in items if item not in given}
+
     def stamp(self, item: str) -> list[Any]:
         """Return the stamp of the tar, or of all files of the block."""
         return self._units[item][0]
 
-    def look(self, item: str, stamp: Any) -> tuple[float, Unit]:
-        """Return about the seconds of audio to be read, and the unit."""
-        return self._units[item][1:]
+    def look(self, item: str, output: str, stamp: Any) -> Item:
+        """Describe a unit; its cost is about the seconds of audio to be read."""
+        _, seconds, unit = self._units[item]
+        return Item(item, output, seconds, stamp, unit)
 
     def filled(self, item: Item) -> Item:
         """Add the files of a block, so that a worker needs no index."""
@@ -170,63 +159,28 @@ class RawInputs(Inputs):
             raise ShardError(f"{printable(unit.source)} is empty")
         with self._storage.open(unit.source) as tar:
             for sample in read_samples(tar, unit.source):
-                for name, recording in _recordings(sample, unit.source):
+                for name, recording in open_recordings(sample, unit.source):
                     yield f"{unit.source}/{name}", recording
-
-    def _stamp(self, url: str) -> list[Any] | UserError:
-        try:
-            return self._storage.stamp(url)
-        except StorageError:
-            raise
-        except UserError as error:
-            return error
 
     def _blocks(self, directory: str) -> Iterator[tuple[list[Any], float, Unit]]:
         """Cut a directory into blocks whose crops fill a shard at most, unless one does alone."""
-        files, rate = self.directories[directory], self._rate
+        files, rate = self.directories[directory], self._data.sample_rate
+        most = self._options.shard_maxcount * self._data.sample_samples
         paths = (files[place].path for place in range(len(files)))
         first, held, seconds, digest = 0, 0, 0.0, sha256()
-        for place, stamp in enumerate(in_threads(file_stamp, paths, LOOK_THREADS)):
+        for place, stamp in enumerate(in_threads(file_stamp, paths)):
             file = files[place]
-            whole = file.num_samples(rate)
-            crop = min(whole, self._crop_samples)
-            taken = whole * file.num_channels if self._takes_all else crop
-            if held and held + taken > self._unit_samples:
+            taken = file.num_samples(rate)
+            if self._options.crops == "all":
+                taken *= file.info.num_channels
+            else:
+                taken = min(taken, self._data.crop_samples)
+            if held and held + taken > most:
                 yield [digest.hexdigest()], seconds, Unit(directory, (first, place))
                 first, held, seconds, digest = place, 0, 0.0, sha256()
             held, seconds = held + taken, seconds + taken / rate
             digest.update(f"{file.entry} {stamp and tuple(stamp)}\n".encode())
         yield [digest.hexdigest()], seconds, Unit(directory, (first, len(files)))
-
-
-def _recordings(sample: Sample, url: str) -> Iterator[tuple[str, Recording | UserError]]:
-    """Yield name and recording of every audio member of a raw sample, or why it is none.
-
-    Several are one sample where file names have dots: `a.0.wav` and `a.1.wav` share the key `a`.
-    Without any, the first array counts, if the sample says its rate.
-
-    Raises:
-        ShardError: the sample is a pair that was made of speech, not speech.
-    """
-    stems = {name.partition(".")[0] for name in sample.members}
-    if {CLEAN_MEMBER, DAMAGED_MEMBER} <= stems:
-        raise ShardError(
-            f"{printable(url)}: {printable(sample.key)} is a pair of clean and damaged speech, as "
-            "src/preprocess.py writes them, and no recording; take these shards out of the inputs"
-        )
-    names = [name for name in sample.members if extension_of(name) in AUDIO_EXTENSIONS]
-    if not names and RATE_MEMBER in sample.members:
-        names = [n for n in sample.members if extension_of(n) in ARRAY_EXTENSIONS][:1]
-    if not names:
-        members = printable(", ".join(sample.members))
-        problem = f"{url}: {sample.key} has no audio among its members {members}"
-        yield sample.key, ShardError(printable(problem))
-    for name in names:
-        full_name = f"{sample.key}.{name}"
-        try:
-            yield full_name, open_member(sample, name)
-        except UserError as error:
-            yield full_name, ShardError(printable(f"{url}: {error}"))
 
 
 def check_splits(train: RawInputs, test: RawInputs) -> None:
@@ -240,11 +194,15 @@ def check_splits(train: RawInputs, test: RawInputs) -> None:
     """
     both = {*train.urls, *train.directories} & {*test.urls, *test.directories}
     report([f"{printable(n)} stands in data.train and in data.test" for n in sorted(both)])
-    kinds = {_kind(file) for file in _files(test)}
-    tested = dict(_identified(chain(_tars(test), (file.path for file in _files(test)))))
-    candidates = (file.path for file in _files(train) if _kind(file) in kinds)
-    for identity, path in _identified(chain(_tars(train), candidates)):
-        if identity in tested:
+    kinds = {file.info for file in _files(test)}
+
+    def identified(inputs: RawInputs) -> Iterator[tuple[tuple[int, ...] | None, Path]]:
+        paths = _local_paths(inputs, kinds)
+        return in_threads(lambda path: (file_identity(path), path), paths)
+
+    tested = dict(identified(test))
+    for identity, path in identified(train):
+        if identity is not None and identity in tested:
             raise UserError(
                 f"{printable(path)} of data.train and {printable(tested[identity])} of data.test "
                 "are the same file; take it out of one of them"
@@ -256,25 +214,7 @@ def _files(inputs: RawInputs) -> Iterator[File]:
         yield from (files[number] for number in range(len(files)))
 
 
-def _tars(inputs: RawInputs) -> Iterator[Path]:
-    return (Path(url) for url in inputs.urls if not is_s3(url))
-
-
-def _kind(file: File) -> tuple[int, int, int]:
-    return file.entry.sample_rate, file.entry.num_frames, file.entry.num_channels
-
-
-def _identified(paths: Iterator[Path]) -> Iterator[tuple[tuple[int, ...], Path]]:
-    """Yield the paths with what they lead to, over links; those that lead nowhere are left out."""
-    for identity, path in in_threads(_identity, paths, LOOK_THREADS):
-        if identity is not None:
-            yield identity, path
-
-
-def _identity(path: Path) -> tuple[tuple[int, ...] | None, Path]:
-    try:
-        status = path.stat()
-    except OSError:
-        return None, path
-    # Size and time as well: some network file systems give a number twice.
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns), path
+def _local_paths(inputs: RawInputs, kinds: Collection[AudioInfo]) -> Iterator[Path]:
+    """Yield where the tars lie that are no objects, and the listed files of these kinds."""
+    yield from (Path(url) for url in inputs.urls if not is_s3(url))
+    yield from (file.path for file in _files(inputs) if file.info in kinds)

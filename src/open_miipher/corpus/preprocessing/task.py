@@ -1,8 +1,7 @@
 """The corpus run that makes shards of degraded pairs from raw collections."""
 
-import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from itertools import chain, count, islice, takewhile
 from pathlib import Path
@@ -13,16 +12,20 @@ import torch
 from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
+from open_miipher.base.plain import as_json, leaves
+from open_miipher.base.rows import Row
 from open_miipher.corpus.inputs import find_left
-from open_miipher.corpus.ledger import Ledger, Row
+from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.pool import Pool
-from open_miipher.corpus.preprocessing.config import Preprocessing, RawSource
+from open_miipher.corpus.preprocessing.config import Preprocessing
 from open_miipher.corpus.preprocessing.inputs import RawInputs, check_splits, unit_name
-from open_miipher.corpus.preprocessing.pieces import Piece, PieceMaker, Unreadable, pack, to_sample
-from open_miipher.corpus.run import Item, Plan, Share
+from open_miipher.corpus.run import Item, Plan
 from open_miipher.data.building import source_degradation
+from open_miipher.data.config import RawSource
+from open_miipher.data.pieces import Piece, PieceMaker, Unreadable, pack, to_sample
+from open_miipher.distributed import Share
 from open_miipher.index import read_index
-from open_miipher.shards import Sample, ShardError, ShardWriter
+from open_miipher.shards import ShardError, ShardWriter
 
 SUMMARY_NAME = "summary.json"
 
@@ -46,42 +49,29 @@ class Preprocess:
 
     Args:
         config: all of it.
+        section: of `data`: `train` or `test`.
         inputs: of the split.
-        maker: of pieces.
-        split: `train` or `val`: the keys of its samples begin with it.
-        identity: all that changes what comes out.
         pool: its workers make the shards, each with a copy of this task.
 
     Attributes:
-        identity: as given.
+        identity: all that changes what comes out.
     """
 
-    def __init__(
-        self,
-        config: Preprocessing,
-        inputs: RawInputs,
-        maker: PieceMaker,
-        split: str,
-        identity: Mapping[str, Any],
-        pool: Pool | None,
-    ) -> None:
-        self._data, self._options = config.data, config.options
-        self.inputs, self._maker, self._split, self._pool = inputs, maker, split, pool
-        self._output_dir = output_folder(config, split)
+    def __init__(self, config: Preprocessing, section: str, inputs: RawInputs, pool: Pool) -> None:
+        self.inputs, self._split, self._pool = inputs, SPLITS[section], pool
         self._given: frozenset[str] = frozenset()  # ids of the units of the plan
-        self.identity = identity
+        self._data, self._options = data, options = config.data, config.options
+        source = getattr(data, section)
+        degradation = source_degradation(
+            data.degradation, source, f"data.{section}", data.sample_rate
+        )
+        self._maker = PieceMaker(data, options.crops, options.seed, degradation)
+        self.identity: Mapping[str, Any] = _identity(config, source)
+        self.output_dir = options.folder / self._split / str(options.job_id)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what workers do not need."""
-        return {**self.__dict__, "_pool": None, "_given": frozenset()}
-
-    def check(self) -> None:
-        """See, before a run with `overwrite` forgets what is done, that the inputs are there.
-
-        Raises:
-            UserError: they are not, or storage cannot be reached.
-        """
-        self.inputs.ids()
+        return {k: v for k, v in self.__dict__.items() if k not in ("_pool", "_given")}
 
     def plan(self, ledger: Ledger) -> Plan:
         """Find the units that are left, and remove what there is of them, and of units gone since.
@@ -92,21 +82,20 @@ class Preprocess:
         """
         ids = self.inputs.ids()
         self._given = frozenset(ids)
-        num_shards = dict.fromkeys(ledger.name_all(ids, "tar", _named), 0)  # the most of a row
-        for row in Ledger(self._output_dir).all_rows():
+        names = ledger.name_all(ids, "tar", self.inputs.assign)
+        num_shards = dict.fromkeys(names, 0)  # the most that a row has
+        for row in Ledger(self.output_dir).all_rows():
             most = num_shards.get(row["id"], 0)
             num_shards[row["id"]] = max(most, len(row.get("outputs", ())))
         gone = {item: num for item, num in num_shards.items() if item not in self._given}
         self._refuse_other_inputs(gone)
         items = {item: unit_name(item) for item in ids}
-        found = find_left(self.inputs, items, ledger, self._look)
-        self._clear({**gone, **{item.id: num_shards[item.id] for item in found["items"]}})
-        return Plan(**found, unit="inputs", called_failed="could not be read in full")
+        plan = find_left(self.inputs, items, ledger, self.inputs.look)
+        self._clear({**gone, **{item.id: num_shards[item.id] for item in plan.items}})
+        return plan
 
-    def process(self, items: Share) -> Iterator[Row]:
+    def process(self, items: Share[Item]) -> Iterator[Row]:
         """Make the units of one rank (see `corpus.run.Task`)."""
-        if self._pool is None:
-            raise RuntimeError("a worker's copy of a task runs nothing")
         done = self._pool.map(
             self.build,
             map(self.inputs.filled, items),
@@ -132,12 +121,15 @@ class Preprocess:
                 disk refuses.
         """
         row = _new_row(item)
-        samples = self._samples(item, row)
+        key, rate, options = f"{self._split}-{item.output}", self._data.sample_rate, self._options
+        groups = enumerate(pack(self._pieces(item, row), self._data.sample_samples))
+        kind = options.audio_format, options.ssl_inputs
+        samples = (to_sample(f"{key}-{n:06d}", group, rate, *kind) for n, group in groups)
         while (first := next(samples, None)) is not None:
-            path = self._output_dir / shard_name(item.output, len(row["outputs"]))
+            path = self.output_dir / shard_name(item.output, len(row["outputs"]))
             try:
                 with ShardWriter(path) as shard:
-                    for sample in chain([first], islice(samples, self._options.shard_maxcount - 1)):
+                    for sample in chain([first], islice(samples, options.shard_maxcount - 1)):
                         shard.add(sample)
                         row["samples"] += 1
             except OSError as error:
@@ -149,31 +141,27 @@ class Preprocess:
 
     def finish(self, rows: Iterable[Row]) -> None:
         """Write the summary over all units that there are now, and say it in a line."""
-        sums, degradations = Counter[str](), Counter[str]()
-        num_units, num_shards, problems = 0, 0, list[str]()
+        sums, degradations, problems = Counter[str](), Counter[str](), list[str]()
         for row in rows:
             if row["id"] in self._given:
-                num_units += 1
-                num_shards += len(row["outputs"])
+                sums.update(inputs=1, shards=len(row["outputs"]))
                 sums.update({name: row[name] for name in _SUMS})
                 degradations.update(row["degradations"])
                 problems += [] if row["error"] is None else [row["error"]]
         hours = {name: round(sums[name] / 3600, 4) for name in ("seconds", "output_seconds")}
         summary = {
             "split": self._split,
-            "inputs": num_units,
+            "inputs": sums["inputs"],
             **{name: round(sums[name], 3) for name in _SUMS},
             "hours": hours["seconds"],
             "output_hours": hours["output_seconds"],
-            "shards": num_shards,
+            "shards": sums["shards"],
             "degradations": dict(sorted(degradations.items())),
             "problems": problems,
         }
-        text = json.dumps(summary, indent=1, ensure_ascii=False)
-        text = text.encode("utf-8", "backslashreplace").decode()  # names that are no UTF-8
-        path = self._output_dir / SUMMARY_NAME
+        path = self.output_dir / SUMMARY_NAME
         remove_leftovers([path])
-        write_lines(path, [text])
+        write_lines(path, [as_json(summary, indent=1).decode()])
         shares = ", ".join(
             f"{name} {num / max(1, sums['pieces']):.0%}"
             for name, num in sorted(degradations.items())
@@ -181,13 +169,9 @@ class Preprocess:
         print(
             f"{self._split}: {sums['files']} files of {hours['seconds']:.2f} h, "
             f"{sums['unreadable']} unreadable, gave {sums['samples']} samples of "
-            f"{hours['output_seconds']:.2f} h in {num_shards} shards ({shares})",
+            f"{hours['output_seconds']:.2f} h in {sums['shards']} shards ({shares})",
             flush=True,
         )
-
-    def _look(self, item: str, output: str, stamp: Any) -> Item:
-        seconds, unit = self.inputs.look(item, stamp)
-        return Item(item, output, seconds, stamp, unit)
 
     def _refuse_other_inputs(self, gone: Iterable[str]) -> None:
         """See that nothing is here of inputs that are not given now.
@@ -211,21 +195,14 @@ class Preprocess:
             shards = self._shards(unit_name(item), num_shards)
             for path in reversed(shards):  # so that those that a kill here leaves are found again
                 path.unlink(missing_ok=True)
-            possible += [*shards, self._output_dir / shard_name(unit_name(item), len(shards))]
+            possible += [*shards, self.output_dir / shard_name(unit_name(item), len(shards))]
         remove_leftovers(possible)
 
     def _shards(self, unit: str, num_shards: int) -> list[Path]:
         """Return where a unit's shards may be: so many, and those that follow without a gap."""
-        paths = (self._output_dir / shard_name(unit, number) for number in count())
+        paths = (self.output_dir / shard_name(unit, number) for number in count())
         known = list(islice(paths, num_shards))
         return [*known, *takewhile(Path.exists, paths)]
-
-    def _samples(self, item: Item, row: Row) -> Iterator[Sample]:
-        groups = pack(self._pieces(item, row), self._data.sample_samples)
-        for number, group in enumerate(groups):
-            key = f"{self._split}-{item.output}-{number:06d}"
-            rate, options = self._data.sample_rate, self._options
-            yield to_sample(key, group, rate, options.audio_format, options.ssl_inputs)
 
     def _pieces(self, item: Item, row: Row) -> Iterator[Piece]:
         """Yield the pieces of a unit; what cannot be read is counted and told in its row."""
@@ -241,7 +218,7 @@ class Preprocess:
                         self._count(piece, failures, item, row)
                         yield piece
                     row["seconds"] += recording.num_samples(rate) / rate
-                    row["low_rate_files"] += recording.sample_rate < rate
+                    row["low_rate_files"] += recording.info.sample_rate < rate
                 except Unreadable as error:
                     row["unreadable"] += 1
                     first_unreadable = first_unreadable or str(error)
@@ -280,70 +257,39 @@ def _new_row(item: Item) -> Row:
     return {**known, "degradations": {"none": 0}, "error": None}
 
 
-def _named(items: Collection[str], given: Mapping[str, str], extension: str) -> dict[str, str]:
-    return {item: f"{unit_name(item)}.{extension}" for item in items if item not in given}
-
-
 def shard_name(unit: str, number: int) -> str:
     """Return the name of a unit's shard."""
     return f"{unit}-{number:05d}.tar"
 
 
-def output_folder(config: Preprocessing, split: str) -> Path:
-    """Return where the shards of a split go."""
-    options = config.options
-    return Path(str(options.output_root), str(options.writer_name), split, str(options.job_id))
-
-
 def build_tasks(config: Preprocessing, pool: Pool) -> dict[Path, Preprocess]:
-    """Build the runs that a configuration asks for, one for each split with inputs.
-
-    Args:
-        config: all of it.
-        pool: for all runs.
-
-    Returns:
-        The runs by output folder.
-
-    Raises:
-        UserError: a key is missing or out of range, an input is missing or wrong, or stands in both
-            splits, or inputs and outputs lie inside each other.
+    """Build the runs that a configuration asks for, by output folder: one a split with inputs.
 
     Warns of clean speech and impulse responses at lower rates than the pairs'.
+
+    Raises:
+        UserError: a key is missing or out of range, an input, noise or room is missing or wrong, an
+            input stands in both splits, or inputs and outputs lie inside each other.
     """
     config.check()
     data, options = config.data, config.options
-    sources = {"train": data.train, "test": data.test}
-    given = {name: source for name, source in sources.items() if source.dir_list or source.urls}
-    inputs = {name: RawInputs(given[name], f"data.{name}", data, options) for name in given}
+    given = [name for name in SPLITS if getattr(data, name).dir_list or getattr(data, name).urls]
+    inputs = {name: RawInputs(data, options, name) for name in given}
     for found in inputs.values():
-        found.check(Path(str(options.output_root), str(options.writer_name)))
+        found.check(options.folder)
     if len(inputs) == 2:
         check_splits(inputs["train"], inputs["test"])
-    tasks = {}
-    for name, source in given.items():
-        degradation = source_degradation(data.degradation, source, f"data.{name}", data.sample_rate)
-        maker = PieceMaker(data, options.crops, options.seed, degradation)
-        identity = _identity(config, source)
-        task = Preprocess(config, inputs[name], maker, SPLITS[name], identity, pool)
-        tasks[output_folder(config, SPLITS[name])] = task
-    return tasks
+    tasks = [Preprocess(config, name, found, pool) for name, found in inputs.items()]
+    return {task.output_dir: task for task in tasks}
 
 
 def _identity(config: Preprocessing, source: RawSource) -> dict[str, Any]:
     """Return all that changes what comes out of a recording."""
+    degradation = leaves(asdict(config.data.degradation), "data.degradation")
     return {
         **{f"data.{name}": getattr(config.data, name) for name in _CHANGES_DATA},
         **{f"preprocess.{name}": getattr(config.options, name) for name in _CHANGES_OPTIONS},
-        **dict(_flat(asdict(config.data.degradation), "data.degradation")),
+        **{key: value for key, value in degradation.items() if value != {}},
         "noise": [read_index(directory).fingerprint for directory in source.noise_dir_list],
         "rooms": [read_index(directory).fingerprint for directory in source.rir_dir_list],
     }
-
-
-def _flat(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(node, Mapping):
-        yield key, list(node) if isinstance(node, tuple) else node
-        return
-    for name, value in node.items():
-        yield from _flat(value, f"{key}.{name}")

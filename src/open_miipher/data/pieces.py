@@ -1,21 +1,20 @@
 """From a recording to pairs of clean and damaged speech, and from those to a shard's samples."""
 
-import io
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Literal
 
 import numpy as np
 
-from open_miipher.audio.resample import resample
+from open_miipher.audio.level import SILENCE, at_peak, peak_of
+from open_miipher.audio.recording import Recording
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.preprocessing.config import PreprocessingData
-from open_miipher.corpus.preprocessing.inputs import Recording
+from open_miipher.base.plain import as_json
+from open_miipher.data.config import PreprocessingData
 from open_miipher.degradation import Stage, Trace
 from open_miipher.degradation.band import LOW_CUT_SECONDS, low_cut
+from open_miipher.encoders.front_ends import ssl_inputs
 from open_miipher.shards import (
     CLEAN_MEMBER,
     DAMAGED_MEMBER,
@@ -24,15 +23,7 @@ from open_miipher.shards import (
     encode_waveform,
 )
 
-SILENCE = 1e-6
-"""Peak below which nothing was recorded: to scale that up gives noise, or overflows."""
-
 _LOUDEST = 32767 / 32768  # of what 16 bits can hold
-_SSL_RATE = 16000  # of w2v-BERT
-_SSL_FRAME = 320  # samples
-_SSL_PADDING = 40  # samples before and after: then 20 s give exactly 1000 frames
-_SSL_SHORTEST = 2 * _SSL_FRAME  # else too few windows to take a variance of
-
 
 Span = tuple[int, int, int]
 """Channel, first sample and length, at the pair's rate."""
@@ -95,7 +86,8 @@ class PieceMaker:
         seed: int,
         degradation: Stage,
     ) -> None:
-        self._data, self._crops, self._seed, self._degradation = data, crops, seed, degradation
+        self._data, self._takes_all = data, crops == "all"
+        self._seed, self._degradation = seed, degradation
 
     def pieces(self, recording: Recording, stable_id: str) -> Iterator[tuple[Piece, list[str]]]:
         """Yield the pieces of a recording, each with the stages that failed.
@@ -107,8 +99,9 @@ class PieceMaker:
             UserError: noise or an impulse response has become unreadable.
         """
         entropy = int.from_bytes(sha256(stable_id.encode("utf-8", "surrogateescape")).digest())
-        spans = self._spans(recording) if self._crops == "all" else [None]
+        spans = self._spans(recording) if self._takes_all else [None]
         loudest = self._loudest(recording, spans) if len(spans) > 1 else None
+        names_channel = self._takes_all and recording.info.num_channels > 1
         for number, span in enumerate(spans):
             rng = np.random.default_rng((self._seed, entropy, number))
             channel, start, length = span or self._draw(recording, rng)
@@ -125,42 +118,37 @@ class PieceMaker:
                 clean = at_peak(trace.target, level)
             drawn = list(trace.drawn)
             damaged = within_full_scale(damaged, drawn)
-            said = channel if self._crops == "all" and recording.num_channels > 1 else None
-            yield Piece(clean, damaged, recording.name, start, drawn, said), trace.failures
+            named = channel if names_channel else None
+            yield Piece(clean, damaged, recording.name, start, drawn, named), trace.failures
 
     def _spans(self, recording: Recording) -> list[Span | None]:
         """Return all of a recording, cut into crops, one channel after the other."""
-        num_samples, longest = (
-            recording.num_samples(self._data.sample_rate),
-            self._data.crop_samples,
-        )
+        num_samples = recording.num_samples(self._data.sample_rate)
+        longest = self._data.crop_samples
         return [
             (channel, start, min(longest, num_samples - start))
-            for channel in range(recording.num_channels)
+            for channel in range(recording.info.num_channels)
             for start in range(0, num_samples, longest)
         ]
 
     def _draw(self, recording: Recording, rng: np.random.Generator) -> Span:
         """Draw a crop."""
-        num_samples, longest = (
-            recording.num_samples(self._data.sample_rate),
-            self._data.crop_samples,
-        )
+        num_samples = recording.num_samples(self._data.sample_rate)
+        length = min(self._data.crop_samples, num_samples)
         channel = recording.draw_channel(rng)
-        start = int(rng.integers(max(0, num_samples - longest) + 1))
-        return channel, start, min(longest, num_samples - start)
+        return channel, int(rng.integers(num_samples - length + 1)), length
 
     def _loudest(self, recording: Recording, spans: Iterable[Span | None]) -> float:
         """Return the peak over all pieces of a recording, of which one is in memory at a time.
 
         They get one gain: each by itself, a pause would become as loud as speech. The recording is
-        read twice for it; its peak before the low cut would be that of rumble, and not of speech.
+        read twice for it, because its peak before the low cut would be that of rumble.
         """
         loudest = SILENCE
         for span in filter(None, spans):
             try:
                 loudest = max(loudest, peak_of(self._read(recording, *span)))
-            except UserError:  # told where the piece is made; those before it are
+            except UserError:  # reported where the piece is made, after those before it
                 break
         return loudest
 
@@ -174,19 +162,6 @@ class PieceMaker:
         if cutoff is not None:
             span = low_cut(span, rate, cutoff)
         return span[start - first :][:num_samples]
-
-
-def peak_of(waveform: np.ndarray) -> float:
-    """Return the peak of a waveform (samples,)."""
-    return float(np.abs(waveform).max())
-
-
-def at_peak(waveform: np.ndarray, peak: float) -> np.ndarray:
-    """Scale a waveform (samples,) to a peak; what is as good as silent becomes silence."""
-    loudest = np.abs(waveform).max()
-    if loudest < SILENCE:
-        return np.zeros_like(waveform)
-    return waveform * np.float32(peak / loudest)
 
 
 def within_full_scale(damaged: np.ndarray, drawn: list[dict[str, Any]]) -> np.ndarray:
@@ -245,41 +220,10 @@ def to_sample(
         f"{CLEAN_MEMBER}.{audio_format}": encode_waveform(clean, sample_rate, audio_format),
         f"{DAMAGED_MEMBER}.{audio_format}": encode_waveform(damaged, sample_rate, audio_format),
         RATE_MEMBER: str(sample_rate).encode(),
-        "names.json": _json(names),
-        "degradations.json": _json([piece.drawn for piece in group]),
+        "names.json": as_json(names),
+        "degradations.json": as_json([piece.drawn for piece in group]),
     }
     if with_ssl_inputs:
         members["ssl_inputs.npy"] = ssl_inputs(clean, sample_rate)
         members["noisy_ssl_inputs.npy"] = ssl_inputs(damaged, sample_rate)
     return Sample(key, members)
-
-
-def ssl_inputs(waveform: np.ndarray, sample_rate: int) -> bytes:
-    """Compute what w2v-BERT 2.0 takes, by the stock extractor, for trainers that read it.
-
-    Args:
-        waveform: (samples,) float32.
-        sample_rate: in Hz.
-
-    Returns:
-        An npy file: (frames, 160) float16, 50 frames a second, two at least; zeros fill up the
-        waveform's last frame.
-    """
-    speech = resample(waveform, sample_rate, _SSL_RATE)
-    missing = max(-len(speech) % _SSL_FRAME, _SSL_SHORTEST - len(speech))
-    padded = np.pad(speech, (_SSL_PADDING, _SSL_PADDING + missing))
-    features = _extractor()(padded, sampling_rate=_SSL_RATE, return_tensors="np")
-    file = io.BytesIO()
-    np.save(file, features["input_features"][0].astype(np.float16), allow_pickle=False)
-    return file.getvalue()
-
-
-@lru_cache(maxsize=1)
-def _extractor() -> Any:
-    from transformers import SeamlessM4TFeatureExtractor  # takes seconds, and few ask for it
-
-    return SeamlessM4TFeatureExtractor()
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")

@@ -14,8 +14,8 @@ from transformers import SeamlessM4TFeatureExtractor
 from open_miipher.audio.io import AudioInfo
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.preprocessing.config import PreprocessingData
-from open_miipher.corpus.preprocessing.pieces import (
+from open_miipher.data.config import PreprocessingData
+from open_miipher.data.pieces import (
     Piece,
     PieceMaker,
     Unreadable,
@@ -23,10 +23,9 @@ from open_miipher.corpus.preprocessing.pieces import (
     to_sample,
     within_full_scale,
 )
-from open_miipher.corpus.tars import Member
 from open_miipher.degradation import Context, DegradationConfig, build_degradation
 from open_miipher.degradation.band import low_cut
-from open_miipher.shards import decode_waveform
+from open_miipher.shards import Member, decode_waveform
 
 RATE = 8000
 NOISE = DegradationConfig({"noise": {"name": "noise", "snr_db": [10.0, 10.0]}})
