@@ -6,13 +6,16 @@ import subprocess
 import sys
 import time
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+import warm  # noqa: E402
 
 
 def write_wav(path: Path, waveform: np.ndarray, sample_rate: int) -> None:
@@ -66,10 +69,14 @@ def speech_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return `warm.run_script`."""
-    sys.path.insert(0, str(ROOT / "tests"))  # where the processes look for it, too
-    import warm
-
     return warm.run_script
+
+
+@pytest.fixture
+def start_script() -> Iterator[Callable[..., warm.Run]]:
+    """Return a function that gives a `warm.Run`; what a test leaves of it is killed."""
+    with ExitStack() as stack:
+        yield lambda *words, **options: stack.enter_context(warm.Run(*words, **options))
 
 
 @pytest.fixture

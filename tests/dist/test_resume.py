@@ -142,14 +142,28 @@ def run_killed_once(torchrun, overrides, directory: Path, ranks: int, victim: st
     assert last_step(directory) < STEPS
 
 
+def run_whose_ranks_are_killed(start_script, overrides, ranks: int, when) -> None:
+    run = start_script("src/train.py", *overrides, ranks=ranks)
+    wait_until(lambda: when() or run.is_over)
+    run.send(signal.SIGKILL)
+    done = run.end()
+    assert done.returncode == -signal.SIGKILL, done.stdout
+
+
 @pytest.fixture
-def check_killed_run_equals_unbroken(torchrun, run_script, tiny_stages, tmp_path):
-    """Return a function that kills a run when `when` says so, resumes it and compares."""
+def check_killed_run_equals_unbroken(torchrun, start_script, run_script, tiny_stages, tmp_path):
+    """Return a function that kills a run when `when` says so, resumes it and compares.
+
+    The victim is "ranks" for a run that torchrun has not started: all of them are killed.
+    """
 
     def check(ranks: int, victim: str, when, recipe: str = "pretrain") -> None:
         broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
         overrides = settings(tiny_stages, recipe, broken)
-        run_killed_once(torchrun, overrides, broken, ranks, victim, lambda: when(broken))
+        if victim == "ranks":
+            run_whose_ranks_are_killed(start_script, overrides, ranks, lambda: when(broken))
+        else:
+            run_killed_once(torchrun, overrides, broken, ranks, victim, lambda: when(broken))
         run_script("src/train.py", f"trainer.ckpt_dir={broken}", ranks=ranks)
         run_script("src/train.py", *settings(tiny_stages, recipe, unbroken), ranks=ranks)
         assert_equal_runs(broken, unbroken, tolerance=0.0)
@@ -157,11 +171,11 @@ def check_killed_run_equals_unbroken(torchrun, run_script, tiny_stages, tmp_path
     return check
 
 
-@pytest.mark.parametrize("recipe", ["pretrain", "waveform"])
-def test_two_ranks_resume_bit_for_bit_after_torchrun_was_killed(
-    check_killed_run_equals_unbroken, recipe
+@pytest.mark.parametrize(("recipe", "victim"), [("pretrain", "torchrun"), ("waveform", "ranks")])
+def test_two_ranks_that_were_killed_resume_bit_for_bit(
+    check_killed_run_equals_unbroken, recipe, victim
 ):
-    check_killed_run_equals_unbroken(2, "torchrun", lambda run: last_step(run) >= 5, recipe)
+    check_killed_run_equals_unbroken(2, victim, lambda run: last_step(run) >= 5, recipe)
 
 
 @pytest.mark.slow
