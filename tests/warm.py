@@ -2,7 +2,7 @@
 
 They are forked from a server that has imported all of it and done nothing else: a training then
 takes one second of work to start instead of six. For tests of what a script does, not of how it is
-launched; torchrun, and what is to be killed, start afresh.
+launched; torchrun, what must end with it, and Python's own way out are tested in fresh processes.
 """
 
 import multiprocessing
