@@ -34,9 +34,9 @@ def processes_of(directory: Path) -> list[int]:
     return found
 
 
-def workers_of(process: subprocess.Popen) -> list[int]:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(pid) for pid in children.split()]
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for file in found for child in file.read_text().split()]
 
 
 def last_step(directory: Path) -> int:
@@ -122,7 +122,7 @@ def settings(tiny_stages, recipe: str, directory: Path, *more: str) -> list[str]
 
 def kill(process: subprocess.Popen, victim: str) -> None:
     """SIGKILL torchrun alone, one worker alone, or all."""
-    workers = workers_of(process)
+    workers = children(process.pid)
     targets = {"torchrun": [process.pid], "worker": workers[-1:], "all": [process.pid, *workers]}
     for pid in targets[victim]:
         os.kill(pid, signal.SIGKILL)
@@ -221,18 +221,21 @@ def test_other_ranks_and_workers_draw_the_same_samples(run_script, tiny_stages, 
 
 
 def test_sigterm_saves_on_every_rank_and_the_run_goes_on(
-    torchrun, run_script, tiny_stages, tmp_path
+    start_script, run_script, tiny_stages, tmp_path
 ):
     """The signal reaches everybody, loader workers too, as from a batch system."""
     run = tmp_path / "run"
     more = ["trainer.save_every=1000", "trainer.max_steps=100000", "trainer.num_workers=1"]
-    process = torchrun("src/train.py", *settings(tiny_stages, "cleaner", run, *more), ranks=2)
+    ranks = start_script("src/train.py", *settings(tiny_stages, "cleaner", run, *more), ranks=2)
     wait_until(lambda: last_step(run) >= 3)
-    for pid in processes_of(run):
+    workers = [worker for pid in ranks.pids for worker in children(pid)]
+    assert len(workers) >= 2
+    for pid in (*workers, *ranks.pids):
         os.kill(pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert "stopped by a signal" in output
-    assert "Traceback" not in output.split("ChildFailedError")[0].split("torch/distributed")[0]
+    done = ranks.end(60)
+    assert done.returncode == 0, done.stderr
+    assert "stopped by a signal" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
     saved = Checkpoint.open(run).state["step"]
     assert last_step(run) == saved >= 3
     run_script("src/train.py", f"trainer.ckpt_dir={run}", f"trainer.max_steps={saved + 2}")
