@@ -9,9 +9,10 @@ BIN := .venv/bin
 # Has to be built, so it is not in the lock, and everything works without it.
 PESQ := pesq==0.0.4
 
-# Whole files together, so that what a file sets up is set up once.
+# Whole files together, so that what a file sets up is set up once; in their order, since by the
+# number of their tests the ones that start many processes would come last.
 WORKERS ?= 2
-PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # One thread per process: the tests and the demo start several processes themselves.
 export OMP_NUM_THREADS ?= 1
@@ -51,8 +52,7 @@ lint: setup ## style, types and the layers' import rules
 	$(BIN)/lint-imports
 
 test: lint ## lint, types, the quick tests, the many-process ones and a kill-and-resume
-	$(PYTEST)
-	$(PYTEST) -m "(dist or integration) and not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-all: test ## the slow tests too, and those for a GPU where there is one
 	$(PYTEST) -n 3 -m "slow and not gpu" # these wait much of their time

@@ -6,13 +6,16 @@ import subprocess
 import sys
 import time
 import wave
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+import warm  # noqa: E402
 
 
 def write_wav(path: Path, waveform: np.ndarray, sample_rate: int) -> None:
@@ -66,10 +69,14 @@ def speech_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return `warm.run_script`."""
-    sys.path.insert(0, str(ROOT / "tests"))  # where the processes look for it, too
-    import warm
-
     return warm.run_script
+
+
+@pytest.fixture
+def start_script() -> Iterator[Callable[..., warm.Run]]:
+    """Return a function that gives a `warm.Run`; what a test leaves of it is killed."""
+    with ExitStack() as stack:
+        yield lambda *words, **options: stack.enter_context(warm.Run(*words, **options))
 
 
 @pytest.fixture
@@ -93,7 +100,20 @@ def torchrun():
         process.kill()  # its workers end with it
 
 
-TINY_VOCODER: list[str] = []  # overrides that make the demo's vocoder tiny
+# Overrides that make the demo's parts tiny.
+TINY_CLEANER = [
+    "model.cleaner.num_blocks=1",
+    "model.cleaner.width=32",
+    "model.cleaner.feed_forward_width=32",
+]
+TINY_VOCODER = [
+    "model.vocoder.griffin_lim_steps=1",
+    "model.vocoder.generator.condition_channels=16",
+    "model.vocoder.generator.stem_channels=8",
+    "model.vocoder.generator.down_channels=[8]",
+    "model.vocoder.generator.up_channels=[16,8]",
+    "model.discriminators.multi_period.channels=[4,8,8]",
+]
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +134,7 @@ def tiny_stages(speech_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> d
         "trainer.sample_every=0",
         "trainer.device=cpu",
     ]
-    cleaner = ["model=demo_feature_cleaner", "model.cleaner.num_blocks=1", *common]
+    cleaner = ["model=demo_feature_cleaner", *TINY_CLEANER, *common]
     pretrain = ["model=demo_wavefit_pretrain", "model.segment_seconds=0.2", *TINY_VOCODER, *common]
     root = tmp_path_factory.mktemp("stages")
     for name, overrides in (("stage1", cleaner), ("stage2", pretrain)):

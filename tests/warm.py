@@ -2,7 +2,7 @@
 
 They are forked from a server that has imported all of it and done nothing else: a training then
 takes one second of work to start instead of six. For tests of what a script does, not of how it is
-launched; torchrun, and what is to be killed, start afresh.
+launched; torchrun, what must end with it, and Python's own way out are tested in fresh processes.
 """
 
 import multiprocessing
@@ -12,13 +12,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
-_SECONDS = 300
 _MODULES = [
     "torch._dynamo",  # which optimisers and DDP import: half of the work
     "open_miipher.config",
@@ -47,32 +49,66 @@ def run_script(
     Returns:
         What all ranks printed, and the largest of their statuses (negative: a signal).
     """
-    words = [str(ROOT / script), *map(str, arguments)]
-    context = multiprocessing.get_context("forkserver")
-    _start_server()
-    with tempfile.TemporaryDirectory() as folder:
-        streams = [Path(folder, name) for name in ("stdout", "stderr")]
-        for stream in streams:
+    with Run(script, *arguments, ranks=ranks, environment=environment) as run:
+        done = run.end()
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+class Run(AbstractContextManager["Run"]):
+    """A script at work, to be looked at, signalled and killed; the arguments are `run_script`'s.
+
+    Attributes:
+        pids: of its ranks.
+    """
+
+    def __init__(
+        self,
+        script: str,
+        *arguments: object,
+        ranks: int = 1,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._words = [str(ROOT / script), *map(str, arguments)]
+        self._folder = tempfile.TemporaryDirectory()
+        self._streams = [Path(self._folder.name, name) for name in ("stdout", "stderr")]
+        for stream in self._streams:
             stream.touch()
-        processes = [
-            context.Process(target=_run, args=(words, own, *streams))
-            for own in _environments(
-                dict(os.environ if environment is None else environment), ranks
-            )
+        context = warm_context()
+        given = dict(os.environ if environment is None else environment)
+        self._processes = [
+            context.Process(target=_run, args=(self._words, own, *self._streams))
+            for own in _environments(given, ranks)
         ]
-        for process in processes:
+        for process in self._processes:
             process.start()
-        try:
-            for process in processes:
-                process.join(_SECONDS)
-                assert process.exitcode is not None, f"{script} takes more than {_SECONDS} s"
-        finally:
-            for process in processes:
-                process.kill()
-        stdout, stderr = (stream.read_text() for stream in streams)
-    status = max((process.exitcode for process in processes), key=abs)
-    assert not check or status == 0, stdout + stderr
-    return subprocess.CompletedProcess(words, status, stdout, stderr)
+        self.pids = [process.pid for process in self._processes]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all ranks have ended."""
+        return not any(process.is_alive() for process in self._processes)
+
+    def send(self, number: int) -> None:
+        """Send a signal to every rank."""
+        for pid in self.pids:
+            os.kill(pid, number)
+
+    def end(self, seconds: float = 300.0) -> subprocess.CompletedProcess[str]:
+        """Wait for its end; see `run_script`."""
+        deadline = time.monotonic() + seconds
+        for process in self._processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            assert process.exitcode is not None, f"{self._words} takes more than {seconds} s"
+        status = max((process.exitcode for process in self._processes), key=abs)
+        stdout, stderr = (stream.read_text() for stream in self._streams)
+        return subprocess.CompletedProcess(self._words, status, stdout, stderr)
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._folder.cleanup()
 
 
 def _environments(environment: dict[str, str], ranks: int) -> list[dict[str, str]]:
@@ -88,12 +124,16 @@ def _environments(environment: dict[str, str], ranks: int) -> list[dict[str, str
     ]
 
 
-def _start_server() -> None:
-    """Start the server if there is none yet; it looks for modules where this process does."""
+def warm_context() -> ForkServerContext:
+    """Return multiprocessing's context whose processes come from the server.
+
+    It is started if there is none yet, and looks for modules where this process does.
+    """
     forkserver.set_forkserver_preload(_MODULES)
     paths = [str(ROOT / "src"), str(ROOT / "tests")]
     with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(paths), OMP_NUM_THREADS="1"):
         forkserver.ensure_running()
+    return multiprocessing.get_context("forkserver")
 
 
 def _run(words: list[str], environment: dict[str, str], stdout: Path, stderr: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import warm
 from torch import Tensor
 
 from open_miipher.audio.formats import FileFormat
@@ -55,6 +56,12 @@ def _keep_signal_handlers() -> Iterator[None]:
     yield
     for number, handler in zip(numbers, handlers, strict=True):
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def warm_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let workers of pools be there in a moment: a fresh process imports for seconds."""
+    monkeypatch.setattr("open_miipher.corpus.pool._SPAWN", warm.warm_context())
 
 
 @pytest.fixture

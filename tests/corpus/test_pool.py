@@ -17,7 +17,7 @@ from open_miipher.corpus.run import Item
 sys.path.insert(0, str(Path(__file__).parent))
 from working import Doing, broken
 
-pytestmark = pytest.mark.dist
+pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("warm_workers")]
 
 
 def items(*names: str) -> list[Item]:

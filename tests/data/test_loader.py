@@ -206,7 +206,7 @@ def wait_until_ended(pids: list[int]) -> bool:
 
 
 @pytest.mark.dist
-def test_workers_pass_over_stop_signals_of_others(speech_dir):
+def test_workers_pass_over_stop_signals_of_others_and_end_with_the_program(speech_dir):
     program, workers = start(speech_dir, "time.sleep(60)")
     for pid in workers:
         os.kill(pid, signal.SIGTERM)
@@ -229,7 +229,10 @@ def test_a_program_with_an_open_loader_ends_at_once(speech_dir, end):
 
 @pytest.mark.dist
 def test_closing_the_iterator_ends_the_workers(speech_dir):
-    program, workers = start(speech_dir, "batches.close(); time.sleep(60)")
+    others = set(multiprocessing.active_children())
+    batches = train_batches(dataset(speech_dir), 0, batch_size=2, num_workers=2)
+    next(batches)
+    workers = [process.pid for process in set(multiprocessing.active_children()) - others]
+    assert len(workers) == 2
+    batches.close()
     assert wait_until_ended(workers)
-    program.kill()
-    program.wait()

@@ -20,7 +20,9 @@ from open_miipher.training import Trainer, prepare
 
 
 def make_trainer(overrides: list[str], output_dir: Path, world: World) -> Trainer:
-    trainer = prepare(compose_run([*overrides, f"trainer.output_dir={output_dir}"]), world)
+    composed = [*overrides, f"trainer.output_dir={output_dir}"]
+    run = world.broadcast(compose_run(composed) if world.is_main else None)  # it takes long
+    trainer = prepare(run, world)
     dtype = torch.get_default_dtype()
     trainer.batches = (
         replace(batch, clean=batch.clean.to(dtype), damaged=batch.damaged.to(dtype))

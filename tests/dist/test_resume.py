@@ -34,9 +34,9 @@ def processes_of(directory: Path) -> list[int]:
     return found
 
 
-def workers_of(process: subprocess.Popen) -> list[int]:
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()
-    return [int(pid) for pid in children.split()]
+def children(pid: int) -> list[int]:
+    found = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for file in found for child in file.read_text().split()]
 
 
 def last_step(directory: Path) -> int:
@@ -122,7 +122,7 @@ def settings(tiny_stages, recipe: str, directory: Path, *more: str) -> list[str]
 
 def kill(process: subprocess.Popen, victim: str) -> None:
     """SIGKILL torchrun alone, one worker alone, or all."""
-    workers = workers_of(process)
+    workers = children(process.pid)
     targets = {"torchrun": [process.pid], "worker": workers[-1:], "all": [process.pid, *workers]}
     for pid in targets[victim]:
         os.kill(pid, signal.SIGKILL)
@@ -142,14 +142,28 @@ def run_killed_once(torchrun, overrides, directory: Path, ranks: int, victim: st
     assert last_step(directory) < STEPS
 
 
+def run_whose_ranks_are_killed(start_script, overrides, ranks: int, when) -> None:
+    run = start_script("src/train.py", *overrides, ranks=ranks)
+    wait_until(lambda: when() or run.is_over)
+    run.send(signal.SIGKILL)
+    done = run.end()
+    assert done.returncode == -signal.SIGKILL, done.stdout
+
+
 @pytest.fixture
-def check_killed_run_equals_unbroken(torchrun, run_script, tiny_stages, tmp_path):
-    """Return a function that kills a run when `when` says so, resumes it and compares."""
+def check_killed_run_equals_unbroken(torchrun, start_script, run_script, tiny_stages, tmp_path):
+    """Return a function that kills a run when `when` says so, resumes it and compares.
+
+    The victim is "ranks" for a run that torchrun has not started: all of them are killed.
+    """
 
     def check(ranks: int, victim: str, when, recipe: str = "pretrain") -> None:
         broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
         overrides = settings(tiny_stages, recipe, broken)
-        run_killed_once(torchrun, overrides, broken, ranks, victim, lambda: when(broken))
+        if victim == "ranks":
+            run_whose_ranks_are_killed(start_script, overrides, ranks, lambda: when(broken))
+        else:
+            run_killed_once(torchrun, overrides, broken, ranks, victim, lambda: when(broken))
         run_script("src/train.py", f"trainer.ckpt_dir={broken}", ranks=ranks)
         run_script("src/train.py", *settings(tiny_stages, recipe, unbroken), ranks=ranks)
         assert_equal_runs(broken, unbroken, tolerance=0.0)
@@ -157,11 +171,11 @@ def check_killed_run_equals_unbroken(torchrun, run_script, tiny_stages, tmp_path
     return check
 
 
-@pytest.mark.parametrize("recipe", ["pretrain", "waveform"])
-def test_two_ranks_resume_bit_for_bit_after_torchrun_was_killed(
-    check_killed_run_equals_unbroken, recipe
+@pytest.mark.parametrize(("recipe", "victim"), [("pretrain", "torchrun"), ("waveform", "ranks")])
+def test_two_ranks_that_were_killed_resume_bit_for_bit(
+    check_killed_run_equals_unbroken, recipe, victim
 ):
-    check_killed_run_equals_unbroken(2, "torchrun", lambda run: last_step(run) >= 5, recipe)
+    check_killed_run_equals_unbroken(2, victim, lambda run: last_step(run) >= 5, recipe)
 
 
 @pytest.mark.slow
@@ -207,18 +221,21 @@ def test_other_ranks_and_workers_draw_the_same_samples(run_script, tiny_stages, 
 
 
 def test_sigterm_saves_on_every_rank_and_the_run_goes_on(
-    torchrun, run_script, tiny_stages, tmp_path
+    start_script, run_script, tiny_stages, tmp_path
 ):
     """The signal reaches everybody, loader workers too, as from a batch system."""
     run = tmp_path / "run"
     more = ["trainer.save_every=1000", "trainer.max_steps=100000", "trainer.num_workers=1"]
-    process = torchrun("src/train.py", *settings(tiny_stages, "cleaner", run, *more), ranks=2)
+    ranks = start_script("src/train.py", *settings(tiny_stages, "cleaner", run, *more), ranks=2)
     wait_until(lambda: last_step(run) >= 3)
-    for pid in processes_of(run):
+    workers = [worker for pid in ranks.pids for worker in children(pid)]
+    assert len(workers) >= 2
+    for pid in (*workers, *ranks.pids):
         os.kill(pid, signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert "stopped by a signal" in output
-    assert "Traceback" not in output.split("ChildFailedError")[0].split("torch/distributed")[0]
+    done = ranks.end(60)
+    assert done.returncode == 0, done.stderr
+    assert "stopped by a signal" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr
     saved = Checkpoint.open(run).state["step"]
     assert last_step(run) == saved >= 3
     run_script("src/train.py", f"trainer.ckpt_dir={run}", f"trainer.max_steps={saved + 2}")

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import subprocess
-import sys
+import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -38,15 +38,15 @@ def age(folder: Path, saved_at: float) -> None:
     (folder / "files.json").write_text(json.dumps(listing))
 
 
-def convert(*arguments: str | Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "src/convert_checkpoint.py", *arguments]
-    return subprocess.run(command, capture_output=True, text=True)
-
-
 @pytest.fixture
-def run(tiny_stages, tmp_path) -> Path:
+def convert(run_script):
+    return partial(run_script, "src/convert_checkpoint.py", check=False)
+
+
+@pytest.fixture(scope="module")
+def old_run(tiny_stages, tmp_path_factory) -> Path:
     """A run of the last stage whose three checkpoints are of before; it went back once."""
-    out = tmp_path / "run"
+    out = tmp_path_factory.mktemp("old") / "run"
     more = ["trainer.max_steps=3", "trainer.save_every=1", f"trainer.output_dir={out}"]
     begin(*tiny_stages["finetune"], *more).run()
     for folder, saved_at in zip(sorted(out.glob("ckpt/step-*")), (10.0, 30.0, 20.0), strict=True):
@@ -54,7 +54,12 @@ def run(tiny_stages, tmp_path) -> Path:
     return out
 
 
-def test_a_run_is_converted_restores_and_goes_on(run, tiny_stages, tmp_path):
+@pytest.fixture
+def run(old_run, tmp_path) -> Path:
+    return shutil.copytree(old_run, tmp_path / "run", symlinks=True)
+
+
+def test_a_run_is_converted_restores_and_goes_on(run, convert):
     before = {p.name: p.read_bytes() for p in (run / "ckpt/step-00000002").glob("*.safetensors")}
     with pytest.raises(UserError, match=r"convert it: python src/convert_checkpoint\.py"):
         Chain.from_checkpoint(run)
@@ -70,7 +75,7 @@ def test_a_run_is_converted_restores_and_goes_on(run, tiny_stages, tmp_path):
     averaged = checkpoint.weights("generator", ema=True)
     for name, tensor in weights_of(chain.vocoder).items():
         assert torch.equal(tensor, averaged[name])
-    trainer = begin(f"trainer.ckpt_dir={run}", "trainer.max_steps=4")
+    trainer = begin(f"trainer.ckpt_dir={run}", f"trainer.output_dir={run}", "trainer.max_steps=4")
     assert trainer.state.step == 2
     assert all(optimizer.state for optimizer in trainer.state.optimizers.values())
     trainer.run()
@@ -79,7 +84,7 @@ def test_a_run_is_converted_restores_and_goes_on(run, tiny_stages, tmp_path):
     assert not list(run.glob("ckpt/.*.tmp"))
 
 
-def test_what_cannot_be_converted_stays_as_it_is(run, tmp_path):
+def test_what_cannot_be_converted_stays_as_it_is(run, convert, tmp_path):
     none = convert(tmp_path / "nowhere")
     assert (none.returncode, none.stderr.count("\n")) == (2, 1)
     assert "holds no checkpoint" in none.stderr

@@ -1,9 +1,7 @@
 """`src/inference.py --num-shards N --shard-id K`: tasks of an array, started at once, killed."""
 
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -11,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from warm import Run
 
 import inference
 from open_miipher.base.errors import exit_on_user_error
@@ -37,32 +36,30 @@ def outputs(out: Path) -> list[str]:
 @pytest.mark.dist
 @pytest.mark.integration
 def test_killed_tasks_of_an_array_are_completed_by_running_them_again(
-    chain, noisy, tmp_path
+    chain, noisy, tmp_path, start_script
 ) -> None:
     out = tmp_path / "out"
 
-    def start(shard: int) -> subprocess.Popen:
-        words = [sys.executable, ROOT / "src/inference.py", "--ckpt-dir", chain, "--device", "cpu"]
-        words += ["--input-audio-dir", noisy, "--output-dir", out, "--chunk-seconds", "0.5"]
-        words += ["--overlap-seconds", "0.1", "--num-shards", "3", "--shard-id", str(shard)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=environment)
+    def start(shard: int) -> Run:
+        words = ["--ckpt-dir", chain, "--device", "cpu", "--input-audio-dir", noisy]
+        words += ["--output-dir", out, "--chunk-seconds", "0.5", "--overlap-seconds", "0.1"]
+        return start_script("src/inference.py", *words, "--num-shards", 3, "--shard-id", shard)
 
     tasks = [start(shard) for shard in range(3)]
     deadline = time.monotonic() + 120
     while len(outputs(out)) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.kill(tasks[0].pid, signal.SIGKILL)
-    os.kill(tasks[1].pid, signal.SIGTERM)
-    texts = [task.communicate(timeout=120)[0] for task in tasks]
-    assert tasks[0].returncode == -signal.SIGKILL
-    assert tasks[2].returncode == 0, texts[2]
+    tasks[0].send(signal.SIGKILL)
+    tasks[1].send(signal.SIGTERM)
+    killed, ended, done = (task.end(120) for task in tasks)
+    assert killed.returncode == -signal.SIGKILL
+    assert done.returncode == 0, done.stderr
     requeue = out / ".ledger/shard-00001-of-00003/REQUEUE"
-    assert requeue.exists() == (tasks[1].returncode == 1)
+    assert requeue.exists() == (ended.returncode == 1)
 
     tasks = [start(shard) for shard in (0, 1)]
-    assert [task.wait(120) for task in tasks] == [0, 0]
+    assert [task.end(120).returncode for task in tasks] == [0, 0]
     assert not requeue.exists()
     inputs = sorted(p.relative_to(noisy).as_posix() for p in noisy.rglob("*.wav"))
     assert outputs(out) == inputs

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,17 +49,15 @@ def shards(root: Path) -> dict[str, bytes]:
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.tar")}
 
 
-def call(*overrides: str, **variables: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, ROOT / "src/preprocess.py", *SMALL, *overrides],
-        capture_output=True, text=True, timeout=200,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
-    )  # fmt: skip
+@pytest.fixture
+def call(run_script):
+    """Return a function that runs the command with `SMALL` and more overrides to its end."""
+    return partial(run_script, "src/preprocess.py", *SMALL, check=False)
 
 
 @pytest.mark.integration
 @pytest.mark.slow
-def test_status_tells_how_far_it_is_and_what_reads_the_shards(tmp_path):
+def test_status_tells_how_far_it_is_and_what_reads_the_shards(tmp_path, call):
     done = call(
         f"data.train.dir_list=[{SPEECH / 'train'}]", f"preprocess.output_root={tmp_path / 'out'}"
     )
@@ -74,17 +73,14 @@ def test_status_tells_how_far_it_is_and_what_reads_the_shards(tmp_path):
 
 @pytest.mark.dist
 @pytest.mark.integration
-def test_two_ranks_make_what_one_makes_and_another_number_goes_on(tmp_path, raw, torchrun):
+def test_two_ranks_make_what_one_makes_and_another_number_goes_on(tmp_path, raw, call):
     given = [f"data.train.urls=[{raw}]", f"data.test.dir_list=[{SPEECH / 'test'}]"]
     alone = call(*given, f"preprocess.output_root={tmp_path / 'alone'}")
     assert alone.returncode == 0, alone.stdout + alone.stderr
     assert "train: 12 files of" in alone.stdout
     assert "val: 4 files of" in alone.stdout
-    two = torchrun(
-        "src/preprocess.py", *SMALL, *given, f"preprocess.output_root={tmp_path / 'two'}",
-        "preprocess.num_writers=2", ranks=2,
-    )  # fmt: skip
-    assert two.wait(200) == 0, two.stdout.read()
+    two = call(*given, f"preprocess.output_root={tmp_path / 'two'}", ranks=2)
+    assert two.returncode == 0, two.stdout + two.stderr
     whole = shards(tmp_path / "alone/w")
     assert {path.split("/")[0] for path in whole} == {"train", "val"}
     assert shards(tmp_path / "two/w") == whole
@@ -107,7 +103,7 @@ def test_two_ranks_make_what_one_makes_and_another_number_goes_on(tmp_path, raw,
 @pytest.mark.dist
 @pytest.mark.integration
 @pytest.mark.slow
-def test_ten_kills_of_torchrun_change_nothing(tmp_path, raw, torchrun):
+def test_ten_kills_of_torchrun_change_nothing(tmp_path, raw, torchrun, call):
     given = [f"data.train.urls=[{raw}]", f"data.test.dir_list=[{SPEECH / 'test'}]"]
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     words = ["src/preprocess.py", *SMALL, *given, f"preprocess.output_root={broken}"]
@@ -142,7 +138,7 @@ def test_ten_kills_of_torchrun_change_nothing(tmp_path, raw, torchrun):
 @pytest.mark.dist
 @pytest.mark.integration
 @pytest.mark.slow
-def test_an_array_makes_everything_once_and_a_signal_asks_for_the_requeue(tmp_path, raw):
+def test_an_array_makes_everything_once_and_a_signal_asks_for_the_requeue(tmp_path, raw, call):
     given = [f"data.train.urls=[{raw}]", f"preprocess.output_root={tmp_path / 'out'}"]
     marks = tmp_path / "out/w/.jobs/0"
     command = [sys.executable, ROOT / "src/preprocess.py", *SMALL, *given]

@@ -1,8 +1,6 @@
 """The small restorer from its training to restored audio, at a size for tests."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,6 @@ from open_miipher.distributed import start
 from open_miipher.restoration import Chain, RestoreOptions, Restorer
 from open_miipher.training import prepare
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.integration
 RATE = 24000
 
@@ -81,15 +78,13 @@ def test_chunks_meet_and_silence_stays_silent(run_dir):
     assert np.sqrt(np.mean(pause**2)) < 1e-6
 
 
-def test_the_command_restores_files(run_dir, tmp_path):
+def test_the_command_restores_files(run_dir, run_script, tmp_path):
     inputs, outputs = tmp_path / "in", tmp_path / "out"
     inputs.mkdir()
     soundfile.write(inputs / "a.wav", noise(1.3), RATE)
     soundfile.write(inputs / "b.wav", noise(1)[:16001], 16000)
-    command = [sys.executable, ROOT / "src/inference.py", "--ckpt-dir", run_dir]
-    command += ["--input-audio-dir", inputs, "--output-dir", outputs]
-    done = subprocess.run(map(str, command), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    words = ["--ckpt-dir", run_dir, "--input-audio-dir", inputs, "--output-dir", outputs]
+    run_script("src/inference.py", *words)
     assert soundfile.info(outputs / "a.wav").frames == round(1.3 * RATE)
     assert soundfile.info(outputs / "b.wav").frames == 24002
     rows = [json.loads(line) for line in (outputs / "manifest.jsonl").read_text().splitlines()]

@@ -3,7 +3,7 @@
 import json
 import os
 import re
-import subprocess
+import signal
 import sys
 import time
 from pathlib import Path
@@ -269,25 +269,27 @@ def test_what_is_no_restoration_is_one_sentence(tmp_path, command) -> None:
 
 
 @pytest.mark.integration
-def test_while_tasks_run_it_says_who_and_locks_nobody_out(chain, tmp_path, command) -> None:
+def test_while_tasks_run_it_says_who_and_locks_nobody_out(
+    chain, tmp_path, start_script, command
+) -> None:
     source, out = tmp_path / "many", tmp_path / "made"
     for number in range(24):
         write(source / f"{number}.wav", 1.5)
-    words = [sys.executable, ROOT / "src/inference.py", "--ckpt-dir", chain, "--device", "cpu"]
+    words = ["src/inference.py", "--ckpt-dir", chain, "--device", "cpu"]
     words += ["--input-audio-dir", source, "--output-dir", out, "--chunk-seconds", "0.5"]
     words += ["--overlap-seconds", "0.1", "--batch-size", "1"]
-    shard = ["--num-shards", "2", "--shard-id", "1"]
-    task = subprocess.Popen([*words, *shard], stdout=subprocess.DEVNULL)
+    words += ["--num-shards", "2", "--shard-id"]
+    task = start_script(*words, "1")
     deadline = time.monotonic() + 60
     while len(list(out.rglob("*.wav"))) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    task.send_signal(19)  # SIGSTOP: it holds its locks and does nothing
+    task.send(signal.SIGSTOP)  # it holds its locks and does nothing
     seen = survey(open_ledger(out), now=time.time() + 60)
     running = seen.tasks[1]
     assert (running.name, running.state) == ("shard 1 of 2", "running")
     assert running.who is not None
-    assert running.who.endswith(f"pid {task.pid}")
+    assert running.who.endswith(f"pid {task.pids[0]}")
     assert running.num_left is not None
     assert 0 < running.num_left < running.num_own
     assert seen.recent is not None
@@ -296,13 +298,13 @@ def test_while_tasks_run_it_says_who_and_locks_nobody_out(chain, tmp_path, comma
     code, text = command("--retry-failed", output_dir=out)
     assert code == 2
     assert "written by shard 1 of 2" in text
-    task.send_signal(18)
+    task.send(signal.SIGCONT)
     for _ in range(10):  # asking again and again keeps nobody from starting
         command(output_dir=out)
-    other = subprocess.Popen([*words, "--num-shards", "2", "--shard-id", "0"])
-    while other.poll() is None or task.poll() is None:
+    other = start_script(*words, "0")
+    while not (other.is_over and task.is_over):
         assert command(output_dir=out)[0] == 0
-        time.sleep(0.2)
-    assert (task.returncode, other.returncode) == (0, 0)
+        time.sleep(0.05)
+    assert (task.end().returncode, other.end().returncode) == (0, 0)
     assert "24 of 24 done" in command(output_dir=out)[1]
     assert command("--verify", output_dir=out)[0] == 0

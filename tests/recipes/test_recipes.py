@@ -34,15 +34,21 @@ LEAST_SQUARES = [
 ]
 
 
-@pytest.fixture(params=["cleaner", "pretrain", "least_squares", "finetune", "waveform"])
-def recipe(request, tiny_stages):
+@pytest.fixture(
+    scope="module", params=["cleaner", "pretrain", "least_squares", "finetune", "waveform"]
+)
+def model(request, tiny_stages):
     from open_miipher.checkpoint import Checkpoint
 
     stages = {**tiny_stages, "least_squares": [*tiny_stages["pretrain"], *LEAST_SQUARES]}
     run = compose_run(stages[request.param])
     keys = ("cleaner_ckpt_dir", "vocoder_ckpt_dir")
     sources = [Checkpoint.open(run.model[key]) for key in keys if run.model.get(key)]
-    model = fill_parts(recipe_class(run.model), run.model, sources)
+    return fill_parts(recipe_class(run.model), run.model, sources)
+
+
+@pytest.fixture
+def recipe(model):
     return build_recipe(model, DATA, 0)
 
 

@@ -198,7 +198,7 @@ def test_a_dropped_line_is_ridden_over_by_all(store):
     reached = reaching(line.endpoint_url, retries=8)
     expected = [action(reached, "bucket") for action in ACTIONS.values()]
     line.cut()
-    mended = threading.Timer(1.0, line.mend)
+    mended = threading.Timer(0.4, line.mend)
     mended.start()
     with ThreadPoolExecutor(len(ACTIONS)) as executor:
         answers = executor.map(lambda action: action(reached, "bucket"), ACTIONS.values())

@@ -1,4 +1,4 @@
-"""Run under torchrun: train with the throw-away recipes.
+"""Run as one of several ranks: train with the throw-away recipes.
 
 python run.py CONFIG_DIR RUNS.json, the runs being lists of overrides, one after the other.
 """

@@ -106,7 +106,7 @@ def pools() -> Iterator[Callable[[int], Pool]]:
 
 
 @pytest.fixture
-def tasks(tmp_path: Path, pools) -> Callable[..., dict[Path, Preprocess]]:
+def tasks(tmp_path: Path, pools, warm_workers) -> Callable[..., dict[Path, Preprocess]]:
     """`tasks("data.train.urls=[…]", …)`: the runs of a small configuration, into tmp_path/out."""
 
     def build(*overrides: str, pool: Pool | None = None) -> dict[Path, Preprocess]:

@@ -21,6 +21,11 @@ from working import Doing
 FORK = multiprocessing.get_context("fork")  # a fresh interpreter imports for seconds
 
 
+@pytest.fixture
+def warm_workers() -> None:
+    """A process forked from this one cannot have workers of the server's, but fresh ones."""
+
+
 def kill_at_random(task: Preprocess, folder: Path, alone, rng: np.random.Generator) -> bool:
     """Run in a process of its own, killed soon after it began a shard; whether it was at work."""
     process = FORK.Process(target=lambda: os._exit(run(task, folder, alone).exit_code))
