@@ -24,7 +24,7 @@ from open_miipher.audio.level import (
 )
 from open_miipher.audio.resample import StreamResampler, resample
 from open_miipher.base.errors import UserError
-from open_miipher.restoration.highs import UpperBand, is_needed, share_removed
+from open_miipher.restoration.highs import UpperBand, share_removed
 from open_miipher.restoration.job import Chunk, Job
 
 LOOK_AHEAD = 4
@@ -144,7 +144,10 @@ class Assembler:
         self._overlap_add = OverlapAdd(job.grid, model.output_hop)
         # Above the model's band the input's own is kept; the share of it that goes takes the
         # same way as the signal: as further channels.
-        self._upper = UpperBand(job) if is_needed(job) else None
+        rates = job.source.sample_rate, job.sample_rate
+        keeps_highs = model.restores_level and job.options.strength > 0
+        has_highs = keeps_highs and min(rates) > model.output_rate
+        self._upper = UpperBand(job) if has_highs else None
         num_channels = job.num_channels * (1 if self._upper is None else 2)
         self._resampler = StreamResampler(model.output_rate, job.sample_rate, num_channels)
         self._dry = (

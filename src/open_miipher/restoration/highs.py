@@ -33,16 +33,6 @@ class UpperBand:
         return everything - np.pad(low, ((0, 0), (0, everything.shape[1] - low.shape[1])))
 
 
-def is_needed(job: Job) -> bool:
-    """Whether the input has a band that the model lacks and the output holds."""
-    model_rate = job.model.output_rate
-    return (
-        job.model.restores_level
-        and job.options.strength > 0
-        and min(job.source.sample_rate, job.sample_rate) > model_rate
-    )
-
-
 def share_removed(before: np.ndarray, after: np.ndarray, sample_rate: int) -> np.ndarray:
     """Return the share of the highest octave's magnitude that was removed, for every sample.
 
