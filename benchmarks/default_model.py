@@ -5,7 +5,8 @@
 
 Makes OUT/sets/{noise,reverb,band,codecs,clean}/{input,reference} once (the same for every model),
 restores them to OUT/restored/MODEL/KIND with the command that users have, and with public tools
-(benchmarks/peers.md); measures all with src/evaluate.py, and prints one table with 95 % intervals.
+(benchmarks/peers.md), these once too; measures all with src/evaluate.py, and prints one table with
+95 % intervals.
 """
 
 import argparse
@@ -170,6 +171,9 @@ def main() -> int:
     for model in ["ours", *peers]:
         for kind in SETS:
             given, restored = sets / kind / "input", output / "restored" / model / kind
+            measured = output / "measured" / model / kind
+            if model != "ours" and (measured / "summary.json").exists():
+                continue
             if model == "ours":
                 own = ["--ckpt-dir", arguments.ckpt_dir] if arguments.ckpt_dir else []
                 folders = ["--input-audio-dir", given, "--output-dir", restored]
@@ -181,7 +185,7 @@ def main() -> int:
                 *[sys.executable, "src/evaluate.py", "--restored-dir", restored],
                 *["--reference-dir", sets / kind / "reference"],
                 *(["--input-dir", given] if model == "ours" else []),
-                *["--output-dir", output / "measured" / model / kind],
+                *["--output-dir", measured],
                 *["--num-workers", arguments.num_workers],
                 *(["--nisqa-weights", arguments.nisqa_weights] if arguments.nisqa_weights else []),
             )
