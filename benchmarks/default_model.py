@@ -10,6 +10,7 @@ restores them to OUT/restored/MODEL/KIND with the command that users have, and w
 """
 
 import argparse
+import csv
 import json
 import os
 import subprocess
@@ -26,6 +27,8 @@ from open_miipher.audio.io import AudioWriter, read
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import exit_on_user_error, report
 from open_miipher.degradation import Context, DegradationConfig, Trace, build_degradation
+from open_miipher.evaluation.metrics import read_mono
+from open_miipher.evaluation.spectrograms import Panel, save_spectrograms
 from open_miipher.evaluation.tables import format_table
 from open_miipher.index import read_index
 
@@ -53,6 +56,7 @@ SETS = {
     },
     "clean": {},
 }
+_NUM_WORST = 10
 RATE, SECONDS = 24000, 4.6  # DNSMOS hears 9.01 s at once: twice this
 METRICS = {
     "dnsmos_overall": "DNSMOS",
@@ -139,6 +143,29 @@ def table(output: Path, models: list[str]) -> str:
     return format_table(["damage", "", *METRICS.values()], rows)
 
 
+def draw_worst(output: Path) -> str:
+    """Draw the files that lost most words (ESTOI against the input) to worst.png, and list them."""
+    found = []
+    for kind in SETS:
+        with open(output / "measured/ours" / kind / "per_file.csv", newline="") as file:
+            for row in csv.DictReader(file):
+                loss = float(row["estoi"]) - float(row["input_estoi"])
+                found.append((loss, kind, row["file"]))
+    pictures, lines = [], []
+    for loss, kind, name in sorted(found)[:_NUM_WORST]:
+        files = {
+            "input": output / "sets" / kind / "input" / name,
+            "restored": output / "restored/ours" / kind / name,
+            "reference": output / "sets" / kind / "reference" / name,
+        }
+        pictures.append(
+            [Panel(f"{kind} {name} {who}", *read_mono(path)) for who, path in files.items()]
+        )
+        lines.append(f"{kind}/{name}: ESTOI {loss:+.3f}")
+    save_spectrograms(output / "worst.png", pictures)
+    return "\n".join(lines)
+
+
 def _cell(value: dict[str, float] | None, metric: str) -> str:
     if value is None:
         return "-"
@@ -190,6 +217,7 @@ def main() -> int:
                 *(["--nisqa-weights", arguments.nisqa_weights] if arguments.nisqa_weights else []),
             )
     print(table(output, ["ours", *peers]))
+    print(f"\nworst.png:\n{draw_worst(output)}")
     return 0
 
 
