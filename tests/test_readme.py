@@ -318,7 +318,8 @@ def test_numbers_that_cite_a_result_stand_in_it(path: Path) -> None:
 
 def test_every_dependency_has_its_notice() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    needed = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    extras = [line for extra in project["optional-dependencies"].values() for line in extra]
+    needed = project["dependencies"] + extras
     names = {re.match(r"[\w-]+", line).group() for line in needed}  # type: ignore[union-attr]
     notices = (ROOT / "THIRD_PARTY_NOTICES.md").read_text()
     stubs = {name for name in names if name.startswith("types-") or name.endswith("-stubs")}
