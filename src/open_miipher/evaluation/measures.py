@@ -130,7 +130,9 @@ def log_spectral_distance(signal: Signal, reference: Signal | None) -> Values:
     return {"log_spectral_distance": float(np.sqrt((difference**2).mean(axis=1)).mean())}
 
 
-def _check_audible(signal: Signal, reference: Signal | None = None) -> None:
+def _check_audible(signal: Signal, reference: Signal | None = None, seconds: float = 0.02) -> None:
+    if len(signal.waveform) < seconds * signal.sample_rate:
+        raise CannotMeasureError(f"it is shorter than {seconds:g} s")
     if not np.any(signal.waveform):
         raise CannotMeasureError("it is silent")
     if reference is not None and not np.any(reference.waveform):
@@ -153,7 +155,7 @@ def _load_estoi(_: Settings) -> Measured:
 
     def estoi(signal: Signal, reference: Signal | None) -> Values:
         assert reference is not None
-        _check_audible(signal, reference)
+        _check_audible(signal, reference, seconds=0.4)
         value = pystoi.stoi(reference.waveform, signal.waveform, signal.sample_rate, extended=True)
         if value <= 1e-5:  # what it returns, with a warning, for too little speech
             raise CannotMeasureError("it has less than 0.4 s of speech")
