@@ -87,18 +87,13 @@ def test_silence_has_no_value_and_says_so(name):
             loaded(name)(speech, silence)
 
 
-@pytest.mark.parametrize("num_samples", [1, 2, 50, 1000])
-def test_what_is_too_short_has_no_value_or_a_finite_one(num_samples):
+@pytest.mark.parametrize("num_samples", [1, 2, 50])
+@pytest.mark.parametrize("name", ["level", "log_spectral_distance", "dnsmos", "estoi", "pesq"])
+def test_what_is_too_short_has_no_value_and_says_so(name, num_samples):
+    pytest.importorskip({"dnsmos": "speechmos", "estoi": "pystoi", "pesq": "pesq"}.get(name, "sys"))
     signal = Signal(noise()[:num_samples], RATE)
-    for name in ("level", "log_spectral_distance", "estoi"):
-        if name == "estoi":
-            pytest.importorskip("pystoi")
-        try:
-            values = loaded(name)(signal, signal)
-        except CannotMeasureError as error:
-            assert "shorter than" in str(error)
-        else:
-            assert np.isfinite(list(values.values())).all(), name
+    with pytest.raises(CannotMeasureError, match="it is shorter than"):
+        loaded(name)(signal, signal)
 
 
 def test_equal_recordings_have_the_best_values():
