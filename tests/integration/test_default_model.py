@@ -78,7 +78,7 @@ def test_noise_goes_and_speech_stays(model, speech) -> None:
     noisy = speech + noise(len(speech), rms(speech) * 10 ** (-5 / 20))
     restored, _ = Restorer(model).restore(noisy, RATE)
     print(f"SNR {snr(noisy, speech):.1f} -> {snr(restored, speech):.1f} dB")
-    assert snr(restored, speech) >= snr(noisy, speech)
+    assert snr(restored, speech) >= snr(noisy, speech) + 3
     assert distance_of(restored, speech) <= distance_of(noisy, speech) - 8
 
 
