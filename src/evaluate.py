@@ -72,6 +72,10 @@ def main() -> int:
     files = evaluate.match_files(
         arguments.restored_dir, arguments.reference_dir, arguments.input_dir
     )
+    try:  # before all is measured
+        arguments.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        report([f"--output-dir {arguments.output_dir} cannot be made: {error.strerror}"])
     evaluator = evaluate.Evaluator(Settings(weights), arguments.reference_dir is not None)
     for name, reason in evaluator.left_out.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)

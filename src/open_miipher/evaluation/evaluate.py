@@ -135,21 +135,27 @@ class Evaluator:
         """Measure one restored file; what cannot be measured is told in the column `problems`."""
         row: Row = {"file": files.name}
         problems: list[str] = []
-        try:
-            restored = Signal(*read_mono(files.restored))
-            row["seconds"] = len(restored.waveform) / restored.sample_rate
-            reference = None if files.reference is None else Signal(*read_mono(files.reference))
-            signals = {"": restored}
-            if files.before is not None:
-                signals[INPUT] = Signal(*read_mono(files.before))
-            for prefix, signal in signals.items():
-                values, failed = _measure(self.measures, signal, reference)
-                row |= {prefix + name: value for name, value in values.items()}
-                problems += [f"{prefix}{text}" for text in failed]
-        except UserError as error:  # a file that cannot be read
-            problems.append(str(error))
+        reference = _read(files.reference, problems)
+        for prefix, path in (("", files.restored), (INPUT, files.before)):
+            signal = _read(path, problems)
+            if signal is None:
+                continue
+            if path == files.restored:
+                row["seconds"] = len(signal.waveform) / signal.sample_rate
+            values, failed = _measure(self.measures, signal, reference)
+            row |= {prefix + name: value for name, value in values.items()}
+            problems += [f"{prefix}{text}" for text in failed]
         row["problems"] = "; ".join(problems)
         return row
+
+
+def _read(path: Path | None, problems: list[str]) -> Signal | None:
+    """Read a recording; None if there is none, or if it cannot be read, which is a problem."""
+    try:
+        return None if path is None else Signal(*read_mono(path))
+    except UserError as error:
+        problems.append(str(error))
+        return None
 
 
 def _measure(
@@ -257,7 +263,6 @@ def write_results(
     summary: dict[str, dict[str, float]],
 ) -> None:
     """Write per_file.csv and summary.json."""
-    output_dir.mkdir(parents=True, exist_ok=True)
     header = ["file", "seconds", *columns, "problems"]
     with replacing(output_dir / PER_FILE) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, header, restval="")

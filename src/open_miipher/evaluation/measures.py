@@ -221,6 +221,7 @@ def _load_nisqa(settings: Settings) -> Measured:
     model.eval()
 
     def score(signal: Signal, _: Signal | None) -> Values:
+        _check_audible(signal, seconds=0.15)
         rate = signal.sample_rate
         with warnings.catch_warnings():  # a band above half the rate has no bins: so be it
             warnings.filterwarnings("ignore", "Empty filters detected")
@@ -238,8 +239,6 @@ def _load_nisqa(settings: Settings) -> Measured:
         decibels = librosa.amplitude_to_db(mel, ref=1.0, amin=1e-4, top_db=80.0)
         length, hop = args["ms_seg_length"], args["ms_seg_hop_length"]
         longest = args["ms_max_segments"] * hop + length - 1
-        if decibels.shape[1] < length:
-            raise CannotMeasureError("it is shorter than 0.15 s")
         segments, count = NISQA_lib.segment_specs("", decibels[:, :longest], length, hop)
         with torch.no_grad():
             values = model(segments[None].float(), torch.from_numpy(count)[None])[0]
@@ -256,6 +255,7 @@ def _load_similarity(_: Settings) -> Measured:
 
     def similarity(signal: Signal, reference: Signal | None) -> Values:
         assert reference is not None
+        _check_audible(signal, reference, seconds=0.5)
         voices = [preprocess_wav(x.waveform, source_sr=x.sample_rate) for x in (signal, reference)]
         if min(len(voice) for voice in voices) < 8000:
             raise CannotMeasureError("it has less than half a second of speech")
