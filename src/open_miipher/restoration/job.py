@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from open_miipher.audio.chunking import ChunkGrid, Tap
+from open_miipher.audio.formats import SAMPLE_RATES
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.errors import report
 from open_miipher.restoration.chain import Model
@@ -18,7 +19,6 @@ from open_miipher.restoration.streams import Sink, Source
 
 LEVELS = ("match-input", "peak", "none")
 NORMALISE_OVER = ("file", "chunk")
-SAMPLE_RATES = (1000, 768_000)
 
 
 @dataclass(frozen=True)
