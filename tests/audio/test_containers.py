@@ -1,5 +1,6 @@
 """What a header says and what a file holds: whatever would be left out is told."""
 
+import gzip
 import re
 import struct
 from pathlib import Path
@@ -137,3 +138,72 @@ def test_a_sample_rate_that_nothing_has_is_told(rate: int) -> None:
     data[24:28] = struct.pack("<I", rate)
     with pytest.raises(AudioError, match=f"x has a sample rate of {rate} Hz"):
         probe(Encoded("x", bytes(data)))
+
+
+JOINED = "x holds several files one behind the other"
+TAGS = {
+    "": b"",
+    "id3v2": b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128),
+    "id3v1": b"TAG" + b"title".ljust(125),
+    "ape": b"APETAGEX" + struct.pack("<IIII8x", 2000, 32, 0, 1 << 31) + bytes(32),
+}
+
+
+@pytest.mark.parametrize("name", sorted({*SIZES, "nist.wav", "flac", "ogg", "opus", "mp3"}))
+@pytest.mark.parametrize("second", [1.0, 0.4])
+def test_files_joined_by_cat_are_told(tmp_path: Path, name: str, second: float) -> None:
+    data = encoded(name) + encoded(name, int(second * 24000))
+    (tmp_path / "x").write_bytes(data)
+    for file in (Encoded("x", data), tmp_path / "x"):
+        with pytest.raises(AudioError, match=JOINED):
+            probe(file)
+
+
+@pytest.mark.parametrize(("first", "second"), [("id3v1", "id3v2"), ("ape", ""), ("", "id3v2")])
+def test_mp3_files_joined_with_their_tags_are_told(first: str, second: str) -> None:
+    data = TAGS["id3v2"] + encoded("mp3") + TAGS[first] + TAGS[second] + encoded("mp3")
+    with pytest.raises(AudioError, match=JOINED):
+        probe(Encoded("x", data))
+
+
+@pytest.mark.parametrize("name", ["mp3", "flac", "ogg", "opus"])
+@pytest.mark.parametrize("tags", [["id3v1"], ["ape"], ["ape", "id3v1"]])
+def test_tags_around_a_file_are_no_other_file(name: str, tags: list[str]) -> None:
+    before = TAGS["id3v2"] if name == "mp3" else b""
+    data = before + encoded(name) + b"".join(TAGS[tag] for tag in tags)
+    assert probe(Encoded("x", data)).num_frames == 24000
+
+
+@pytest.mark.parametrize("name", ["ogg", "opus"])
+def test_a_wrong_bit_in_any_page_of_an_ogg_file_is_told(name: str) -> None:
+    data = encoded(name, 48_000)
+    pages = [match.start() for match in re.finditer(b"OggS", data)]
+    assert len(pages) >= 3
+    for place in [*(page + 40 for page in pages), len(data) - 1]:
+        wrong = bytearray(data)
+        wrong[place] ^= 4
+        with pytest.raises(AudioError, match=r"^x "):
+            probe(Encoded("x", bytes(wrong)))
+    with pytest.raises(AudioError, match=f"checksum of the Ogg page at byte {pages[-1]} is wrong"):
+        probe(Encoded("x", bytes(wrong)))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "it is empty"),
+        (b"<!DOCTYPE html>\n<html><head>", "it is a web page, as from a download that failed"),
+        (b"\xef\xbb\xbf\r\n<HTML lang=en>", "it is a web page"),
+        (b"<?xml version='1.0'?><Error><Code>NoSuchKey", "it is XML"),
+        (b'{"error": "not found"}', "it is JSON"),
+        (gzip.compress(b"x"), "it is gzipped"),
+        (b"\0\0\0\x20ftypM4A \0\0\0\0", "it is MP4 or M4A"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS"),
+        (bytes(5000), "it is zeros where its content should begin"),
+        ("Это просто текст\n".encode() * 99, "it is text"),
+    ],
+)
+@pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.mp3", "x.ogg"])
+def test_what_is_no_audio_is_called_by_what_it_is(name: str, content: bytes, says: str) -> None:
+    with pytest.raises(AudioError, match=f"{name} cannot be opened as audio: {says}"):
+        probe(Encoded(name, content))

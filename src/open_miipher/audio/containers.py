@@ -246,6 +246,7 @@ def _behind_tags(file: BinaryIO, file_size: int, place: int) -> int:
 
 _OGG_HEADER = struct.Struct("<4sBBqIIIB")
 _MAX_OGG_PAGE = 27 + 255 + 255 * 255
+_FLAC_TAIL = 1 << 20
 _BEGINS = 2  # flag of the first page of an Ogg stream
 
 
@@ -257,12 +258,26 @@ def _ogg_page_size(head: bytes) -> int:
     return _OGG_HEADER.size + num_segments + sum(head[27 : 27 + num_segments])
 
 
-def ogg_problem(file: BinaryIO) -> str | None:
-    """Read all pages of an Ogg file, and say what a decoder would leave out, or None.
+def problem_inside(file: BinaryIO) -> str | None:
+    """Look into an Ogg or FLAC file, and say what a decoder would leave out, or None.
 
     Args:
-        file: opened for reading in binary; its position changes.
+        file: opened for reading in binary; its position changes. All of an Ogg file is read, and
+            the last MiB of a FLAC file.
     """
+    file.seek(0)
+    magic = file.read(4)
+    if magic == b"OggS":
+        return _ogg_problem(file)
+    return _flac_problem(file) if magic == b"fLaC" else None
+
+
+def _flac_problem(file: BinaryIO) -> str | None:
+    file.seek(max(4, file.seek(0, 2) - _FLAC_TAIL))
+    return JOINED if re.search(rb"fLaC[\0\x80]\0\0\x22", file.read()) else None
+
+
+def _ogg_problem(file: BinaryIO) -> str | None:
     file.seek(0)
     position, has_begun = 0, False
     while head := file.read(_OGG_HEADER.size):

@@ -7,7 +7,6 @@ Whatever a file does to its decoder ends as an `AudioError`: files come from any
 
 import io
 import os
-import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from typing import BinaryIO
 import numpy as np
 import soundfile
 
-from open_miipher.audio.containers import JOINED, Extent, extent_of, ogg_problem
+from open_miipher.audio.containers import JOINED, Extent, extent_of, problem_inside
 from open_miipher.audio.formats import SAMPLE_BYTES, SAMPLE_RATES
 from open_miipher.base.content import HEAD_BYTES, describe
 from open_miipher.base.errors import UserError
@@ -29,8 +28,6 @@ AUDIO_EXTENSIONS = ("wav", "flac", "mp3", "ogg", "opus", "aiff", "aif")
 _TAIL_FRAMES = 1024
 _BLOCK_FRAMES = 1 << 16
 _BLOCK_SAMPLES = 1 << 24  # allocated at once: what a damaged header announces may not exist
-_FLAC_BEGIN = re.compile(rb"fLaC[\0\x80]\0\0\x22")
-_FLAC_BUFFER = 1 << 14  # more bytes than its decoder reads ahead
 _UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's answer when a FLAC header leaves its length open
 
 
@@ -80,19 +77,20 @@ def read_header(path: AudioFile) -> AudioInfo:
 def probe(path: AudioFile) -> AudioInfo:
     """Read the header and decode the last frames, so that a truncated file shows.
 
-    An Ogg file is read as a whole: a page with a wrong checksum would be left out without a word.
+    All pages of an Ogg file are looked at: one with a wrong checksum would be left out in silence.
 
     Raises:
         AudioError: not readable, not audio, no frames, truncated, or several files joined.
     """
     file, info = _open(path)
     with file:
-        _read_tail(path, file, info)
-    if info.format in ("OGG", "FLAC"):
         with _raw(path) as raw:
-            problem = ogg_problem(raw) if info.format == "OGG" else _flac_problem(path, raw, info)
+            problem = problem_inside(raw)
         if problem is not None:
             raise AudioError(f"{shown(path)} {problem}")
+        start = max(0, info.num_frames - _TAIL_FRAMES)
+        _seek(path, file, start)
+        _read_exactly(path, file, start, info.num_frames - start)
     return info
 
 
@@ -278,23 +276,6 @@ def _read_exactly(
             )
         blocks.append(np.ascontiguousarray(block.T))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
-
-
-def _read_tail(path: AudioFile, file: soundfile.SoundFile, info: AudioInfo) -> None:
-    start = max(0, info.num_frames - _TAIL_FRAMES)
-    _seek(path, file, start)
-    _read_exactly(path, file, start, info.num_frames - start)
-
-
-def _flac_problem(path: AudioFile, raw: BinaryIO, info: AudioInfo) -> str | None:
-    """Look for another file behind the last frame, to which the decoder has just come."""
-    with soundfile.SoundFile(raw) as file:
-        _read_tail(path, file, info)
-        behind = raw.tell() - _FLAC_BUFFER
-        raw.seek(0)
-        first = _FLAC_BEGIN.search(raw.read(1 << 20))
-        raw.seek(max(behind, first.end() if first else 0))
-        return JOINED if _FLAC_BEGIN.search(raw.read(1 << 17)) else None
 
 
 def check_finite(path: AudioFile, block: np.ndarray, start: int) -> None:
