@@ -146,6 +146,38 @@ def test_levels_come_back_within_a_decibel_also_at_the_seams(stand_in) -> None:
     assert np.abs(np.diff(gains)).max() < 1.0
 
 
+@pytest.mark.parametrize("seconds", [3, 15])
+@pytest.mark.parametrize("what", ["offset", "hum"])
+@pytest.mark.parametrize(
+    ("level", "below"),
+    [(0.025, 0), (0.025, 0.02), (0.025, 0.1), (0.025, 0.3), (0.0056, 0.01), (0.0018, 0.005)],
+)
+def test_an_offset_or_hum_is_no_level_of_speech(stand_in, level, below, what, seconds) -> None:
+    """A vocoder of fixed peak does not give them back, and speech comes as loud as it was."""
+    speech = bursts(seconds, level) + noise(seconds * RATE, 0.001 * level)
+    under = np.ones(len(speech))
+    if what == "hum":
+        under = np.sin(2 * np.pi * 50 * np.arange(len(speech)) / RATE)
+    model = stand_in("peak")
+    model.restore = clean_at_a_peak(speech)
+    options = RestoreOptions(chunk_seconds=4, overlap_seconds=1)
+    restored, _ = Restorer(model, options).restore(speech + (below * under).astype("f4"), RATE)
+    assert abs(decibels(rms(restored) / rms(speech))) < 0.5
+
+
+def clean_at_a_peak(speech: np.ndarray):
+    """Return a `restore` that knows what each chunk should be, at a peak of 0.9."""
+
+    def restore(waveform, lengths, keys, starts, statistics=None):
+        chunks = np.zeros(tuple(waveform.shape), np.float32)
+        for row, start in zip(chunks, starts.tolist(), strict=True):
+            part = speech[start : start + len(row)]
+            row[: len(part)] = 0.9 * part / np.abs(part).max()
+        return torch.from_numpy(chunks)
+
+    return restore
+
+
 def test_chunks_that_disagree_meet_halfway_where_somebody_speaks(stand_in) -> None:
     options = RestoreOptions(channels="each", chunk_seconds=6, overlap_seconds=1.5)
     waveform = np.stack([bursts(33, 0.3), bursts(33, 0.03)]) + noise(33 * RATE, 0.0003)
