@@ -295,11 +295,47 @@ def test_the_input_is_left_alone_and_may_exceed_full_scale(stand_in) -> None:
         (np.array([0.0, np.nan]), RATE, "NaN"),
         (np.array([0.0, np.inf]), RATE, "NaN or Inf"),
         (np.zeros(10), 0, "sample rate"),
+        (np.zeros(10), 24000.5, "sample rate 24000.5: give a whole number of Hz"),
+        (np.zeros(10), math.nan, "sample rate nan"),
+        (np.zeros(10), "24000", "sample rate '24000'"),
+        (np.zeros(10), None, "sample rate None"),
+        (np.zeros(10), True, "sample rate True"),
+        (np.zeros(10), np.array([8000, 8000]), "sample rate array"),
+        (np.zeros((1200, 1)), RATE, r"channels come first.*waveform\.T"),
+        (np.zeros((24000, 2), np.float32), RATE, r"\(24000, 2\) has more channels than samples"),
+        (torch.zeros(480, 6), RATE, "channels come first"),
+        ([0.0] * 10, RATE, "of type list: give an array or a tensor"),
     ],
 )
 def test_waveforms_that_are_none_are_refused(stand_in, waveform, rate, says) -> None:
     with pytest.raises(UserError, match=says):
         Restorer(stand_in("same")).restore(waveform, rate)
+
+
+@pytest.mark.parametrize(
+    "rate", [float(RATE), np.float32(RATE), np.int16(RATE), np.array([[RATE]]), torch.tensor(RATE)]
+)
+def test_a_rate_of_any_type_is_the_same_rate(stand_in, rate) -> None:
+    waveform = noise(300)
+    restored, found = Restorer(stand_in("same"), RestoreOptions(**SMALL)).restore(waveform, rate)
+    np.testing.assert_allclose(restored, waveform, atol=1e-6)
+    assert type(found) is int
+    options = RestoreOptions(sample_rate=rate)
+    assert (type(options.sample_rate), options.sample_rate) == (int, RATE)
+
+
+def test_a_few_channels_with_fewer_samples_are_channels_first(stand_in) -> None:
+    restored, _ = Restorer(stand_in("same"), RestoreOptions(channels="each")).restore(
+        noise(6).reshape(6, 1), RATE
+    )
+    assert restored.shape == (6, 1)
+
+
+def test_half_precision_is_restored(stand_in) -> None:
+    waveform = torch.from_numpy(noise(100))
+    for type in (torch.bfloat16, torch.float16):
+        restored, _ = Restorer(stand_in("same")).restore(waveform.to(type), RATE)
+        torch.testing.assert_close(restored, waveform.to(type).float())
 
 
 def test_a_model_that_gives_no_numbers_is_an_error(stand_in) -> None:
@@ -327,6 +363,10 @@ def test_too_little_memory_says_what_to_do(stand_in) -> None:
         ({"overlap_seconds": 15}, "half a chunk"),
         ({"normalise_over": "utterance"}, "file or chunk"),
         ({"seed": -1}, "seed"),
+        ({"seed": 0.5}, "seed"),
+        ({"sample_rate": None}, "sample rate None"),
+        ({"sample_rate": 22050.5}, "whole number of Hz"),
+        ({"strength": None}, "None: give a number"),
     ],
 )
 def test_bad_options_are_refused_by_name(options, says) -> None:
@@ -345,6 +385,8 @@ def test_chunks_shorter_than_a_frame_and_empty_batches_are_refused(stand_in) -> 
         Restorer(model, RestoreOptions(chunk_seconds=0.1, overlap_seconds=0))
     with pytest.raises(UserError, match="batch size"):
         Restorer(stand_in("same"), batch_size=0)
+    with pytest.raises(UserError, match="batch size"):
+        Restorer(stand_in("same"), batch_size=2.5)
 
 
 def test_no_overlap_works(stand_in) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 from torch import Tensor
 
 from open_miipher.audio.chunking import ChunkGrid, Tap
-from open_miipher.audio.formats import SAMPLE_RATES
+from open_miipher.audio.formats import is_number, whole_rate
 from open_miipher.audio.mixing import Mix
 from open_miipher.audio.resample import num_output_frames
-from open_miipher.base.errors import report
+from open_miipher.base.errors import UserError, report
 from open_miipher.restoration.chain import Model
 from open_miipher.restoration.streams import Sink, Source
 
@@ -53,11 +53,11 @@ class RestoreOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        low, high = SAMPLE_RATES
-        rate = self.sample_rate
-        known_rate = rate in ("model", "input") if isinstance(rate, str) else low <= rate <= high
+        numbers = (self.strength, self.chunk_seconds, self.overlap_seconds)
+        report([f"{n!r}: give a number" for n in numbers if not is_number(n)])
+        rate_problem = self._take_rate()
         rules = [
-            (known_rate, f"sample rate {rate!r}: choose model, input or {low} to {high} Hz"),
+            (not rate_problem, rate_problem),
             (self.channels in ("mono", "each"), f"channels {self.channels!r}: choose mono or each"),
             (self.level in LEVELS, f"level {self.level!r}: choose one of {', '.join(LEVELS)}"),
             (0 <= self.strength <= 1, f"strength {self.strength}: choose 0 to 1"),
@@ -74,9 +74,22 @@ class RestoreOptions:
                 self.normalise_over in NORMALISE_OVER,
                 f"normalise over {self.normalise_over!r}: choose {' or '.join(NORMALISE_OVER)}",
             ),
-            (0 <= self.seed < 2**63, f"seed {self.seed}: choose 0 or more"),
+            (
+                isinstance(self.seed, int) and 0 <= self.seed < 2**63,
+                f"seed {self.seed}: choose a whole number, 0 or more",
+            ),
         ]
         report([problem for fine, problem in rules if not fine])
+
+    def _take_rate(self) -> str:
+        """Have a number of Hz as an int; say what is wrong with the sample rate, if anything."""
+        if self.sample_rate in ("model", "input"):
+            return ""
+        try:
+            object.__setattr__(self, "sample_rate", whole_rate(self.sample_rate))
+        except UserError as error:
+            return f"{error}; or model, or input"
+        return ""
 
     def grid(self, model: Model) -> ChunkGrid:
         """Return where the chunks are, in the model's feature frames."""

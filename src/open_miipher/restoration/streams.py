@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from open_miipher.audio.formats import whole_rate
 from open_miipher.audio.io import (
     AudioError,
     AudioFile,
@@ -97,7 +98,12 @@ class Source:
     def from_array(
         cls, waveform: np.ndarray, sample_rate: int, name: str = "the waveform"
     ) -> "Source":
-        """Read an array (channels, samples) of finite numbers."""
+        """Read an array (channels, samples) of finite numbers.
+
+        Raises:
+            UserError: the sample rate is no whole number of Hz that is read.
+        """
+        sample_rate = whole_rate(sample_rate)
 
         def blocks() -> Iterator[np.ndarray]:
             for start in range(0, waveform.shape[1], BLOCK_FRAMES):
