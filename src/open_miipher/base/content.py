@@ -5,10 +5,13 @@ import re
 HEAD_BYTES = 1024
 """`describe` looks at a file's first bytes, of which so many are enough."""
 
-_MAGICS = {
+_COMPRESSED = {
     b"\x1f\x8b": "gzipped",
     b"BZh": "compressed with bzip2",
     b"\xfd7zXZ\0": "compressed with xz",
+}
+_MAGICS = {
+    **_COMPRESSED,
     b"\x28\xb5\x2f\xfd": "compressed with zstd",
     b"PK\x03\x04": "a zip archive",
     b"7z\xbc\xaf": "a 7z archive",
@@ -54,6 +57,11 @@ def describe(head: bytes) -> str | None:
     if re.fullmatch(rb"[\t\r\n\f -~\x80-\xff]+", head) and _is_text(head):
         return "text"
     return None
+
+
+def compression(head: bytes) -> str | None:
+    """Say how a file that begins so is compressed, to follow "it is", if Python can unpack it."""
+    return next((how for magic, how in _COMPRESSED.items() if head.startswith(magic)), None)
 
 
 def _is_text(head: bytes) -> bool:
