@@ -294,6 +294,7 @@ def test_the_input_is_left_alone_and_may_exceed_full_scale(stand_in) -> None:
         (np.zeros(10, np.int16), RATE, "floats"),
         (np.array([0.0, np.nan]), RATE, "NaN"),
         (np.array([0.0, np.inf]), RATE, "NaN or Inf"),
+        (np.array([0.0, 1e300]), RATE, "numbers beyond"),
         (np.zeros(10), 0, "sample rate"),
         (np.zeros(10), 24000.5, "sample rate 24000.5: give a whole number of Hz"),
         (np.zeros(10), math.nan, "sample rate nan"),

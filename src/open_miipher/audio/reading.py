@@ -278,12 +278,19 @@ def _read_exactly(
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 
 
+LARGEST_SAMPLE = 2.0**32
+"""More than any integer sample has that someone wrote as a float; beyond it squares overflow."""
+
+
 def check_finite(path: AudioFile, block: np.ndarray, start: int) -> None:
-    """Refuse a block (channels, n) with NaN or Inf; `start` is its place in the file.
+    """Refuse a block (channels, n) with NaN, Inf or absurd numbers; `start` is its place.
 
     Raises:
         AudioError: naming the first such frame.
     """
-    if not np.isfinite(block).all():
-        frame = start + int(np.flatnonzero(~np.isfinite(block).all(axis=0))[0])
-        raise AudioError(f"{shown(path)} holds NaN or Inf at frame {frame}")
+    are_fine = np.abs(block) <= LARGEST_SAMPLE
+    if not are_fine.all():
+        frame = int(np.flatnonzero(~are_fine.all(axis=0))[0])
+        is_finite = np.isfinite(block[:, frame]).all()
+        what = f"the number {np.abs(block[:, frame]).max():.3g}" if is_finite else "NaN or Inf"
+        raise AudioError(f"{shown(path)} holds {what} at frame {start + frame}")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from open_miipher.audio.io import AudioError
+from open_miipher.audio.io import LARGEST_SAMPLE, AudioError
 from open_miipher.base.errors import UserError
 from open_miipher.base.noise import noise_key
 from open_miipher.checkpoint import Checkpoint
@@ -151,8 +151,8 @@ def _checked(waveform: np.ndarray) -> np.ndarray:
             f"a waveform of shape {waveform.shape} has more channels than samples: channels come "
             "first; soundfile gives (samples, channels), so give waveform.T"
         )
-    if not np.isfinite(waveform).all():
-        raise UserError("the waveform holds NaN or Inf")
+    if not (np.abs(waveform) <= LARGEST_SAMPLE).all():
+        raise UserError(f"the waveform holds NaN or Inf, or numbers beyond {LARGEST_SAMPLE:.0e}")
     return np.atleast_2d(waveform)
 
 
