@@ -47,9 +47,10 @@ class BandConvolution(Cleaner):
     identity.
 
     Most of the network works within bands and their neighbours; in its middle one path sees the
-    whole spectrum at once. The network sees the spectrum divided by its level, so that the waveform's level changes nothing
-    that it does. A frame of the output depends on no more than `receptive_frames` frames before and
-    after it: chunks that overlap by twice that agree in their middle.
+    whole spectrum at once. The network sees the spectrum divided by its level, so that the
+    waveform's level changes nothing that it does. A frame of the output depends on no more than
+    `receptive_frames` frames before and after it: chunks that overlap by twice that agree in their
+    middle.
 
     Args:
         encoder: must be `stft`.
