@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.precision import in_float32
 from open_miipher.cleaners.base import Cleaner
 from open_miipher.encoders import Encoder
 from open_miipher.encoders.base import frame_mask
@@ -117,12 +118,12 @@ class BandConvolution(Cleaner):
             level = self._level(features, mask)
             # The frame after a clip's last one still sees its end, were there no mask.
             spectrum = features[:, :2] / level * mask[:, None, :, None]
-        with torch.autocast(waveform.device.type, enabled=False):
+        with in_float32(waveform.device):
             bands = self._into_bands(spectrum) * mask[:, None, :, None]
         hidden = bands
         for block in self.blocks:
             hidden = block(hidden, mask)
-        with torch.autocast(waveform.device.type, enabled=False):
+        with in_float32(waveform.device):
             change = self._out_of_bands(torch.cat([hidden.float(), bands], dim=1))
             change = self._filled(spectrum, change) * mask[:, None, :, None]
             cleaned = features + level * change

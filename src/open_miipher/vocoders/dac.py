@@ -9,6 +9,7 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from open_miipher.base.errors import report
+from open_miipher.base.precision import in_float32
 from open_miipher.vocoders.base import AdversarialGenerator, Pieces, cut
 from open_miipher.vocoders.gain import at_peak_of
 
@@ -62,7 +63,7 @@ class Dac(AdversarialGenerator):
         """
         # Imported here, because this package is also imported where no pretrained model is used.
         from transformers import DacConfig as DecoderConfig
-        from transformers.models.dac.modeling_dac import DacDecoder
+        from transformers.models.dac.modeling_dac import DacDecoder, Snake1d
 
         super().__init__()
         self.sample_rate = config.sample_rate
@@ -74,6 +75,10 @@ class Dac(AdversarialGenerator):
             upsampling_ratios=config.upsampling_rates,
         )
         self.decoder = DacDecoder(sizes)
+        for module in list(self.decoder.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, Snake1d):
+                    setattr(module, name, Snake(child.alpha))
         if config.weight_norm:
             for module in list(self.decoder.modules()):
                 if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
@@ -100,12 +105,34 @@ class Dac(AdversarialGenerator):
 
     def _decode(self, features: Tensor) -> Tensor:
         """(batch, frames, feature_width) -> (batch, frames * hop_length)."""
-        waveform = self.decoder(features.transpose(1, 2))[:, 0].float()
-        return functional.pad(waveform, (0, self.num_missing))
+        decoder = self.decoder
+        with in_float32(features.device):
+            x = decoder.conv1(features.float().transpose(1, 2))
+        for block in decoder.block:
+            x = block(x)
+        with in_float32(features.device):
+            waveform = decoder.tanh(decoder.conv2(decoder.snake1(x.float())))
+        return functional.pad(waveform[:, 0], (0, self.num_missing))
 
     def target(self, clean: Tensor, whole: Tensor) -> Tensor:
         """See `at_peak_of`."""
         return at_peak_of(whole, clean)
+
+
+class Snake(nn.Module):
+    """x + sin²(αx) / α (Ziyin et al. 2020), in the type of x.
+
+    In the stock module the float32 parameter makes float32, twice the memory, of all that follows.
+    """
+
+    def __init__(self, alpha: nn.Parameter) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, samples) -> the same."""
+        alpha = self.alpha.to(x.dtype)
+        return x + (alpha + 1e-9).reciprocal() * torch.sin(alpha * x).square()
 
 
 def missing_samples(upsampling_rates: list[int]) -> int:

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from open_miipher.audio.mel import MelConfig
 from open_miipher.base.errors import report
+from open_miipher.base.precision import in_float32
 from open_miipher.layers.conformer import ConformerBlock
 from open_miipher.vocoders.base import AdversarialGenerator, Pieces
 from open_miipher.vocoders.gain import PeakGain, PowerGain
@@ -142,7 +143,7 @@ class WaveFit(AdversarialGenerator):
         if noise.shape != (len(features), features.shape[1] * self.hop_length):
             raise ValueError(f"noise {tuple(noise.shape)} for features {tuple(features.shape)}")
         # Levels and filters need float32 whatever the network runs in.
-        with torch.autocast(features.device.type, enabled=False):
+        with in_float32(features.device):
             levels = self.gain.levels(features.float())
             waveform = self.gain.start(noise.float(), features.float())
             if pieces is not None:
@@ -153,7 +154,7 @@ class WaveFit(AdversarialGenerator):
         for step in range(self.config.num_iterations, 0, -1):
             waveform = waveform.detach()
             residual = self._residual(waveform / self.gain.scale, condition, step)
-            with torch.autocast(features.device.type, enabled=False):
+            with in_float32(features.device):
                 cleaner = waveform - self.gain.scale * residual.float()
                 waveform = self.gain(cleaner if pieces is None else cleaner * pieces.mask, levels)
             outputs.append(waveform)
