@@ -1,7 +1,7 @@
 """metadata.csv: one row a file, paths relative to the root, extra columns passed through."""
 
-import csv
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -14,6 +14,7 @@ from open_miipher.index.columns import COLUMNS, Columns
 from open_miipher.index.rows import csv_errors, read_header, read_rows
 
 METADATA_NAME = "metadata.csv"
+_NEEDS_QUOTES = re.compile('[",\r\n]')
 
 
 @dataclass(frozen=True)
@@ -146,11 +147,20 @@ def write_index(root: str | Path, entries: Sequence[Entry]) -> Path:
             replacing(path) as temporary,
             open(temporary, "w", encoding="utf-8", newline="") as file,
         ):
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*COLUMNS, *extra_names])
+            file.write(_csv_line([*COLUMNS, *extra_names]))
             for entry in sorted(entries, key=lambda entry: entry.file_path):
                 extra = [entry.extra.get(name, "") for name in extra_names]
-                writer.writerow([*(getattr(entry, name) for name in COLUMNS), *extra])
+                own = (str(getattr(entry, name)) for name in COLUMNS)
+                file.write(_csv_line([*own, *extra]))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
     return path
+
+
+def _csv_line(fields: Iterable[str]) -> str:
+    """Return a row; Python's csv module leaves a carriage return, which ends a row, unquoted."""
+    quoted = (
+        '"{}"'.format(field.replace('"', '""')) if _NEEDS_QUOTES.search(field) else field
+        for field in fields
+    )
+    return ",".join(quoted) + "\n"
