@@ -7,7 +7,6 @@ from pathlib import Path
 
 from open_miipher.base.errors import UserError, report
 
-
 _CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 

@@ -1,6 +1,9 @@
 """metadata.csv: one row a file, paths relative to the root, extra columns passed through."""
 
+import itertools
+import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
@@ -9,8 +12,10 @@ from typing import Any
 
 from open_miipher.base.atomic import replacing
 from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 from open_miipher.index.cache import load_columns, map_columns
 from open_miipher.index.columns import COLUMNS, Columns
+from open_miipher.index.foreign import index_command, match_rows
 from open_miipher.index.rows import csv_errors, read_header, read_rows
 
 METADATA_NAME = "metadata.csv"
@@ -102,10 +107,7 @@ def read_index(root: str | Path) -> Index:
         raise UserError(f"{root} is not a directory")
     path = root / METADATA_NAME
     if not path.exists():
-        raise UserError(
-            f"{root} has no {METADATA_NAME}; make it with: "
-            f"python dataset/script/make_metadata_csv.py --root-dir {root}"
-        )
+        raise UserError(f"{root} has no {METADATA_NAME}; make it with: {index_command(root)}")
     return Index(root, load_columns(path))
 
 
@@ -121,10 +123,43 @@ def read_extra_columns(root: str | Path) -> dict[str, dict[str, str]]:
     with csv_errors(path), FileIO(path) as file:
         header = read_header(file, path, COLUMNS[:1])
         rows = [dict(zip(header, row, strict=True)) for row in read_rows(file, path)]
-    return {
-        row["file_path"]: {name: text for name, text in row.items() if name not in COLUMNS}
-        for row in rows
-    }
+    return {row["file_path"]: _without_own(row) for row in rows}
+
+
+def read_foreign_columns(root: str | Path, file_paths: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The columns of another program's metadata.csv by file path, for the files it has rows of.
+
+    Raises:
+        UserError: the file is no table.
+    """
+    path = Path(root) / METADATA_NAME
+    rows = match_rows(path, file_paths) if path.exists() else {}
+    return {file_path: _without_own(row) for file_path, row in rows.items()}
+
+
+def _without_own(row: dict[str, str]) -> dict[str, str]:
+    return {name: text for name, text in row.items() if name not in COLUMNS}
+
+
+def keep_old(root: str | Path) -> Path | None:
+    """Copy `root`/metadata.csv to metadata.csv.old, or .old2, …; return the copy's path.
+
+    None if there is no such file.
+
+    Raises:
+        UserError: it cannot be copied.
+    """
+    path = Path(root) / METADATA_NAME
+    if not path.exists():
+        return None
+    names = (f"{path}.old{number if number > 1 else ''}" for number in itertools.count(1))
+    kept = next(Path(name) for name in names if not os.path.lexists(name))
+    try:
+        with replacing(kept) as temporary:
+            shutil.copy2(path, temporary)
+    except OSError as error:
+        raise UserError(f"{printable(path)} cannot be kept: {error.strerror}") from error
+    return kept
 
 
 def write_index(root: str | Path, entries: Sequence[Entry]) -> Path:
