@@ -224,7 +224,15 @@ def test_channels_are_restored_each_by_itself_or_mixed(stand_in) -> None:
     peaks = np.abs(each).max(axis=1)
     np.testing.assert_allclose(peaks, [0.9, 0.9, 0], atol=1e-5)
     mono, _ = Restorer(stand_in("same"), RestoreOptions(channels="mono")).restore(waveform, RATE)
-    np.testing.assert_allclose(mono, waveform.mean(axis=0, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(mono, waveform[:1], atol=1e-6)  # as loud as the loudest
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_opposite_channels_are_not_mixed_to_silence(stand_in, strength: float) -> None:
+    voice = bursts(2, 0.5)
+    options = RestoreOptions(channels="mono", strength=strength)
+    restored, _ = Restorer(stand_in("same"), options).restore(np.stack([-voice, voice]), RATE)
+    np.testing.assert_allclose(restored[0], -voice, atol=1e-6)
 
 
 def test_by_default_a_waveform_keeps_its_kind_and_channels(stand_in) -> None:

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from open_miipher.base.errors import UserError
 
 FORMATS = ("wav", "flac")
+SAMPLE_RATES = (1000, 768_000)
+"""The lowest and the highest sample rate that is read and written, in Hz."""
+
 SAMPLE_BYTES = {
     "PCM_U8": 1,
     "PCM_S8": 1,

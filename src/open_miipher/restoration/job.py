@@ -11,6 +11,8 @@ import numpy as np
 from torch import Tensor
 
 from open_miipher.audio.chunking import ChunkGrid, Tap
+from open_miipher.audio.formats import SAMPLE_RATES
+from open_miipher.audio.mixing import Mix
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.errors import report
 from open_miipher.restoration.chain import Model
@@ -18,7 +20,6 @@ from open_miipher.restoration.streams import Sink, Source
 
 LEVELS = ("match-input", "peak", "none")
 NORMALISE_OVER = ("file", "chunk")
-SAMPLE_RATES = (1000, 768_000)
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class RestoreOptions:
 
     Attributes:
         sample_rate: of the output: the model's, the input's, or a number in Hz.
-        channels: mix to one channel, or restore each channel separately.
+        channels: mix to one channel (see `audio.mixing`), or restore each channel separately.
         level: `match-input`: speech as loud as in the input; `peak`: the whole output at a fixed
             peak; `none`: the level that the model gives.
         strength: share of the restored signal in the output; the rest is the input.
@@ -139,6 +140,7 @@ class Job:
         error: why the job failed, if it did.
         finished: whether the job is done: its output is complete, or it failed.
         seconds: wall time spent on the job, by stage: measure, read, model, level, write.
+        mix: how the source's channels become one, once it is read; None if they are not mixed.
     """
 
     source: Source
@@ -148,6 +150,7 @@ class Job:
     error: Exception | None = None
     finished: bool = False
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    mix: Mix | None = None
 
     def __post_init__(self) -> None:
         model, source = self.model, self.source
@@ -196,6 +199,9 @@ class Job:
 
     def _opened(self) -> tuple[Iterator[np.ndarray], Tensor | None]:
         """Return the source's blocks from its start, and its statistics if they are needed."""
+        if self.mono and self.source.num_channels > 1:
+            with self.timed("measure"):
+                self.mix = self.source.mix
         if not self._needs_statistics():
             return self._blocks(), None
         if not self._is_kept:
