@@ -1,7 +1,7 @@
 """Audio files in and out, through soundfile alone."""
 
+from open_miipher.audio.kinds import AUDIO_EXTENSIONS
 from open_miipher.audio.reading import (
-    AUDIO_EXTENSIONS,
     AudioError,
     AudioFile,
     AudioInfo,

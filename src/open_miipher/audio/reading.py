@@ -21,9 +21,6 @@ import soundfile
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 
-AUDIO_EXTENSIONS = ("wav", "flac", "mp3", "ogg", "opus", "aiff", "aif")
-"""File extensions taken for audio, lower case, without the dot."""
-
 _TAIL_FRAMES = 1024
 _BLOCK_FRAMES = 1 << 16
 _UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's answer when a FLAC header leaves its length open
@@ -238,7 +235,7 @@ def missing_bytes(file: BinaryIO) -> int:
         file: opened for reading in binary; its position changes.
 
     Returns:
-        Missing bytes of the sample data (WAV, RF64, AIFF) or of the last page (Ogg). 0 for a
+        Missing bytes of the sample data (WAV, RF64, AIFF, CAF) or of the last page (Ogg). 0 for a
         complete file, for a file whose header does not know its length, and for other formats,
         whose decoders notice by themselves.
     """
@@ -249,6 +246,8 @@ def missing_bytes(file: BinaryIO) -> int:
         data_end = _riff_data_end(file, file_size)
     elif magic[:4] == b"FORM" and magic[8:] in (b"AIFF", b"AIFC"):
         data_end = _aiff_data_end(file, file_size)
+    elif magic[:4] == b"caff":
+        data_end = _caf_data_end(file, file_size)
     elif magic[:4] == b"OggS":
         data_end = _last_ogg_page_end(file, file_size)
     else:
@@ -272,6 +271,17 @@ def _aiff_data_end(file: BinaryIO, file_size: int) -> int:
     for name, start, size in _chunks(file, file_size, ">4sI"):
         if name == b"SSND":
             return start + size
+    return 0
+
+
+def _caf_data_end(file: BinaryIO, file_size: int) -> int:
+    position = 8
+    while position + 12 <= file_size:
+        file.seek(position)
+        name, size = struct.unpack(">4sq", file.read(12))
+        position += 12 + size
+        if name == b"data" or size < 0:  # -1 is an open length
+            return 0 if size < 0 else position
     return 0
 
 

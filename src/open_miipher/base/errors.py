@@ -2,7 +2,10 @@
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 USER_ERROR_STATUS = 2
 """Exit status of a command that ends with a `UserError`."""
@@ -20,6 +23,31 @@ class UserError(Exception):
     def __init__(self, message: str, shared: bool = False) -> None:
         super().__init__(message)
         self.shared = shared
+
+
+class Notice(UserWarning):
+    """Something that is left out, and that the user should know; commands print it in one line."""
+
+
+def notice(text: str) -> None:
+    """Warn of something; a command prints `warning: …`, and goes on."""
+    warnings.warn(text, Notice, stacklevel=2)
+
+
+@contextmanager
+def _telling_notices() -> Iterator[None]:
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, Notice):
+                print(f"warning: {message}", file=sys.stderr, flush=True)
+            else:
+                show(message, category, *place, **more)
+
+        warnings.simplefilter("always", Notice)
+        warnings.showwarning = tell
+        yield
 
 
 def report(problems: Sequence[str]) -> None:
@@ -44,6 +72,8 @@ def exit_on_user_error(
 ) -> Callable[[], int]:
     """Wrap a command's main: a `UserError` is printed as `error: …` and gives exit status 2.
 
+    A `Notice` is printed as `warning: …`.
+
     Args:
         main: the command.
         says: whether this process should print the error.
@@ -52,7 +82,8 @@ def exit_on_user_error(
     @functools.wraps(main)
     def wrapped() -> int:
         try:
-            return main()
+            with _telling_notices():
+                return main()
         except UserError as error:
             if says(error):
                 print(f"error: {error}", file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """Find the audio files under a directory and read their headers."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -10,9 +11,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, probe
-from open_miipher.base.errors import UserError
+from open_miipher.audio.kinds import kind_of, passed_over
+from open_miipher.base.errors import UserError, notice
 from open_miipher.base.paths import printable, walk
-from open_miipher.index.metadata import Entry
+from open_miipher.index.metadata import METADATA_NAME, Entry
 
 _CHUNK = 16
 
@@ -30,7 +32,9 @@ class Scan:
     unreadable: list[tuple[str, str]]
 
 
-def find_audio(root: str | Path, exts: Sequence[str] = AUDIO_EXTENSIONS) -> list[str]:
+def find_audio(
+    root: str | Path, exts: Sequence[str] = AUDIO_EXTENSIONS, tells_rest: bool = False
+) -> list[str]:
     """List the files with these extensions, in any case, in all folders under a directory.
 
     Symbolic links are followed, and a file that two links reach is listed under both names; a link
@@ -40,22 +44,28 @@ def find_audio(root: str | Path, exts: Sequence[str] = AUDIO_EXTENSIONS) -> list
     Args:
         root: the directory.
         exts: lower case, without the dot.
+        tells_rest: give a `Notice` that counts the other files, and says how to convert those that
+            are audio or video.
 
     Returns:
         Sorted paths relative to the root, with forward slashes.
 
     Raises:
-        UserError: not a directory, or a folder that cannot be listed.
+        UserError: not a directory, or it cannot be listed (see `walk`).
     """
     if not os.path.isdir(root):
-        raise UserError(f"{root} is not a directory")
+        raise UserError(f"{printable(root)} is not a directory")
     suffixes = tuple(f".{ext}" for ext in exts)
-    return sorted(
-        folder + name
-        for folder, names in walk(str(root))
-        for name in names
-        if name.lower().endswith(suffixes)
-    )
+    found, rest = [], Counter[str]()
+    for folder, names in walk(str(root)):
+        for name in names:
+            if name.lower().endswith(suffixes):
+                found.append(folder + name)
+            elif name != METADATA_NAME:
+                rest[kind_of(name)] += 1
+    if rest and tells_rest:
+        notice(passed_over(rest, root))
+    return sorted(found)
 
 
 def scan(
@@ -75,7 +85,7 @@ def scan(
     Raises:
         UserError: as `find_audio`, or a worker died.
     """
-    paths = find_audio(root, exts)
+    paths = find_audio(root, exts, tells_rest=True)
     look = partial(_look, str(root))
     entries, unreadable = [], []
     for done, (file_path, found) in enumerate(_map(look, paths, num_workers), start=1):

@@ -11,7 +11,7 @@ import soundfile
 
 from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.resample import num_output_frames
-from open_miipher.base.errors import UserError
+from open_miipher.base.errors import Notice, UserError
 from open_miipher.corpus.run import run
 
 
@@ -165,6 +165,21 @@ def test_bad_files_become_rows_and_the_others_are_restored(
         assert reason in rows[name]["error"]
         assert name in rows[name]["error"]
         assert rows[name]["output"] is None
+
+
+def test_files_of_other_kinds_are_told_by_a_run_and_by_a_dry_run(
+    source, out, write_audio, make_task, alone
+) -> None:
+    for name in ("a.flac", "b.wave"):
+        write_audio(source / name, format="FLAC" if name == "a.flac" else "WAV")
+    for name in ("c.m4a", "d.mp4"):
+        (source / name).write_text("")
+    says = f"2 files of other kinds are passed over in {source}: 1 m4a, 1 mp4; .* find {source} "
+    with pytest.warns(Notice, match=says):
+        make_task().preview(overwrite=False)
+    with pytest.warns(Notice, match=says):
+        assert run(make_task(), out, alone).exit_code == 0
+    assert audio_files(out) == ["a.wav", "b.wav"]
 
 
 def test_mended_files_are_restored_by_the_next_run(
