@@ -122,7 +122,10 @@ def _lines(
         f"{seen.num_left:,} left, {seen.num_failed:,} {seen.called_failed}"
     )
     if seen.samples is not None:
-        yield f"samples:     {seen.samples.num_made:,} made, {seen.samples.num_failed:,} failed"
+        made, failed = seen.samples.num_made, seen.samples.num_failed
+        carried = seen.samples.num_carried
+        rest = f", {carried:,} members of others carried along" if carried else ""
+        yield f"samples:     {made:,} made, {failed:,} failed{rest}"
     yield (
         f"audio:       {_hours(seen.seconds_done)} done, {about}{_hours(seen.seconds_left)} left"
     )

@@ -64,10 +64,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples of shards: those that were made, and those that failed."""
+    """Samples of shards: those that were made, and those that failed.
+
+    Attributes:
+        num_carried: members of other samples, which have no audio.
+    """
 
     num_made: int
     num_failed: int
+    num_carried: int = 0
 
 
 @dataclass(frozen=True)
@@ -223,8 +228,8 @@ class _Tally:
             elif newest.samples is not None:
                 self.done.seconds += newest.seconds
         packed = [newest.samples for _, newest in self.known() if newest.samples]
-        num_made, num_failed = sum(s.num_made for s in packed), sum(s.num_failed for s in packed)
-        self.samples = Samples(num_made, num_failed) if packed else None
+        counts = [(s.num_made, s.num_failed, s.num_carried) for s in packed]
+        self.samples = Samples(*map(sum, zip(*counts, strict=True))) if packed else None
 
     def known(self) -> Iterator[tuple[str, _Newest]]:
         """Yield the items that are not forgotten."""
@@ -233,9 +238,10 @@ class _Tally:
     def _count(self, row: Row, recent_since: float) -> None:
         run, item, seconds = row["run"], row["id"], row.get("seconds", 0.0)
         if item not in self.newest or run >= self.newest[item].run:
-            packed = (
-                Samples(row["num_samples"], row["num_failed"]) if "num_samples" in row else None
-            )
+            packed = None
+            if "num_samples" in row:
+                num_carried = row.get("num_carried", 0)  # older rows have none
+                packed = Samples(row["num_samples"], row["num_failed"], num_carried)
             error, file = row.get("error"), str(row.get(FILE, item))
             self.newest[item] = _Newest(run, seconds, error, FORGOTTEN in row, file, packed)
         if FORGOTTEN in row:

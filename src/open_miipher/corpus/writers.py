@@ -210,12 +210,14 @@ class ShardOutput(Output):
         super().__init__(setting, item)
         self._writer: ShardWriter | None = None
         self._rows: list[Row] = []
+        self._num_carried = 0  # members of samples without audio
 
     def close(self) -> Row:
         """Complete the shard and the list of its samples, and return its row."""
         item, error, rows = self.item, self.error, list(self._rows)
         if not rows and error is None:
-            error = f"{printable(item.id)} holds no samples"
+            rest = f", but {self._num_carried} other members" if self._num_carried else ""
+            error = f"{printable(item.id)} holds no audio{rest}"
         if error is not None:
             model = self._setting.restorer.model.fingerprint
             rows.append({"input": item.id, "output": None, "model": model, "error": error})
@@ -224,18 +226,21 @@ class ShardOutput(Output):
         if failed:
             lost = f"{len(failed)} samples of {printable(item.id)} failed: {failed[0]}"
             error = lost if error is None else f"{error}; {lost}"
+        if not made:
+            self.abort()
         with self._writing():
             Ledger(self._setting.output_dir).write_samples(item.id, rows)
-            if self._writer is not None:
+            if made and self._writer is not None:
                 self._writer.__exit__(None, None, None)
         return {
             "id": item.id,
             "stamp": item.stamp,
-            "output_bytes": self._path.stat().st_size if self._writer else None,
+            "output_bytes": self._path.stat().st_size if made else None,
             "input": item.id,
-            "output": item.output if self._writer else None,
+            "output": item.output if made else None,
             "num_samples": len({row["key"] for row in made}),
             "num_failed": len(failed),
+            "num_carried": self._num_carried,
             "seconds": round(sum(row["seconds"] for row in made), 6),
             "duration": round(sum(row["duration"] for row in made), 6),
             "model": self._setting.restorer.model.fingerprint,
@@ -273,6 +278,7 @@ class ShardOutput(Output):
         if work.failure is not None:
             self._rows.append(self._row(work.sample, *work.failure))
             return
+        self._num_carried += 0 if work.signals else len(work.members)
         members = {n: m if isinstance(m, bytes) else m.sink.data for n, m in work.members.items()}
         with self._writing():
             if self._writer is None:

@@ -23,9 +23,11 @@ from open_miipher.index import Entry, write_index
 
 from .conftest import (
     RATE,
+    encode,
     files_of,
     make_directory,
     make_tar,
+    pack_tar,
     samples_of,
     speech,
     waveforms_of,
@@ -33,6 +35,19 @@ from .conftest import (
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from working import Doing, FullDisk
+
+
+def test_texts_beside_the_audio_are_counted_and_no_failure(tmp_path, preprocess, capfd):
+    texts = [(f"Corpus/{name}", b"x") for name in ("LICENSE.TXT", "README", "19.trans.txt")]
+    path = pack_tar(tmp_path / "raw/a.tar", [*texts, ("Corpus/19-0.flac", encode(speech(0, 0.5)))])
+    for num_done in (1, 0):
+        folder, summary = preprocess(f"data.train.urls=[{path}]")
+        assert (summary.num_done, summary.num_failed, summary.exit_code) == (num_done, 0, 0)
+        told = json.loads((folder / "summary.json").read_text())
+        assert (told["files"], told["unreadable"], told["passed_over"]) == (1, 0, 3)
+    assert "1 files of 0.00 h, 0 unreadable, 3 members that are no audio passed over" in (
+        capfd.readouterr().out
+    )
 
 
 def test_every_file_is_in_the_shards_once(tmp_path, preprocess):
