@@ -46,7 +46,7 @@ def size_of(path: Path) -> int | None:
 
 def existing_parent(path: Path) -> Path:
     """Return the path, or the nearest folder above it that exists, links followed."""
-    return next(p for p in (path, *path.resolve().parents) if p.exists())
+    return next(p for p in (path, *path.resolve().parents) if os.path.exists(p))
 
 
 def lies_in(path: str | Path, folder: str | Path) -> bool:

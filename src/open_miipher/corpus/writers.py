@@ -12,6 +12,7 @@ from typing import Any
 
 from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.io import WAV_BYTE_LIMIT
+from open_miipher.base.atomic import name_refusal
 from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row
 from open_miipher.corpus.inputs import Audio, InputSample
@@ -211,9 +212,17 @@ class ShardOutput(Output):
         self._writer: ShardWriter | None = None
         self._rows: list[Row] = []
         self._num_carried = 0  # members of samples without audio
+        self._refused: str | None = None
 
     def close(self) -> Row:
         """Complete the shard and the list of its samples, and return its row."""
+        row = self._completed() if self._refused is None else {}
+        if self._refused is not None:
+            self.abort()
+            return self._setting.failed_row(self.item.id, self.item.stamp, self._refused)
+        return row
+
+    def _completed(self) -> Row:
         item, error, rows = self.item, self.error, list(self._rows)
         if not rows and error is None:
             rest = f", but {self._num_carried} other members" if self._num_carried else ""
@@ -232,10 +241,11 @@ class ShardOutput(Output):
             Ledger(self._setting.output_dir).write_samples(item.id, rows)
             if made and self._writer is not None:
                 self._writer.__exit__(None, None, None)
+        is_there = made and self._refused is None
         return {
             "id": item.id,
             "stamp": item.stamp,
-            "output_bytes": self._path.stat().st_size if made else None,
+            "output_bytes": self._path.stat().st_size if is_there else None,
             "input": item.id,
             "output": item.output if made else None,
             "num_samples": len({row["key"] for row in made}),
@@ -275,6 +285,8 @@ class ShardOutput(Output):
         return _SampleInWork(sample, members)
 
     def _write(self, work: _SampleInWork) -> None:
+        if self._refused is not None:
+            return
         if work.failure is not None:
             self._rows.append(self._row(work.sample, *work.failure))
             return
@@ -307,5 +319,9 @@ class ShardOutput(Output):
         try:
             yield
         except OSError as error:
+            refusal = name_refusal(error)
+            if refusal is not None:
+                self._refused = f"{printable(self._path)} cannot be written: {refusal}"
+                return
             what = printable(error.filename or self._path)
             raise WriteError(f"{what} cannot be written: {error.strerror}") from error
