@@ -253,6 +253,7 @@ class ShardOutput(Output):
             "num_carried": self._num_carried,
             "seconds": round(sum(row["seconds"] for row in made), 6),
             "duration": round(sum(row["duration"] for row in made), 6),
+            "clipped_samples": sum(row["clipped_samples"] for row in made),
             "model": self._setting.restorer.model.fingerprint,
             "error": error,
         }

@@ -221,7 +221,7 @@ def test_a_signal_gives_up_what_is_under_way(tmp_path, tasks, alone, wait_until)
     summary = run(task, folder, alone)
     waiting.join()
     assert summary.stopped == "SIGTERM"
-    assert summary.exit_code == 1
+    assert summary.exit_code == 4
     assert "wait" not in {name.partition("-")[0] for name in files_of(folder)}
     left = 4 - summary.num_done
     assert run(tasks(*given)[folder], folder, alone).num_done == left > 0
@@ -253,7 +253,7 @@ def test_a_worker_that_dies_costs_its_unit_and_no_other(
 
     monkeypatch.setattr(Preprocess, "plan", planned)
     summary = run(task, folder, alone)
-    assert (summary.num_done, summary.num_failed, summary.exit_code) == (2, 1, 1)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (2, 1, 3)
     told = json.loads((folder / "summary.json").read_text())
     assert told["problems"] == [
         f"{tmp_path}/raw/die.tar: its worker process ended 3 times (signal 9; is memory short?)"

@@ -46,7 +46,7 @@ def test_a_broken_sample_is_left_out_and_told(source, out, make, alone):
     pack(source / "y.tar", [Sample("bad", {"flac": b"no audio"})])
     pack(source / "z.tar", [speech(2)])
     summary = run(make(), out, alone)
-    assert (summary.num_done, summary.num_failed, summary.exit_code) == (1, 2, 1)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (1, 2, 3)
     assert files(out) == ["manifest.jsonl", "x.tar", "z.tar"]
     assert [sample.key for sample in unpack(out / "x.tar")] == ["d/k0", "none", "d/k1"]
     errors = {row["input"]: row["error"] for row in listed(out) if row["error"] is not None}
@@ -60,7 +60,7 @@ def test_a_broken_sample_is_left_out_and_told(source, out, make, alone):
     assert rows["x.tar"]["num_carried"] == 1
     assert rows["y.tar"]["output"] is None
     summary = run(make(), out, alone)
-    assert (summary.num_done, summary.num_failed, summary.exit_code) == (0, 2, 1)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (0, 2, 3)
     assert verify(Ledger(out), 1, is_running=False, shown=False) == []
     pack(source / "y.tar", [speech(5)])
     assert run(make(), out, alone).num_done == 1
@@ -159,8 +159,8 @@ def test_malformed_shards_are_one_sentence_each(source, out, make, alone):
     assert "is a link" in errors["link.tar"]
     assert errors["missing.tar"] == f"{missing} does not exist"
     assert not (out.parent / "b.wav").exists()
-    text, well = make(source, missing).preview(overwrite=True)
-    assert not well
+    text, status = make(source, missing).preview(overwrite=True)
+    assert status == 3
     assert "shards:      6 (0 done before, 5 to restore, 1 unreadable" in text
 
 
@@ -337,7 +337,7 @@ def test_a_signal_gives_up_the_shard_under_way(source, out, make, alone):
 
     model.restore = interrupted
     summary = run(task, out, alone)
-    assert (summary.stopped, summary.num_done, summary.exit_code) == ("SIGTERM", 1, 1)
+    assert (summary.stopped, summary.num_done, summary.exit_code) == ("SIGTERM", 1, 4)
     assert len([name for name in files(out) if name.endswith(".tar")]) == 1
     assert not list(out.rglob("*.tmp"))
     assert run(make(), out, alone).num_done == 2
