@@ -2,7 +2,10 @@
 
 import functools
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from open_miipher.base.streams import is_output_lost, set_up_streams
 
@@ -25,6 +28,31 @@ class UserError(Exception):
     def __init__(self, message: str, shared: bool = False) -> None:
         super().__init__(message)
         self.shared = shared
+
+
+class Notice(UserWarning):
+    """Something that is left out, and that the user should know; commands print it in one line."""
+
+
+def notice(text: str) -> None:
+    """Warn of something; a command prints `warning: …`, and goes on."""
+    warnings.warn(text, Notice, stacklevel=2)
+
+
+@contextmanager
+def _telling_notices() -> Iterator[None]:
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def tell(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, Notice):
+                print(f"warning: {message}", file=sys.stderr, flush=True)
+            else:
+                show(message, category, *place, **more)
+
+        warnings.simplefilter("always", Notice)
+        warnings.showwarning = tell
+        yield
 
 
 def report(problems: Sequence[str]) -> None:
@@ -54,6 +82,8 @@ def exit_on_user_error(
     A `UserError` is printed as `error: …` and gives exit status 2, Ctrl-C ends without a traceback.
     For names, and for what is printed, see `set_up_streams`.
 
+    A `Notice` is printed as `warning: …`.
+
     Args:
         main: the command.
         says: whether this process should print the error.
@@ -65,7 +95,8 @@ def exit_on_user_error(
     def wrapped() -> int:
         set_up_streams()
         try:
-            code = main()
+            with _telling_notices():
+                code = main()
             sys.stdout.flush()
         except UserError as error:
             if says(error):

@@ -4,7 +4,7 @@ import errno
 import io
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 _UTF8 = ("-X", "utf8")
 
@@ -64,7 +64,8 @@ def _kept_open(stream: TextIO | None, original: TextIO | None, number: int) -> T
         return stream
     if stream is not None:
         stream.flush()
-    raw = io.BufferedWriter(_KeptOpen(number, "w", closefd=False))
+    kept: Any = _KeptOpen(number, "w", closefd=False)
+    raw = io.BufferedWriter(kept)
     is_at_once = number == 2 or os.isatty(number) or getattr(stream, "write_through", False)
     return io.TextIOWrapper(raw, "utf-8", "backslashreplace", line_buffering=is_at_once)
 

@@ -87,7 +87,7 @@ def _table(path: Path) -> tuple[str, list[str], list[list[str]]]:
         first = text.partition("\n")[0]
         delimiter = max(_DELIMITERS, key=first.count)
         # LJSpeech's texts hold single quotation marks.
-        quoting = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting))
     except OSError as error:
         raise UserError(f"{printable(path)} cannot be read: {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -13,10 +14,11 @@ from pathlib import Path
 from threading import current_thread, main_thread
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, AudioInfo, AudioReader, probe
-from open_miipher.base.errors import UserError
+from open_miipher.audio.kinds import kind_of, passed_over
+from open_miipher.base.errors import UserError, notice
 from open_miipher.base.paths import printable, walk
 from open_miipher.distributed import die_with_parent
-from open_miipher.index.metadata import Entry
+from open_miipher.index.metadata import METADATA_NAME, Entry
 
 _CHUNK = 16
 _BLOCK_FRAMES = 1 << 18
@@ -35,7 +37,9 @@ class Scan:
     unreadable: list[tuple[str, str]]
 
 
-def find_audio(root: str | Path, exts: Sequence[str] = AUDIO_EXTENSIONS) -> list[str]:
+def find_audio(
+    root: str | Path, exts: Sequence[str] = AUDIO_EXTENSIONS, tells_rest: bool = False
+) -> list[str]:
     """List the files with these extensions, in any case, in all folders under a directory.
 
     Symbolic links are followed, and a file that two links reach is listed under both names; a link
@@ -45,22 +49,28 @@ def find_audio(root: str | Path, exts: Sequence[str] = AUDIO_EXTENSIONS) -> list
     Args:
         root: the directory.
         exts: lower case, without the dot.
+        tells_rest: give a `Notice` that counts the other files, and says how to convert those that
+            are audio or video.
 
     Returns:
         Sorted paths relative to the root, with forward slashes.
 
     Raises:
-        UserError: not a directory, or a folder that cannot be listed.
+        UserError: not a directory, or it cannot be listed (see `walk`).
     """
     if not os.path.isdir(root):
-        raise UserError(f"{root} is not a directory")
+        raise UserError(f"{printable(root)} is not a directory")
     suffixes = tuple(f".{ext}" for ext in exts)
-    return sorted(
-        folder + name
-        for folder, names in walk(str(root))
-        for name in names
-        if name.lower().endswith(suffixes)
-    )
+    found, rest = [], Counter[str]()
+    for folder, names in walk(str(root)):
+        for name in names:
+            if name.lower().endswith(suffixes):
+                found.append(folder + name)
+            elif name != METADATA_NAME:
+                rest[kind_of(name)] += 1
+    if rest and tells_rest:
+        notice(passed_over(rest, root))
+    return sorted(found)
 
 
 def scan(
@@ -82,7 +92,7 @@ def scan(
     Raises:
         UserError: as `find_audio`, or a worker died.
     """
-    paths = find_audio(root, exts)
+    paths = find_audio(root, exts, tells_rest=True)
     look = partial(_look, str(root), _decode if whole else probe)
     entries, unreadable = [], []
     looked_at = _map(look, paths, num_workers, 1 if whole else _CHUNK)
