@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import numpy as np
 
@@ -104,9 +104,11 @@ class DataSource(Protocol):
     """One kind of data, chosen by `data.name`; built from its `Config`.
 
     Attributes:
+        Config: the class of its configuration.
         validation_key: the configuration key of the validation data; empty: no validation.
     """
 
+    Config: ClassVar[type]
     validation_key: str
 
     @property
