@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from open_miipher.audio.formats import FORMATS, SAMPLE_BYTES, FileFormat
 from open_miipher.base.errors import UserError
+from open_miipher.corpus.outcome import INTERRUPTED, MaxFailures
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
     from open_miipher.corpus.array import ArrayTask
@@ -23,8 +24,9 @@ DESCRIPTION = """\
 Restore every recording under a directory, in a manifest, or in tar shards, with the model that
 comes with the project, or with a chain that you trained.
 
-wav, flac, mp3, ogg, opus and aiff files of any rate, length and number of channels are read;
-nothing is written beside them. The outputs have the same folders and names; two inputs that would
+wav, flac, mp3, ogg, opus, aiff and caf files of any rate, length and number of channels are read;
+nothing is written beside them. Other files of a directory (m4a, mp4, wma, …) are counted, with a
+command that converts them. The outputs have the same folders and names; two inputs that would
 get one name (a/x.wav, a/x.flac) get two (a/x.wav, a/x.flac.wav). Every output is as long as its
 input: frames = round(input frames * output rate / input rate), at least 1.
 
@@ -40,8 +42,9 @@ this rests on: keep it.
 """
 
 EXAMPLES = """\
-exit status: 0 all is restored; 1 some files failed (see src/status.py), or a signal ended the run
-early; 2 wrong use, or nothing more can be written.
+exit status: 0 all is restored, but for --max-failures; 2 wrong use, or nothing more can be written;
+3 more failed (see src/status.py); 4 a signal ended the run early, and the same command goes on.
+torchrun makes 1 of all but 0: python src/status.py OUTPUT_DIR --exit-status has the number.
 
 examples:
   python src/inference.py --input-audio-dir noisy --output-dir clean
@@ -238,6 +241,13 @@ def _ask_what_is_done(group: argparse._ArgumentGroup) -> None:
         help="restore everything again, also what another model or other options made",
     )
     add(
+        "--max-failures",
+        default="0",
+        metavar="N|P%%",
+        help="so many files (of shards: shards that lack a sample), or such a share, may fail "
+        "without an exit status of 3 (default: %(default)s)",
+    )
+    add(
         "--num-shards",
         type=int,
         metavar="N",
@@ -268,7 +278,7 @@ def main(arguments: argparse.Namespace | None = None) -> int:
         try:
             code = _restore(arguments, world)
         except KeyboardInterrupt:  # the second one: the first lets the files in work come to an end
-            return 130
+            return INTERRUPTED
         world.close()
     return code
 
@@ -277,11 +287,12 @@ def _restore(arguments: argparse.Namespace, world: "World") -> int:
     from open_miipher.distributed import StopSignal
 
     array_task = world.agree(lambda: _array_task(arguments))
+    allowed = world.agree(lambda: MaxFailures(arguments.max_failures))
     stop = None if arguments.dry_run else StopSignal()  # a model may take minutes to load
     task = _task(arguments, world)
     if stop is None:
-        return _preview(task, array_task, arguments, world)
-    return _run(task, array_task, arguments, world, stop)
+        return _preview(task, array_task, allowed, arguments, world)
+    return _run(task, array_task, allowed, arguments, world, stop)
 
 
 def _task(arguments: argparse.Namespace, world: "World") -> "Restore":
@@ -360,28 +371,36 @@ def _array_task(arguments: argparse.Namespace) -> "ArrayTask | None":
 def _preview(
     task: "Restore",
     array_task: "ArrayTask | None",
+    allowed: MaxFailures,
     arguments: argparse.Namespace,
     world: "World",
 ) -> int:
-    text, well = world.on_main(lambda: task.preview(arguments.overwrite, array_task))
+    text, status = world.on_main(lambda: task.preview(arguments.overwrite, array_task, allowed))
     if world.is_main:
         print(text)
-    return 0 if well else 1
+    return status
 
 
 def _run(
     task: "Restore",
     array_task: "ArrayTask | None",
+    allowed: MaxFailures,
     arguments: argparse.Namespace,
     world: "World",
     stop: "StopSignal",
 ) -> int:
+    from open_miipher.corpus.ledger import MANIFEST_NAME
     from open_miipher.corpus.run import run
 
-    summary = run(task, arguments.output_dir, world, arguments.overwrite, array_task, stop)
+    summary = run(task, arguments.output_dir, world, arguments.overwrite, array_task, stop, allowed)
     if world.is_main:
-        failed = f"{summary.num_failed} {summary.called_failed}"
-        print(f"{summary.num_done} {summary.unit} restored, {failed}")
+        print(summary.sentence("restored"))
+        if summary.num_clipped:
+            print(
+                f"{summary.num_clipped:,} {summary.unit} have samples that were clipped at full "
+                f"scale (clipped_samples in {MANIFEST_NAME}); --subtype FLOAT keeps all, --level "
+                "peak leaves room"
+            )
         if summary.stopped:
             print(f"ended early by {summary.stopped}; the same command goes on with what is left")
         if summary.num_failed:
@@ -406,7 +425,6 @@ def _sample_rate(text: str) -> int | str:
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
     from open_miipher.distributed import run_as_rank
 
-    run_as_rank(lambda: main(parsed))
+    run_as_rank(main)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from open_miipher.corpus.outcome import INTERRUPTED
+
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
     from open_miipher.corpus.preprocessing.config import Preprocessing
     from open_miipher.corpus.preprocessing.task import Preprocess
@@ -37,8 +39,9 @@ the end, and is not tried again until it changes (src/status.py FOLDER --retry-f
 """
 
 EXAMPLES = """\
-exit status: 0 all is made; 1 something of the inputs could not be read, or a signal ended the run
-early; 2 wrong use, or nothing more can be written.
+exit status: 0 all is made, but for preprocess.max_failures; 2 wrong use, or nothing more can be
+written; 3 more inputs could not be read in full; 4 a signal ended the run early, and the same
+command goes on. torchrun makes 1 of all but 0: python src/status.py FOLDER --exit-status has it.
 
 examples:
   python src/preprocess.py data=webdataset_preprocess_24k preprocess.output_root=shards \\
@@ -100,18 +103,20 @@ def _run(tasks: "dict[Path, Preprocess]", config: "Preprocessing", world: "World
     """Make one split after the other."""
     from open_miipher.corpus.run import run
 
-    codes = []
-    array_task = config.options.array_task
+    codes, options = [], config.options
+    array_task = options.array_task
     world.on_main(lambda: mark(config, False))
     world.on_main(lambda: check(tasks.values()))
     for folder, task in tasks.items():
         try:
-            summary = run(task, folder, world, config.options.overwrite, array_task)
+            summary = run(
+                task, folder, world, options.overwrite, array_task, allowed=options.allowed
+            )
         except KeyboardInterrupt:
-            return 130
+            return INTERRUPTED
         codes.append(summary.exit_code)
         if world.is_main:
-            print(f"{folder}: {summary.num_done} inputs done, {summary.num_failed} in part")
+            print(f"{folder}: {summary.sentence('done')}")
             if summary.num_failed:
                 print(f"the reasons: python src/status.py {shlex.quote(str(folder))}")
         if summary.stopped:
@@ -140,7 +145,6 @@ def mark(config: "Preprocessing", requeue: bool) -> None:
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
     from open_miipher.distributed import run_as_rank
 
-    run_as_rank(lambda: main(parsed))
+    run_as_rank(main)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from open_miipher.base.errors import exit_on_user_error
+from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.status import RECENT_SECONDS, Speed, Survey, open_ledger, survey
@@ -25,7 +25,9 @@ Say how far a restoration, or preprocessing, is, over all its processes and arra
 failed, speed, time to go, which tasks are at work, and why files failed. Works while tasks run,
 locks and writes nothing (but with --retry-failed).
 
-exit status: 0; 1 if --verify finds something wrong; 2 wrong use.
+exit status: 0; 1 if --verify finds something wrong; 2 wrong use. With --exit-status, what the run
+ended with: 0 all is done, but for its --max-failures; 2 it could not go on (a full disk, say);
+3 more failed; 4 there is work left: it was ended early, or is at work.
 """
 
 _SHOWN = 20  # tasks, failures and wrong files that are listed in full
@@ -63,7 +65,20 @@ def parse_arguments() -> argparse.Namespace:
         help="forget the failures, and what --verify found wrong, so that the same restore command "
         "makes these files again; not while tasks run",
     )
+    add(
+        "--exit-status",
+        action="store_true",
+        help="end with the run's own status, which torchrun does not pass on",
+    )
+    add(
+        "--shard-id",
+        type=int,
+        metavar="K",
+        help="with --exit-status: of this task of the newest job array, not of all",
+    )
     arguments = parser.parse_args()
+    if arguments.shard_id is not None and not arguments.exit_status:
+        parser.error("--shard-id goes with --exit-status")
     if arguments.num_workers < 1:
         parser.error("--num-workers must be at least 1")
     return arguments
@@ -88,7 +103,17 @@ def main() -> int:
         print(json.dumps(_plain(seen, wrong, num_forgotten), indent=1))
     else:
         print("\n".join(_lines(arguments.output_dir, seen, wrong, num_forgotten)))
-    return 1 if wrong else 0
+    if wrong:
+        return 1
+    return _exit_status(seen, arguments.shard_id) if arguments.exit_status else 0
+
+
+def _exit_status(seen: Survey, shard_id: int | None) -> int:
+    if shard_id is None:
+        return seen.exit_status
+    if not 0 <= shard_id < len(seen.tasks):
+        raise UserError(f"--shard-id {shard_id}: the newest run here has {len(seen.tasks)} tasks")
+    return seen.tasks[shard_id].exit_status
 
 
 def _forget(ledger: Ledger, wrong: "list[Wrong]") -> int:
@@ -122,7 +147,10 @@ def _lines(
         f"{seen.num_left:,} left, {seen.num_failed:,} {seen.called_failed}"
     )
     if seen.samples is not None:
-        yield f"samples:     {seen.samples.num_made:,} made, {seen.samples.num_failed:,} failed"
+        made, failed = seen.samples.num_made, seen.samples.num_failed
+        carried = seen.samples.num_carried
+        rest = f", {carried:,} members of others carried along" if carried else ""
+        yield f"samples:     {made:,} made, {failed:,} failed{rest}"
     yield (
         f"audio:       {_hours(seen.seconds_done)} done, {about}{_hours(seen.seconds_left)} left"
     )

@@ -257,7 +257,7 @@ def test_a_signal_leaves_a_file_that_asks_for_the_requeue(source, out, start) ->
     wait_for(lambda: len(outputs(out)) >= 1)
     os.kill(task.pid, signal.SIGTERM)
     task.join(30)
-    assert task.exitcode == 1
+    assert task.exitcode == 4
     assert (folder / REQUEUE).exists()
     task = start(ArrayTask(1, 0), 0.05)
     wait_for(lambda: not (folder / REQUEUE).exists())
@@ -268,7 +268,7 @@ def test_a_signal_leaves_a_file_that_asks_for_the_requeue(source, out, start) ->
     wait_for(lambda: any(name.endswith(".flac") for name in outputs(out)))
     os.kill(whole.pid, signal.SIGUSR2)
     whole.join(30)
-    assert whole.exitcode == 1
+    assert whole.exitcode == 4
     assert (out / ".ledger" / REQUEUE).exists()
 
 

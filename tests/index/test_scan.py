@@ -1,5 +1,6 @@
 """Scanning a tree: links, loops, names, bad files; verifying an index against its files."""
 
+import contextlib
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -8,13 +9,15 @@ import numpy as np
 import pytest
 import soundfile
 
-from open_miipher.base.errors import UserError
+from open_miipher.base.errors import Notice, UserError
 from open_miipher.index import Entry, find_audio, read_index, scan, verify_index, write_index
 
 
-def write(path: Path, num_frames: int = 100, rate: int = 8000, num_channels: int = 1) -> Path:
+def write(
+    path: Path, num_frames: int = 100, rate: int = 8000, num_channels: int = 1, **how
+) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, np.full((num_frames, num_channels), 0.1), rate)
+    soundfile.write(path, np.full((num_frames, num_channels), 0.1), rate, **how)
     return path
 
 
@@ -59,12 +62,86 @@ def test_what_cannot_be_listed_is_an_error(tmp_path: Path) -> None:
         find_audio(tmp_path / "nowhere")
     with pytest.raises(UserError, match="is not a directory"):
         find_audio(write(tmp_path / "a.wav"))
-    locked = tmp_path / "locked"
-    locked.mkdir(mode=0)
-    if not os.access(locked, os.R_OK):
-        with pytest.raises(UserError, match="locked cannot be listed: Permission denied"):
-            find_audio(tmp_path)
-    locked.chmod(0o700)
+
+
+@pytest.fixture
+def locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a file beside one that may not be listed, also where root runs the tests."""
+    write(tmp_path / "in" / "a.wav")
+    folder = tmp_path / "in" / "lost+found"
+    folder.mkdir(mode=0)
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path) == str(folder):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    return folder
+
+
+def test_a_folder_that_may_not_be_listed_is_told_and_the_rest_is_found(locked: Path) -> None:
+    with pytest.warns(Notice, match=r"lost\+found cannot be listed: Permission denied; what lies"):
+        assert find_audio(locked.parent) == ["a.wav"]
+    with pytest.raises(UserError, match=r"lost\+found cannot be listed: Permission denied"):
+        find_audio(locked)
+
+
+def test_what_may_be_listed_but_not_looked_at_is_not_passed_over(tmp_path, monkeypatch) -> None:
+    write(tmp_path / "a.wav")
+
+    class Entry:
+        name, path = "a.wav", str(tmp_path / "a.wav")
+
+        def refuse(self):
+            raise PermissionError(13, "Permission denied", self.path)
+
+        is_dir = is_file = is_symlink = refuse
+
+    monkeypatch.setattr(os, "scandir", lambda path: contextlib.nullcontext([Entry()]))
+    assert find_audio(tmp_path) == ["a.wav"]
+
+
+def test_other_kinds_of_files_are_counted_and_the_mend_is_told(tmp_path: Path) -> None:
+    root = tmp_path / "my files"
+    for name in ("a.oga", "b.caf", "c.wave", "d.WAV", "e.aifc"):
+        write(root / name, format="WAV")
+    for name in ("t.m4a", "d/t.M4A", "t.mp4", "t.webm", "t.wma", "x.txt", "README", "metadata.csv"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_text("")
+    with pytest.warns(Notice) as told:
+        assert len(scan(root).entries) == 5
+    assert [str(one.message) for one in told] == [
+        f"7 files of other kinds are passed over in {root}: 2 m4a, 1 mp4, 1 webm, 1 wma, 1 txt, "
+        "1 without an extension; to have the audio among them, convert it: find "
+        f"'{root}' -type f \\( -iname '*.m4a' -o -iname '*.mp4' -o -iname '*.webm' -o -iname "
+        "'*.wma' \\) -exec ffmpeg -nostdin -n -i {} -vn {}.flac \\;"
+    ]
+
+
+def test_what_is_readable_and_not_looked_for_is_counted_too(tree: Path) -> None:
+    with pytest.warns(
+        Notice,
+        match="6 files of other kinds are passed over .*: 1 txt, 4 wav, 1 without an extension$",
+    ):
+        find_audio(tree, ("flac",), tells_rest=True)
+
+
+@pytest.mark.parametrize(("extension", "how"), [
+    ("oga", {"format": "OGG", "subtype": "VORBIS"}),
+    ("caf", {"format": "CAF", "subtype": "PCM_24"}),
+    ("wave", {"format": "WAV"}),
+    ("aifc", {"format": "AIFF", "subtype": "ALAW"}),
+    ("rf64", {"format": "RF64"}),
+])  # fmt: skip
+def test_rarer_kinds_are_read_and_refused_where_they_are_cut(tmp_path, extension, how) -> None:
+    path = tmp_path / f"a.{extension}"
+    soundfile.write(path, np.sin(np.arange(20000) / 9), 16000, **how)
+    (tmp_path / f"cut.{extension}").write_bytes(path.read_bytes()[:-3000])
+    found = scan(tmp_path)
+    assert [(e.file_path, e.num_frames) for e in found.entries] == [(path.name, 20000)]
+    assert [name for name, _ in found.unreadable] == [f"cut.{extension}"]
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])

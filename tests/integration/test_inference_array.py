@@ -56,7 +56,7 @@ def test_killed_tasks_of_an_array_are_completed_by_running_them_again(
     assert killed.returncode == -signal.SIGKILL
     assert done.returncode == 0, done.stderr
     requeue = out / ".ledger/shard-00001-of-00003/REQUEUE"
-    assert requeue.exists() == (ended.returncode == 1)
+    assert requeue.exists() == (ended.returncode == 4)
 
     tasks = [start(shard) for shard in (0, 1)]
     assert [task.end(120).returncode for task in tasks] == [0, 0]

@@ -16,15 +16,16 @@ from torch import Tensor
 
 import status
 from open_miipher.audio.formats import FileFormat
-from open_miipher.base.errors import exit_on_user_error
+from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.rows import RowWriter
 from open_miipher.corpus.array import ArrayTask
+from open_miipher.corpus.outcome import NO_FAILURES, MaxFailures
 from open_miipher.corpus.recordings import Directory
 from open_miipher.corpus.restoring import Restore
 from open_miipher.corpus.run import run
 from open_miipher.corpus.status import Made, measure, open_ledger, survey
 from open_miipher.distributed import World
-from open_miipher.restoration import RestoreOptions, Restorer
+from open_miipher.restoration import RestoreOptions, Restorer, WriteError
 
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = World(0, 1, torch.device("cpu"))
@@ -62,10 +63,10 @@ def out(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def restore(source: Path, out: Path):
-    def restore(array_task: ArrayTask | None = None, **options) -> int:
+    def restore(array_task: ArrayTask | None = None, allowed=NO_FAILURES, **options) -> int:
         restorer = Restorer(SameAgain(), RestoreOptions(chunk_seconds=1.0, overlap_seconds=0.2))
         task = Restore(restorer, Directory(source), out, FileFormat(**options))
-        return run(task, out, ALONE, array_task=array_task).num_done
+        return run(task, out, ALONE, array_task=array_task, allowed=allowed).num_done
 
     return restore
 
@@ -308,3 +309,44 @@ def test_while_tasks_run_it_says_who_and_locks_nobody_out(
     assert (task.end().returncode, other.end().returncode) == (0, 0)
     assert "24 of 24 done" in command(output_dir=out)[1]
     assert command("--verify", output_dir=out)[0] == 0
+
+
+def test_the_exit_status_is_the_run_s_own(restore, source, out, command) -> None:
+    restore()
+    assert command("--exit-status")[0] == 0
+    for number in range(2):
+        (source / f"bad{number}.wav").write_text("no")
+    restore()
+    assert command("--exit-status")[0] == 3
+    assert command()[0] == 0  # without the option it is that of the look
+    restore(allowed=MaxFailures("2"))
+    assert command("--exit-status")[0] == 0
+    restore(allowed=MaxFailures("9%"))
+    assert json.loads(command("--exit-status", "--json")[1])["exit_status"] == 3
+    command("--retry-failed")
+    assert command("--exit-status")[0] == 4
+
+
+def test_the_exit_status_of_an_array_is_that_of_its_tasks(restore, source, command) -> None:
+    (source / "bad.wav").write_text("no")
+    ill = next(k for k in range(2) if ArrayTask(2, k).own(["bad.wav"]))
+    restore(ArrayTask(2, ill))
+    assert command("--exit-status")[0] == 4  # the other one has not begun
+    assert command("--exit-status", "--shard-id", ill)[0] == 3
+    assert command("--exit-status", "--shard-id", 1 - ill)[0] == 4
+    restore(ArrayTask(2, 1 - ill))
+    assert command("--exit-status", "--shard-id", 1 - ill)[0] == 0
+    assert command("--exit-status")[0] == 3
+    code, text = command("--exit-status", "--shard-id", 2)
+    assert (code, "the newest run here has 2 tasks" in text) == (2, True)
+
+
+def test_the_exit_status_of_a_run_that_could_not_go_on(restore, out, command, monkeypatch) -> None:
+    def full(*_):
+        raise WriteError("the disk is full")
+
+    monkeypatch.setattr(Restore, "process", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        restore()
+    assert command("--exit-status")[0] == 2
+    monkeypatch.undo()

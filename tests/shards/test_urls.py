@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from open_miipher.base.errors import UserError
+from open_miipher.base.errors import Notice, UserError
 from open_miipher.shards import Storage, expand
 
 
@@ -109,8 +109,12 @@ def test_a_folder_that_cannot_be_listed_is_named(root, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.warns(Notice, match="b/c cannot be listed: Permission denied; what lies in it"):
+        found = expand([f"{root}/b"], Storage(), "key")
+    assert found
+    assert not any("/c/" in url for url in found)
     with pytest.raises(UserError, match="b/c cannot be listed: Permission denied"):
-        expand([f"{root}/b"], Storage(), "key")
+        expand([f"{root}/b/c"], Storage(), "key")
 
 
 @pytest.mark.parametrize("name", ["x[1]", "x?", "x*"])

@@ -1,7 +1,7 @@
 """Audio files in and out, through soundfile alone."""
 
+from open_miipher.audio.kinds import AUDIO_EXTENSIONS
 from open_miipher.audio.reading import (
-    AUDIO_EXTENSIONS,
     LARGEST_SAMPLE,
     AudioError,
     AudioFile,
@@ -13,7 +13,7 @@ from open_miipher.audio.reading import (
     read_header,
     shown,
 )
-from open_miipher.audio.writing import WAV_BYTE_LIMIT, AudioWriter, MemoryWriter
+from open_miipher.audio.writing import WAV_BYTE_LIMIT, AudioWriter, MemoryWriter, RefusedName
 
 __all__ = [
     "AUDIO_EXTENSIONS",
@@ -26,6 +26,7 @@ __all__ = [
     "AudioWriter",
     "Encoded",
     "MemoryWriter",
+    "RefusedName",
     "probe",
     "read",
     "read_header",

@@ -16,6 +16,8 @@ import math
 import numpy as np
 from scipy import fft
 
+_LOUDEST_FLOAT = 32.0  # no recording goes 30 dB beyond full scale; int16's quietest speech does
+
 SILENCE = 1e-6
 """Peak below which nothing was recorded: scaling that up gives noise, or overflows."""
 
@@ -220,3 +222,11 @@ class GainTrack:
         share = np.arange(1, len(limits) + 1) / (len(limits) + 1)
         line = np.exp(known[0] + share * (known[-1] - known[0]))
         return [min(float(gain), limit) for gain, limit in zip(line, limits, strict=True)]
+
+
+def scale_problem(waveform: np.ndarray) -> str | None:
+    """Say that a waveform of floats has the scale of 16-bit integers; None if it has not."""
+    loudest = peak_of(waveform)
+    if loudest <= _LOUDEST_FLOAT:
+        return None
+    return f"reaches {loudest:.0f}: the full scale of floats is 1, so divide them by 32768"

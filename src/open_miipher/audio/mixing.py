@@ -52,7 +52,8 @@ def mix_of(blocks: Iterable[np.ndarray]) -> Mix:
     powers = np.maximum(squares / num_frames - means**2, 0.0)
     channels, mixed = powers[:-1], float(powers[-1])
     count = len(channels)
-    loudest = int((channels >= 0.99 * channels.max()).argmax())  # the first of equals
+    # Of equals the first, not one by chance.
+    loudest = int((channels >= 0.99 * channels.max()).argmax())
     if mixed < _CANCELS_BELOW * channels.mean() / count:
         alone = np.zeros(count, np.float32)
         alone[loudest] = 1

@@ -22,9 +22,6 @@ from open_miipher.base.content import HEAD_BYTES, describe
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 
-AUDIO_EXTENSIONS = ("wav", "flac", "mp3", "ogg", "opus", "aiff", "aif")
-"""File extensions taken for audio, lower case, without the dot."""
-
 _TAIL_FRAMES = 1024
 _BLOCK_FRAMES = 1 << 16
 _BLOCK_SAMPLES = 1 << 24  # allocated at once: what a damaged header announces may not exist

@@ -1,5 +1,6 @@
 """Write audio files through soundfile: whole under their name, or not at all; or into memory."""
 
+import errno
 import io
 import os
 from contextlib import AbstractContextManager, suppress
@@ -10,13 +11,18 @@ import numpy as np
 import soundfile
 
 from open_miipher.audio.reading import AudioError, Encoded, check_finite, read_header
-from open_miipher.base.atomic import put_in_place, temporary_path
+from open_miipher.base.atomic import name_refusal, put_in_place, temporary_path
 from open_miipher.base.paths import printable
 
 WAV_BYTE_LIMIT = 2**32 - 2**16
 """A WAV file's sizes are 32 bits wide; whatever would pass this is written as RF64."""
 
 _BLOCK_FRAMES = 1 << 16
+_MAX_PATH_BYTES = 1023  # that libsndfile takes
+
+
+class RefusedName(AudioError):
+    """An output whose name its file system refuses; others may be fine."""
 
 
 class _Encoder:
@@ -71,7 +77,9 @@ class _Encoder:
 
     def _refused(self, error: Exception) -> AudioError:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        return AudioError(f"{printable(self._name)} cannot be written: {reason}")
+        refusal = name_refusal(error) if isinstance(error, OSError) else None
+        kind = AudioError if refusal is None else RefusedName
+        return kind(f"{printable(self._name)} cannot be written: {refusal or reason}")
 
     def _check_count(self, written: str | Path | Encoded) -> None:
         found = read_header(written).num_frames
@@ -224,6 +232,8 @@ class AudioWriter(_Encoder, AbstractContextManager["AudioWriter"]):
             plain.unlink(missing_ok=True)
 
     def _refused(self, error: Exception) -> AudioError:
+        if len(os.fsencode(self._temporary)) > _MAX_PATH_BYTES:
+            error = OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         with suppress(OSError):  # libsndfile keeps the system's reason to itself: ask the disk
             room = os.statvfs(self._path.parent)
             if room.f_bavail * room.f_frsize < 1 << 16:

@@ -14,8 +14,23 @@ from hashlib import sha256
 from pathlib import Path
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_NAME_REFUSED = (
+    *(errno.EINVAL, errno.ENAMETOOLONG, errno.EILSEQ, errno.ELOOP),
+    *(errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY),
+)
 _MAX_NAME_BYTES = 200  # of a name inside a temporary one; file systems allow 255 bytes for both
 _TEMPORARY = re.compile(r"\.(.+?)\.\d+(\.plain)?\.tmp", re.DOTALL)  # see temporary_path
+
+
+def name_refusal(error: OSError) -> str | None:
+    """Say that a file system refuses this one name, if that is what the error means.
+
+    It has letters that exFAT, NTFS or SMB do not take, it is too long there, or something else that
+    is no file of ours stands in its place. Another name would do.
+    """
+    if error.errno not in _NAME_REFUSED:
+        return None
+    return f"{error.strerror}; rename the input, or choose another output directory"
 
 
 def temporary_path(path: Path) -> Path:
@@ -94,7 +109,7 @@ def remove_leftovers(outputs: Iterable[Path]) -> None:
     for output in outputs:
         names_in[output.parent].add(_stem(output.name))
     for folder, names in names_in.items():
-        if folder.is_dir():
+        if os.path.isdir(folder):  # unlike pathlib's, it takes a path that is too long
             for path in folder.iterdir():
                 match = _TEMPORARY.fullmatch(path.name)
                 if match is not None and match[1] in names:

@@ -5,12 +5,14 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from open_miipher.base.errors import UserError, report
+from open_miipher.base.errors import UserError, notice, report
+
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 
 
 def printable(path: str | Path) -> str:
-    """Return a path for a message; bytes that are not UTF-8 are escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """Return a path for a message; control characters and bytes that are not UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace").translate(_CONTROL)
 
 
 def file_stamp(path: str | Path) -> list[int] | None:
@@ -46,7 +48,7 @@ def size_of(path: Path) -> int | None:
 
 def existing_parent(path: Path) -> Path:
     """Return the path, or the nearest folder above it that exists, links followed."""
-    return next(p for p in (path, *path.resolve().parents) if p.exists())
+    return next(p for p in (path, *path.resolve().parents) if os.path.exists(p))
 
 
 def lies_in(path: str | Path, folder: str | Path) -> bool:
@@ -81,7 +83,8 @@ def walk(root: str) -> Iterator[tuple[str, list[str]]]:
     Symbolic links are followed; what two links lead to is yielded under both names. A link
     to a folder that contains the link is not entered. A broken link counts as a file, so that it is
     reported and not skipped. Names that begin with a dot are left out: temporary files, and files
-    of file managers.
+    of file managers. So is, with a `Notice`, what lies in a folder below that cannot be listed,
+    such as the `lost+found` of a disk.
 
     Args:
         root: the directory.
@@ -90,7 +93,7 @@ def walk(root: str) -> Iterator[tuple[str, list[str]]]:
         The folder relative to the root ("", or with a slash at its end), and its files, unsorted.
 
     Raises:
-        UserError: a folder cannot be listed.
+        UserError: the root itself cannot be listed.
     """
     yield from _walk(root, "", frozenset())
 
@@ -104,12 +107,30 @@ def _walk(
         identity = (status.st_dev, status.st_ino)
         if identity in above:
             return
-        items = [item for item in os.scandir(folder) if not item.name.startswith(".")]
+        with os.scandir(folder) as entries:
+            items = [item for item in entries if not item.name.startswith(".")]
     except OSError as error:
-        raise UserError(f"{printable(folder)} cannot be listed: {error.strerror}") from error
-    folders = [item for item in items if os.path.isdir(item.path)]
+        problem = f"{printable(folder)} cannot be listed: {error.strerror}"
+        if not prefix:
+            raise UserError(problem) from error
+        notice(f"{problem}; what lies in it is left out")
+        return
+    folders = [item for item in items if _is_folder(item)]
     names = {item.name for item in folders}
-    files = [item for item in items if item.name not in names]
-    yield prefix, [item.name for item in files if os.path.isfile(item.path) or item.is_symlink()]
+    yield prefix, [item.name for item in items if item.name not in names and _counts_as_file(item)]
     for item in folders:
         yield from _walk(item.path, f"{prefix}{item.name}/", above | {identity})
+
+
+def _is_folder(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_dir()
+    except OSError:  # it may not be looked at: whoever reads it says why
+        return False
+
+
+def _counts_as_file(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_file() or item.is_symlink()
+    except OSError:
+        return True

@@ -104,7 +104,8 @@ class InputSample:
     Attributes:
         input: what the manifest calls it; if it cannot be restored, the member that is to blame.
         key: in the shard, if it is of one.
-        members: by name in it, in order; bytes are carried along.
+        members: by name in it, in order; bytes are carried along. A sample without audio is carried
+            along as a whole.
         error: why it cannot be restored, if it cannot.
         extra: what else the manifest is to say of it.
     """

@@ -135,7 +135,7 @@ class Directory(Recordings):
 
     def ids(self) -> list[str]:
         """List the files by their paths."""
-        found = find_audio(self._root)
+        found = find_audio(self._root, tells_rest=True)
         if not found:
             raise UserError(
                 f"{printable(self._root)} holds no audio files ({', '.join(AUDIO_EXTENSIONS)})"

@@ -16,6 +16,7 @@ from open_miipher.base.rows import Row
 from open_miipher.corpus.array import ArrayTask
 from open_miipher.corpus.inputs import Inputs, InputSample, find_left
 from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger
+from open_miipher.corpus.outcome import NO_FAILURES, UNABLE, MaxFailures
 from open_miipher.corpus.recordings import Segment
 from open_miipher.corpus.run import Item, Plan
 from open_miipher.corpus.writers import FileOutput, Output, Setting, ShardOutput
@@ -108,11 +109,16 @@ class Restore:
         except UserError as error:
             output.error = str(error)
 
-    def preview(self, overwrite: bool, array_task: ArrayTask | None = None) -> tuple[str, bool]:
+    def preview(
+        self,
+        overwrite: bool,
+        array_task: ArrayTask | None = None,
+        allowed: MaxFailures = NO_FAILURES,
+    ) -> tuple[str, int]:
         """Say what a run would do, and write nothing.
 
         Returns:
-            Lines for the user, and whether all would go well.
+            Lines for the user, and the exit status that the run would have, as far as can be told.
 
         Raises:
             UserError: as `plan`, but for the lack of room, which the lines tell.
@@ -140,7 +146,9 @@ class Restore:
         said += [f"unreadable:  {error}" for error in unreadable]
         problem = self._lack_of_room(plan)
         said += [] if problem is None else [f"error: {problem}"]
-        return "\n".join(said), problem is None and not unreadable and not plan.num_failed
+        num_failed = plan.num_failed + len(unreadable)
+        status = allowed.status(num_failed, num_own) if problem is None else UNABLE
+        return "\n".join(said), status
 
     def finish(self, rows: Iterable[Row]) -> None:
         """Write the manifest, sorted as the rows are."""

@@ -18,6 +18,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.rows import Row
 from open_miipher.corpus.array import ArrayTask
 from open_miipher.corpus.ledger import Ledger
+from open_miipher.corpus.outcome import NO_FAILURES, MaxFailures, Summary
 from open_miipher.corpus.progress import Progress
 from open_miipher.distributed import Share, StopSignal, World, mark_requeue, share_out
 
@@ -103,29 +104,6 @@ class Task(Protocol):
         """Sum up, on rank 0 of the last task at work, from the newest row of every item, by id."""
 
 
-@dataclass(frozen=True)
-class Summary:
-    """How a run ended.
-
-    Attributes:
-        num_done: items done in this run, all ranks.
-        num_failed: items with an error, also from earlier runs.
-        stopped: the signal that ended it before all was done, if one did.
-        unit, called_failed: the plan's words.
-    """
-
-    num_done: int
-    num_failed: int
-    stopped: str | None
-    unit: str
-    called_failed: str
-
-    @property
-    def exit_code(self) -> int:
-        """0 if every item is done."""
-        return int(self.num_failed > 0 or self.stopped is not None)
-
-
 def run(
     task: Task,
     output_dir: Path,
@@ -133,6 +111,7 @@ def run(
     overwrite: bool = False,
     array_task: ArrayTask | None = None,
     stop: StopSignal | None = None,
+    allowed: MaxFailures = NO_FAILURES,
 ) -> Summary:
     """Map a task over what is left of its items.
 
@@ -143,6 +122,7 @@ def run(
         overwrite: do everything again, whatever it was made by.
         array_task: do the items of this task only.
         stop: that the caller has listened to since before the task was there; else a new one.
+        allowed: failures that are none for the exit status.
 
     Returns:
         The same summary on every rank, once all have finished.
@@ -153,10 +133,17 @@ def run(
     """
     ledger = Ledger(output_dir, array_task)
     with closing(ledger.tenancy):  # also after an error, so that the caller may start again
-        return _run(task, ledger, world, overwrite, stop or StopSignal())
+        return _run(task, ledger, world, overwrite, stop or StopSignal(), allowed)
 
 
-def _run(task: Task, ledger: Ledger, world: World, overwrite: bool, stop: StopSignal) -> Summary:
+def _run(
+    task: Task,
+    ledger: Ledger,
+    world: World,
+    overwrite: bool,
+    stop: StopSignal,
+    allowed: MaxFailures,
+) -> Summary:
     plan = Plan([], [], "", "")  # only rank 0 has the items
 
     def prepare() -> tuple[int, Plan, int]:
@@ -164,7 +151,7 @@ def _run(task: Task, ledger: Ledger, world: World, overwrite: bool, stop: StopSi
         ledger.claim(task.identity, overwrite)
         mark_requeue(ledger.directory, False)
         plan = task.plan(ledger)
-        _log_plan(ledger, plan)
+        _log_plan(ledger, plan, allowed)
         num_items = len(plan.items) + len(plan.failed)
         return ledger.number, replace(plan, items=[], failed=[]), num_items
 
@@ -178,7 +165,7 @@ def _run(task: Task, ledger: Ledger, world: World, overwrite: bool, stop: StopSi
         raise UserError(
             "another rank ended before its work was done; the same command goes on"
         ) from error
-    problems, done, failed, signals = zip(*results, strict=True)
+    problems, done, failed, clipped, signals = zip(*results, strict=True)
     problem = next((p for p in problems if p is not None), None)
     is_left = sum(done) + sum(failed) < num_items
     signal = next((s for s in signals if s is not None), None) if is_left else None
@@ -191,17 +178,27 @@ def _run(task: Task, ledger: Ledger, world: World, overwrite: bool, stop: StopSi
         raise UserError(
             f"{problem.rstrip('.')}; what is done is kept, the same command goes on", shared=True
         )
-    num_failed = words.num_failed + sum(failed)
-    return Summary(sum(done), num_failed, signal, words.unit, words.called_failed)
+    return Summary(
+        num_done=sum(done),
+        num_failed=words.num_failed + sum(failed),
+        stopped=signal,
+        unit=words.unit,
+        called_failed=words.called_failed,
+        num_done_before=words.num_done,
+        num_failed_before=words.num_failed,
+        allowed=allowed,
+        num_clipped=sum(clipped),
+    )
 
 
-def _log_plan(ledger: Ledger, plan: Plan) -> None:
+def _log_plan(ledger: Ledger, plan: Plan, allowed: MaxFailures) -> None:
     told = ("num_inputs", "unit", "called_failed", "is_estimate", "num_done", "num_failed")
     ledger.log(
         "planned",
         num_shards=None if ledger.array_task is None else ledger.array_task.count,
         num_items=len(plan.items) + len(plan.failed),
         seconds=round(plan.cost, 3),
+        max_failures=allowed.text,
         **{name: getattr(plan, name) for name in told},
     )
     print(
@@ -213,10 +210,14 @@ def _log_plan(ledger: Ledger, plan: Plan) -> None:
 
 def _work(
     task: Task, share: Share[Item], failed: list[Row], unit: str, ledger: Ledger, world: World
-) -> tuple[str | None, int, int]:
-    """Do a rank's work; returns why it could not go on, and how many items it did and failed."""
+) -> tuple[str | None, int, int, int]:
+    """Do a rank's work.
+
+    Returns:
+        Why it could not go on; how many items it did, failed, and clipped.
+    """
     whose = f"process 1 of {world.size}" if world.size > 1 else ""
-    num_items, num_done, num_failed = len(failed) + share.num_items, 0, 0
+    num_items, num_done, num_failed, num_clipped = len(failed) + share.num_items, 0, 0, 0
     try:
         with (
             ledger.writer(world.rank) as writer,
@@ -228,10 +229,11 @@ def _work(
                 writer.write([{"run": ledger.number, "time": round(time.time(), 3), **row}])
                 num_done += row["error"] is None
                 num_failed += row["error"] is not None
+                num_clipped += row.get("clipped_samples", 0) > 0
                 progress.advance(share.end(row["id"]))
     except UserError as error:
-        return str(error), num_done, num_failed
-    return None, num_done, num_failed
+        return str(error), num_done, num_failed, num_clipped
+    return None, num_done, num_failed, num_clipped
 
 
 def _end(task: Task, ledger: Ledger, problem: str | None, signal: str | None) -> None:

@@ -17,6 +17,7 @@ from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row, read_rows
 from open_miipher.corpus.array import ArrayTask, place
 from open_miipher.corpus.ledger import FORGOTTEN, Ledger
+from open_miipher.corpus.outcome import INTERRUPTED, UNABLE, MaxFailures
 from open_miipher.distributed import holder
 
 RECENT_SECONDS = 600.0
@@ -24,6 +25,8 @@ RECENT_SECONDS = 600.0
 
 FILE = "input_filepath"
 """Key of a row that names the file which its error speaks of, if that is not the item."""
+
+_ENDS = ("SIGTERM", "SIGINT", "SIGUSR2", "finished")  # all others are sentences of what went wrong
 
 Interval = tuple[float, float]
 """Begin and end, seconds since the epoch."""
@@ -64,10 +67,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples of shards: those that were made, and those that failed."""
+    """Samples of shards: those that were made, and those that failed.
+
+    Attributes:
+        num_carried: members of other samples, which have no audio.
+    """
 
     num_made: int
     num_failed: int
+    num_carried: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,9 @@ class TaskState:
         state: running, finished, stopped (there is work left and nobody at it) or not started.
         who: host and process of a running one; how: the end of a stopped one.
         num_own: items that belong to it, None if it never came to know them; num_left: of them.
+        num_failed: of its items, an array's by where they belong.
+        exit_status: what its command ended with, see `outcome`; INTERRUPTED while it is at work, or
+            before it was started.
     """
 
     name: str
@@ -87,6 +98,8 @@ class TaskState:
     num_own: int | None = None
     num_left: int | None = None
     seconds_left: float = 0.0
+    num_failed: int = 0
+    exit_status: int = INTERRUPTED
 
 
 @dataclass(frozen=True)
@@ -106,6 +119,7 @@ class Survey:
         failures: by reason, the most frequent first.
         unit, called_failed: the newest plan's words.
         samples: of shards.
+        exit_status: of all tasks together.
     """
 
     num_inputs: int
@@ -123,6 +137,7 @@ class Survey:
     unit: str
     called_failed: str
     samples: Samples | None
+    exit_status: int
 
 
 def open_ledger(directory: Path) -> Ledger:
@@ -154,6 +169,8 @@ def survey(ledger: Ledger, now: float | None = None) -> Survey:
     is_running = any(who is not None for who in holders.values())
     recent = (now - RECENT_SECONDS, now)
     speed = measure(intervals, tally.recent, recent) if is_running else None
+    ends = [task.exit_status for task in tasks if task.num_left or task.num_own is None]
+    allowed = MaxFailures(newest.get("max_failures", "0"))  # older ledgers have none
     at_work = sum(task.seconds_left for task in tasks if task.state == "running")
     return Survey(
         num_inputs=num_inputs,
@@ -171,6 +188,7 @@ def survey(ledger: Ledger, now: float | None = None) -> Survey:
         unit=newest.get("unit", "files"),
         called_failed=newest.get("called_failed", "failed"),  # older ledgers have no word
         samples=tally.samples,
+        exit_status=min(ends) if num_left else allowed.status(tally.num_failed, num_inputs),
     )
 
 
@@ -223,8 +241,8 @@ class _Tally:
             elif newest.samples is not None:
                 self.done.seconds += newest.seconds
         packed = [newest.samples for _, newest in self.known() if newest.samples]
-        num_made, num_failed = sum(s.num_made for s in packed), sum(s.num_failed for s in packed)
-        self.samples = Samples(num_made, num_failed) if packed else None
+        counts = [(s.num_made, s.num_failed, s.num_carried) for s in packed]
+        self.samples = Samples(*map(sum, zip(*counts, strict=True))) if packed else None
 
     def known(self) -> Iterator[tuple[str, _Newest]]:
         """Yield the items that are not forgotten."""
@@ -233,9 +251,10 @@ class _Tally:
     def _count(self, row: Row, recent_since: float) -> None:
         run, item, seconds = row["run"], row["id"], row.get("seconds", 0.0)
         if item not in self.newest or run >= self.newest[item].run:
-            packed = (
-                Samples(row["num_samples"], row["num_failed"]) if "num_samples" in row else None
-            )
+            packed = None
+            if "num_samples" in row:
+                num_carried = row.get("num_carried", 0)  # older rows have none
+                packed = Samples(row["num_samples"], row["num_failed"], num_carried)
             error, file = row.get("error"), str(row.get(FILE, item))
             self.newest[item] = _Newest(run, seconds, error, FORGOTTEN in row, file, packed)
         if FORGOTTEN in row:
@@ -274,22 +293,33 @@ def _tasks(
 ) -> list[TaskState]:
     """Describe the `count` tasks of the newest array, or the one run."""
     again: dict[int, list[_Newest]] = defaultdict(list)
+    failed: Counter[int] = Counter()
     for item, newest in tally.newest.items():
-        if newest.is_forgotten:
-            again[0 if count is None else place(item, count)].append(newest)
+        if newest.is_forgotten or newest.error is not None:
+            index = 0 if count is None else place(item, count)
+            if newest.is_forgotten:
+                again[index].append(newest)
+            else:
+                failed[index] += 1
     tasks = []
     for index in range(count or 1):
         task = None if count is None else ArrayTask(count, index)
         folder = Ledger(ledger.root.parent, task).directory
         name = "the run" if task is None else str(task)
-        tasks.append(_task(name, logs.get(folder, []), holders.get(folder), tally, again[index]))
+        log, holder = logs.get(folder, []), holders.get(folder)
+        tasks.append(_task(name, log, holder, tally, again[index], failed[index]))
     return tasks
 
 
 def _task(
-    name: str, log: list[Row], holder: str | None, tally: _Tally, again: list[_Newest]
+    name: str,
+    log: list[Row],
+    holder: str | None,
+    tally: _Tally,
+    again: list[_Newest],
+    num_failed: int,
 ) -> TaskState:
-    """Describe a task, of whose items some are to be made again."""
+    """Describe a task, of whose items some are to be made again, and some failed."""
     who = None if holder is None else _person(holder)
     plan = next((event for event in reversed(log) if event["event"] == "planned"), None)
     if plan is None:
@@ -300,11 +330,15 @@ def _task(
     num_left = min(num_own, max(0, plan["num_items"] - made.files + len(later)))
     seconds_left = max(0.0, plan["seconds"] - made.seconds + sum(later)) if num_left else 0.0
     state = "running" if who is not None else "stopped" if num_left else "finished"
-    how = None
+    how, status = None, INTERRUPTED
     if state == "stopped":
         ends = [e["how"] for e in log if e["event"] == "ended" and e["run"] == plan["run"]]
         how = "some are to be tried again" if later else ends[-1] if ends else "killed"
-    return TaskState(name, state, who, how, num_own, num_left, seconds_left)
+        is_early = later or not ends or how in _ENDS
+        status = INTERRUPTED if is_early else UNABLE
+    elif state == "finished":
+        status = MaxFailures(plan.get("max_failures", "0")).status(num_failed, num_own)
+    return TaskState(name, state, who, how, num_own, num_left, seconds_left, num_failed, status)
 
 
 def _num_unplanned(num_inputs: int, tasks: list[TaskState], tally: _Tally) -> int:

@@ -32,6 +32,7 @@ from open_miipher.shards import (
     names_below,
     open_member,
     read_samples,
+    without_audio,
 )
 
 _PREFIX = "restored-"
@@ -97,7 +98,7 @@ class TarShards(Packed):
             StorageError: the storage cannot be reached.
         """
         with self._storage.open(item.details) as file:
-            for sample in read_samples(file, item.details):
+            for sample in read_samples(file, item.details, with_rest=True):
                 yield self._sample(item.id, sample)
 
     def _sample(self, item: str, sample: Sample) -> InputSample:
@@ -105,8 +106,11 @@ class TarShards(Packed):
         named = [name for name in sample.members if name == self._member]
         chosen = audio_names(sample) if self._member is None else named
         if not chosen:
-            what = "audio" if self._member is None else f"member {self._member}"
-            return InputSample(path, sample.key, error=f"{printable(path)} has no {what}")
+            problem = without_audio(sample)
+            if self._member is not None and (problem is not None or audio_names(sample)):
+                problem = f"has no member {self._member}"
+            error = None if problem is None else printable(f"{path} {problem}")
+            return InputSample(path, sample.key, sample.members, error)
         members: dict[str, bytes | Audio] = dict(sample.members)
         for name in chosen:
             try:

@@ -110,16 +110,18 @@ def problems_of(ledger: Ledger, row: Row) -> list[str]:
 def shard_problems(path: Path, row: Row, samples: Iterable[Row]) -> list[str]:
     """Compare every restored member of a shard with what was recorded of it."""
     recorded = {s["audio_filepath"]: s for s in samples if s["error"] is None}
-    problems, num_samples = [], 0
+    problems, num_samples = list[str](), 0
     try:
         with path.open("rb") as file:
             for sample in read_samples(file, printable(path)):
-                num_samples += 1
+                found = []
                 for name, data in sample.members.items():
                     known = recorded.pop(f"{sample.key}.{name}", None)
                     if known is not None:
                         member = Encoded(f"{path}/{sample.key}.{name}", data)
-                        problems += audio_problems(member, known)
+                        found.append(audio_problems(member, known))
+                num_samples += bool(found)
+                problems += chain.from_iterable(found)
     except ShardError as error:
         return [str(error)]
     problems += [f"{printable(path)}/{printable(name)} is missing" for name in recorded]

@@ -12,6 +12,7 @@ from typing import Any
 
 from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.io import WAV_BYTE_LIMIT
+from open_miipher.base.atomic import name_refusal
 from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row
 from open_miipher.corpus.inputs import Audio, InputSample
@@ -211,12 +212,22 @@ class ShardOutput(Output):
         super().__init__(setting, item)
         self._writer: ShardWriter | None = None
         self._rows: list[Row] = []
+        self._num_carried = 0  # members of samples without audio
+        self._refused: str | None = None
 
     def close(self) -> Row:
         """Complete the shard and the list of its samples, and return its row."""
+        row = self._completed() if self._refused is None else {}
+        if self._refused is not None:
+            self.abort()
+            return self._setting.failed_row(self.item.id, self.item.stamp, self._refused)
+        return row
+
+    def _completed(self) -> Row:
         item, error, rows = self.item, self.error, list(self._rows)
         if not rows and error is None:
-            error = f"{printable(item.id)} holds no samples"
+            rest = f", but {self._num_carried} other members" if self._num_carried else ""
+            error = f"{printable(item.id)} holds no audio{rest}"
         if error is not None:
             model = self._setting.restorer.model.fingerprint
             rows.append({"input": item.id, "output": None, "model": model, "error": error})
@@ -225,20 +236,25 @@ class ShardOutput(Output):
         if failed:
             lost = f"{len(failed)} samples of {printable(item.id)} failed: {failed[0]}"
             error = lost if error is None else f"{error}; {lost}"
+        if not made:
+            self.abort()
         with self._writing():
             Ledger(self._setting.output_dir).write_samples(item.id, rows)
-            if self._writer is not None:
+            if made and self._writer is not None:
                 self._writer.__exit__(None, None, None)
+        is_there = made and self._refused is None
         return {
             "id": item.id,
             "stamp": item.stamp,
-            "output_bytes": self._path.stat().st_size if self._writer else None,
+            "output_bytes": self._path.stat().st_size if is_there else None,
             "input": item.id,
-            "output": item.output if self._writer else None,
+            "output": item.output if made else None,
             "num_samples": len({row["key"] for row in made}),
             "num_failed": len(failed),
+            "num_carried": self._num_carried,
             "seconds": round(sum(row["seconds"] for row in made), 6),
             "duration": round(sum(row["duration"] for row in made), 6),
+            "clipped_samples": sum(row["clipped_samples"] for row in made),
             "model": self._setting.restorer.model.fingerprint,
             "error": error,
         }
@@ -271,9 +287,12 @@ class ShardOutput(Output):
         return _SampleInWork(sample, members)
 
     def _write(self, work: _SampleInWork) -> None:
+        if self._refused is not None:
+            return
         if work.failure is not None:
             self._rows.append(self._row(work.sample, *work.failure))
             return
+        self._num_carried += 0 if work.signals else len(work.members)
         members = {n: m if isinstance(m, bytes) else m.sink.data for n, m in work.members.items()}
         with self._writing():
             if self._writer is None:
@@ -302,5 +321,9 @@ class ShardOutput(Output):
         try:
             yield
         except OSError as error:
+            refusal = name_refusal(error)
+            if refusal is not None:
+                self._refused = f"{printable(self._path)} cannot be written: {refusal}"
+                return
             what = printable(error.filename or self._path)
             raise WriteError(f"{what} cannot be written: {error.strerror}") from error

@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from open_miipher.audio.chunking import OverlapAdd, Tap
-from open_miipher.audio.io import AudioError
+from open_miipher.audio.io import AudioError, RefusedName
 from open_miipher.audio.level import (
     FRAME_SECONDS,
     GainTrack,
@@ -163,7 +163,8 @@ class Assembler:
             Whether the signal is complete; if so, its sink is closed.
 
         Raises:
-            AudioError: the model gave NaN or Inf, or the source (read again for `strength`) fails.
+            AudioError: the model gave NaN or Inf, the source (read again for `strength`) fails, or
+                the output's name is refused.
             WriteError: the output cannot be written.
         """
         if not np.isfinite(chunk.restored).all():
@@ -218,6 +219,8 @@ class Assembler:
         try:
             with self.job.timed("write"):
                 yield
+        except RefusedName:
+            raise  # of this output alone
         except AudioError as error:
             raise WriteError(str(error)) from error
         except OSError as error:

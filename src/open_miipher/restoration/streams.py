@@ -18,10 +18,13 @@ from open_miipher.audio.io import (
     AudioReader,
     AudioWriter,
     MemoryWriter,
+    RefusedName,
     shown,
 )
 from open_miipher.audio.mixing import Mix, mix_of
 from open_miipher.audio.resample import StreamResampler
+from open_miipher.base.atomic import name_refusal
+from open_miipher.base.paths import printable
 
 BLOCK_FRAMES = 1 << 16
 
@@ -253,7 +256,13 @@ class FileSink(EncodingSink):
             self._writer.__exit__(AudioError, AudioError("given up"), None)
 
     def _create(self, num_channels: int) -> AudioWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            refusal = name_refusal(error)
+            if refusal is None:
+                raise
+            raise RefusedName(f"{printable(self.path)} cannot be written: {refusal}") from error
         return AudioWriter(self.path, self._sample_rate, num_channels, self._format, self._subtype)
 
 

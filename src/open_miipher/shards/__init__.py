@@ -27,6 +27,7 @@ from open_miipher.shards.members import (
     open_member,
     open_recordings,
     read_rate,
+    without_audio,
 )
 from open_miipher.shards.storage import S3Config, Storage, StorageError, is_s3
 from open_miipher.shards.urls import expand, names_below
@@ -66,4 +67,5 @@ __all__ = [
     "read_rate",
     "read_samples",
     "visit_members",
+    "without_audio",
 ]

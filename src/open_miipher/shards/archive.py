@@ -2,7 +2,7 @@
 
 Members with the same path up to the first dot of their file name are one sample. That path is the
 sample's key, the rest is the member's name. The members of a sample follow each other. A member
-whose file name has no dot, or begins with one, belongs to no sample and is skipped.
+whose file name has no dot, or begins with one, belongs to no sample; most readers skip it.
 
 Shards that this project writes end with a member `__index__`, which WebDataset readers skip. It
 says where each sample begins, so that the headers need not be read. A shard without it is read
@@ -44,11 +44,16 @@ class Sample:
 
     Attributes:
         key: path in the shard, up to the first dot of the file name.
-        members: contents by name; a name is the rest of the path after that dot.
+        members: contents by name; a name is the rest of the path after that dot. A file that
+            belongs to no sample (`README`) has its whole path as key, and the name "".
     """
 
     key: str
     members: Mapping[str, bytes]
+
+    def paths(self) -> Iterator[str]:
+        """Yield the members' paths in the shard."""
+        return (f"{self.key}.{name}" if name else self.key for name in self.members)
 
 
 @dataclass(frozen=True)
@@ -117,12 +122,13 @@ def read_index(storage: Storage, url: str) -> ShardIndex:
     return ShardIndex(url, np.asarray(bounds, np.int64))
 
 
-def read_samples(file: BinaryIO, url: str) -> Iterator[Sample]:
+def read_samples(file: BinaryIO, url: str, with_rest: bool = False) -> Iterator[Sample]:
     """Yield the samples of a tar stream in order; each is read into memory as a whole.
 
     Args:
         file: the stream, at its start.
         url: its name, for messages. Whether it is compressed (gzip, bzip2, xz) its bytes say.
+        with_rest: give also what belongs to no sample, before the sample that it stands in.
 
     Raises:
         ShardError: the shard is damaged or truncated, a path has `..`, or the members of a sample
@@ -138,6 +144,8 @@ def read_samples(file: BinaryIO, url: str) -> Iterator[Sample]:
                     yield Sample(key, members)
                 raise
             if place is None:
+                if with_rest:
+                    yield Sample(header.name, {"": _content(tar, header)})
                 continue
             own_key, name = place
             if own_key != key:
@@ -152,9 +160,13 @@ def read_samples(file: BinaryIO, url: str) -> Iterator[Sample]:
                 key, members = own_key, {}
             if name in members:
                 raise ShardError(f"{printable(url)}: {printable(header.name)} stands there twice")
-            members[name] = cast(BinaryIO, tar.extractfile(header)).read()
+            members[name] = _content(tar, header)
     if members:
         yield Sample(key, members)
+
+
+def _content(tar: tarfile.TarFile, header: tarfile.TarInfo) -> bytes:
+    return cast(BinaryIO, tar.extractfile(header)).read()
 
 
 def visit_members(file: BinaryIO, url: str, visit: Callable[[str, str, BinaryIO], None]) -> None:

@@ -11,6 +11,8 @@ import numpy as np
 import soundfile
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioInfo, Encoded, probe, read, read_header
+from open_miipher.audio.kinds import UNREAD_EXTENSIONS
+from open_miipher.audio.level import scale_problem
 from open_miipher.audio.recording import Recording
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
@@ -183,11 +185,26 @@ def audio_names(sample: Sample) -> list[str]:
     return [name for name in sample.members if extension_of(name) in AUDIO_EXTENSIONS]
 
 
-def open_recordings(sample: Sample, url: str) -> Iterator[tuple[str, Member | UserError]]:
+def without_audio(sample: Sample) -> str | None:
+    """Say why a sample that has no readable audio file is a failure; None if it never had audio.
+
+    Texts, pictures and what else stands beside a corpus are none.
+    """
+    kinds = {name: extension_of(name) for name in sample.members}
+    unread = [name for name, kind in kinds.items() if kind in UNREAD_EXTENSIONS]
+    if unread:
+        return f"has no audio that is read, but {unread[0]}; convert it, with ffmpeg for one"
+    if any(kind in ARRAY_EXTENSIONS for kind in kinds.values()):
+        return f"has no audio among its members {', '.join(sample.members)}"
+    return None
+
+
+def open_recordings(sample: Sample, url: str) -> Iterator[tuple[str, Member | UserError | None]]:
     """Yield name and recording of every audio member of a raw sample, or why it is none.
 
     Several are one sample where file names have dots: `a.0.wav` and `a.1.wav` share the key `a`.
-    Without any, the first array counts, if the sample says its rate.
+    Without any, the first array counts, if the sample says its rate. Of a sample that has nothing
+    to do with audio, every member comes with None.
 
     Raises:
         ShardError: the sample is a pair that was made of speech, not speech.
@@ -202,9 +219,11 @@ def open_recordings(sample: Sample, url: str) -> Iterator[tuple[str, Member | Us
     if not names and RATE_MEMBER in sample.members:
         names = [n for n in sample.members if extension_of(n) in ARRAY_EXTENSIONS][:1]
     if not names:
-        members = printable(", ".join(sample.members))
-        problem = f"{url}: {sample.key} has no audio among its members {members}"
-        yield sample.key, ShardError(printable(problem))
+        problem = without_audio(sample)
+        if problem is not None:
+            yield sample.key, ShardError(printable(f"{url}: {sample.key} {problem}"))
+            return
+        yield from ((path, None) for path in sample.paths())
     for name in names:
         full_name = f"{sample.key}.{name}"
         try:
@@ -302,4 +321,7 @@ def _unsafe(error: Exception) -> ValueError:
 def _finite(waveform: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(waveform).all():
         raise ShardError(f"{printable(name)} holds NaN or Inf")
+    problem = scale_problem(waveform)
+    if problem:
+        raise ShardError(f"{printable(name)} {problem}")
     return waveform

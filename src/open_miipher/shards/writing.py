@@ -41,10 +41,11 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
         return self._file.tell()
 
     def add(self, sample: Sample) -> None:
-        """Append a sample."""
-        self._bounds.append(self._tar.offset)
-        for name, data in sample.members.items():
-            self._add(f"{sample.key}.{name}", data)
+        """Append a sample, or a file that belongs to none."""
+        if any(sample.members):
+            self._bounds.append(self._tar.offset)
+        for path, data in zip(sample.paths(), sample.members.values(), strict=True):
+            self._add(path, data)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:

@@ -53,7 +53,7 @@ def with_bad_flacs(path: Path) -> None:
     [
         (cut, 3, "x.tar cannot be read as a shard: .*; the 3 recordings before are kept"),
         (empty, 0, "x.tar is empty$"),
-        (without_samples, 0, "x.tar holds no samples"),
+        (without_samples, 0, "x.tar holds no audio"),
         (with_a_way_out, 3, "leads out of the shard; the 3 recordings before are kept"),
         (with_a_pair, 3, "x.tar: a is a pair of .* src/preprocess.py .* 3 recordings before are"),
         (with_bad_flacs, 3, "2 of 5 files are unreadable, the first: .*b.flac cannot be opened"),
@@ -67,7 +67,7 @@ def test_what_can_be_read_of_a_damaged_input_is_kept(
     make_tar(tmp_path / "good.tar", 3, seed=1)
     given = f"data.train.urls=[{tmp_path}/*.tar]"
     folder, summary = preprocess(given)
-    assert (summary.num_done, summary.num_failed, summary.exit_code) == (1, 1, 1)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (1, 1, 3)
     row = next(row for row in rows_of(folder) if row["id"] == str(path))
     assert re.search(reason, row["error"])
     assert "\n" not in row["error"]
@@ -81,7 +81,7 @@ def test_what_can_be_read_of_a_damaged_input_is_kept(
     assert names == {f"utt{k:03d}.flac" for k in range(num_kept)}
     made = files_of(folder)
     _, summary = preprocess(given)  # not tried again
-    assert (summary.num_done, summary.num_failed, summary.exit_code) == (0, 1, 1)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (0, 1, 3)
     assert files_of(folder) == made
     make_tar(path)  # until it changes
     _, summary = preprocess(given)
@@ -90,13 +90,15 @@ def test_what_can_be_read_of_a_damaged_input_is_kept(
 
 def test_names_that_are_no_utf8_are_told_with_escapes(tmp_path, preprocess, capfd):
     good = (os.fsdecode(b"\xfe.flac"), encode(speech(0, 0.5)))
-    bad = (os.fsdecode(b"\xff.txt"), b"no audio")
+    bad = (os.fsdecode(b"\xff.m4a"), b"no audio")
     apart = (os.fsdecode(b"\xfe.txt"), b"")
     tars = [pack_tar(tmp_path / f"{k}.tar", [good, bad, apart][: 2 + k]) for k in (0, 1)]
     folder, summary = preprocess(f"data.train.urls={[str(tar) for tar in tars]}")
     assert (summary.num_done, summary.num_failed) == (0, 2)
     first, *others = json.loads((folder / "summary.json").read_text())["problems"]
-    assert first.endswith(r"0.tar: \xff has no audio among its members txt")
+    assert first.endswith(
+        r"0.tar: \xff has no audio that is read, but m4a; convert it, with ffmpeg for one"
+    )
     assert r"the members of \xfe do not stand together" in others[0]
     assert first in capfd.readouterr().err
     (names, _) = (json.loads(s.members["names.json"]) for s in samples_of(folder).values())

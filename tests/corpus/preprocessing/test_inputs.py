@@ -86,8 +86,8 @@ def test_no_file_is_lost_where_names_have_dots(tmp_path):
 @pytest.mark.parametrize(
     ("members", "reason"),
     [
-        ([("a.txt", b"x")], "a has no audio among its members txt"),
-        ([("a.npy", b"x")], "a has no audio"),
+        ([("a.npy", b"x"), ("a.txt", b"x")], "a has no audio among its members npy, txt"),
+        ([("a.m4a", b"x")], "a has no audio that is read, but m4a; convert it"),
         ([("a.flac", b"no flac")], "a.flac cannot be opened"),
         ([("a.flac", encode(speech(0, 3.0))[:-9000])], "a.flac is "),
         ([("a.wav", encode(speech(0, 3.0), extension="wav")[:-99])], "a.wav is truncated"),
@@ -105,6 +105,16 @@ def test_what_is_no_audio_is_named_and_the_rest_goes_on(members, reason, tmp_pat
     assert reason in str(bad)
     assert str(path) in str(bad)
     assert good.name == "b.flac"
+
+
+def test_what_has_nothing_to_do_with_audio_is_passed_over(tmp_path):
+    members = [("README", b"x"), ("d/LICENSE.TXT", b"x"), ("b.flac", encode(speech(0, 0.1)))]
+    path = pack_tar(tmp_path / "x.tar", [*members, ("b.txt", b"x"), ("c.trans.txt", b"x")])
+    raw = inputs(urls=[str(path)])
+    found = dict(opened(raw, *units(raw)))
+    passed = [name.removeprefix(f"{path}/") for name, kind in found.items() if kind is None]
+    assert passed == ["README", "d/LICENSE.TXT", "c.trans.txt"]
+    assert list(found)[2] == f"{path}/b.flac"
 
 
 def test_what_comes_before_the_damage_is_given(tmp_path):

@@ -23,9 +23,11 @@ from open_miipher.index import Entry, write_index
 
 from .conftest import (
     RATE,
+    encode,
     files_of,
     make_directory,
     make_tar,
+    pack_tar,
     samples_of,
     speech,
     waveforms_of,
@@ -33,6 +35,19 @@ from .conftest import (
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from working import Doing, FullDisk
+
+
+def test_texts_beside_the_audio_are_counted_and_no_failure(tmp_path, preprocess, capfd):
+    texts = [(f"Corpus/{name}", b"x") for name in ("LICENSE.TXT", "README", "19.trans.txt")]
+    path = pack_tar(tmp_path / "raw/a.tar", [*texts, ("Corpus/19-0.flac", encode(speech(0, 0.5)))])
+    for num_done in (1, 0):
+        folder, summary = preprocess(f"data.train.urls=[{path}]")
+        assert (summary.num_done, summary.num_failed, summary.exit_code) == (num_done, 0, 0)
+        told = json.loads((folder / "summary.json").read_text())
+        assert (told["files"], told["unreadable"], told["passed_over"]) == (1, 0, 3)
+    assert "1 files of 0.00 h, 0 unreadable, 3 members that are no audio passed over" in (
+        capfd.readouterr().out
+    )
 
 
 def test_every_file_is_in_the_shards_once(tmp_path, preprocess):
@@ -206,7 +221,7 @@ def test_a_signal_gives_up_what_is_under_way(tmp_path, tasks, alone, wait_until)
     summary = run(task, folder, alone)
     waiting.join()
     assert summary.stopped == "SIGTERM"
-    assert summary.exit_code == 1
+    assert summary.exit_code == 4
     assert "wait" not in {name.partition("-")[0] for name in files_of(folder)}
     left = 4 - summary.num_done
     assert run(tasks(*given)[folder], folder, alone).num_done == left > 0
@@ -238,7 +253,7 @@ def test_a_worker_that_dies_costs_its_unit_and_no_other(
 
     monkeypatch.setattr(Preprocess, "plan", planned)
     summary = run(task, folder, alone)
-    assert (summary.num_done, summary.num_failed, summary.exit_code) == (2, 1, 1)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (2, 1, 3)
     told = json.loads((folder / "summary.json").read_text())
     assert told["problems"] == [
         f"{tmp_path}/raw/die.tar: its worker process ended 3 times (signal 9; is memory short?)"

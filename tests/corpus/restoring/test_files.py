@@ -11,7 +11,8 @@ import soundfile
 
 from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.resample import num_output_frames
-from open_miipher.base.errors import UserError
+from open_miipher.base.errors import Notice, UserError
+from open_miipher.corpus.outcome import MaxFailures
 from open_miipher.corpus.run import run
 
 
@@ -162,7 +163,7 @@ def test_bad_files_become_rows_and_the_others_are_restored(
     (source / "nowhere.wav").symlink_to(source / "gone.wav")
     (source / "notes.txt").write_text("not asked for")
     summary = run(make_task(), out, alone)
-    assert (summary.num_done, summary.num_failed, summary.exit_code) == (2, 8, 1)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (2, 8, 3)
     assert audio_files(out) == ["good.wav", "whole.wav"]
     assert leftovers(out) == []
     rows = manifest(out)
@@ -182,12 +183,27 @@ def test_bad_files_become_rows_and_the_others_are_restored(
         assert rows[name]["output"] is None
 
 
+def test_files_of_other_kinds_are_told_by_a_run_and_by_a_dry_run(
+    source, out, write_audio, make_task, alone
+) -> None:
+    for name in ("a.flac", "b.wave"):
+        write_audio(source / name, format="FLAC" if name == "a.flac" else "WAV")
+    for name in ("c.m4a", "d.mp4"):
+        (source / name).write_text("")
+    says = f"2 files of other kinds are passed over in {source}: 1 m4a, 1 mp4; .* find {source} "
+    with pytest.warns(Notice, match=says):
+        make_task().preview(overwrite=False)
+    with pytest.warns(Notice, match=says):
+        assert run(make_task(), out, alone).exit_code == 0
+    assert audio_files(out) == ["a.wav", "b.wav"]
+
+
 def test_mended_files_are_restored_by_the_next_run(
     source, out, write_audio, make_task, alone
 ) -> None:
     write_audio(source / "good.wav")
     (source / "bad.wav").write_text("no")
-    assert run(make_task(), out, alone).exit_code == 1
+    assert run(make_task(), out, alone).exit_code == 3
     first = (out / "good.wav").stat().st_mtime_ns
     write_audio(source / "bad.wav")
     summary = run(make_task(), out, alone)
@@ -209,7 +225,7 @@ def test_a_file_that_failed_and_did_not_change_is_counted_and_not_tried_again(
     rows = (out / ".ledger/rank-00000.jsonl").read_bytes()
     capsys.readouterr()
     summary = run(make_task(), out, alone)
-    assert (summary.num_done, summary.num_failed, summary.exit_code) == (0, 3, 1)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (0, 3, 3)
     said = "0 to do, 1 done before, 0 changed since, 0 unreadable, 3 failed before"
     assert said in capsys.readouterr().out
     assert (out / ".ledger/rank-00000.jsonl").read_bytes() == rows
@@ -351,8 +367,8 @@ def test_too_little_room_is_known_before_any_work(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(UserError, match=r"make room, or choose another output directory"):
         run(make_task(), out, alone)
-    text, well = make_task().preview(overwrite=False)
-    assert not well
+    text, status = make_task().preview(overwrite=False)
+    assert status == 2
     assert "make room" in text
 
 
@@ -361,8 +377,9 @@ def test_a_dry_run_counts_and_writes_nothing(source, out, write_audio, make_task
     write_audio(source / "b.flac", seconds=1.8, channels=2)
     (source / "bad.mp3").write_text("no")
     task = make_task(sample_rate=500_000, channels="each")
-    text, well = task.preview(overwrite=False)
-    assert not well
+    text, status = task.preview(overwrite=False)
+    assert status == 3
+    assert task.preview(overwrite=False, allowed=MaxFailures("1"))[1] == 0
     assert "3 (0 done before, 2 to restore, 1 unreadable, 0 failed before)" in text
     assert "0.0010 to restore" in text
     assert "5.4 MB" in text

@@ -222,7 +222,7 @@ def test_missing_and_unreadable_files_are_rows(tmp_path, out, write_audio, make,
     (tmp_path / "in/bad.wav").write_text("no")
     lines = [{"audio_filepath": f"{name}.wav", "text": name} for name in ("a", "bad", "gone")]
     summary = run(make(*lines), out, alone)
-    assert (summary.num_done, summary.num_failed, summary.exit_code) == (1, 2, 1)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (1, 2, 3)
     rows = listed(out)
     assert "cannot be opened as audio" in rows["bad.wav"]["error"]
     assert "No such file" in rows["gone.wav"]["error"]

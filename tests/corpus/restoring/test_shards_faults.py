@@ -16,6 +16,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.recordings import Directory
 from open_miipher.corpus.run import run
+from open_miipher.corpus.status import survey
 from open_miipher.corpus.tars import Groups
 from open_miipher.corpus.verify import verify
 from open_miipher.shards import (
@@ -23,6 +24,7 @@ from open_miipher.shards import (
     ShardWriter,
     Storage,
     StorageError,
+    read_index,
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -44,24 +46,75 @@ def test_a_broken_sample_is_left_out_and_told(source, out, make, alone):
     pack(source / "y.tar", [Sample("bad", {"flac": b"no audio"})])
     pack(source / "z.tar", [speech(2)])
     summary = run(make(), out, alone)
-    assert (summary.num_done, summary.num_failed, summary.exit_code) == (1, 2, 1)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (1, 2, 3)
     assert files(out) == ["manifest.jsonl", "x.tar", "z.tar"]
-    assert [sample.key for sample in unpack(out / "x.tar")] == ["d/k0", "d/k1"]
+    assert [sample.key for sample in unpack(out / "x.tar")] == ["d/k0", "none", "d/k1"]
     errors = {row["input"]: row["error"] for row in listed(out) if row["error"] is not None}
     assert sorted(errors) == [
-        *("x.tar/bad.flac", "x.tar/cut.wav", "x.tar/none", "x.tar/pair.b.flac", "y.tar/bad.flac")
+        *("x.tar/bad.flac", "x.tar/cut.wav", "x.tar/pair.b.flac", "y.tar/bad.flac")
     ]
-    assert errors["x.tar/none"] == "x.tar/none has no audio"
     assert "x.tar/cut.wav is truncated" in errors["x.tar/cut.wav"]
     rows = Ledger(out).rows()
-    assert "4 samples of x.tar failed: x.tar/bad.flac" in rows["x.tar"]["error"]
-    assert (rows["x.tar"]["num_samples"], rows["x.tar"]["num_failed"]) == (2, 4)
+    assert "3 samples of x.tar failed: x.tar/bad.flac" in rows["x.tar"]["error"]
+    assert (rows["x.tar"]["num_samples"], rows["x.tar"]["num_failed"]) == (2, 3)
+    assert rows["x.tar"]["num_carried"] == 1
     assert rows["y.tar"]["output"] is None
     summary = run(make(), out, alone)
-    assert (summary.num_done, summary.num_failed, summary.exit_code) == (0, 2, 1)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (0, 2, 3)
     assert verify(Ledger(out), 1, is_running=False, shown=False) == []
     pack(source / "y.tar", [speech(5)])
     assert run(make(), out, alone).num_done == 1
+
+
+def test_what_is_no_audio_is_carried_along_in_its_place(source, out, make, alone):
+    """As in the archives of LibriSpeech and others."""
+    members = [
+        ("Corpus/LICENSE", b"free"),
+        ("Corpus/README.TXT", b"read me"),
+        ("Corpus/19/19-0.flac", audio()),
+        ("Corpus/19/._19-0.txt", b"of a Mac"),
+        ("Corpus/19/19-0.txt", b"words"),
+        ("Corpus/19/19.trans.txt", b"19-0 words"),
+    ]
+    with tarfile.open(source / "c.tar.gz", "w:gz") as tar:
+        for name, data in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    summary = run(make(), out, alone)
+    assert (summary.num_done, summary.num_failed, summary.exit_code) == (1, 0, 0)
+    with tarfile.open(out / "c.tar") as tar:
+        held = {m.name: tar.extractfile(m).read() for m in tar if m.name != "__index__"}
+    wanted = {**dict(members), "Corpus/19/19-0.wav": held["Corpus/19/19-0.wav"]}
+    del wanted["Corpus/19/19-0.flac"]
+    assert held == wanted
+    assert [row["input"] for row in listed(out)] == ["c.tar.gz/Corpus/19/19-0.flac"]
+    seen = survey(Ledger(out)).samples
+    assert (seen.num_made, seen.num_failed, seen.num_carried) == (1, 0, 4)
+    assert verify(Ledger(out), 1, is_running=False, shown=False) == []
+    storage = Storage()
+    index = read_index(storage, str(out / "c.tar"))
+    keys = [index.read(storage, number).key for number in range(len(index))]
+    assert keys == ["Corpus/README", "Corpus/19/19-0", "Corpus/19/19"]
+
+
+@pytest.mark.parametrize(
+    ("members", "member", "says"),
+    [
+        ({"m4a": b"x", "txt": b"t"}, None, "has no audio that is read, but m4a; convert it"),
+        ({"npy": b"x", "txt": b"t"}, None, "has no audio among its members npy, txt"),
+        ({"flac": b"x", "txt": b"t"}, "noisy.flac", "has no member noisy.flac"),
+        ({"txt": b"t"}, None, "x.tar holds no audio, but 1 other members"),
+        ({"txt": b"t"}, "flac", "x.tar holds no audio, but 1 other members"),
+    ],
+)
+def test_what_may_have_been_meant_as_audio_is_a_failure(
+    source, out, make, alone, members, member, says
+):
+    pack(source / "x.tar", [Sample("a", members)])
+    summary = run(make(member=member), out, alone)
+    assert (summary.num_failed, files(out)) == (1, ["manifest.jsonl"])
+    assert says in listed(out)[0]["error"]
 
 
 @pytest.mark.parametrize("share", [0.35, 0.7, 0.999])
@@ -100,14 +153,14 @@ def test_malformed_shards_are_one_sentence_each(source, out, make, alone):
     summary = run(make(source, missing), out, alone)
     assert (summary.num_done, summary.num_failed) == (1, 5)
     errors = {row["id"]: row["error"] for row in Ledger(out).rows().values() if row["error"]}
-    assert errors["none.tar"] == "none.tar holds no samples"
+    assert errors["none.tar"] == "none.tar holds no audio"
     assert "empty.tar cannot be read as a shard" in errors["empty.tar"]
     assert "leads out of the shard" in errors["out.tar"]
     assert "is a link" in errors["link.tar"]
     assert errors["missing.tar"] == f"{missing} does not exist"
     assert not (out.parent / "b.wav").exists()
-    text, well = make(source, missing).preview(overwrite=True)
-    assert not well
+    text, status = make(source, missing).preview(overwrite=True)
+    assert status == 3
     assert "shards:      6 (0 done before, 5 to restore, 1 unreadable" in text
 
 
@@ -284,7 +337,7 @@ def test_a_signal_gives_up_the_shard_under_way(source, out, make, alone):
 
     model.restore = interrupted
     summary = run(task, out, alone)
-    assert (summary.stopped, summary.num_done, summary.exit_code) == ("SIGTERM", 1, 1)
+    assert (summary.stopped, summary.num_done, summary.exit_code) == ("SIGTERM", 1, 4)
     assert len([name for name in files(out) if name.endswith(".tar")]) == 1
     assert not list(out.rglob("*.tmp"))
     assert run(make(), out, alone).num_done == 2

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from open_miipher.base.errors import report
 from open_miipher.corpus.array import ArrayTask
+from open_miipher.corpus.outcome import MaxFailures, is_limit
 from open_miipher.data.config import PreprocessingData
 from open_miipher.shards import is_s3
 
@@ -29,6 +30,7 @@ class PreprocessingOptions:
     num_shards: int | None = None
     shard_id: int | None = None
     overwrite: bool = False
+    max_failures: int | str = 0
 
     def problems(self) -> list[str]:
         """Say which keys are missing or make no sense."""
@@ -51,8 +53,15 @@ class PreprocessingOptions:
             f"preprocess.shard_id={self.shard_id} must be one of 0 … preprocess.num_shards - 1": (
                 0 <= (self.shard_id or 0) < (1 if self.num_shards is None else self.num_shards)
             ),
+            f"preprocess.max_failures={self.max_failures} must be a whole number, or a share such "
+            "as 0.5%": is_limit(str(self.max_failures)),
         }
         return [rule for rule, kept in rules.items() if not kept]
+
+    @property
+    def allowed(self) -> MaxFailures:
+        """How many inputs may not be readable in full."""
+        return MaxFailures(str(self.max_failures))
 
     @property
     def folder(self) -> Path:

@@ -143,8 +143,10 @@ class RawInputs(Inputs):
         own = tuple(files[number] for number in range(*unit.block))
         return replace(item, details=replace(unit, files=own))
 
-    def open(self, item: Item) -> Iterator[tuple[str, Recording | UserError]]:
+    def open(self, item: Item) -> Iterator[tuple[str, Recording | UserError | None]]:
         """Yield every recording of a unit, or why it is none, with an id of its own for ever.
+
+        Members of a tar that have nothing to do with audio come with None.
 
         Raises:
             ShardError: the tar is empty, damaged, or holds pairs; what came before is whole.
@@ -158,7 +160,7 @@ class RawInputs(Inputs):
         if item.stamp[0] == 0:  # its size
             raise ShardError(f"{printable(unit.source)} is empty")
         with self._storage.open(unit.source) as tar:
-            for sample in read_samples(tar, unit.source):
+            for sample in read_samples(tar, unit.source, with_rest=True):
                 for name, recording in open_recordings(sample, unit.source):
                     yield f"{unit.source}/{name}", recording
 

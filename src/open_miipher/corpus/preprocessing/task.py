@@ -36,8 +36,8 @@ _CHANGES_DATA = ("sample_rate", "crop_seconds", "sample_seconds", "low_cut_hz", 
 _CHANGES_OPTIONS = ("seed", "crops", "audio_format", "ssl_inputs", "shard_maxcount")
 _FEWEST_JUDGED = 200  # pieces; before so many, one failure would be too large a share
 _SUMS = (  # of a unit's row, and of all in the summary
-    *("files", "unreadable", "low_rate_files", "pieces", "samples", "seconds", "output_seconds"),
-    *("output_bytes", "degradation_failures"),
+    *("files", "unreadable", "passed_over", "low_rate_files", "pieces", "samples", "seconds"),
+    *("output_seconds", "output_bytes", "degradation_failures"),
 )
 
 
@@ -145,7 +145,7 @@ class Preprocess:
         for row in rows:
             if row["id"] in self._given:
                 sums.update(inputs=1, shards=len(row["outputs"]))
-                sums.update({name: row[name] for name in _SUMS})
+                sums.update({name: row.get(name, 0) for name in _SUMS})  # older rows have fewer
                 degradations.update(row["degradations"])
                 problems += [] if row["error"] is None else [row["error"]]
         hours = {name: round(sums[name] / 3600, 4) for name in ("seconds", "output_seconds")}
@@ -166,9 +166,11 @@ class Preprocess:
             f"{name} {num / max(1, sums['pieces']):.0%}"
             for name, num in sorted(degradations.items())
         )
+        passed_over = sums["passed_over"]
+        rest = f", {passed_over} members that are no audio passed over" if passed_over else ""
         print(
             f"{self._split}: {sums['files']} files of {hours['seconds']:.2f} h, "
-            f"{sums['unreadable']} unreadable, gave {sums['samples']} samples of "
+            f"{sums['unreadable']} unreadable{rest}, gave {sums['samples']} samples of "
             f"{hours['output_seconds']:.2f} h in {sums['shards']} shards ({shares})",
             flush=True,
         )
@@ -210,6 +212,9 @@ class Preprocess:
         rate, damage = self._data.sample_rate, None
         try:
             for stable_id, recording in self.inputs.open(item):
+                if recording is None:
+                    row["passed_over"] += 1
+                    continue
                 row["files"] += 1
                 try:
                     if isinstance(recording, UserError):
@@ -233,7 +238,7 @@ class Preprocess:
         if damage is not None:
             problems.append(damage)
         elif row["files"] == 0:
-            problems.append(f"{printable(item.id)} holds no samples")
+            problems.append(f"{printable(item.id)} holds no audio")
         row["error"] = "; ".join(problems) or None
 
     def _count(self, piece: Piece, failures: list[str], item: Item, row: Row) -> None:
