@@ -1,13 +1,14 @@
 """Any waveform in, a restored one out: length, place, level, silence, noise."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
 from open_miipher.audio.resample import num_output_frames, resample
-from open_miipher.base.errors import UserError
+from open_miipher.base.errors import Notice, UserError
 from open_miipher.base.noise import noise_key, white_noise
 from open_miipher.restoration import RestoreOptions, Restorer
 
@@ -267,8 +268,8 @@ def test_opposite_channels_are_not_mixed_to_silence(stand_in, strength: float) -
     np.testing.assert_allclose(restored[0], -voice, atol=1e-6)
 
 
-def test_by_default_a_waveform_keeps_its_kind_and_channels(stand_in) -> None:
-    restorer = Restorer(stand_in("same"))
+def test_a_waveform_keeps_its_kind(stand_in) -> None:
+    restorer = Restorer(stand_in("same"), RestoreOptions(channels="each"))
     for waveform in (noise(100), noise(200).reshape(2, 100), noise(100).astype(np.float64)):
         restored, _ = restorer.restore(waveform, RATE)
         assert restored.shape == waveform.shape
@@ -276,6 +277,17 @@ def test_by_default_a_waveform_keeps_its_kind_and_channels(stand_in) -> None:
         tensor, _ = restorer.restore(torch.from_numpy(waveform), RATE)
         assert isinstance(tensor, torch.Tensor)
         np.testing.assert_array_equal(tensor.numpy(), restored)
+
+
+def test_several_channels_become_one_by_default_and_that_is_told(stand_in) -> None:
+    stereo = np.stack([noise(100), np.zeros(100, np.float32)])
+    with pytest.warns(Notice, match="2 channels are mixed to one, the default; RestoreOptions"):
+        restored, _ = Restorer(stand_in("same")).restore(stereo, RATE)
+    np.testing.assert_allclose(restored, stereo[:1], atol=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Restorer(stand_in("same")).restore(stereo[0], RATE)
+        Restorer(stand_in("same"), RestoreOptions(channels="mono")).restore(stereo, RATE)
 
 
 def test_the_input_is_left_alone_and_may_exceed_full_scale(stand_in) -> None:

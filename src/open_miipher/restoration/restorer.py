@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from open_miipher.audio.io import LARGEST_SAMPLE, AudioError
-from open_miipher.base.errors import UserError
+from open_miipher.base.errors import UserError, notice
 from open_miipher.base.noise import noise_key
 from open_miipher.checkpoint import Checkpoint
 from open_miipher.restoration.assembler import Assembler
@@ -36,7 +36,7 @@ class Restorer:
 
     Args:
         model: restores chunks.
-        options: of the restoration; by default, each channel of an array is restored separately.
+        options: of the restoration; by default, several channels become one.
         batch_size: the most chunks that the model restores at once.
 
     Raises:
@@ -49,7 +49,8 @@ class Restorer:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch size {batch_size!r}: choose a whole number, 1 or more")
         self.model = model
-        self.options = options or RestoreOptions(channels="each")
+        self.options = options or RestoreOptions()
+        self._says_that_it_mixes = options is None
         self.batch_size = batch_size
         self.options.grid(model)
 
@@ -93,7 +94,8 @@ class Restorer:
 
         Returns:
             The restored waveform, an array or tensor like the input with as many dimensions,
-            float32, and its sample rate in Hz.
+            float32, and its sample rate in Hz. With the option `channels="mono"`, the default, it
+            has one channel; who did not choose is told so.
 
         Raises:
             UserError: the waveform is empty, or has another shape (such as samples first),
@@ -101,6 +103,11 @@ class Restorer:
         """
         samples = _as_array(waveform)
         source = Source.from_array(_checked(samples), sample_rate)
+        if source.num_channels > 1 and self._says_that_it_mixes:
+            notice(
+                f"{source.num_channels} channels are mixed to one, the default; "
+                'RestoreOptions(channels="each") restores each'
+            )
         job = self.job(source, sink := ArraySink())
         for _ in self.restore_jobs([job]):
             if job.error is not None:
