@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -102,7 +103,7 @@ class Preprocessed:
         config: all of `data`.
     """
 
-    Config = PreprocessedConfig
+    Config: ClassVar[type] = PreprocessedConfig
     batch_type = PairBatch
     validation_key = "data.val_urls"
 
