@@ -4,6 +4,7 @@ import filecmp
 import warnings
 from collections import defaultdict
 from pathlib import Path
+from typing import ClassVar
 
 from open_miipher.audio.io import AudioInfo
 from open_miipher.base.errors import UserError
@@ -27,7 +28,7 @@ class DegradedSpeech:
         config: all of `data`.
     """
 
-    Config = DataConfig
+    Config: ClassVar[type] = DataConfig
     batch_type = PairBatch
     validation_key = "data.test.dir_list"
 

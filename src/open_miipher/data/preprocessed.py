@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from open_miipher.data.batch import PairBatch, PairSample
 from open_miipher.data.config import PreprocessedConfig
 from open_miipher.data.order import Order
 from open_miipher.data.pairs import Pair, Pairs, WrongRateError, check_apart, index_shards
-from open_miipher.data.source import broken_limit, readable_sample
+from open_miipher.data.source import FailureLimit, broken_limit, readable_sample
 from open_miipher.shards import ShardIndex, Storage, StorageError, expand, is_s3
 
 
@@ -49,7 +50,7 @@ class PreprocessedDataset:
         self._pairs, self.fingerprint, self.order = pairs, fingerprint, order
         self._pad = pad
         self.sample_rate, self.crop_samples = sample_rate, round(crop_seconds * sample_rate)
-        self.failure_limits = (broken_limit(max_broken),)
+        self.failure_limits: Sequence[FailureLimit] = (broken_limit(max_broken),)
 
     @property
     def num_items(self) -> int:
@@ -102,7 +103,7 @@ class Preprocessed:
         config: all of `data`.
     """
 
-    Config = PreprocessedConfig
+    Config: ClassVar[type] = PreprocessedConfig
     batch_type = PairBatch
     validation_key = "data.val_urls"
 
