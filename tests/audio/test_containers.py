@@ -166,6 +166,20 @@ def test_mp3_files_joined_with_their_tags_are_told(first: str, second: str) -> N
         probe(Encoded("x", data))
 
 
+@pytest.mark.parametrize("junk", [b"x" * 5000, bytes(300_000)])
+def test_what_is_no_mpeg_behind_an_mp3_is_no_other_file(junk: bytes) -> None:
+    assert probe(Encoded("x", encoded("mp3") + junk)).num_frames == 24000
+
+
+def test_mp3_files_that_say_no_length_are_read_whole_when_joined() -> None:
+    data = encoded("mp3")
+    frame = data[: data.index(data[:2], 4)]  # the first one, of which only the length is said
+    assert b"Xing" in frame
+    bare = data[len(frame) :]
+    alone, joined = (probe(Encoded("x", bare * count)).num_frames for count in (1, 2))
+    assert joined >= 2 * alone
+
+
 @pytest.mark.parametrize("name", ["mp3", "flac", "ogg", "opus"])
 @pytest.mark.parametrize("tags", [["id3v1"], ["ape"], ["ape", "id3v1"]])
 def test_tags_around_a_file_are_no_other_file(name: str, tags: list[str]) -> None:

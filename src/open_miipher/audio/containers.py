@@ -79,6 +79,7 @@ class _Layout(NamedTuple):
 
 _W64_TAIL = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 _XING = re.compile(rb"\xff[\xe0-\xff].{2}.{9,34}(?:Xing|Info)(.{12})", re.DOTALL)
+_MPEG_FRAME = re.compile(rb"\xff[\xe2-\xff]")
 _HAS_FRAMES, _HAS_SIZE = 1, 2  # flags of the numbers that follow
 _SAMPLE_CHUNKS = (b"data", b"SSND", b"BODY", b"data" + _W64_TAIL)
 
@@ -122,15 +123,17 @@ def _mp3(file: BinaryIO, file_size: int, head: bytes) -> Extent | None:
     """Compare the size in the tag that encoders put into the first frame: no more is decoded."""
     start = _behind_tags(file, file_size, 0)
     file.seek(start)
-    found = _XING.match(file.read(_HEAD_BYTES))
+    found = _XING.search(file.read(_HEAD_BYTES))  # zeros may fill the place of a tag
     if found is None:
         return None
     flags, *numbers = struct.unpack(">III", found[1])
     if not flags & _HAS_SIZE:
         return None
     size = numbers[1] if flags & _HAS_FRAMES else numbers[0]
-    extent = _extent(file, file_size, start, size, None)
-    return Extent(size, unread=extent.unread, joined=extent.joined)  # its decoder notices a cut
+    unread = _extent(file, file_size, start + found.start(), size, None).unread
+    file.seek(file_size - unread)
+    joined = unread > 0 and _MPEG_FRAME.search(file.read(_LEAST_UNREAD)) is not None
+    return Extent(size, unread=unread if joined else 0, joined=joined)  # a cut its decoder notices
 
 
 def _ogg(file: BinaryIO, file_size: int, head: bytes) -> Extent | None:

@@ -48,7 +48,7 @@ def describe(head: bytes) -> str | None:
     if not any(head):
         return "zeros where its content should begin"
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:256].lower()
-    if re.match(rb"<(!doctype html|html|head|body|script)", start):
+    if re.match(rb"<(!doctype html|!--|html|head|body|script)", start):
         return "a web page, as from a download that failed"
     if re.match(rb"<(\?xml|\w+)", start):
         return "XML, as the error of a download"
