@@ -63,6 +63,9 @@ _LEAST_UNREAD = 2048
 _MOST_PADDING = 1 << 16
 """So many zero bytes at most are taken for what fills the last block of a disk or tape."""
 
+_MOST_CHUNKS = 10_000
+"""No file has more chunks or tags; zeros would look like millions of empty ones."""
+
 _MAGICS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"caff", b".snd", b"NIST", b"OggS")
 """How the files begin that may lie behind the samples where two were joined."""
 
@@ -180,7 +183,9 @@ def _chunks(
 ) -> Iterator[tuple[bytes, int, int]]:
     """Yield (name, start, size) of each chunk's content, with the file positioned there."""
     width = layout.header.size
-    while position + width <= file_size:
+    for _ in range(_MOST_CHUNKS):
+        if position + width > file_size:
+            return
         file.seek(position)
         name, size = layout.header.unpack(file.read(width))
         size -= width if layout.counts_header else 0
@@ -230,9 +235,9 @@ def _behind_chunks(file: BinaryIO, file_size: int, layout: _Layout, end: int) ->
 
 def _behind_tags(file: BinaryIO, file_size: int, place: int) -> int:
     """Return where the tags end that players put before and behind any kind of file."""
-    while place < file_size:
+    for _ in range(_MOST_CHUNKS):
         file.seek(place)
-        head = file.read(_MOST_PADDING)
+        head = file.read(_HEAD_BYTES)
         if head[:3] == b"ID3" and len(head) >= 10:
             a, b, c, d = head[6:10]
             place += 10 + (a << 21 | b << 14 | c << 7 | d) + (10 if head[5] & 16 else 0)
@@ -240,10 +245,8 @@ def _behind_tags(file: BinaryIO, file_size: int, place: int) -> int:
             place += 227 if head[3:4] == b"+" else 128
         elif head[:8] == b"APETAGEX" and len(head) >= 32:
             place += 32 + int(struct.unpack("<I", head[12:16])[0])
-        elif head[:11] == b"LYRICSBEGIN" and (end := re.search(b"LYRICS(200|END)", head)):
-            place += end.end()
         else:
-            return place
+            break
     return min(place, file_size)
 
 
