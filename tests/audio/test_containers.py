@@ -66,10 +66,11 @@ def test_a_size_that_was_never_written_is_told(name: str) -> None:
 
 
 @pytest.mark.parametrize("riff", [0, 36, 0xFFFFFFFF])
-def test_a_wav_whose_sizes_are_all_empty_has_no_length(riff: int) -> None:
-    data = bytearray(with_size("wav", 0))
+@pytest.mark.parametrize("num_bytes", [2, 960, 48000])
+def test_a_wav_whose_sizes_are_all_empty_has_no_length(riff: int, num_bytes: int) -> None:
+    data = bytearray(with_size("wav", 0)[: 44 + num_bytes])
     data[4:8] = struct.pack("<I", riff)
-    with pytest.raises(AudioError, match=r"no length in its header: .* 48000 bytes"):
+    with pytest.raises(AudioError, match=rf"no length in its header: .* {num_bytes} bytes"):
         probe(Encoded("x", bytes(data)))
 
 
@@ -164,6 +165,12 @@ def test_mp3_files_joined_with_their_tags_are_told(first: str, second: str) -> N
     data = TAGS["id3v2"] + encoded("mp3") + TAGS[first] + TAGS[second] + encoded("mp3")
     with pytest.raises(AudioError, match=JOINED):
         probe(Encoded("x", data))
+
+
+@pytest.mark.parametrize("name", ["wav", "aiff", "au", "ogg", "opus"])
+@pytest.mark.parametrize("junk", [b"\n", b"x" * 2000, bytes(30_000)])
+def test_a_little_junk_and_padding_behind_a_file_is_nothing(name: str, junk: bytes) -> None:
+    assert probe(Encoded("x", encoded(name) + junk)).num_frames == 24000
 
 
 @pytest.mark.parametrize("junk", [b"x" * 5000, bytes(300_000)])

@@ -212,7 +212,7 @@ def _extent(
     follows = file.read(_MOST_PADDING + 1)
     unread = file_size - audio
     is_padding = len(follows) <= _MOST_PADDING and not any(follows)
-    if unread < _LEAST_UNREAD or is_padding:
+    if size and (unread < _LEAST_UNREAD or is_padding):
         return Extent(size)
     joined = audio > place or follows.startswith(_MAGICS) or _XING.match(follows) is not None
     return Extent(size, unread=unread, joined=joined)
@@ -288,7 +288,7 @@ def _ogg_problem(file: BinaryIO) -> str | None:
     position, has_begun = 0, False
     while head := file.read(_OGG_HEADER.size):
         if head[:4] != b"OggS" or len(head) < _OGG_HEADER.size:
-            extent = _extent(file, file.seek(0, 2), position, 0, None)
+            extent = _extent(file, file.seek(0, 2), 0, position, None)
             return f"is damaged: no Ogg page begins at byte {position}" if extent.unread else None
         head += file.read(head[26])
         page = head + file.read(sum(head[27:]))
