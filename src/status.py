@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
 from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.status import RECENT_SECONDS, Speed, Survey, open_ledger, survey
+from open_miipher.corpus.status import RECENT_SECONDS, Speed, Survey, failures, open_ledger, survey
 
 if TYPE_CHECKING:
     from open_miipher.corpus.verify import Wrong
@@ -46,6 +46,12 @@ def parse_arguments() -> argparse.Namespace:
         help="the --output-dir of src/inference.py, or a JOB_ID folder of src/preprocess.py",
     )
     add("--json", action="store_true", help="print one JSON object with everything")
+    add(
+        "--failed",
+        action="store_true",
+        help="print only the failures, one a line: what failed, a tab, and why; with --json, as "
+        "JSON lines",
+    )
     add(
         "--verify",
         action="store_true",
@@ -88,6 +94,10 @@ def main() -> int:
     """Look, check, forget, say."""
     arguments = parse_arguments()
     ledger = open_ledger(arguments.output_dir)
+    if arguments.failed:
+        for failure in failures(ledger):
+            print(json.dumps(failure) if arguments.json else _failed_line(failure))
+        return 0
     seen = survey(ledger)
     if arguments.retry_failed:  # nobody may start while it is decided what to make again
         ledger.claim(ledger.state()["identity"])
@@ -108,6 +118,11 @@ def main() -> int:
     return _exit_status(seen, arguments.shard_id) if arguments.exit_status else 0
 
 
+def _failed_line(failure: dict[str, str]) -> str:
+    words = (printable(failure[key]).replace("\n", "\\n") for key in ("input", "error"))
+    return "\t".join(words)
+
+
 def _exit_status(seen: Survey, shard_id: int | None) -> int:
     if shard_id is None:
         return seen.exit_status
@@ -117,11 +132,11 @@ def _exit_status(seen: Survey, shard_id: int | None) -> int:
 
 
 def _forget(ledger: Ledger, wrong: "list[Wrong]") -> int:
-    damaged = {entry.item for entry in wrong}
+    damaged, gone = {entry.item for entry in wrong}, ledger.gone()
     again = {
         item: row
         for item, row in ledger.rows(fields=("error", "seconds")).items()
-        if row.get("error") is not None or item in damaged
+        if (row.get("error") is not None and item not in gone) or item in damaged
     }
     ledger.forget(again)
     return len(again)
@@ -146,6 +161,8 @@ def _lines(
         f"{seen.unit + ':':<12} {seen.num_done:,} of {seen.num_inputs:,} done, "
         f"{seen.num_left:,} left, {seen.num_failed:,} {seen.called_failed}"
     )
+    if seen.num_gone:
+        yield f"besides:     {seen.num_gone:,} of earlier runs that are not asked for any more"
     if seen.samples is not None:
         made, failed = seen.samples.num_made, seen.samples.num_failed
         carried = seen.samples.num_carried

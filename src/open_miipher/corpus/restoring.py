@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,10 @@ class Restore:
         """
         found = self._inputs.ids()
         names = ledger.name_all(found, self._extension, self._inputs.assign)
+        ever = self._inputs.items(names).keys()
         items = self._inputs.items({item: names[item] for item in found})
+        gone = ever - items.keys()
+        ledger.record_gone(gone)
         plan = find_left(self._inputs, items, ledger, self._look)
         left = [item.id for item in plan.items] + [row["id"] for row in plan.failed]
         remove_leftovers(self._output_dir / items[item] for item in left)
@@ -69,7 +72,7 @@ class Restore:
         problem = self._lack_of_room(plan)
         if problem is not None:
             raise UserError(problem)
-        return plan
+        return replace(plan, num_gone=len(gone))
 
     def process(self, items: Share[Item]) -> Iterator[Row]:
         """Restore the items of one rank; a signal lets files come to their end, and no shards."""

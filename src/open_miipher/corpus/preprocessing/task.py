@@ -89,6 +89,7 @@ class Preprocess:
             num_shards[row["id"]] = max(most, len(row.get("outputs", ())))
         gone = {item: num for item, num in num_shards.items() if item not in self._given}
         self._refuse_other_inputs(gone)
+        ledger.record_gone(gone)
         items = {item: unit_name(item) for item in ids}
         plan = find_left(self.inputs, items, ledger, self.inputs.look)
         self._clear({**gone, **{item.id: num_shards[item.id] for item in plan.items}})
