@@ -30,11 +30,13 @@ class Inputs(ABC):
         unit, called_failed: see `Plan`.
         is_estimate: whether costs are taken from sizes.
         are_packed: whether an item becomes a tar shard, and not a file.
+        root: the folder that ids are paths below, links followed; known after `ids`.
     """
 
     identity: Mapping[str, Any] = {}
     unit, called_failed = "files", "failed"
     is_estimate = are_packed = False
+    root: str | None = None
 
     @abstractmethod
     def check(self, output_dir: Path) -> None:
@@ -152,6 +154,39 @@ def assign_names(
         new[item] = stem + suffix
         taken.add(new[item])
     return new
+
+
+def renamed(
+    old_root: str, root: str, given: Collection[str], found: Collection[str]
+) -> list[tuple[str, str]]:
+    """Find inputs that have another id now, since ids begin below another folder.
+
+    Args:
+        old_root: the folder that they began below.
+        root: the folder that they begin below now.
+        given: ids that were given names before.
+        found: ids of now.
+
+    Returns:
+        Old and new ids; none unless one of the folders lies in the other.
+    """
+    below = _relative(old_root, root)
+    above = _relative(root, old_root)
+    new = [item for item in found if item not in given]
+    if below:
+        pairs = [(item.removeprefix(below), item) for item in new if item.startswith(below)]
+    elif above:
+        pairs = [(above + item, item) for item in new]
+    else:
+        pairs = []
+    known = set(given)
+    return [(old, item) for old, item in pairs if old in known]
+
+
+def _relative(inner: str, outer: str) -> str:
+    """Return the way from a folder to one inside it, with a slash at its end; else nothing."""
+    start = f"{outer.rstrip('/')}/"
+    return f"{inner[len(start) :].rstrip('/')}/" if inner.startswith(start) else ""
 
 
 def _split(path: str) -> tuple[str, str]:

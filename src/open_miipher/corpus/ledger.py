@@ -1,7 +1,8 @@
 """The record of an output directory: what is done, under which name, and made by what.
 
     OUTPUT_DIR/.ledger/
-        run.json            what makes the outputs (model, options), and how many runs there were
+        run.json            what makes the outputs (model, options), how many runs there were, and
+                            the folders that ids begin below (`roots`)
         names.jsonl         input → output name, given once and for ever
         gone.jsonl          which items the newest run was not asked for; their outputs stay
         runs.jsonl          what each run found to do, and how it ended
@@ -100,6 +101,7 @@ class Ledger:
             self.number = state.get("number", 0) + 1
             if overwrite:  # before the new identity is there: a kill leaves the old one's rows
                 self._forget_what_is_done(state.get("identity", identity), identity)
+                state.pop("roots", None)
             else:
                 self.check(identity)
             state |= {"number": self.number, "identity": dict(identity)}
@@ -211,6 +213,18 @@ class Ledger:
                 with RowWriter(path) as writer:
                     writer.write({"id": item, "output": output} for item, output in new.items())
             return {**given, **new}
+
+    def roots(self) -> list[str]:
+        """Return the folders that the ids of earlier runs began below."""
+        return list(self.state().get("roots", []))
+
+    def add_root(self, root: str) -> None:
+        """Record that ids begin below this folder."""
+        if root not in self.roots():
+            with turn(self.root):
+                state = self.state()
+                state["roots"] = [*state.get("roots", []), root]
+                write_lines(self.root / "run.json", [json.dumps(state, indent=1)])
 
     def gone(self) -> frozenset[str]:
         """Return the items of earlier runs that the newest one was not asked for."""

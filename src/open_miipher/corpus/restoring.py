@@ -14,7 +14,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.paths import existing_parent, printable
 from open_miipher.base.rows import Row
 from open_miipher.corpus.array import ArrayTask
-from open_miipher.corpus.inputs import Inputs, InputSample, find_left
+from open_miipher.corpus.inputs import Inputs, InputSample, find_left, renamed
 from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger
 from open_miipher.corpus.outcome import NO_FAILURES, UNABLE, MaxFailures
 from open_miipher.corpus.recordings import Segment
@@ -60,6 +60,9 @@ class Restore:
             UserError: there is nothing to restore, or the disk has no room for what will come.
         """
         found = self._inputs.ids()
+        self._check_names(ledger, found)
+        if self._inputs.root is not None:
+            ledger.add_root(self._inputs.root)
         names = ledger.name_all(found, self._extension, self._inputs.assign)
         ever = self._inputs.items(names).keys()
         items = self._inputs.items({item: names[item] for item in found})
@@ -130,6 +133,8 @@ class Restore:
         if not overwrite:
             ledger.check(self.identity)
         found = self._inputs.ids()
+        if not overwrite:
+            self._check_names(ledger, found)
         given = ledger.names(self._extension)
         names = {**given, **self._inputs.assign(found, given, self._extension)}
         items = self._inputs.items({item: names[item] for item in found})
@@ -160,6 +165,28 @@ class Restore:
         path = self._output_dir / MANIFEST_NAME
         remove_leftovers([path])
         write_lines(path, map(json.dumps, listed))
+
+    def _check_names(self, ledger: Ledger, found: list[str]) -> None:
+        """Refuse to make again, under other names, what was restored before.
+
+        Raises:
+            UserError: ids of now begin below another folder than those of before.
+        """
+        root = self._inputs.root
+        for old_root in ledger.roots():
+            if root is None or old_root == root:
+                continue
+            pairs = renamed(old_root, root, ledger.names(self._extension), found)
+            if pairs:
+                old, new = pairs[0]
+                raise UserError(
+                    f"{len(pairs)} of {len(found)} inputs were restored into "
+                    f"{printable(self._output_dir)} before, under other names ({printable(old)}, "
+                    f"which would be {printable(new)} now): names began below {printable(old_root)}"
+                    f", the folder that held all inputs, and would now begin below "
+                    f"{printable(root)}; give the inputs as they were given before, choose another "
+                    "output directory for the others, or make all again with --overwrite"
+                )
 
     def _look(self, item: str, output: str, stamp: Any) -> Item | Row:
         """Look into an item that is left; what cannot be restored is its row."""
