@@ -72,6 +72,11 @@ def parse_arguments() -> argparse.Namespace:
         "makes these files again; not while tasks run",
     )
     add(
+        "--outputs-elsewhere",
+        action="store_true",
+        help="with --verify: pass over outputs that are not here, since they were moved away",
+    )
+    add(
         "--exit-status",
         action="store_true",
         help="end with the run's own status, which torchrun does not pass on",
@@ -107,7 +112,8 @@ def main() -> int:
 
         is_running = any(task.state == "running" for task in seen.tasks)
         shown = not arguments.json
-        wrong = verify(ledger, arguments.num_workers, is_running, shown, seen.unit)
+        elsewhere = arguments.outputs_elsewhere
+        wrong = verify(ledger, arguments.num_workers, is_running, shown, seen.unit, elsewhere)
     num_forgotten = _forget(ledger, wrong or []) if arguments.retry_failed else None
     if arguments.json:
         print(json.dumps(_plain(seen, wrong, num_forgotten), indent=1))

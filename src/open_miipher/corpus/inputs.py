@@ -202,6 +202,7 @@ def find_left(
     ledger: Ledger,
     look: Callable[[str, str, Any], Item | Row],
     from_nothing: bool = False,
+    outputs_elsewhere: bool = False,
 ) -> Plan:
     """Tell what is done, or cannot be, from what is left, and look into what is left.
 
@@ -211,6 +212,7 @@ def find_left(
         ledger: of the task whose items count.
         look: gives an item from its id, output and stamp, or its row if it cannot be started.
         from_nothing: as if nothing was done.
+        outputs_elsewhere: what the ledger calls done is done, also where its output was moved away.
 
     Raises:
         UserError: all that `Inputs.stamp` and `look` raised.
@@ -219,10 +221,14 @@ def find_left(
     known = ("error", "stamp", "output", "output_bytes", "outputs")
     rows = {} if from_nothing else ledger.rows(set(own), known)
 
+    def is_whole(row: Row) -> bool:
+        sizes = _output_sizes(row, ledger.root.parent)
+        return all(size == wanted or (outputs_elsewhere and size is None) for size, wanted in sizes)
+
     def find(item: str) -> Item | Row | str | UserError:
         try:
             stamp, row = inputs.stamp(item), rows.get(item)
-            if row is None or row["stamp"] != stamp or not _is_whole(row, ledger.root.parent):
+            if row is None or row["stamp"] != stamp or not is_whole(row):
                 return look(item, items[item], stamp)
         except UserError as error:
             return error
@@ -244,10 +250,10 @@ def find_left(
     )
 
 
-def _is_whole(row: Row, output_dir: Path) -> bool:
-    """Whether the outputs that a row tells of are there, at their sizes."""
+def _output_sizes(row: Row, output_dir: Path) -> list[tuple[int | None, int]]:
+    """Return the sizes of the outputs that a row tells of: as they are, and as they were."""
     one = [] if row.get("output") is None else [[row["output"], row["output_bytes"]]]
-    return all(size_of(output_dir / name) == size for name, size in row.get("outputs", one))
+    return [(size_of(output_dir / name), size) for name, size in row.get("outputs", one)]
 
 
 def stored_stamp(storage: Storage, url: str) -> list[Any] | UserError:

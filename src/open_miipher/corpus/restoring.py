@@ -35,15 +35,22 @@ class Restore:
         inputs: what is restored; checked.
         output_dir: gets the inputs' folders and names.
         file_format: of the restored audio.
+        outputs_elsewhere: outputs that were moved away are not made again.
 
     Attributes:
         identity: the model and all that changes what comes out.
     """
 
     def __init__(
-        self, restorer: Restorer, inputs: Inputs, output_dir: Path, file_format: FileFormat
+        self,
+        restorer: Restorer,
+        inputs: Inputs,
+        output_dir: Path,
+        file_format: FileFormat,
+        outputs_elsewhere: bool = False,
     ) -> None:
         self._inputs, self._output_dir = inputs, output_dir
+        self._outputs_elsewhere = outputs_elsewhere
         self._setting = Setting(restorer, output_dir, file_format)
         self._extension = "tar" if inputs.are_packed else file_format.format
         self.identity: Mapping[str, Any] = {
@@ -68,7 +75,7 @@ class Restore:
         items = self._inputs.items({item: names[item] for item in found})
         gone = ever - items.keys()
         ledger.record_gone(gone)
-        plan = find_left(self._inputs, items, ledger, self._look)
+        plan = self._find_left(items, ledger)
         left = [item.id for item in plan.items] + [row["id"] for row in plan.failed]
         remove_leftovers(self._output_dir / items[item] for item in left)
         remove_leftovers(ledger.samples_path(item) for item in left)
@@ -138,7 +145,7 @@ class Restore:
         given = ledger.names(self._extension)
         names = {**given, **self._inputs.assign(found, given, self._extension)}
         items = self._inputs.items({item: names[item] for item in found})
-        plan = find_left(self._inputs, items, ledger, self._look, from_nothing=overwrite)
+        plan = self._find_left(items, ledger, from_nothing=overwrite)
         num_own = plan.num_done + plan.num_failed + len(plan.items) + len(plan.failed)
         about = "about " if plan.is_estimate else ""
         said = [
@@ -165,6 +172,12 @@ class Restore:
         path = self._output_dir / MANIFEST_NAME
         remove_leftovers([path])
         write_lines(path, map(json.dumps, listed))
+
+    def _find_left(
+        self, items: Mapping[str, str], ledger: Ledger, from_nothing: bool = False
+    ) -> Plan:
+        elsewhere = self._outputs_elsewhere
+        return find_left(self._inputs, items, ledger, self._look, from_nothing, elsewhere)
 
     def _check_names(self, ledger: Ledger, found: list[str]) -> None:
         """Refuse to make again, under other names, what was restored before.

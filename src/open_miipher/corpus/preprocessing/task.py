@@ -91,7 +91,8 @@ class Preprocess:
         self._refuse_other_inputs(gone)
         ledger.record_gone(gone)
         items = {item: unit_name(item) for item in ids}
-        plan = find_left(self.inputs, items, ledger, self.inputs.look)
+        elsewhere = self._options.outputs_elsewhere
+        plan = find_left(self.inputs, items, ledger, self.inputs.look, outputs_elsewhere=elsewhere)
         self._clear({**gone, **{item.id: num_shards[item.id] for item in plan.items}})
         return plan
 
