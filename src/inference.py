@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from open_miipher.audio.formats import FORMATS, SAMPLE_BYTES, FileFormat
 from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 from open_miipher.corpus.outcome import INTERRUPTED, MaxFailures
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -332,6 +333,10 @@ def _task(arguments: argparse.Namespace, world: "World") -> "Restore":
             encoder_source=arguments.encoder_source,
         )
     )
+    if world.is_main:
+        given = Path(arguments.ckpt_dir or DEFAULT_MODEL).resolve()
+        newest = "" if given == checkpoint.path else f" (the newest in {printable(given)})"
+        print(f"{restorer}{newest}", flush=True)
     elsewhere = arguments.outputs_elsewhere
     return Restore(restorer, inputs, arguments.output_dir, file_format, elsewhere)
 

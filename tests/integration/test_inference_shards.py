@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import boto3
 import numpy as np
@@ -102,6 +103,7 @@ def bucket(monkeypatch, tmp_path: Path) -> Iterator[str]:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
     endpoint = f"http://{host}:{port}"
+    urlopen(Request(f"{endpoint}/moto-api/reset", method="POST")).close()  # of other tests
     boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="corpus")
     yield endpoint
     server.stop()

@@ -30,6 +30,8 @@ Waveform = TypeVar("Waveform", np.ndarray, Tensor)
 class Restorer:
     """A model with options of restoration.
 
+    Printed, it says which model that is, and of which checkpoint.
+
     Args:
         model: restores chunks.
         options: of the restoration; by default, each channel of an array is restored separately.
@@ -48,6 +50,9 @@ class Restorer:
         self.options = options or RestoreOptions(channels="each")
         self.batch_size = batch_size
         self.options.grid(model)
+
+    def __str__(self) -> str:
+        return f"model {self.model}"
 
     @classmethod
     def from_checkpoint(
