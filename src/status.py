@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from open_miipher.base.amounts import duration
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
 from open_miipher.corpus.ledger import Ledger
@@ -174,18 +175,17 @@ def _lines(
         carried = seen.samples.num_carried
         rest = f", {carried:,} members of others carried along" if carried else ""
         yield f"samples:     {made:,} made, {failed:,} failed{rest}"
-    yield (
-        f"audio:       {_hours(seen.seconds_done)} done, {about}{_hours(seen.seconds_left)} left"
-    )
+    done, left = duration(seen.seconds_done), duration(seen.seconds_left)
+    yield f"audio:       {done} done, {about}{left} left"
     if seen.recent is not None:
         minutes = min(RECENT_SECONDS, seen.recent.seconds) / 60
         yield f"speed:       {_speed(seen.recent, seen.unit)} in the last {minutes:.0f} min"
     if seen.overall is not None:
         label = "speed:      " if seen.recent is None else "            "
         speed = _speed(seen.overall, seen.unit)
-        yield f"{label} {speed} in all, over {_hours(seen.overall.seconds)}"
+        yield f"{label} {speed} in all, over {duration(seen.overall.seconds)}"
     if seen.seconds_to_go is not None:
-        yield f"time to go:  {_duration(seen.seconds_to_go)} for what is running, at this speed"
+        yield f"time to go:  {_to_go(seen.seconds_to_go)} for what is running, at this speed"
     yield from _task_lines(seen)
     yield from _failure_lines(output_dir, seen, num_forgotten)
     if wrong is not None:
@@ -205,7 +205,7 @@ def _task_lines(seen: Survey) -> Iterator[str]:
         chosen = [task for task in tasks if task.state == state]
         for task in chosen[:_SHOWN]:
             left = "" if task.num_left is None else f", {task.num_left:,} {seen.unit} left"
-            hours = "" if not task.num_left else f" ({_hours(task.seconds_left)})"
+            hours = "" if not task.num_left else f" ({duration(task.seconds_left)})"
             yield f"  {task.name}: {state}, {task.who or task.how}{left}{hours}"
         if len(chosen) > _SHOWN:
             yield f"  … and {len(chosen) - _SHOWN} more {state}"
@@ -227,15 +227,11 @@ def _failure_lines(output_dir: Path, seen: Survey, num_forgotten: int | None) ->
         )
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:,.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
-
-
 def _speed(speed: Speed, unit: str) -> str:
     return f"{speed.real_time:,.1f} times as fast as real time, {speed.files:,.2f} {unit}/s"
 
 
-def _duration(seconds: float) -> str:
+def _to_go(seconds: float) -> str:
     minutes = round(seconds / 60)
     days, hours = minutes // 1440, minutes % 1440 // 60
     if days:

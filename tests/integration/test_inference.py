@@ -72,15 +72,21 @@ def command(
         signal.signal(number, handler)
 
 
-def test_a_directory_is_restored_with_its_tree_and_then_skipped(command, tmp_path, capsys) -> None:
+def test_a_directory_is_restored_with_its_tree_and_then_skipped(
+    command, chain, tmp_path, capsys
+) -> None:
     assert command() == 0
     restored = outputs(tmp_path / "out")
     assert sorted(restored) == ["a/x.flac.wav", "a/x.wav", "b/x.wav"]
     assert [row["error"] for row in manifest(tmp_path / "out")] == [None] * 3
-    assert "3 files restored, 0 failed" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert re.match(rf"model \w+, of {chain}/ckpt/step-0+7, step 7 \(moving average .*\), on cpu "
+                    rf"\(the newest in {chain}\)\n", text)  # fmt: skip
+    assert "3 files restored, 0 failed" in text
     times = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in restored}
     assert command() == 0
     assert {n: (tmp_path / "out" / n).stat().st_mtime_ns for n in restored} == times
+    assert "nothing to do: 3 files were restored before" in capsys.readouterr().out
     assert command("--overwrite") == 0
     assert {n: (tmp_path / "out" / n).stat().st_mtime_ns for n in restored} != times
     assert outputs(tmp_path / "out") == restored

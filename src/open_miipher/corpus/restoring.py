@@ -9,6 +9,7 @@ from typing import Any
 
 from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.io import AudioError
+from open_miipher.base.amounts import duration, size
 from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import existing_parent, printable
@@ -88,6 +89,7 @@ class Restore:
         """Restore the items of one rank; a signal lets files come to their end, and no shards."""
         make = ShardOutput if self._inputs.are_packed else FileOutput
         in_work: list[Output] = []
+        items.under_way = lambda: sum(output.seconds_under_way for output in in_work.copy())
 
         def jobs() -> Iterator[Job]:
             for item in items:
@@ -151,8 +153,8 @@ class Restore:
         said = [
             f"{plan.unit + ':':<12} {num_own} ({plan.num_done} done before, {len(plan.items)} to "
             f"restore, {len(plan.failed)} unreadable, {plan.num_failed} failed before)",
-            f"hours:       {about}{plan.cost / 3600:.4f} to restore",
-            f"output:      about {self._total_bytes(plan) / 1e6:.1f} MB to come in "
+            f"audio:       {about}{duration(plan.cost)} to restore",
+            f"output:      about {size(self._total_bytes(plan))} to come in "
             f"{printable(self._output_dir)}",
         ]
         unreadable = [row["error"] for row in plan.failed]
@@ -231,6 +233,6 @@ class Restore:
         if needed <= free:
             return None
         return (
-            f"about {needed / 1e6:.0f} MB will be written to {printable(self._output_dir)}, whose "
-            f"disk has {free / 1e6:.0f} MB left; make room, or choose another output directory"
+            f"about {size(needed)} will be written to {printable(self._output_dir)}, whose disk "
+            f"has {size(free)} left; make room, or choose another output directory"
         )

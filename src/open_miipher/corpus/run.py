@@ -224,7 +224,9 @@ def _work(
     try:
         with (
             ledger.writer(world.rank) as writer,
-            Progress(num_items, share.cost, world.is_main, whose, unit) as progress,
+            Progress(
+                num_items, share.cost, world.is_main, whose, unit, lambda: share.under_way()
+            ) as progress,
         ):
             for row in itertools.chain(failed, task.process(share)):
                 if row["error"] is not None:
