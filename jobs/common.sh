@@ -16,10 +16,12 @@ STAGE1_DIR="${STAGE1_DIR:-output/stage1}"  # for stage 3
 STAGE2_DIR="${STAGE2_DIR:-output/stage2}"
 INIT_FROM="${INIT_FROM:-}"      # finetune.sh: run or checkpoint that training starts from
 BATCH_SIZE="${BATCH_SIZE:-}"    # samples a step, over all processes; empty: the model's own
-NPROC="${NPROC:-gpu}"           # processes a node; gpu: one for each GPU
+NPROC="${NPROC:-gpu}"           # processes a node; gpu: one for each GPU, or one on the CPU
 MAX_RESTARTS="${MAX_RESTARTS:-3}"  # how often training restarts by itself after a process died
 CKPT_DIR="${CKPT_DIR:-output/stage3}"  # restore*.sh: the chain
-INPUT_DIR="${INPUT_DIR:-}"      # restore*.sh: what to restore
+INPUT_DIR="${INPUT_DIR:-}"      # restore*.sh: what to restore: a folder,
+INPUT_SHARDS="${INPUT_SHARDS:-}"      # or tar shards: folders, patterns, s3:// (options in EXTRA),
+INPUT_MANIFEST="${INPUT_MANIFEST:-}"  # or a manifest in JSON lines
 NUM_SHARDS="${NUM_SHARDS:-}"    # *_array.sh: number of array tasks; keep it until all are done
 SHARD_ID="${SHARD_ID:-}"        # which of them, from 0, this job is
 SPEECH_URLS="${SPEECH_URLS:-}"  # preprocess*.sh: tar files of clean speech, folders, patterns
@@ -33,7 +35,7 @@ WANDB_API_KEY_FILE="${WANDB_API_KEY_FILE:-}"    # files with the keys: never on 
 HF_TOKEN_FILE="${HF_TOKEN_FILE:-}"
 # MASTER_ADDR and MASTER_PORT: where the processes meet; default: the first host, the job's port.
 NAMES=(IMAGE BIND SPEECH_DIRS NOISE_DIRS RIR_DIRS TEST_DIRS OUTPUT_DIR MODEL STAGE1_DIR STAGE2_DIR
-  INIT_FROM BATCH_SIZE NPROC MAX_RESTARTS CKPT_DIR INPUT_DIR NUM_SHARDS SHARD_ID SPEECH_URLS
+  INIT_FROM BATCH_SIZE NPROC MAX_RESTARTS CKPT_DIR INPUT_DIR INPUT_SHARDS INPUT_MANIFEST NUM_SHARDS SHARD_ID SPEECH_URLS
   TEST_URLS DATA WRITER_NAME NUM_WRITERS EXTRA HF_HOME WANDB_API_KEY_FILE HF_TOKEN_FILE)
 # ---------------------------------------------------------------------------------------------------
 
@@ -50,6 +52,7 @@ need() { # NAME…: stop if one of these variables is empty
 }
 
 # --- What to run: each sets COMMAND, and REQUEUE, the file that asks to queue the job again. ------
+OUTPUTS=() # of a corpus run: the folders that src/status.py knows
 
 as_list() { # FOLDERS: [a,b] of "a b"
   local folders
@@ -80,9 +83,14 @@ resume() { # resume OUTPUT_DIR's newest checkpoint with its own settings, change
   REQUEUE=$OUTPUT_DIR/REQUEUE
 }
 
-restore() { # restore INPUT_DIR, or the share of it that array task SHARD_ID has
-  local extra shard=() ledger
-  need INPUT_DIR OUTPUT_DIR CKPT_DIR
+restore() { # restore the input, or the share of it that array task SHARD_ID has
+  local extra urls shard=() ledger input=()
+  need OUTPUT_DIR CKPT_DIR
+  [[ -n $INPUT_DIR$INPUT_SHARDS$INPUT_MANIFEST ]] || need INPUT_DIR
+  [[ -z $INPUT_DIR ]] || input+=(--input-audio-dir "$INPUT_DIR")
+  [[ -z $INPUT_MANIFEST ]] || input+=(--input-manifest "$INPUT_MANIFEST")
+  read -ra urls <<<"$INPUT_SHARDS"
+  [[ -z $INPUT_SHARDS ]] || input+=(--input-shards "${urls[@]}")
   read -ra extra <<<"$EXTRA"
   ledger=$OUTPUT_DIR/.ledger
   if [[ -n $SHARD_ID ]]; then
@@ -90,10 +98,11 @@ restore() { # restore INPUT_DIR, or the share of it that array task SHARD_ID has
     shard=(--num-shards "$NUM_SHARDS" --shard-id "$SHARD_ID")
     ledger=$ledger/$(printf 'shard-%05d-of-%05d' "$SHARD_ID" "$NUM_SHARDS")
   fi
-  COMMAND=(src/inference.py --ckpt-dir "$CKPT_DIR" --input-audio-dir "$INPUT_DIR"
-    --output-dir "$OUTPUT_DIR" "${shard[@]}" "${extra[@]}")
+  COMMAND=(src/inference.py --ckpt-dir "$CKPT_DIR" "${input[@]}" --output-dir "$OUTPUT_DIR"
+    "${shard[@]}" "${extra[@]}")
   REQUEUE=$ledger/REQUEUE
-  MAX_RESTARTS=0 # failed files give exit status 1, and trying them again at once would not help
+  OUTPUTS=("$OUTPUT_DIR")
+  MAX_RESTARTS=0 # trying failed files again at once would not help
 }
 
 as_quoted_list() { # URLS: ["a","b"] of "a b"; the quotes keep patterns as they are
@@ -114,6 +123,7 @@ preprocess() { # make shards of degraded pairs in OUTPUT_DIR/WRITER_NAME, or tas
     [[ $word != preprocess.job_id=* ]] || job=${word#*=}
   done
   REQUEUE=$OUTPUT_DIR/$WRITER_NAME/.jobs/$job
+  OUTPUTS=("$OUTPUT_DIR/$WRITER_NAME/"{train,val}"/$job")
   if [[ -n $SHARD_ID ]]; then
     need NUM_SHARDS
     shard=("preprocess.num_shards=$NUM_SHARDS" "preprocess.shard_id=$SHARD_ID")
@@ -129,7 +139,7 @@ preprocess() { # make shards of degraded pairs in OUTPUT_DIR/WRITER_NAME, or tas
     "data.train.rir_dir_list=$(as_list "$RIR_DIRS")" "data.test.dir_list=$(as_list "$TEST_DIRS")"
     "data.test.urls=$(as_quoted_list "$TEST_URLS")" "${shard[@]}" "${extra[@]}")
   [[ $NPROC != gpu ]] || NPROC=1 # no GPU is used: the writers of one process take all cores
-  MAX_RESTARTS=0 # damaged inputs give exit status 1, and trying them again at once would not help
+  MAX_RESTARTS=0 # trying damaged inputs again at once would not help
 }
 
 make_index() { # index every folder that is named in the variables
@@ -168,10 +178,10 @@ into_image() { # put singularity before COMMAND; bind this folder and all named 
   local folder urls wrapper binds=(--bind "$PWD")
   read -ra wrapper <<<"${CONTAINER_RUN:-}"
   for folder in $BIND $SPEECH_DIRS $NOISE_DIRS $RIR_DIRS $TEST_DIRS $STAGE1_DIR $STAGE2_DIR \
-    $INIT_FROM $CKPT_DIR $INPUT_DIR $OUTPUT_DIR $HF_HOME; do
+    $INIT_FROM $CKPT_DIR $INPUT_DIR $INPUT_MANIFEST $OUTPUT_DIR $HF_HOME; do
     [[ ! -e $folder ]] || binds+=(--bind "$(realpath -s "$folder")")
   done
-  read -ra urls <<<"$SPEECH_URLS $TEST_URLS"
+  read -ra urls <<<"$SPEECH_URLS $TEST_URLS $INPUT_SHARDS"
   for folder in "${urls[@]}"; do
     folder=${folder%%[*?[{]*} # the part before a pattern
     [[ -d $folder ]] || folder=$(dirname "$folder")
@@ -186,6 +196,11 @@ job_port() { # JOB_ID: a port below those that systems assign; successive jobs g
   echo "${MASTER_PORT:-$((10000 + 10#0${digits//[!0-9]/} % 20000))}"
 }
 
+has_gpu() { # whether processes that start here can use one
+  [[ ! ${CUDA_VISIBLE_DEVICES-all} =~ ^(-1|NoDevFiles)?$ ]] || return 1
+  [[ $(nvidia-smi -L 2>/dev/null) == GPU* ]] || compgen -G '/dev/nvidia[0-9]*' >/dev/null
+}
+
 launch_on() { # JOB_ID HOST…: put torchrun before COMMAND; one torchrun runs on each host
   local id=$1 meet=(--standalone)
   shift
@@ -197,12 +212,30 @@ launch_on() { # JOB_ID HOST…: put torchrun before COMMAND; one torchrun runs o
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
   fi
   mkdir -p "$OUTPUT_DIR"
+  if [[ $NPROC == gpu ]] && ! has_gpu; then
+    echo "there is no GPU here: one process on the CPU (NPROC=1)"
+    NPROC=1
+  fi
   export JOB_MARK=$id
   # Workers inherit that SIGUSR2 is ignored, so it does not kill one that has no handler yet.
   # shellcheck disable=SC2016  # "$@" is for the inner bash
   COMMAND=(bash -c 'trap "" USR2; exec "$@"' launch torchrun "${meet[@]}"
     --nproc_per_node "$NPROC" --max-restarts "$MAX_RESTARTS" "${COMMAND[@]}")
   into_image
+}
+
+outcome() { # STATUS of torchrun, which makes 1 of all but 0: return a corpus run's own
+  local folder own status=0
+  ((${#OUTPUTS[@]} > 0 && $1 != 0)) || return "$1"
+  for folder in "${OUTPUTS[@]}"; do
+    [[ -e $folder/.ledger ]] || continue
+    own=0
+    COMMAND=(python src/status.py "$folder" --exit-status ${SHARD_ID:+--shard-id "$SHARD_ID"})
+    into_image
+    "${COMMAND[@]}" || own=$?
+    ((own <= status)) || status=$own
+  done
+  return $((status > 0 ? status : 2)) # what is done and yet fails was refused before it began
 }
 
 signal_workers() { # send SIGUSR2 to this job's workers on this host; in training, one is enough
@@ -232,9 +265,11 @@ supervise() { # PID: wait for the launcher; when the job has to stop, signal its
 }
 
 on_this_machine() {
+  local status=0
   prepare
   launch_on "$$" localhost
-  "${COMMAND[@]}"
+  "${COMMAND[@]}" || status=$?
+  outcome "$status"
 }
 
 on_slurm() { # one launcher a node; requeue the job if the time limit ended the run early
@@ -251,7 +286,8 @@ on_slurm() { # one launcher a node; requeue the job if the time limit ended the 
   if [[ -e $REQUEUE && $(squeue --noheader --job "$SLURM_JOB_ID" --format %T) == RUNNING ]]; then
     scontrol requeue "$SLURM_JOB_ID"
   fi
-  exit "$status"
+  outcome "$status"
+  exit
 }
 
 seconds_of_job() { # the walltime of the PBS job in seconds, minus 5 minutes for saving
@@ -286,5 +322,6 @@ on_pbs() { # SCRIPT: one launcher a node; submit SCRIPT again if the walltime en
     done
     (IFS=, && qsub -v "${names[*]}" "$1")
   fi
-  exit "$status"
+  outcome "$status"
+  exit
 }

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from open_miipher.audio.formats import FORMATS, SAMPLE_BYTES, FileFormat
 from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 from open_miipher.corpus.outcome import INTERRUPTED, MaxFailures
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -73,7 +74,13 @@ def parse_arguments() -> argparse.Namespace:
         help="a checkpoint of a whole chain (stage 3, or the small restorer), or the output "
         "directory of its run (its newest one); default: the small restorer in pretrained/default",
     )
-    add("--output-dir", required=True, type=Path, metavar="DIR", help="where the outputs go")
+    add(
+        "--output-dir",
+        required=True,
+        type=_folder_for_outputs,
+        metavar="DIR",
+        help="where the outputs go",
+    )
     _ask_what_comes_in(parser.add_argument_group("what comes in (one of the first three)"))
     _ask_what_comes_out(parser.add_argument_group("what comes out"))
     _ask_how(parser.add_argument_group("how it is computed"))
@@ -83,10 +90,15 @@ def parse_arguments() -> argparse.Namespace:
 
 def _ask_what_comes_in(group: argparse._ArgumentGroup) -> None:
     add = group.add_mutually_exclusive_group(required=True).add_argument
-    add("--input-audio-dir", type=Path, metavar="DIR", help="all audio files under a directory")
+    add(
+        "--input-audio-dir",
+        type=_path_of_inputs,
+        metavar="DIR",
+        help="all audio files under a directory",
+    )
     add(
         "--input-manifest",
-        type=Path,
+        type=_path_of_inputs,
         metavar="FILE",
         help="JSON lines: audio_filepath (absolute, or relative to the manifest's folder), offset "
         "and duration in s for a segment, and whatever else is to be passed through",
@@ -241,6 +253,12 @@ def _ask_what_is_done(group: argparse._ArgumentGroup) -> None:
         help="restore everything again, also what another model or other options made",
     )
     add(
+        "--outputs-elsewhere",
+        action="store_true",
+        help="what the ledger calls done is done, also where its output was moved away, to a store "
+        "for one",
+    )
+    add(
         "--max-failures",
         default="0",
         metavar="N|P%%",
@@ -315,7 +333,12 @@ def _task(arguments: argparse.Namespace, world: "World") -> "Restore":
             encoder_source=arguments.encoder_source,
         )
     )
-    return Restore(restorer, inputs, arguments.output_dir, file_format)
+    if world.is_main:
+        given = Path(arguments.ckpt_dir or DEFAULT_MODEL).resolve()
+        newest = "" if given == checkpoint.path else f" (the newest in {printable(given)})"
+        print(f"{restorer}{newest}", flush=True)
+    elsewhere = arguments.outputs_elsewhere
+    return Restore(restorer, inputs, arguments.output_dir, file_format, elsewhere)
 
 
 def _asked_for(arguments: argparse.Namespace) -> tuple["RestoreOptions", FileFormat, "Inputs"]:
@@ -414,6 +437,24 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: choose 1 or more")
     return int(text)
+
+
+def _folder_for_outputs(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no folder of this machine: restore into one, upload what is done, remove "
+            "it, and go on with --outputs-elsewhere (docs/restoring.md shows it from end to end)"
+        )
+    return Path(text)
+
+
+def _path_of_inputs(text: str) -> Path:
+    if "://" in text:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no path of this machine: give tar shards of a store with --input-shards, "
+            "or copy the files here"
+        )
+    return Path(text)
 
 
 def _sample_rate(text: str) -> int | str:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from open_miipher.base.amounts import duration
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
 from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.status import RECENT_SECONDS, Speed, Survey, open_ledger, survey
+from open_miipher.corpus.status import RECENT_SECONDS, Speed, Survey, failures, open_ledger, survey
 
 if TYPE_CHECKING:
     from open_miipher.corpus.verify import Wrong
@@ -47,6 +48,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--json", action="store_true", help="print one JSON object with everything")
     add(
+        "--failed",
+        action="store_true",
+        help="print only the failures, one a line: what failed, a tab, and why; with --json, as "
+        "JSON lines",
+    )
+    add(
         "--verify",
         action="store_true",
         help="decode every output and compare its frames, rate, channels and level with what was "
@@ -64,6 +71,11 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="forget the failures, and what --verify found wrong, so that the same restore command "
         "makes these files again; not while tasks run",
+    )
+    add(
+        "--outputs-elsewhere",
+        action="store_true",
+        help="with --verify: pass over outputs that are not here, since they were moved away",
     )
     add(
         "--exit-status",
@@ -88,6 +100,10 @@ def main() -> int:
     """Look, check, forget, say."""
     arguments = parse_arguments()
     ledger = open_ledger(arguments.output_dir)
+    if arguments.failed:
+        for failure in failures(ledger):
+            print(json.dumps(failure) if arguments.json else _failed_line(failure))
+        return 0
     seen = survey(ledger)
     if arguments.retry_failed:  # nobody may start while it is decided what to make again
         ledger.claim(ledger.state()["identity"])
@@ -97,7 +113,8 @@ def main() -> int:
 
         is_running = any(task.state == "running" for task in seen.tasks)
         shown = not arguments.json
-        wrong = verify(ledger, arguments.num_workers, is_running, shown, seen.unit)
+        elsewhere = arguments.outputs_elsewhere
+        wrong = verify(ledger, arguments.num_workers, is_running, shown, seen.unit, elsewhere)
     num_forgotten = _forget(ledger, wrong or []) if arguments.retry_failed else None
     if arguments.json:
         print(json.dumps(_plain(seen, wrong, num_forgotten), indent=1))
@@ -106,6 +123,11 @@ def main() -> int:
     if wrong:
         return 1
     return _exit_status(seen, arguments.shard_id) if arguments.exit_status else 0
+
+
+def _failed_line(failure: dict[str, str]) -> str:
+    words = (printable(failure[key]).replace("\n", "\\n") for key in ("input", "error"))
+    return "\t".join(words)
 
 
 def _exit_status(seen: Survey, shard_id: int | None) -> int:
@@ -117,11 +139,11 @@ def _exit_status(seen: Survey, shard_id: int | None) -> int:
 
 
 def _forget(ledger: Ledger, wrong: "list[Wrong]") -> int:
-    damaged = {entry.item for entry in wrong}
+    damaged, gone = {entry.item for entry in wrong}, ledger.gone()
     again = {
         item: row
         for item, row in ledger.rows(fields=("error", "seconds")).items()
-        if row.get("error") is not None or item in damaged
+        if (row.get("error") is not None and item not in gone) or item in damaged
     }
     ledger.forget(again)
     return len(again)
@@ -146,23 +168,24 @@ def _lines(
         f"{seen.unit + ':':<12} {seen.num_done:,} of {seen.num_inputs:,} done, "
         f"{seen.num_left:,} left, {seen.num_failed:,} {seen.called_failed}"
     )
+    if seen.num_gone:
+        yield f"besides:     {seen.num_gone:,} of earlier runs that are not asked for any more"
     if seen.samples is not None:
         made, failed = seen.samples.num_made, seen.samples.num_failed
         carried = seen.samples.num_carried
         rest = f", {carried:,} members of others carried along" if carried else ""
         yield f"samples:     {made:,} made, {failed:,} failed{rest}"
-    yield (
-        f"audio:       {_hours(seen.seconds_done)} done, {about}{_hours(seen.seconds_left)} left"
-    )
+    done, left = duration(seen.seconds_done), duration(seen.seconds_left)
+    yield f"audio:       {done} done, {about}{left} left"
     if seen.recent is not None:
         minutes = min(RECENT_SECONDS, seen.recent.seconds) / 60
         yield f"speed:       {_speed(seen.recent, seen.unit)} in the last {minutes:.0f} min"
     if seen.overall is not None:
         label = "speed:      " if seen.recent is None else "            "
         speed = _speed(seen.overall, seen.unit)
-        yield f"{label} {speed} in all, over {_hours(seen.overall.seconds)}"
+        yield f"{label} {speed} in all, over {duration(seen.overall.seconds)}"
     if seen.seconds_to_go is not None:
-        yield f"time to go:  {_duration(seen.seconds_to_go)} for what is running, at this speed"
+        yield f"time to go:  {_to_go(seen.seconds_to_go)} for what is running, at this speed"
     yield from _task_lines(seen)
     yield from _failure_lines(output_dir, seen, num_forgotten)
     if wrong is not None:
@@ -182,7 +205,7 @@ def _task_lines(seen: Survey) -> Iterator[str]:
         chosen = [task for task in tasks if task.state == state]
         for task in chosen[:_SHOWN]:
             left = "" if task.num_left is None else f", {task.num_left:,} {seen.unit} left"
-            hours = "" if not task.num_left else f" ({_hours(task.seconds_left)})"
+            hours = "" if not task.num_left else f" ({duration(task.seconds_left)})"
             yield f"  {task.name}: {state}, {task.who or task.how}{left}{hours}"
         if len(chosen) > _SHOWN:
             yield f"  … and {len(chosen) - _SHOWN} more {state}"
@@ -204,15 +227,11 @@ def _failure_lines(output_dir: Path, seen: Survey, num_forgotten: int | None) ->
         )
 
 
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:,.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
-
-
 def _speed(speed: Speed, unit: str) -> str:
     return f"{speed.real_time:,.1f} times as fast as real time, {speed.files:,.2f} {unit}/s"
 
 
-def _duration(seconds: float) -> str:
+def _to_go(seconds: float) -> str:
     minutes = round(seconds / 60)
     days, hours = minutes // 1440, minutes % 1440 // 60
     if days:

@@ -32,19 +32,8 @@ README = PAGES[ROOT / "README.md"]
 PROSE = {path: re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S) for path, text in PAGES.items()}
 # Commands of others, which take no option of ours; a word of them may name a file of ours.
 FOREIGN = (
-    *(
-        "cd",
-        "docker",
-        "export",
-        "find",
-        "mkdir",
-        "qsub",
-        "qstat",
-        "sbatch",
-        "scancel",
-        "singularity",
-    ),
-    *("source", "squeue", "ssh", "tail", "wandb"),
+    *("aws", "cd", "docker", "export", "find", "mkdir", "qsub", "qstat", "sbatch", "scancel"),
+    *("singularity", "source", "squeue", "ssh", "tail", "wandb"),
 )
 FOLDERS = "benchmarks|config|container|dataset|docs|jobs|src|tests"
 # What a resumed or fine-tuned run would have been started with.

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 from tqdm import tqdm
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS
+from open_miipher.base.amounts import duration
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
 from open_miipher.index import (
@@ -130,9 +131,9 @@ def main() -> int:
         print(f"the old metadata.csv is kept as {printable(kept)}")
     entries = [replace(entry, extra=extra.get(entry.file_path, {})) for entry in found.entries]
     path = write_index(root, entries)
-    hours = sum(entry.num_frames / entry.sample_rate for entry in entries) / 3600
+    seconds = sum(entry.num_frames / entry.sample_rate for entry in entries)
     left_out = f", {len(found.unreadable)} unreadable left out" if found.unreadable else ""
-    print(f"{printable(path)}: {len(entries)} files, {hours:.2f} h{left_out}")
+    print(f"{printable(path)}: {len(entries)} files, {duration(seconds)}{left_out}")
     return 0
 
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Restore INPUT_DIR as array tasks on this machine: all NUM_SHARDS in turn, or only SHARDS="3 5".
+# Restore INPUT_DIR, INPUT_SHARDS or INPUT_MANIFEST as array tasks on this machine: all NUM_SHARDS in
+# turn, or only SHARDS="3 5".
 # Variables: jobs/common.sh. From the repository's root: jobs/local/restore_array.sh
 cd "$(dirname "$0")/../.." || exit
 NUM_SHARDS="${NUM_SHARDS:-4}"

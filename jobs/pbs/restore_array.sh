@@ -4,7 +4,8 @@
 #PBS -l select=1:ncpus=8:ngpus=1
 #PBS -l walltime=24:00:00
 #PBS -j oe
-# Restore INPUT_DIR into OUTPUT_DIR with the chain in CKPT_DIR; the tasks share the files.
+# Restore INPUT_DIR, INPUT_SHARDS or INPUT_MANIFEST into OUTPUT_DIR with the chain in CKPT_DIR; the
+# tasks share the files.
 # Array tasks: -J 0 to NUM_SHARDS - 1. A task that the walltime ends early submits itself again.
 # Variables: jobs/common.sh. From the repository's root: qsub jobs/pbs/restore_array.sh
 cd "${PBS_O_WORKDIR:-.}" || exit

@@ -9,7 +9,7 @@
 #SBATCH --signal=B:TERM@300 # 5 minutes to save; then the job is queued again
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%j.log
-# Restore INPUT_DIR into OUTPUT_DIR with the chain in CKPT_DIR.
+# Restore INPUT_DIR, INPUT_SHARDS or INPUT_MANIFEST into OUTPUT_DIR with the chain in CKPT_DIR.
 # Variables: jobs/common.sh. From the repository's root: sbatch jobs/slurm/restore.sh
 cd "${SLURM_SUBMIT_DIR:-.}" || exit
 # shellcheck source=jobs/common.sh

@@ -10,7 +10,8 @@
 #SBATCH --signal=B:TERM@300 # 5 minutes to finish the work in progress; then the task is queued again
 #SBATCH --open-mode=append
 #SBATCH --output=%x-%A-%a.log
-# Restore INPUT_DIR into OUTPUT_DIR with the chain in CKPT_DIR; the tasks share the files.
+# Restore INPUT_DIR, INPUT_SHARDS or INPUT_MANIFEST into OUTPUT_DIR with the chain in CKPT_DIR; the
+# tasks share the files.
 # Variables: jobs/common.sh. From the repository's root: sbatch jobs/slurm/restore_array.sh
 cd "${SLURM_SUBMIT_DIR:-.}" || exit
 NUM_SHARDS="${NUM_SHARDS:-64}"

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import socket
+import time
 
 import huggingface_hub.constants
 import pytest
@@ -172,12 +174,24 @@ def test_source_that_cannot_be_had_says_how_to_fetch_it(name, source, monkeypatc
         build(ENCODERS, {"name": name, "source": source})
 
 
+def test_where_there_is_no_network_the_answer_comes_at_once(monkeypatch, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]  # free, and nobody listens after this
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"it waits {seconds} s"))
+    with pytest.raises(UserError, match=r"no folder here.*hf download.*HF_HOME.*HF_TOKEN"):
+        build(ENCODERS, {"name": "transformers", "source": "nobody/nothing"})
+
+
 def test_hub_files_are_fetched_one_by_one(whole_gemma, monkeypatch):
     """The hub is asked for the settings, the index and the one file with the used layers."""
     folder = whole_gemma("gemma4")
     asked = []
 
-    def download(repository, name):
+    def download(repository, name, **_):
         asked.append((repository, name))
         return str(folder / name)
 

@@ -72,15 +72,21 @@ def command(
         signal.signal(number, handler)
 
 
-def test_a_directory_is_restored_with_its_tree_and_then_skipped(command, tmp_path, capsys) -> None:
+def test_a_directory_is_restored_with_its_tree_and_then_skipped(
+    command, chain, tmp_path, capsys
+) -> None:
     assert command() == 0
     restored = outputs(tmp_path / "out")
     assert sorted(restored) == ["a/x.flac.wav", "a/x.wav", "b/x.wav"]
     assert [row["error"] for row in manifest(tmp_path / "out")] == [None] * 3
-    assert "3 files restored, 0 failed" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert re.match(rf"model \w+, of {chain}/ckpt/step-0+7, step 7 \(moving average .*\), on cpu "
+                    rf"\(the newest in {chain}\)\n", text)  # fmt: skip
+    assert "3 files restored, 0 failed" in text
     times = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in restored}
     assert command() == 0
     assert {n: (tmp_path / "out" / n).stat().st_mtime_ns for n in restored} == times
+    assert "nothing to do: 3 files were restored before" in capsys.readouterr().out
     assert command("--overwrite") == 0
     assert {n: (tmp_path / "out" / n).stat().st_mtime_ns for n in restored} != times
     assert outputs(tmp_path / "out") == restored
@@ -183,7 +189,7 @@ def test_the_help_explains_every_option(capsys, monkeypatch) -> None:
     text = capsys.readouterr().out
     rows = inspect.getsource(inference)
     options = re.findall(r'add\(\s*"(--[a-z0-9-]+)"', rows)
-    assert len(options) == 29
+    assert len(options) == 31
     for option in options:
         assert text.count(option) >= 2, option
 
@@ -253,7 +259,7 @@ def test_killed_and_restarted_with_other_ranks_every_file_is_there_once(
     os.kill(again.pids[-1], signal.SIGKILL)  # one rank alone
     assert again.end(90).returncode == -signal.SIGKILL
 
-    assert command(*words, out) == 1  # bad.wav
+    assert command(*words, out) == 3  # bad.wav
     assert command(*words, whole) == 3
     assert len(outputs(out)) == 30
     assert sorted(outputs(out)) == sorted(outputs(whole))
@@ -319,7 +325,7 @@ def test_a_signal_while_the_model_loads_asks_for_a_requeue(
         return load(*arguments, **options)
 
     monkeypatch.setattr(Restorer, "from_checkpoint", interrupted)
-    assert command() == 3
+    assert command() == 4
     assert "ended early by SIGTERM" in capsys.readouterr().out
     assert list(tmp_path.rglob(REQUEUE))
     assert not outputs(tmp_path / "out")

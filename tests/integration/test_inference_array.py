@@ -100,6 +100,6 @@ def test_the_last_line_names_the_command_that_tries_failures_again(
     codes = [exit_on_user_error(inference.main, says)() for _ in range(2)]
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    assert codes == [1, 1]
+    assert codes == [3, 3]
     last = capsys.readouterr().out.splitlines()[-1]
     assert f"python src/status.py '{tmp_path / 'the out'}' --retry-failed" in last

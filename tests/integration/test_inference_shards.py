@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import boto3
 import numpy as np
@@ -102,6 +103,7 @@ def bucket(monkeypatch, tmp_path: Path) -> Iterator[str]:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
     endpoint = f"http://{host}:{port}"
+    urlopen(Request(f"{endpoint}/moto-api/reset", method="POST")).close()  # of other tests
     boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="corpus")
     yield endpoint
     server.stop()
@@ -121,7 +123,7 @@ def test_shards_are_restored_carried_along_checked_and_then_skipped(
     assert command("--input-shards", f"{noisy}/{{0..2}}.tar", "--format", "flac", "--dry-run") == 0
     text = capsys.readouterr().out
     assert "shards:      3 (0 done before, 3 to restore" in text
-    assert "hours:       about 0.00" in text
+    assert "audio:       about " in text
     assert not out.exists()
     assert command("--input-shards", f"{noisy}/{{0..2}}.tar", "--format", "flac") == 0
     assert "3 shards restored, 0 failed" in capsys.readouterr().out
@@ -256,6 +258,53 @@ def test_shards_of_a_store_are_restored_as_local_ones(
     assert command(*urls, *store, "--output-dir", there, *DETERMINISTIC) == 0
     assert "2 to do, 2 done before, 2 changed since" in capsys.readouterr().out
     assert len(listed(there)) == 16
+
+
+@pytest.mark.integration
+def test_from_a_store_to_a_store_and_nothing_is_made_twice(
+    command, noisy, bucket, tmp_path, capsys, monkeypatch
+) -> None:
+    upload(bucket, noisy)
+    out, client = tmp_path / "restored", boto3.client("s3", endpoint_url=bucket)
+    words = ("--s3-endpoint-url", bucket, "--output-dir", out, *DETERMINISTIC)
+    words += ("--outputs-elsewhere", "--input-shards")
+    assert command(*words, "s3://corpus/noisy/{0..1}.tar") == 0
+    assert sorted(shards(out)) == ["0.tar", "1.tar"]
+    for name in shards(out):
+        client.upload_file(str(out / name), "corpus", f"restored/{name}")
+        (out / name).unlink()
+    capsys.readouterr()
+    assert command(*words, "s3://corpus/noisy/{0..2}.tar") == 0
+    assert "1 to do, 2 done before" in capsys.readouterr().out
+    assert list(shards(out)) == ["2.tar"]
+    assert len(listed(out)) == 12
+    look = ["status.py", str(out), "--verify", "--outputs-elsewhere", "--exit-status"]
+    monkeypatch.setattr(sys, "argv", look)
+    assert exit_on_user_error(status.main)() == 0
+    (out / "2.tar").write_bytes(b"half")  # what is here has to be whole
+    assert command(*words, "s3://corpus/noisy/{0..2}.tar") == 0
+    assert "1 to do, 2 done before" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--output-dir", "s3://bucket/clean", "restore into one, upload what is done"),
+        ("--output-dir", "gs://bucket/clean", "restore into one, upload what is done"),
+        ("--input-audio-dir", "s3://bucket/noisy", "give tar shards of a store with"),
+        ("--input-manifest", "https://x/m.jsonl", "give tar shards of a store with"),
+    ],
+)
+def test_stores_are_no_folders(tmp_path, monkeypatch, capsys, option, value, says) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["inference.py", option, value])
+    with pytest.raises(SystemExit) as ended:
+        inference.parse_arguments()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert f"{value} is no" in error
+    assert says in error
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.integration

@@ -350,3 +350,40 @@ def test_the_exit_status_of_a_run_that_could_not_go_on(restore, out, command, mo
         restore()
     assert command("--exit-status")[0] == 2
     monkeypatch.undo()
+
+
+def test_what_is_not_asked_for_any_more_counts_no_more(restore, source, out, command) -> None:
+    (source / "bad.wav").write_text("no")
+    (source / "odd.wav").write_text("no")
+    restore()
+    (source / "bad.wav").rename(source / "bad.txt")
+    (source / "0/0.wav").rename(source / "0/0.txt")
+    restore()
+    code, text = command("--exit-status", "--verify")
+    assert "19 of 20 done, 0 left, 1 failed" in text
+    assert "besides:     2 of earlier runs that are not asked for any more" in text
+    assert "all is as recorded" in text
+    assert code == 3
+    listed = [json.loads(line)["input"] for line in (out / "manifest.jsonl").open()]
+    assert "bad.wav" not in listed
+    assert "0/0.wav" not in listed
+    assert len(listed) == 20
+    assert command("--retry-failed")[1].count("forgotten:   1;") == 1
+    (source / "bad.txt").rename(source / "bad.wav")
+    (source / "0/0.txt").rename(source / "0/0.wav")
+    assert restore() == 0  # nothing is made again that was made
+    assert "20 of 22 done, 0 left, 2 failed" in command()[1]
+    assert (out / "0/0.wav").exists()
+
+
+def test_failures_are_listed_one_a_line(restore, source, command) -> None:
+    assert restore() == 20
+    assert command("--failed") == (0, "")
+    for name in ("b.wav", "a\nb.wav"):
+        (source / name).write_text("no")
+    restore()
+    lines = [line.split("\t") for line in command("--failed")[1].splitlines()]
+    assert [line[0] for line in lines] == ["a\\nb.wav", "b.wav"]
+    assert all("cannot be opened as audio" in line[1] for line in lines)
+    rows = [json.loads(line) for line in command("--failed", "--json")[1].splitlines()]
+    assert [row["input"] for row in rows] == ["a\nb.wav", "b.wav"]

@@ -151,10 +151,61 @@ def test_an_array_restores_every_shard_and_fails_if_one_does(bench):
     bench.program(
         "torchrun", '#!/bin/sh\necho "$*" >>"$CALLS"; case "$*" in *"--shard-id 1"*) exit 1;; esac'
     )
-    assert len(bench.run("local/restore_array.sh", status=1, **variables)) == 3
-    assert len(bench.run("local/restore_array.sh", status=1, SHARDS="1 2", **variables)) == 2
+    # refused before it began: there is nothing that src/status.py could tell of
+    assert len(bench.run("local/restore_array.sh", status=2, **variables)) == 3
+    assert len(bench.run("local/restore_array.sh", status=2, SHARDS="1 2", **variables)) == 2
     words = bench.run("local/restore.sh", **variables)
     assert "--shard-id" not in " ".join(words)
+
+
+@pytest.mark.parametrize("status", [2, 3, 4])
+@pytest.mark.parametrize("script", ["restore.sh", "restore_array.sh"])
+def test_a_corpus_run_s_own_status_is_passed_on(bench, script, status):
+    (bench.folder / "out/.ledger").mkdir(parents=True)
+    bench.program("torchrun", "#!/bin/sh\nexit 1\n")
+    bench.program("python", f'#!/bin/sh\necho "$*" >>"$CALLS"; exit {status}\n')
+    given = {"INPUT_DIR": "noisy", "CKPT_DIR": "chain", "NUM_SHARDS": "1"}
+    calls = bench.run(f"local/{script}", status=status, **given)
+    task = " --shard-id 0" if "array" in script else ""
+    assert calls == [f"src/status.py {bench.folder}/out --exit-status{task}"]
+    bench.program("torchrun", "#!/bin/sh\nexit 0\n")
+    assert bench.run(f"local/{script}", **given) == []
+
+
+def test_the_worst_status_of_both_splits_is_passed_on(bench):
+    for split in ("train", "val"):
+        (bench.folder / f"out/w/{split}/0/.ledger").mkdir(parents=True)
+    bench.program("torchrun", "#!/bin/sh\nexit 1\n")
+    bench.program("python", '#!/bin/sh\ncase "$2" in */train/0) exit 3;; esac\n')
+    bench.run("local/preprocess.sh", status=3, WRITER_NAME="w")
+
+
+def test_shards_and_manifests_are_restored_too(bench, after):
+    given = {"CKPT_DIR": "chain"}
+    words = bench.run("local/restore.sh", INPUT_SHARDS="s3://b/{0..9}.tar x/*.tar", **given)
+    place = words.index("--input-shards")
+    assert words[place + 1 : place + 4] == ["s3://b/{0..9}.tar", "x/*.tar", "--output-dir"]
+    assert "--input-audio-dir" not in words
+    words = bench.run("local/restore.sh", INPUT_MANIFEST="a.jsonl", **given)
+    assert after(words, "--input-manifest") == "a.jsonl"
+    bench.run("local/restore.sh", status=2, **given)
+    assert "error: set INPUT_DIR" in bench.output
+
+
+@pytest.mark.parametrize(
+    ("smi", "visible", "num"),
+    [("echo GPU 0: x", None, "gpu"), ("echo GPU 0: x", "", "1"), ("exit 9", None, "1")],
+)
+def test_jobs_take_the_cpu_where_there_is_no_gpu(bench, after, smi, visible, num):
+    if list(Path("/dev").glob("nvidia[0-9]*")) and smi == "exit 9":
+        pytest.skip("this machine has a GPU")
+    bench.program("nvidia-smi", f"#!/bin/sh\n{smi}\n")
+    given = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    words = bench.run("local/train_stage1.sh", **given)
+    assert after(words, "--nproc_per_node") == num
+    assert ("no GPU here" in bench.output) == (num == "1")
+    words = bench.run("local/train_stage1.sh", NPROC="3", **given)
+    assert after(words, "--nproc_per_node") == "3"
 
 
 PREPROCESSING = {"WRITER_NAME": "w", "NUM_SHARDS": "3", "NUM_WRITERS": "5"}

@@ -30,11 +30,13 @@ class Inputs(ABC):
         unit, called_failed: see `Plan`.
         is_estimate: whether costs are taken from sizes.
         are_packed: whether an item becomes a tar shard, and not a file.
+        root: the folder that ids are paths below, links followed; known after `ids`.
     """
 
     identity: Mapping[str, Any] = {}
     unit, called_failed = "files", "failed"
     is_estimate = are_packed = False
+    root: str | None = None
 
     @abstractmethod
     def check(self, output_dir: Path) -> None:
@@ -154,6 +156,39 @@ def assign_names(
     return new
 
 
+def renamed(
+    old_root: str, root: str, given: Collection[str], found: Collection[str]
+) -> list[tuple[str, str]]:
+    """Find inputs that have another id now, since ids begin below another folder.
+
+    Args:
+        old_root: the folder that they began below.
+        root: the folder that they begin below now.
+        given: ids that were given names before.
+        found: ids of now.
+
+    Returns:
+        Old and new ids; none unless one of the folders lies in the other.
+    """
+    below = _relative(old_root, root)
+    above = _relative(root, old_root)
+    new = [item for item in found if item not in given]
+    if below:
+        pairs = [(item.removeprefix(below), item) for item in new if item.startswith(below)]
+    elif above:
+        pairs = [(above + item, item) for item in new]
+    else:
+        pairs = []
+    known = set(given)
+    return [(old, item) for old, item in pairs if old in known]
+
+
+def _relative(inner: str, outer: str) -> str:
+    """Return the way from a folder to one inside it, with a slash at its end; else nothing."""
+    start = f"{outer.rstrip('/')}/"
+    return f"{inner[len(start) :].rstrip('/')}/" if inner.startswith(start) else ""
+
+
 def _split(path: str) -> tuple[str, str]:
     """Split a path into what stands before its extension, and the extension with its dot."""
     pure = PurePosixPath(path)
@@ -167,6 +202,7 @@ def find_left(
     ledger: Ledger,
     look: Callable[[str, str, Any], Item | Row],
     from_nothing: bool = False,
+    outputs_elsewhere: bool = False,
 ) -> Plan:
     """Tell what is done, or cannot be, from what is left, and look into what is left.
 
@@ -176,6 +212,7 @@ def find_left(
         ledger: of the task whose items count.
         look: gives an item from its id, output and stamp, or its row if it cannot be started.
         from_nothing: as if nothing was done.
+        outputs_elsewhere: what the ledger calls done is done, also where its output was moved away.
 
     Raises:
         UserError: all that `Inputs.stamp` and `look` raised.
@@ -184,10 +221,14 @@ def find_left(
     known = ("error", "stamp", "output", "output_bytes", "outputs")
     rows = {} if from_nothing else ledger.rows(set(own), known)
 
+    def is_whole(row: Row) -> bool:
+        sizes = _output_sizes(row, ledger.root.parent)
+        return all(size == wanted or (outputs_elsewhere and size is None) for size, wanted in sizes)
+
     def find(item: str) -> Item | Row | str | UserError:
         try:
             stamp, row = inputs.stamp(item), rows.get(item)
-            if row is None or row["stamp"] != stamp or not _is_whole(row, ledger.root.parent):
+            if row is None or row["stamp"] != stamp or not is_whole(row):
                 return look(item, items[item], stamp)
         except UserError as error:
             return error
@@ -209,10 +250,10 @@ def find_left(
     )
 
 
-def _is_whole(row: Row, output_dir: Path) -> bool:
-    """Whether the outputs that a row tells of are there, at their sizes."""
+def _output_sizes(row: Row, output_dir: Path) -> list[tuple[int | None, int]]:
+    """Return the sizes of the outputs that a row tells of: as they are, and as they were."""
     one = [] if row.get("output") is None else [[row["output"], row["output_bytes"]]]
-    return all(size_of(output_dir / name) == size for name, size in row.get("outputs", one))
+    return [(size_of(output_dir / name), size) for name, size in row.get("outputs", one)]
 
 
 def stored_stamp(storage: Storage, url: str) -> list[Any] | UserError:

@@ -1,8 +1,10 @@
 """The record of an output directory: what is done, under which name, and made by what.
 
     OUTPUT_DIR/.ledger/
-        run.json            what makes the outputs (model, options), and how many runs there were
+        run.json            what makes the outputs (model, options), how many runs there were, and
+                            the folders that ids begin below (`roots`)
         names.jsonl         input → output name, given once and for ever
+        gone.jsonl          which items the newest run was not asked for; their outputs stay
         runs.jsonl          what each run found to do, and how it ended
         rank-00000.jsonl    a row for every item that this rank finished, well or badly, and for
                             every item that is to be made again (`forgotten`)
@@ -99,6 +101,7 @@ class Ledger:
             self.number = state.get("number", 0) + 1
             if overwrite:  # before the new identity is there: a kill leaves the old one's rows
                 self._forget_what_is_done(state.get("identity", identity), identity)
+                state.pop("roots", None)
             else:
                 self.check(identity)
             state |= {"number": self.number, "identity": dict(identity)}
@@ -143,10 +146,16 @@ class Ledger:
         return {item: row for item, row in newest.items() if FORGOTTEN not in row}
 
     def sorted_rows(self) -> Iterator[Row]:
-        """Yield the newest row of every item of all tasks, by id; until then they wait as text."""
+        """Yield the newest row of every item of all tasks, by id; until then they wait as text.
+
+        Items that are not asked for any more are left out.
+        """
         newest: dict[str, tuple[int, bytes]] = {}
+        gone = self.gone()
         for row in Ledger(self.root.parent).all_rows():
             item = row["id"]
+            if item in gone:
+                continue
             if item not in newest or row["run"] >= newest[item][0]:
                 text = b"" if FORGOTTEN in row else json.dumps(row).encode()
                 newest[item] = row["run"], text
@@ -204,6 +213,29 @@ class Ledger:
                 with RowWriter(path) as writer:
                     writer.write({"id": item, "output": output} for item, output in new.items())
             return {**given, **new}
+
+    def roots(self) -> list[str]:
+        """Return the folders that the ids of earlier runs began below."""
+        return list(self.state().get("roots", []))
+
+    def add_root(self, root: str) -> None:
+        """Record that ids begin below this folder."""
+        if root not in self.roots():
+            with turn(self.root):
+                state = self.state()
+                state["roots"] = [*state.get("roots", []), root]
+                write_lines(self.root / "run.json", [json.dumps(state, indent=1)])
+
+    def gone(self) -> frozenset[str]:
+        """Return the items of earlier runs that the newest one was not asked for."""
+        return frozenset(row["id"] for row in read_rows(self.root / "gone.jsonl"))
+
+    def record_gone(self, items: Collection[str]) -> None:
+        """Record which items of earlier runs are not asked for; they count again once they are."""
+        with turn(self.root):
+            if self.gone() != frozenset(items):
+                lines = (json.dumps({"id": item}) for item in sorted(items))
+                write_lines(self.root / "gone.jsonl", lines)
 
     def samples_path(self, item: str) -> Path:
         """Return where the samples of an item are listed."""

@@ -135,6 +135,7 @@ class Directory(Recordings):
 
     def ids(self) -> list[str]:
         """List the files by their paths."""
+        self.root = os.path.realpath(self._root)
         found = find_audio(self._root, tells_rest=True)
         if not found:
             raise UserError(
@@ -175,6 +176,7 @@ class Manifest(Recordings):
 
         An id is the path in the tree, a segment's with its span.
         """
+        self.root = os.path.realpath(self._path.parent)
         self._segments, self._tree_paths, self._num_lines = {}, {}, Counter()
         problems = list(self._read())
         folders = {os.path.dirname(segment.path) for segment in self._segments.values()}

@@ -3,18 +3,19 @@
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.io import AudioError
+from open_miipher.base.amounts import duration, size
 from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.errors import UserError, notice
 from open_miipher.base.paths import existing_parent, printable
 from open_miipher.base.rows import Row
 from open_miipher.corpus.array import ArrayTask
-from open_miipher.corpus.inputs import Inputs, InputSample, find_left
+from open_miipher.corpus.inputs import Inputs, InputSample, find_left, renamed
 from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger
 from open_miipher.corpus.outcome import NO_FAILURES, UNABLE, MaxFailures
 from open_miipher.corpus.recordings import Segment
@@ -35,15 +36,22 @@ class Restore:
         inputs: what is restored; checked.
         output_dir: gets the inputs' folders and names.
         file_format: of the restored audio.
+        outputs_elsewhere: outputs that were moved away are not made again.
 
     Attributes:
         identity: the model and all that changes what comes out.
     """
 
     def __init__(
-        self, restorer: Restorer, inputs: Inputs, output_dir: Path, file_format: FileFormat
+        self,
+        restorer: Restorer,
+        inputs: Inputs,
+        output_dir: Path,
+        file_format: FileFormat,
+        outputs_elsewhere: bool = False,
     ) -> None:
         self._inputs, self._output_dir = inputs, output_dir
+        self._outputs_elsewhere = outputs_elsewhere
         self._setting = Setting(restorer, output_dir, file_format)
         self._extension = "tar" if inputs.are_packed else file_format.format
         self.identity: Mapping[str, Any] = {
@@ -60,9 +68,15 @@ class Restore:
             UserError: there is nothing to restore, or the disk has no room for what will come.
         """
         found = self._inputs.ids()
+        self._check_names(ledger, found)
+        if self._inputs.root is not None:
+            ledger.add_root(self._inputs.root)
         names = ledger.name_all(found, self._extension, self._inputs.assign)
+        ever = self._inputs.items(names).keys()
         items = self._inputs.items({item: names[item] for item in found})
-        plan = find_left(self._inputs, items, ledger, self._look)
+        gone = ever - items.keys()
+        ledger.record_gone(gone)
+        plan = self._find_left(items, ledger)
         left = [item.id for item in plan.items] + [row["id"] for row in plan.failed]
         remove_leftovers(self._output_dir / items[item] for item in left)
         remove_leftovers(ledger.samples_path(item) for item in left)
@@ -71,12 +85,13 @@ class Restore:
             raise UserError(problem)
         if mixed := self._mixed(plan):
             notice(mixed)
-        return plan
+        return replace(plan, num_gone=len(gone))
 
     def process(self, items: Share[Item]) -> Iterator[Row]:
         """Restore the items of one rank; a signal lets files come to their end, and no shards."""
         make = ShardOutput if self._inputs.are_packed else FileOutput
         in_work: list[Output] = []
+        items.under_way = lambda: sum(output.seconds_under_way for output in in_work.copy())
 
         def jobs() -> Iterator[Job]:
             for item in items:
@@ -129,17 +144,19 @@ class Restore:
         if not overwrite:
             ledger.check(self.identity)
         found = self._inputs.ids()
+        if not overwrite:
+            self._check_names(ledger, found)
         given = ledger.names(self._extension)
         names = {**given, **self._inputs.assign(found, given, self._extension)}
         items = self._inputs.items({item: names[item] for item in found})
-        plan = find_left(self._inputs, items, ledger, self._look, from_nothing=overwrite)
+        plan = self._find_left(items, ledger, from_nothing=overwrite)
         num_own = plan.num_done + plan.num_failed + len(plan.items) + len(plan.failed)
         about = "about " if plan.is_estimate else ""
         said = [
             f"{plan.unit + ':':<12} {num_own} ({plan.num_done} done before, {len(plan.items)} to "
             f"restore, {len(plan.failed)} unreadable, {plan.num_failed} failed before)",
-            f"hours:       {about}{plan.cost / 3600:.4f} to restore",
-            f"output:      about {self._total_bytes(plan) / 1e6:.1f} MB to come in "
+            f"audio:       {about}{duration(plan.cost)} to restore",
+            f"output:      about {size(self._total_bytes(plan))} to come in "
             f"{printable(self._output_dir)}",
         ]
         unreadable = [row["error"] for row in plan.failed]
@@ -161,6 +178,34 @@ class Restore:
         path = self._output_dir / MANIFEST_NAME
         remove_leftovers([path])
         write_lines(path, map(json.dumps, listed))
+
+    def _find_left(
+        self, items: Mapping[str, str], ledger: Ledger, from_nothing: bool = False
+    ) -> Plan:
+        elsewhere = self._outputs_elsewhere
+        return find_left(self._inputs, items, ledger, self._look, from_nothing, elsewhere)
+
+    def _check_names(self, ledger: Ledger, found: list[str]) -> None:
+        """Refuse to make again, under other names, what was restored before.
+
+        Raises:
+            UserError: ids of now begin below another folder than those of before.
+        """
+        root = self._inputs.root
+        for old_root in ledger.roots():
+            if root is None or old_root == root:
+                continue
+            pairs = renamed(old_root, root, ledger.names(self._extension), found)
+            if pairs:
+                old, new = pairs[0]
+                raise UserError(
+                    f"{len(pairs)} of {len(found)} inputs were restored into "
+                    f"{printable(self._output_dir)} before, under other names ({printable(old)}, "
+                    f"which would be {printable(new)} now): names began below {printable(old_root)}"
+                    f", the folder that held all inputs, and would now begin below "
+                    f"{printable(root)}; give the inputs as they were given before, choose another "
+                    "output directory for the others, or make all again with --overwrite"
+                )
 
     def _look(self, item: str, output: str, stamp: Any) -> Item | Row:
         """Look into an item that is left; what cannot be restored is its row."""
@@ -208,6 +253,6 @@ class Restore:
         if needed <= free:
             return None
         return (
-            f"about {needed / 1e6:.0f} MB will be written to {printable(self._output_dir)}, whose "
-            f"disk has {free / 1e6:.0f} MB left; make room, or choose another output directory"
+            f"about {size(needed)} will be written to {printable(self._output_dir)}, whose disk "
+            f"has {size(free)} left; make room, or choose another output directory"
         )

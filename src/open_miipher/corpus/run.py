@@ -55,6 +55,7 @@ class Plan:
         num_failed: items that failed before and have not changed: they are not tried again.
         num_changed: items among those left whose input is another one now.
         num_inputs: items of the whole corpus, those of other tasks of an array included.
+        num_gone: items of earlier runs that are not asked for any more.
         is_estimate: whether the items' costs are taken from their sizes.
     """
 
@@ -66,6 +67,7 @@ class Plan:
     num_failed: int = 0
     num_changed: int = 0
     num_inputs: int = 0
+    num_gone: int = 0
     is_estimate: bool = False
 
     @property
@@ -201,9 +203,10 @@ def _log_plan(ledger: Ledger, plan: Plan, allowed: MaxFailures) -> None:
         max_failures=allowed.text,
         **{name: getattr(plan, name) for name in told},
     )
+    gone = f", {plan.num_gone} not asked for any more" if plan.num_gone else ""
     print(
         f"{len(plan.items)} to do, {plan.num_done} done before, {plan.num_changed} changed since, "
-        f"{len(plan.failed)} unreadable, {plan.num_failed} failed before",
+        f"{len(plan.failed)} unreadable, {plan.num_failed} failed before{gone}",
         flush=True,
     )
 
@@ -221,7 +224,9 @@ def _work(
     try:
         with (
             ledger.writer(world.rank) as writer,
-            Progress(num_items, share.cost, world.is_main, whose, unit) as progress,
+            Progress(
+                num_items, share.cost, world.is_main, whose, unit, lambda: share.under_way()
+            ) as progress,
         ):
             for row in itertools.chain(failed, task.process(share)):
                 if row["error"] is not None:

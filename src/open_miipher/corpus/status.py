@@ -120,6 +120,7 @@ class Survey:
         unit, called_failed: the newest plan's words.
         samples: of shards.
         exit_status: of all tasks together.
+        num_gone: items of earlier runs that the newest one was not asked for.
     """
 
     num_inputs: int
@@ -138,6 +139,7 @@ class Survey:
     called_failed: str
     samples: Samples | None
     exit_status: int
+    num_gone: int
 
 
 def open_ledger(directory: Path) -> Ledger:
@@ -189,6 +191,7 @@ def survey(ledger: Ledger, now: float | None = None) -> Survey:
         called_failed=newest.get("called_failed", "failed"),  # older ledgers have no word
         samples=tally.samples,
         exit_status=min(ends) if num_left else allowed.status(tally.num_failed, num_inputs),
+        num_gone=len(tally.gone),
     )
 
 
@@ -221,7 +224,8 @@ class _Tally:
     """What the rows of a ledger add up to, read once.
 
     Attributes:
-        newest: by item.
+        newest: by item, of those that are asked for.
+        gone: the others.
         by_run: what each run made.
         recent: what was made since a time, in seconds since the epoch; overall: what ever was.
         done: what is done now; num_failed: items that failed, also in part, and count.
@@ -234,6 +238,9 @@ class _Tally:
         self.newest: dict[str, _Newest] = {}
         for row in ledger.all_rows():
             self._count(row, recent_since)
+        self.gone = ledger.gone()
+        for item in self.gone:
+            self.newest.pop(item, None)
         self.num_failed = sum(newest.error is not None for _, newest in self.known())
         for _, newest in self.known():
             if newest.error is None:
@@ -266,16 +273,29 @@ class _Tally:
             self.recent.add(seconds, when)
 
 
+def failures(ledger: Ledger) -> Iterator[dict[str, str]]:
+    """Yield what failed, `input` and `error`, sorted by items; of shards every sample."""
+    for row in ledger.sorted_rows():
+        if row["error"] is not None:
+            own = str(row.get(FILE, row["id"])), row["error"]
+            found = _failed_samples(ledger, row["id"]) if "num_samples" in row else [own]
+            yield from ({"input": file, "error": error} for file, error in found)
+
+
+def _failed_samples(ledger: Ledger, item: str) -> list[tuple[str, str]]:
+    rows = (row for row in ledger.samples(item) if row["error"] is not None)
+    return [(str(row.get(FILE, row["input"])), row["error"]) for row in rows]
+
+
 def _failures(ledger: Ledger, tally: _Tally) -> list[Failure]:
     """Group the failures, of shards those of their samples; the most frequent reason first."""
     counts: Counter[str] = Counter()
     examples: dict[str, str] = {}
     for item, newest in tally.known():
-        errors = [] if newest.error is None else [(newest.file, newest.error)]
-        if errors and newest.samples is not None:
-            failed = (row for row in ledger.samples(item) if row["error"] is not None)
-            errors = [(str(row.get(FILE, row["input"])), row["error"]) for row in failed]
-        for file, error in errors:
+        if newest.error is None:
+            continue
+        own = newest.file, newest.error
+        for file, error in _failed_samples(ledger, item) if newest.samples else [own]:
             _, named, rest = error.partition(printable(file))
             # the sentence without the file's name, and with N for every number
             reason = re.sub(r"\d+", "N", rest.lstrip(": ") if named else error)

@@ -75,6 +75,10 @@ class TarShards(Packed):
         urls = expand(self._urls, self._storage, "--input-shards")
         check_apart([url for url in urls if not is_s3(url)], self._output_dir)
         self._found = names_below(urls, "--input-shards")
+        name, url = next(iter(self._found.items()))
+        place = url if is_s3(url) else os.path.abspath(url)
+        folder = place.removesuffix(name).rstrip("/")
+        self.root = folder if is_s3(url) else os.path.realpath(folder)
         self._seconds_per_byte = self._measure()
         return sorted(self._found)
 
@@ -166,7 +170,9 @@ class Groups(Packed):
 
     def ids(self) -> list[str]:
         """List the recordings."""
-        return self._recordings.ids()
+        found = self._recordings.ids()
+        self.root = self._recordings.root
+        return found
 
     def assign(
         self, items: Collection[str], given: Mapping[str, str], extension: str

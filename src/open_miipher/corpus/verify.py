@@ -48,7 +48,12 @@ class Wrong:
 
 
 def verify(
-    ledger: Ledger, num_threads: int, is_running: bool, shown: bool, unit: str = "files"
+    ledger: Ledger,
+    num_threads: int,
+    is_running: bool,
+    shown: bool,
+    unit: str = "files",
+    outputs_elsewhere: bool = False,
 ) -> list[Wrong]:
     """Check the outputs of all items, look for files that are none, and compare the manifest.
 
@@ -58,6 +63,7 @@ def verify(
         is_running: tasks are at work: what they may be changing now is left out.
         shown: whether to say how far it is.
         unit: what the outputs are, for people.
+        outputs_elsewhere: outputs that are missing were moved away, and are passed over.
 
     Returns:
         What is wrong, in the order of the inputs.
@@ -72,9 +78,13 @@ def verify(
             f"--verify checks restorations, and {folder} holds shards of src/preprocess.py; every "
             f"one of them is read by: python dataset/script/summarise_shards.py {folder}"
         )
-    done = [row for _, row in sorted(rows.items()) if row["output"] is not None]
+    gone = ledger.gone()
+    asked_for = (row for item, row in sorted(rows.items()) if item not in gone)
+    done = [row for row in asked_for if row["output"] is not None]
 
     def check(row: Row) -> list[Wrong]:
+        if outputs_elsewhere and not os.path.lexists(ledger.root.parent / row["output"]):
+            return []
         return [Wrong(problem, row["id"]) for problem in problems_of(ledger, row)]
 
     wrong = []

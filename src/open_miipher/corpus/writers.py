@@ -134,6 +134,12 @@ class Output:
         self.is_read = False
         self.error: str | None = None
 
+    @property
+    def seconds_under_way(self) -> float:
+        """Seconds of audio that are restored of what is not written yet."""
+        jobs = (signal.job for work in list(self._samples) for signal in work.signals.values())
+        return sum(job.num_written / job.sample_rate for job in jobs)
+
     def add(self, sample: InputSample) -> list[Job]:
         """Take the next sample; returns what is to be restored for it."""
         started = self._start(sample)
@@ -258,6 +264,11 @@ class ShardOutput(Output):
             "model": self._setting.restorer.model.fingerprint,
             "error": error,
         }
+
+    @property
+    def seconds_under_way(self) -> float:
+        """The same, and those of the samples in the shard."""
+        return super().seconds_under_way + sum(row.get("seconds", 0) for row in list(self._rows))
 
     def abort(self) -> None:
         """Remove the unfinished shard."""

@@ -4,7 +4,7 @@ import heapq
 import math
 import pickle
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from open_miipher.distributed.stop import StopSignal
@@ -40,6 +40,7 @@ class Share(Iterator[T]):
 
     Attributes:
         num_items, cost: of all.
+        under_way: gives the cost of what is done of the items under way; whoever works says it.
     """
 
     def __init__(self, stop: StopSignal) -> None:
@@ -48,6 +49,7 @@ class Share(Iterator[T]):
         self._unpacked: Iterator[T] = iter(())
         self._costs: dict[str, float] = {}  # of the items under way
         self.num_items, self.cost = 0, 0.0
+        self.under_way: Callable[[], float] = lambda: 0.0
 
     def add(self, packed: bytes, num_items: int, cost: float) -> None:
         """Take items that `_pack` packed."""

@@ -1,14 +1,19 @@
 """Read only the needed files and tensors of a pretrained model: a local folder or the hub."""
 
 import json
+import socket
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from torch import nn
 
 from open_miipher.base.errors import UserError, report
 from open_miipher.encoders.fetching import WEIGHTS, tower_folder
+
+_CONNECT_SECONDS = 5.0
 
 
 def find_file(source: str, *names: str) -> Path:
@@ -38,16 +43,36 @@ def find_file(source: str, *names: str) -> Path:
     for name in names:
         if (tower / WEIGHTS).is_file() and (tower / name).is_file():
             return tower / name
-    reason = ""
+    reason, only_cache = "", not hub_answers()
     for name in names:
         try:
-            return Path(hf_hub_download(source, name))
+            return Path(hf_hub_download(source, name, local_files_only=only_cache))
         except (OSError, EntryNotFoundError, HFValidationError) as error:
             reason = str(error).strip().partition("\n")[0]
     raise UserError(
         f"encoder source {source} is no folder here, and its {' or '.join(names)} could not be "
         f"read from the hub or its cache ({reason}); {how_to_fetch(source)}"
     )
+
+
+def hub_answers() -> bool:
+    """Whether the hub may be asked, and takes a connection; of a proxy it cannot be told.
+
+    The hub's own library would try again for half a minute where there is no network.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if getproxies():
+        return True
+    place = urlsplit(constants.ENDPOINT)
+    port = place.port or (80 if place.scheme == "http" else 443)
+    try:
+        socket.create_connection((place.hostname or "", port), _CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def how_to_fetch(source: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.encoders.base import Encoder, frame_mask
 from open_miipher.encoders.convolutional import ConvolutionalFrontEnd
 from open_miipher.encoders.front_ends import SAMPLE_RATE, KaldiMel
-from open_miipher.encoders.pretrained import find_file, how_to_fetch, read_json
+from open_miipher.encoders.pretrained import find_file, how_to_fetch, hub_answers, read_json
 from open_miipher.encoders.relative_key import RelativeKeyAttention
 
 MEL_FAMILY = "wav2vec2-bert"
@@ -136,12 +137,18 @@ def _load(config: SpeechModelConfig) -> Any:
     from transformers import AutoConfig, AutoModel
 
     find_file(config.source, "config.json")
+    is_folder = Path(config.source).expanduser().is_dir()
+    only_cache = {"local_files_only": not is_folder and not hub_answers()}
     try:
         with _only_errors():
-            model_config = AutoConfig.from_pretrained(config.source)
+            model_config = AutoConfig.from_pretrained(config.source, **only_cache)
             _cut(model_config, config)
             model, info = AutoModel.from_pretrained(
-                config.source, config=model_config, dtype=torch.float32, output_loading_info=True
+                config.source,
+                config=model_config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                **only_cache,
             )
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().partition("\n")[0]

@@ -138,7 +138,7 @@ class Assembler:
         self.job, model = job, job.model
         self._num_chunks = job.grid.num_chunks(job.num_model_frames)
         self._early: dict[int, Chunk] = {}
-        self._num_leveled = self._num_joined = self._num_written = 0
+        self._num_leveled = self._num_joined = 0
         needs_level = job.options.level != "none" and not model.restores_level
         self._leveler = Leveler(job) if needs_level else None
         self._overlap_add = OverlapAdd(job.grid, model.output_hop)
@@ -201,8 +201,8 @@ class Assembler:
             if last:  # padded: rounding must not make the output a sample too short
                 block = np.pad(block, ((0, 0), (0, self.job.model.output_hop)))
             block = self._resampler.push(block, last)
-        block = block[:, : self.job.num_samples - self._num_written]
-        self._num_written += block.shape[1]
+        block = block[:, : self.job.num_samples - self.job.num_written]
+        self.job.num_written += block.shape[1]
         if self._upper is not None:
             block, removed = np.split(block, 2)
             block = block + (1 - removed.clip(0, 1)) * self._upper.take(block.shape[1])

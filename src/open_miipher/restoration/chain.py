@@ -12,6 +12,7 @@ from torch import Tensor
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.noise import white_noise
+from open_miipher.base.paths import printable
 from open_miipher.checkpoint import Checkpoint
 from open_miipher.cleaners import Cleaner
 from open_miipher.vocoders import Vocoder
@@ -80,6 +81,8 @@ class Model(Protocol):
 class Chain:
     """A cleaner and a vocoder on one device (see `Model` for the attributes).
 
+    Printed, it says which model it is, of which checkpoint, and where it is.
+
     Args:
         cleaner: with its encoder.
         vocoder: for the cleaner's features.
@@ -108,7 +111,11 @@ class Chain:
         self.restores_level = vocoder.restores_level
         weights = _fingerprint(cleaner, vocoder, specs or {})
         self.fingerprint = weights if amp == "no" else f"{weights}-{amp}"
+        self.origin = "no checkpoint"
         self._bf16 = amp == "bf16"
+
+    def __str__(self) -> str:
+        return f"{self.fingerprint}, of {self.origin}, on {self.device}"
 
     @classmethod
     def from_checkpoint(
@@ -141,6 +148,9 @@ class Chain:
         chain = cls(cleaner, vocoder, device, amp, specs)
         if checkpoint.path.resolve() == DEFAULT_MODEL:
             chain.fingerprint = f"default-{chain.fingerprint}"
+        averages = ema and any(map(checkpoint.has_ema, ("cleaner", "generator")))
+        which = " (moving average of the weights)" if averages else ""
+        chain.origin = f"{printable(checkpoint.path)}, step {checkpoint.state['step']}{which}"
         return chain
 
     @torch.inference_mode()

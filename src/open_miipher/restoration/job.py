@@ -152,6 +152,7 @@ class Job:
         options: of the restoration.
         error: why the job failed, if it did.
         finished: whether the job is done: its output is complete, or it failed.
+        num_written: frames of the output that went to the sink so far.
         seconds: wall time spent on the job, by stage: measure, read, model, level, write.
         mix: how the source's channels become one, once it is read; None if they are not mixed.
     """
@@ -162,6 +163,7 @@ class Job:
     options: RestoreOptions
     error: Exception | None = None
     finished: bool = False
+    num_written: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     mix: Mix | None = None
 

@@ -34,6 +34,8 @@ round."""
 class Restorer:
     """A model with options of restoration.
 
+    Printed, it says which model that is, and of which checkpoint.
+
     Args:
         model: restores chunks.
         options: of the restoration; by default, several channels become one.
@@ -53,6 +55,9 @@ class Restorer:
         self._says_that_it_mixes = options is None
         self.batch_size = batch_size
         self.options.grid(model)
+
+    def __str__(self) -> str:
+        return f"model {self.model}"
 
     @classmethod
     def from_checkpoint(

@@ -45,9 +45,20 @@ def test_texts_beside_the_audio_are_counted_and_no_failure(tmp_path, preprocess,
         assert (summary.num_done, summary.num_failed, summary.exit_code) == (num_done, 0, 0)
         told = json.loads((folder / "summary.json").read_text())
         assert (told["files"], told["unreadable"], told["passed_over"]) == (1, 0, 3)
-    assert "1 files of 0.00 h, 0 unreadable, 3 members that are no audio passed over" in (
+    assert "1 files of 0.5 s, 0 unreadable, 3 members that are no audio passed over" in (
         capfd.readouterr().out
     )
+
+
+def test_shards_that_were_moved_away_are_not_made_again(tmp_path, preprocess):
+    given = f"data.train.urls=[{make_tar(tmp_path / 'a.tar', 3)}]"
+    folder, _ = preprocess(given)
+    for path in folder.glob("*.tar"):
+        path.unlink()
+    _, summary = preprocess(given, "preprocess.outputs_elsewhere=true")
+    assert (summary.num_done, summary.num_done_before) == (0, 1)
+    assert json.loads((folder / "summary.json").read_text())["files"] == 3
+    assert preprocess(given)[1].num_done == 1
 
 
 def test_every_file_is_in_the_shards_once(tmp_path, preprocess):

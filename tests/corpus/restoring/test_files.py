@@ -370,7 +370,8 @@ def test_too_little_room_is_known_before_any_work(
         run(make_task(), out, alone)
     text, status = make_task().preview(overwrite=False)
     assert status == 2
-    assert "make room" in text
+    assert "about 160.1 kB will be written to" in text
+    assert "whose disk has 1.0 kB left; make room" in text
 
 
 def test_a_dry_run_counts_and_writes_nothing(source, out, write_audio, make_task, alone) -> None:
@@ -382,7 +383,7 @@ def test_a_dry_run_counts_and_writes_nothing(source, out, write_audio, make_task
     assert status == 3
     assert task.preview(overwrite=False, allowed=MaxFailures("1"))[1] == 0
     assert "3 (0 done before, 2 to restore, 1 unreadable, 0 failed before)" in text
-    assert "0.0010 to restore" in text
+    assert "audio:       3.6 s to restore" in text
     assert "5.4 MB" in text
     assert "bad.mp3 cannot be opened as audio" in text
     assert not out.exists()

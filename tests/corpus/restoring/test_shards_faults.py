@@ -16,7 +16,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.recordings import Directory
 from open_miipher.corpus.run import run
-from open_miipher.corpus.status import survey
+from open_miipher.corpus.status import failures, survey
 from open_miipher.corpus.tars import Groups
 from open_miipher.corpus.verify import verify
 from open_miipher.shards import (
@@ -64,6 +64,23 @@ def test_a_broken_sample_is_left_out_and_told(source, out, make, alone):
     assert verify(Ledger(out), 1, is_running=False, shown=False) == []
     pack(source / "y.tar", [speech(5)])
     assert run(make(), out, alone).num_done == 1
+
+
+def test_a_pattern_that_was_mistyped_and_mended_leaves_no_failures(source, out, make, alone):
+    for number in range(3):
+        bad = [Sample("bad", {"flac": b"no"})] if number == 2 else []
+        pack(source / f"{number}.tar", [speech(number), *bad])
+    summary = run(make(source / "{0..9}.tar"), out, alone)
+    assert (summary.num_done, summary.num_failed) == (2, 8)
+    assert sum("does not exist" in row["error"] for row in failures(Ledger(out))) == 7
+    summary = run(make(source / "{0..2}.tar"), out, alone)
+    assert (summary.num_done_before, summary.num_failed) == (2, 1)
+    seen = survey(Ledger(out))
+    assert (seen.num_inputs, seen.num_done, seen.num_failed, seen.num_gone) == (3, 2, 1, 7)
+    assert [row["input"] for row in failures(Ledger(out))] == ["2.tar/bad.flac"]
+    assert {row["input"].partition("/")[0] for row in listed(out)} == {"0.tar", "1.tar", "2.tar"}
+    whole = make(source / "{0..1}.tar")
+    assert run(whole, out, alone).exit_code == 0
 
 
 def test_what_is_no_audio_is_carried_along_in_its_place(source, out, make, alone):

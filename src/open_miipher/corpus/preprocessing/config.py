@@ -31,6 +31,7 @@ class PreprocessingOptions:
     shard_id: int | None = None
     overwrite: bool = False
     max_failures: int | str = 0
+    outputs_elsewhere: bool = False
 
     def problems(self) -> list[str]:
         """Say which keys are missing or make no sense."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from open_miipher.base.amounts import duration
 from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
@@ -89,8 +90,10 @@ class Preprocess:
             num_shards[row["id"]] = max(most, len(row.get("outputs", ())))
         gone = {item: num for item, num in num_shards.items() if item not in self._given}
         self._refuse_other_inputs(gone)
+        ledger.record_gone(gone)
         items = {item: unit_name(item) for item in ids}
-        plan = find_left(self.inputs, items, ledger, self.inputs.look)
+        elsewhere = self._options.outputs_elsewhere
+        plan = find_left(self.inputs, items, ledger, self.inputs.look, outputs_elsewhere=elsewhere)
         self._clear({**gone, **{item.id: num_shards[item.id] for item in plan.items}})
         return plan
 
@@ -169,9 +172,9 @@ class Preprocess:
         passed_over = sums["passed_over"]
         rest = f", {passed_over} members that are no audio passed over" if passed_over else ""
         print(
-            f"{self._split}: {sums['files']} files of {hours['seconds']:.2f} h, "
+            f"{self._split}: {sums['files']} files of {duration(sums['seconds'])}, "
             f"{sums['unreadable']} unreadable{rest}, gave {sums['samples']} samples of "
-            f"{hours['output_seconds']:.2f} h in {sums['shards']} shards ({shares})",
+            f"{duration(sums['output_seconds'])} in {sums['shards']} shards ({shares})",
             flush=True,
         )
 
