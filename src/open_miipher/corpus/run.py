@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.rows import Row
-from open_miipher.corpus.array import ArrayTask
+from open_miipher.corpus.array import ArrayTask, OptionNames
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.outcome import NO_FAILURES, MaxFailures, Summary
 from open_miipher.corpus.progress import Progress
@@ -81,9 +81,11 @@ class Task(Protocol):
 
     Attributes:
         identity: plain data that tells how outputs are made; another one is another corpus.
+        option_names: what messages call the program's options.
     """
 
     identity: Mapping[str, Any]
+    option_names: OptionNames
 
     def plan(self, ledger: Ledger) -> Plan:
         """Find the work that is left for the ledger's task; called on rank 0 alone."""
@@ -133,7 +135,7 @@ def run(
         UserError: on every rank, if one of them could not go on; also from `Task.plan`, or if the
             directory is in use or holds outputs that were made otherwise.
     """
-    ledger = Ledger(output_dir, array_task)
+    ledger = Ledger(output_dir, array_task, task.option_names)
     with closing(ledger.tenancy):  # also after an error, so that the caller may start again
         return _run(task, ledger, world, overwrite, stop or StopSignal(), allowed)
 
