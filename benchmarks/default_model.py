@@ -1,12 +1,14 @@
-"""Measure the small restorer on held-back speakers, noises and rooms, in five kinds of damage.
+"""Measure the small restorer on held-back speakers, noises and rooms, in several kinds of damage.
 
     python benchmarks/default_model.py --material output/default/material/test --output-dir OUT
         [--ckpt-dir RUN] [--files 64] [--nisqa-weights nisqa.tar] [--peers-python PYTHON]
 
-Makes OUT/sets/{noise,reverb,band,codecs,clean}/{input,reference} once (the same for every model),
-restores them to OUT/restored/MODEL/KIND with the command that users have, and with public tools
+Makes OUT/sets/KIND/{input,reference} once (the same for every model), restores them to
+OUT/restored/MODEL/KIND with the command that users have, and with public tools
 (benchmarks/peers.md), these once too; measures all with src/evaluate.py, and prints one table with
-95 % intervals.
+95 % intervals. The files that lost most words are drawn to OUT/worst.png. What the model is not
+made for, music and two voices at once, is restored too, drawn to OUT/others.png, and its change of
+level is printed.
 """
 
 import argparse
@@ -33,16 +35,17 @@ from open_miipher.evaluation.tables import format_table
 from open_miipher.index import read_index
 
 ROOT = Path(__file__).resolve().parents[1]
+LOW_PASS = {"name": "low_pass", "cutoff": [2500.0, 4000.0]}
+CLIPPING = {"name": "hard_clipping", "gain": [1.5, 5.0]}
 SETS = {
     "noise": {"noise": {"name": "noise", "snr_db": [2.0, 15.0]}},
+    "mild_noise": {"noise": {"name": "noise", "snr_db": [7.5, 17.5]}},
     "reverb": {
         "reverb": {"name": "reverb", "target": "direct", "seconds": 1.0},
         "noise": {"name": "noise", "snr_db": [20.0, 20.0]},
     },
-    "band": {
-        "low_pass": {"name": "low_pass", "cutoff": [2500.0, 4000.0]},
-        "clipping": {"name": "hard_clipping", "gain": [1.5, 5.0]},
-    },
+    "band": {"low_pass": LOW_PASS, "clipping": CLIPPING},
+    "clipped": {"clipping": CLIPPING, "low_pass": LOW_PASS},  # the band has no distortion above it
     "codecs": {
         "codec": {
             "name": "choice",
@@ -57,6 +60,8 @@ SETS = {
     "clean": {},
 }
 _NUM_WORST = 10
+_NUM_OTHERS = 5  # of music, and of two voices
+OTHERS = "others"  # the folder of what is not a single voice
 RATE, SECONDS = 24000, 4.6  # DNSMOS hears 9.01 s at once: twice this
 METRICS = {
     "dnsmos_overall": "DNSMOS",
@@ -119,11 +124,40 @@ def make_sets(material: Path, output: Path, count: int) -> None:
             damaged = chain(waveform, np.random.default_rng(number), trace)
             report([f"{kind} {number}: {failure}" for failure in trace.failures])
             for folder, samples in (("input", damaged), ("reference", trace.target)):
-                path = output / kind / folder / f"{number:03d}.wav"
-                path.parent.mkdir(parents=True, exist_ok=True)
                 scaled = samples / max(1.0, float(np.abs(damaged).max()) / 0.99)
-                with AudioWriter(path, RATE, 1, subtype="FLOAT") as writer:
-                    writer.write(scaled[None].astype(np.float32))
+                _write(output / kind / folder / f"{number:03d}.wav", scaled)
+    voices = [0.5 * x / np.abs(x).max() for x in speech]
+    for number in range(_NUM_OTHERS):
+        first, second = voices[2 * number : 2 * number + 2]
+        both = first + np.resize(second, len(first))
+        _write(output / OTHERS / f"two_voices_{number}.wav", both / max(1.0, np.abs(both).max()))
+        _write(output / OTHERS / f"music_{number}.wav", _music(np.random.default_rng(number)))
+
+
+def _music(rng: np.random.Generator) -> np.ndarray:
+    """Return chords of plucked, harmonic notes over a drum, peak 0.5: (samples,)."""
+    mixed, seconds = np.zeros(int(SECONDS * RATE)), 0.5
+    time = np.arange(int(2 * seconds * RATE)) / RATE
+    for beat in range(int(SECONDS / seconds)):
+        root = 110.0 * 2.0 ** (rng.integers(12) / 12)
+        for note in (root, root * 1.25, root * 1.5, root * 4):
+            harmonics = np.arange(1, 1 + min(20, int(10000 / note)))[:, None]
+            waves = np.sin(2 * np.pi * note * harmonics * time) / harmonics
+            sound = (waves * np.exp(-2.0 * harmonics**0.5 * time)).sum(0)
+            _add(mixed, sound, int(beat * seconds * RATE))
+        drum = rng.standard_normal(len(time)) * np.exp(-60 * time)
+        _add(mixed, 2 * drum, int((beat + 0.5) * seconds * RATE))
+    return 0.5 * mixed / np.abs(mixed).max()
+
+
+def _add(mixed: np.ndarray, sound: np.ndarray, start: int) -> None:
+    mixed[start : start + len(sound)] += sound[: len(mixed) - start]
+
+
+def _write(path: Path, waveform: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with AudioWriter(path, RATE, 1, subtype="FLOAT") as writer:
+        writer.write(waveform[None].astype(np.float32))
 
 
 def table(output: Path, models: list[str]) -> str:
@@ -155,7 +189,7 @@ def draw_worst(output: Path) -> str:
     for loss, kind, name in sorted(found)[:_NUM_WORST]:
         files = {
             "input": output / "sets" / kind / "input" / name,
-            "restored": output / "restored/ours" / kind / name,
+            "restored": _restored(output, kind=kind) / name,
             "reference": output / "sets" / kind / "reference" / name,
         }
         pictures.append(
@@ -164,6 +198,25 @@ def draw_worst(output: Path) -> str:
         lines.append(f"{kind}/{name}: ESTOI {loss:+.3f}")
     save_spectrograms(output / "worst.png", pictures)
     return "\n".join(lines)
+
+
+def draw_others(output: Path) -> str:
+    """Draw what is not a single voice to others.png, and list what became of its level."""
+    pictures, lines = [], []
+    for path in sorted((output / "sets" / OTHERS).glob("*.wav")):
+        pair = [read_mono(folder / path.name) for folder in (path.parent, _restored(output))]
+        pictures.append(
+            [Panel(f"{path.stem} {who}", *x) for who, x in zip(("in", "out"), pair, strict=True)]
+        )
+        before, after = (10 * np.log10(np.mean(x**2) + 1e-12) for x, _ in pair)
+        low, high = (np.abs(x).max() for x, _ in pair)
+        lines.append(f"{path.stem}: {before:.1f} -> {after:.1f} dB, peak {low:.2f} -> {high:.2f}")
+    save_spectrograms(output / "others.png", pictures)
+    return "\n".join(lines)
+
+
+def _restored(output: Path, model: str = "ours", kind: str = OTHERS) -> Path:
+    return output / "restored" / model / kind
 
 
 def _cell(value: dict[str, float] | None, metric: str) -> str:
@@ -195,16 +248,22 @@ def main() -> int:
         make_sets(arguments.material, output / "sets.tmp", arguments.files)
         (output / "sets.tmp").rename(sets)
     peers = list(PEERS) if arguments.peers_python else []
+    own = ["--ckpt-dir", arguments.ckpt_dir] if arguments.ckpt_dir else []
+
+    def restore(given: Path, restored: Path) -> None:
+        folders = ["--input-audio-dir", given, "--output-dir", restored]
+        _run(sys.executable, "src/inference.py", *own, *folders, "--overwrite")
+
+    restore(sets / OTHERS, _restored(output))
+    print(draw_others(output))
     for model in ["ours", *peers]:
         for kind in SETS:
-            given, restored = sets / kind / "input", output / "restored" / model / kind
+            given, restored = sets / kind / "input", _restored(output, model, kind)
             measured = output / "measured" / model / kind
             if model != "ours" and (measured / "summary.json").exists():
                 continue
             if model == "ours":
-                own = ["--ckpt-dir", arguments.ckpt_dir] if arguments.ckpt_dir else []
-                folders = ["--input-audio-dir", given, "--output-dir", restored]
-                _run(sys.executable, "src/inference.py", *own, *folders, "--overwrite")
+                restore(given, restored)
             else:
                 folders = ["--input-dir", given, "--output-dir", restored]
                 _run(arguments.peers_python, "benchmarks/peers.py", model, *folders)

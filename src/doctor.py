@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from open_miipher.base.errors import exit_on_user_error
 from open_miipher.base.gpu_support import Driver, gpu_problem, read_driver
 from open_miipher.base.paths import existing_parent
 
@@ -260,7 +261,7 @@ def findings() -> Iterator[Finding]:
     yield from check_limits()
 
 
-def main() -> int:
+def show() -> int:
     """Print the screen and return the exit status."""
     levels = []
     for finding in findings():
@@ -281,8 +282,13 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Read the command line, which has no options, and show."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
-    sys.exit(main())
+    return show()
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_user_error(main)())

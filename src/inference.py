@@ -468,7 +468,6 @@ def _sample_rate(text: str) -> int | str:
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
     from open_miipher.distributed import run_as_rank
 
-    run_as_rank(lambda: main(parsed))
+    run_as_rank(main)

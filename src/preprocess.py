@@ -145,7 +145,6 @@ def mark(config: "Preprocessing", requeue: bool) -> None:
 
 
 if __name__ == "__main__":
-    parsed = parse_arguments()
     from open_miipher.distributed import run_as_rank
 
-    run_as_rank(lambda: main(parsed))
+    run_as_rank(main)

@@ -34,8 +34,9 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_intermixed_args()
 
 
-def main(arguments: argparse.Namespace) -> int:
+def main() -> int:
     """Compose and check the configuration, and train; or only print it."""
+    arguments = parse_arguments()
     import yaml
 
     from open_miipher.config import compose_run
@@ -54,7 +55,6 @@ def main(arguments: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    given = parse_arguments()
     from open_miipher.distributed import run_as_rank
 
-    run_as_rank(lambda: main(given))
+    run_as_rank(main)

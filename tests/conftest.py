@@ -152,6 +152,8 @@ def tiny_stages(speech_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> d
         "model.cleaner.width=8",
         "model.cleaner.bands=[[48, 8]]",
         "model.cleaner.dilations=[1, 2]",
+        "model.cleaner.full_band_width=8",
+        "model.cleaner.full_band_dilations=[2]",
         *common,
     ]
     return {"cleaner": cleaner, "pretrain": pretrain, "finetune": finetune, "waveform": waveform}

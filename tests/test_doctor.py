@@ -44,7 +44,7 @@ def test_without_torch_it_says_so_and_fails(
 ) -> None:
     monkeypatch.setattr(doctor, "PACKAGES", ())  # transformers would remember it for later tests
     monkeypatch.setitem(sys.modules, "torch", None)
-    assert doctor.main() == 1
+    assert doctor.show() == 1
     out = capsys.readouterr().out
     assert "broken  torch        cannot be imported" in out
     assert "make setup" in out
@@ -98,7 +98,7 @@ def test_the_wandb_key_is_never_printed(
 ) -> None:
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef")
-    doctor.main()
+    doctor.show()
     out = capsys.readouterr().out
     assert "online (WANDB_API_KEY is set)" in out
     assert "0123456789abcdef" not in out

@@ -2,9 +2,11 @@
 
     python dataset/script/make_metadata_csv.py --root-dir DIR [--exts wav,flac] [--num-workers 8]
 
-Every file is opened and its end decoded. Files that cannot be read are named with the reason and
-left out. Extra columns of an existing metadata.csv (speaker, text, …) are kept for the files that
-are still there. Exit status: 0 done, 1 nothing readable (nothing is written), 2 wrong use.
+Every file is opened and its end decoded; with --check, all of it. Files that cannot be read are
+named with the reason and left out. Extra columns of an existing metadata.csv (speaker, text, …) are
+kept for the files that are still there. A metadata.csv that is no index, such as a data set's own,
+is left alone without --overwrite or --merge-columns. Exit status: 0 done, 1 nothing readable
+(nothing is written), 2 wrong use.
 """
 
 import argparse
@@ -23,7 +25,14 @@ from open_miipher.audio.io import AUDIO_EXTENSIONS
 from open_miipher.base.amounts import duration
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
-from open_miipher.index import read_extra_columns, scan, write_index
+from open_miipher.index import (
+    keep_old,
+    mends,
+    read_extra_columns,
+    read_foreign_columns,
+    scan,
+    write_index,
+)
 
 _SECONDS_BETWEEN_LINES = 10
 
@@ -43,6 +52,24 @@ def _arguments() -> argparse.Namespace:
         type=int,
         default=os.cpu_count() or 1,
         help="processes that read (default: %(default)s, this machine's cores)",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="decode every file whole, so that damage and NaN in its middle show; it takes as long "
+        "as reading all of it",
+    )
+    anew = parser.add_mutually_exclusive_group()
+    anew.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="take nothing from the metadata.csv that is there, which is kept as metadata.csv.old",
+    )
+    anew.add_argument(
+        "--merge-columns",
+        action="store_true",
+        help="take the columns of a metadata.csv of another form (file_name, …; id|text; with "
+        "semicolons) for the files that it names; it is kept as metadata.csv.old",
     )
     return parser.parse_args()
 
@@ -65,6 +92,15 @@ def _progress() -> Callable[[int, int], None]:
     return show
 
 
+def _extra_columns(root: Path) -> dict[str, dict[str, str]]:
+    try:
+        return read_extra_columns(root)
+    except UserError as error:
+        if "--overwrite" in str(error):
+            raise
+        raise UserError(f"{error}; {mends(root, merge=False)}") from error
+
+
 @exit_on_user_error
 def main() -> int:
     """Scan, tell what is unreadable, write."""
@@ -75,8 +111,9 @@ def main() -> int:
     if arguments.num_workers < 1:
         raise UserError(f"--num-workers must be at least 1, not {arguments.num_workers}")
     root = arguments.root_dir
-    extra = read_extra_columns(root)
-    found = scan(root, exts, arguments.num_workers, _progress())
+    anew = arguments.overwrite or arguments.merge_columns
+    extra = {} if anew else _extra_columns(root)
+    found = scan(root, exts, arguments.num_workers, _progress(), whole=arguments.check)
     for _, reason in found.unreadable:
         print(f"unreadable: {reason}", file=sys.stderr)
     if not found.entries:
@@ -86,6 +123,12 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
+    if arguments.merge_columns:
+        extra = read_foreign_columns(root, [entry.file_path for entry in found.entries])
+        print(f"{len(extra)} of {len(found.entries)} files have a row in the old metadata.csv")
+    kept = keep_old(root) if anew else None
+    if kept is not None:
+        print(f"the old metadata.csv is kept as {printable(kept)}")
     entries = [replace(entry, extra=extra.get(entry.file_path, {})) for entry in found.entries]
     path = write_index(root, entries)
     seconds = sum(entry.num_frames / entry.sample_rate for entry in entries)

@@ -101,10 +101,10 @@ def _write(
         "name": sample.name,
         "start_seconds": sample.start_seconds,
         "drawn": sample.drawn,
-        "failures": sample.failures,
+        "failures": sample.failures + sample.broken,
     }
     (output_dir / f"{stem}.json").write_text(json.dumps(about, indent=2, ensure_ascii=False))
-    failed = f"; failed: {', '.join(sample.failures)}" if sample.failures else ""
+    failed = f"; failed: {', '.join(about['failures'])}" if about["failures"] else ""
     place = f"{sample.name} from {sample.start_seconds:.2f} s"
     return f"{stem}: {place}: {_describe(sample.drawn)}{failed}"
 

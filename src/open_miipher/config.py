@@ -1,7 +1,7 @@
 """Configuration; the only module that uses Hydra."""
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -177,11 +177,12 @@ def _compose_resumed(
         )
     given = {key: value for key, value in before.items() if value not in (None, {})}
     own = (_RESUME_KEY, *_sources(checkpoint))
+    held = _defaults(checkpoint.config) | saved
     missing = object()
     changed = [
         key
         for key, value in given.items()
-        if key not in own and not is_asked(key) and not same(saved.get(key, missing), value)
+        if key not in own and not is_asked(key) and not same(held.get(key, missing), value)
     ]
     if changed:
         raise UserError(
@@ -190,6 +191,15 @@ def _compose_resumed(
         )
     kept = {key: value for key, value in saved.items() if key not in before or key in now}
     return from_leaves(kept | {k: v for k, v in now.items() if is_asked(k)}), merged
+
+
+def _defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of keys that the configuration of an earlier version may lack."""
+    parts: dict[str, Any] = {"trainer": asdict(TrainerConfig(batch_size=0, max_steps=0))}
+    kind = config["data"].get("name")
+    if kind in DATA:
+        parts["data"] = asdict(DATA[kind].Config())
+    return leaves(parts)
 
 
 def _sources(checkpoint: Checkpoint) -> list[str]:

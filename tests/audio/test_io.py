@@ -168,6 +168,14 @@ def test_samples_that_are_no_numbers_are_named(tmp_path: Path, bad: float) -> No
         list(reader.blocks(1000))
 
 
+def test_numbers_that_are_no_samples_are_named(tmp_path: Path) -> None:
+    waveform = noise(900, 1)
+    waveform[0, [100, 200]] = 2**31, -3e38  # 32-bit integers as floats are taken
+    soundfile.write(tmp_path / "x.wav", waveform.T, 24000, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"x\.wav holds the number 3e\+38 at frame 200"):
+        read(tmp_path / "x.wav")
+
+
 def test_samples_that_are_no_numbers_are_not_written(tmp_path: Path) -> None:
     waveform = noise(1000)
     waveform[0, 900] = np.nan

@@ -13,6 +13,7 @@ from open_miipher.audio.level import (
     frame_power,
     own_level_gain,
     slope,
+    without_rumble,
 )
 
 RNG = np.random.default_rng(0)
@@ -104,6 +105,19 @@ def test_a_slope_leads_from_each_seam_to_the_middle() -> None:
     assert gains[[0, 10, 30, 50, 70, 90, 99]] == pytest.approx(
         [2, 2, 2**0.5, 1, 0.5, 0.25, 0.25], rel=1e-5
     )
+
+
+@pytest.mark.parametrize("rate", [16000, 24000])
+def test_offset_hum_and_rumble_go_and_speech_stays_where_it_is(rate: int) -> None:
+    t = np.arange(3 * rate) / rate
+    speech = (0.1 * np.sin(2 * np.pi * 220 * t) * (t % 0.75 < 0.5))[None].astype(np.float32)
+    hum = 0.3 * np.sin(2 * np.pi * 50 * t) + 0.2 * np.sin(2 * np.pi * 20 * t) + 0.4
+    padded = np.pad(speech + hum.astype(np.float32), ((0, 0), (0, 999)))
+    taken = without_rumble(padded, 3 * rate, rate)
+    assert taken.shape == padded.shape
+    inside = slice(rate // 10, -rate // 10)
+    np.testing.assert_allclose(taken[:, : 3 * rate][:, inside], speech[:, inside], atol=0.03)
+    assert not without_rumble(np.zeros((2, 500), np.float32), 300, rate).any()
 
 
 def decide(look_ahead: int, gains: list[float | None], limit: float = 1e9) -> list[float]:

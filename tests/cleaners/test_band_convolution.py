@@ -14,6 +14,8 @@ SPEC = {
     "width": 8,
     "bands": [[4, 4], [8, 2]],
     "dilations": [1, 2],
+    "full_band_width": 6,
+    "full_band_dilations": [1, 1],
     "level_seconds": 0.02,  # 5 frames
 }
 BINS = 33
@@ -56,7 +58,7 @@ def test_silence_stays_silent_and_finite():
 def test_a_frame_depends_on_no_more_than_the_stated_frames():
     cleaner, waveform = make(), noise(60)
     reach = cleaner.receptive_frames
-    assert reach == 5 + 1 + 3
+    assert reach == 5 + 1 + 3 + 2
     other = waveform.clone()
     other[:, 30 * 32 :] += noise(30, seed=1)
     before, after = clean(cleaner, waveform), clean(cleaner, other)
@@ -120,6 +122,7 @@ def test_48_khz_is_a_matter_of_sizes():
         ({"bands": [[4, 4]]}, "cover 16 bins, but the encoder's n_fft=64 has 32"),
         ({"bands": [[-4, -8]]}, "change model.cleaner.bands"),
         ({"dilations": [0]}, "must be above 0"),
+        ({"full_band_dilations": [0]}, "must be above 0"),
         ({"level_seconds": 0.0}, "level_seconds=0.0"),
     ],
 )

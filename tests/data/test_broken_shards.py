@@ -1,5 +1,6 @@
 """Shards and samples that are damaged: named, left out up to a limit, then an error."""
 
+import io
 import re
 import sys
 from itertools import islice
@@ -21,6 +22,13 @@ def urls(tmp_path):
     return write_shards(tmp_path / "train", [5, 3, 4])
 
 
+def at_int16_scale() -> bytes:
+    file = io.BytesIO()
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 12000)
+    np.save(file, (32768 * noise).astype(np.float32))
+    return file.getvalue()
+
+
 def broken_member(name: str, data: bytes | None) -> dict[str, bytes]:
     members = pair(99)
     if data is None:
@@ -40,6 +48,7 @@ def broken_member(name: str, data: bytes | None) -> dict[str, bytes]:
         ("sr.index", b"fast", "sr.index is b'fast', not a whole number of Hz"),
         ("input_wav.npy", pair(1, seconds=0.4)["input_wav.npy"], "differ in length"),
         ("noisy_input_wav.npy", b"garbage", "noisy_input_wav.npy is no waveform"),
+        ("input_wav.npy", at_int16_scale(), r"input_wav\.npy reaches 16\d{3}: the full scale"),
     ],
 )
 def test_a_damaged_sample_is_named_and_another_takes_its_place(tmp_path, name, data, reason):
@@ -48,13 +57,13 @@ def test_a_damaged_sample_is_named_and_another_takes_its_place(tmp_path, name, d
     url = write_shard(tmp_path / "x.tar", samples)
     dataset = source(url).train(0)
     sample, again = dataset.sample(4, 9), source(url).train(0).sample(4, 9)
-    assert len(sample.failures) == 1
-    assert sample.failures[0].startswith(f"{url} bad: ")
-    assert re.search(reason, sample.failures[0])
+    assert len(sample.broken) == 1
+    assert sample.broken[0].startswith(f"{url} bad: ")
+    assert re.search(reason, sample.broken[0])
     assert np.array_equal(sample.clean, again.clean)
     assert sample.name == again.name
     assert "epoch 4 index 9" in sample.name
-    assert dataset.sample(4, 8).failures == []
+    assert dataset.sample(4, 8).broken == []
 
 
 def test_too_many_damaged_samples_end_the_run(tmp_path):
@@ -64,7 +73,7 @@ def test_too_many_damaged_samples_end_the_run(tmp_path):
     with pytest.raises(UserError, match=r"samples could not be read in \d+ samples, more than "):
         list(islice(train_batches(dataset, 0, 3), 200))
     dataset = source(str(tmp_path / "x.tar"), max_broken_samples=0.06).train(0)
-    failures = [b.failures for b in islice(train_batches(dataset, 0, 21), 20)]
+    failures = [b.broken for b in islice(train_batches(dataset, 0, 21), 20)]
     assert all(1 <= len(own) <= 3 for own in failures)  # what takes its place is drawn from all
     assert all(" bad: it has no member sr.index" in failure for own in failures for failure in own)
 
@@ -118,7 +127,7 @@ def test_a_shard_that_is_cut_later_costs_its_samples(urls):
     dataset = source(urls, max_broken_samples=1.0).train(0)
     damage(Path(urls[0]), "truncated")
     batches = list(islice(train_batches(dataset, 0, 12), 1))
-    failures = [failure for batch in batches for failure in batch.failures]
+    failures = [failure for batch in batches for failure in batch.broken]
     assert 2 <= len(failures) < 12
     assert all("shard-000.tar is truncated: sample " in failure for failure in failures)
 

@@ -158,6 +158,58 @@ def test_direct_target_changes_the_clean_side(speech_dir):
     assert np.corrcoef(moved.clean, clean.clean)[0, 1] > 0.95
 
 
+@pytest.mark.parametrize(
+    "how", ["inside", "around", "link", "linked file", "hard link", "dots", "copy", "renamed copy"]
+)
+def test_validation_clips_that_are_trained_on_are_told(make_dir, tmp_path, how):
+    """Only the very same directory was."""
+    rng = np.random.default_rng(0)
+    waveforms = [rng.uniform(-0.5, 0.5, 2400 + k).astype(np.float32) for k in range(4)]
+    tested = {f"{k}.wav": (waveforms[k], 24000) for k in range(2)}
+    other = {"other.wav": (waveforms[2], 24000)}
+    if how == "inside":
+        test = make_dir("train/deep/test", tested)
+        train = make_dir("train", {f"deep/test/{name}": w for name, w in tested.items()} | other)
+    elif how == "around":
+        train = make_dir("test/train", {"1.wav": tested["1.wav"]})
+        test = make_dir("test", {"train/1.wav": tested["1.wav"]} | other)
+    else:
+        test = make_dir("test", tested)
+        named = {"renamed copy": "a.wav", "link": "linked/1.wav"}.get(how, "1.wav")
+        train = make_dir("train", {named: tested["1.wav"]} | other)
+        file = tmp_path / "train" / named
+        if how == "dots":
+            train = f"{train}/../test"
+        elif "link" in how:
+            file.unlink()
+            if how == "link":
+                file.parent.rmdir()
+                file.parent.symlink_to("../test")
+            elif how == "linked file":
+                file.symlink_to("../test/1.wav")
+            else:
+                file.hardlink_to(tmp_path / "test/1.wav")
+    data = config(train, test=HeldOutSource([test], num_clips=9))
+    with pytest.warns(UserWarning, match=r"[12] of the 2 validation clips, .*overfitting"):
+        build_test_data(data, 0)
+
+
+def test_other_files_of_a_length_and_files_left_out_of_an_index_are_not(make_dir):
+    waveforms = np.random.default_rng(0).uniform(-0.5, 0.5, (3, 2400)).astype(np.float32)
+    test = make_dir("train/test", {"0.wav": (waveforms[0], 24000)})
+    train = make_dir("train", {f"{k}.wav": (waveforms[k], 24000) for k in (1, 2)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        build_test_data(config(train, test=HeldOutSource([test])), 0)
+
+
+def test_floats_at_the_scale_of_integers_are_refused(make_dir):
+    waveform = np.random.default_rng(0).normal(0, 3000, 24000).astype(np.float32)
+    data = config(make_dir("speech", {"a.wav": (waveform, 24000)}))
+    with pytest.raises(UserError, match=r"a\.wav reaches 1\d{4}: the full scale of floats is 1"):
+        build_train_data(data, 0).sample(0, 0)
+
+
 def test_validation_clips_are_fixed_spread_and_not_augmented(speech_dir):
     with pytest.warns(UserWarning, match=r"data\.train\.dir_list and in data\.test\.dir_list"):
         dataset = build_test_data(config(speech_dir), seed=1)

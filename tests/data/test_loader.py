@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from open_miipher.audio import codec
@@ -29,7 +30,11 @@ from open_miipher.degradation import Context, DegradationConfig, build_degradati
 
 
 def dataset(
-    speech_dir: str, max_failures: float = 1.0, stages=("reverb", "noise", "mp3"), pad: bool = True
+    speech_dir: str,
+    max_failures: float = 1.0,
+    stages=("reverb", "noise", "mp3"),
+    pad: bool = True,
+    max_broken: float = 0.01,
 ):
     files = Files([speech_dir])
     chain = DegradationConfig({name: {"name": name, "probability": 0.6} for name in stages})
@@ -43,6 +48,7 @@ def dataset(
         AugmentConfig(),
         build_degradation(chain, Context(24000)),
         max_failures,
+        max_broken,
         pad=pad,
     )
 
@@ -133,9 +139,33 @@ def test_a_file_that_vanishes_is_a_user_error_without_a_traceback(speech_dir, nu
         path.unlink()
     with pytest.raises(UserError) as caught:
         list(islice(batches, 10))
-    assert "make the index again" in str(caught.value)
+    assert "make an index without such files" in str(caught.value)
     assert "Traceback" not in str(caught.value)
     assert set(multiprocessing.active_children()) <= others
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_damaged_file_is_named_and_another_takes_its_place(speech_dir, num_workers):
+    """One NaN in the middle of one file ended a training."""
+    path = Path(speech_dir) / "s2" / "2.wav"
+    waveform, rate = soundfile.read(path)
+    waveform[len(waveform) // 2] = np.nan
+    soundfile.write(path, waveform, rate, subtype="FLOAT")
+
+    def some(**options):
+        data = dataset(speech_dir, stages=("noise",), max_broken=1.0)
+        return list(islice(train_batches(data, 0, batch_size=6, **options), 4))
+
+    batches = some(num_workers=num_workers)
+    broken = [reason for batch in batches for reason in batch.broken]
+    assert len(broken) >= 2
+    assert all(f"{path} holds NaN or Inf" in reason for reason in broken)
+    assert all(batch.failures == [] for batch in batches)
+    assert all(torch.isfinite(batch.clean).all() for batch in batches)
+    assert rows(batches) == rows(some())
+    data = dataset(speech_dir, stages=("noise",))
+    with pytest.raises(UserError, match=r"more than data\.max_broken_samples=0\.01 .*--check"):
+        list(islice(train_batches(data, 0, batch_size=6), 100))
 
 
 def failing_codec(monkeypatch):

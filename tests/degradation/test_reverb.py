@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from open_miipher.degradation import Context
+from open_miipher.degradation import Context, Trace
 from open_miipher.degradation.reverb import Reverb, decaying_noise, direct_path
 
 
@@ -52,16 +52,23 @@ def test_the_level_of_the_response_does_not_matter(run, speech_like):
     assert np.allclose(loud, quiet, atol=1e-5)
 
 
-def test_the_direct_target_is_the_direct_part_of_the_damaged(run, speech_like):
+def test_the_direct_target_is_the_direct_path_as_loud_as_before(run, speech_like):
     waveform = speech_like(24000)
     response = np.zeros(2000, np.float32)
     response[100], response[1000] = 0.5, 0.4  # an echo 37 ms later
     damaged, trace = run(reverb(response, target="direct"), waveform)
-    echo = damaged - trace.target
-    assert np.allclose(trace.target[900:], echo[900:] * 0 + trace.target[900:])
-    assert np.allclose(echo[900:], 0.8 * trace.target[:-900], atol=1e-5)
-    assert np.allclose(trace.target / trace.target.max(), waveform / waveform.max(), atol=1e-5)
-    assert trace.target.dtype == np.float32
+    assert np.allclose(trace.target, waveform, atol=1e-5)
+    assert trace.target.dtype == damaged.dtype == np.float32
+    assert np.mean(damaged**2) == pytest.approx(np.mean(waveform**2), rel=1e-4)
+    with_echo = waveform + 0.8 * np.pad(waveform, (900, 0))[: len(waveform)]
+    assert np.corrcoef(damaged, with_echo)[0, 1] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_silent_target_stays_silent(run, speech_like):
+    waveform = speech_like(24000)
+    trace = Trace(np.zeros_like(waveform))
+    reverb(room(10), target="direct")(waveform, np.random.default_rng(0), trace)
+    assert not trace.target.any()
 
 
 def test_the_dry_target_is_left_alone(run, speech_like):
@@ -100,7 +107,7 @@ def test_the_direct_target_may_leave_out_early_reflections(run, speech_like):
     response[100], response[140] = 0.5, 0.4  # 1.7 ms later
     _, wide = run(reverb(response, target="direct"), waveform)
     _, narrow = run(reverb(response, target="direct", direct_seconds=0.001), waveform)
-    gain = narrow.target.max() / waveform.max()
-    assert np.allclose(narrow.target, gain * waveform, atol=1e-5)
-    echo = wide.target - narrow.target
-    assert np.allclose(echo[40:], 0.8 * narrow.target[:-40], atol=1e-5)
+    assert np.allclose(narrow.target, waveform, atol=1e-5)
+    with_echo = waveform + 0.8 * np.pad(waveform, (40, 0))[: len(waveform)]
+    assert np.corrcoef(wide.target, with_echo)[0, 1] == pytest.approx(1.0, abs=1e-5)
+    assert np.mean(wide.target**2) == pytest.approx(np.mean(waveform**2), rel=1e-4)

@@ -40,6 +40,28 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert read_extra_columns(tmp_path)["a.wav"] == {"text": "", "speaker": ""}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "talk\r.wav",
+        "\r",
+        "a\r\nb",
+        "a\nb",
+        'a"b',
+        '"',
+        " a ",
+        "a, b",
+        "\u2028\x85\x0b\x1c",
+        "a;b\t#",
+    ],
+)
+def test_any_name_is_read_as_it_was_written(tmp_path: Path, name: str) -> None:
+    """A carriage return alone made an index that nothing could read, or make again."""
+    write_index(tmp_path, [Entry(name, 8000, 1, 1, {"text": name})])
+    assert [entry.file_path for entry in read_index(tmp_path)] == [name]
+    assert read_extra_columns(tmp_path) == {name: {"text": name}}
+
+
 def test_the_fingerprint_follows_what_matters(tmp_path: Path) -> None:
     def fingerprint(entry: Entry) -> str:
         write_index(tmp_path, [entry])
@@ -221,7 +243,7 @@ def test_no_directory_no_file_no_column_no_rows(tmp_path: Path) -> None:
         read_index(make(tmp_path, "a.wav,1", header="file_path,num_frames"))
     with pytest.raises(UserError, match="lists no files"):
         read_index(make(tmp_path))
-    with pytest.raises(UserError, match="no column file_path"):
+    with pytest.raises(UserError, match="is empty; make the index with"):
         read_index(make(tmp_path, header=""))
     (tmp_path / "metadata.csv").write_bytes(b"file_path\n\xff\xfe")
     with pytest.raises(UserError, match="not CSV in UTF-8"):

@@ -10,8 +10,9 @@ from open_miipher.base.errors import UserError
 from open_miipher.checkpoint import load_weights, weights_of
 from open_miipher.config import compose_run
 from open_miipher.data import PairBatch
-from open_miipher.recipes import RECIPES, fill_parts, recipe_class
+from open_miipher.recipes import RECIPES, adversarial_vocoder, fill_parts, recipe_class
 from open_miipher.training.setup import build_recipe
+from open_miipher.vocoders.gain import PeakGain
 
 DATA = SimpleNamespace(sample_rate=24000)
 
@@ -73,11 +74,53 @@ def test_each_pass_reaches_its_network_alone(recipe):
 
 def test_what_no_output_can_hold_is_asked_of_none(tiny_stages):
     recipe = build_recipe(compose_run(tiny_stages["pretrain"]).model, DATA, 0)
-    recipe.vocoder.num_missing = 26
-    _, target, mask = recipe._conditions(batch())
+    recipe.vocoder.num_missing, recipe.segment_frames = 26, None
+    target, pieces = recipe._pieces(batch(), 32)
     assert target[:1, -30:-26].all()
     assert not target[:, -26:].any()
-    assert not mask[:, -26:].any()
+    assert not pieces.mask[:, -26:].any()
+
+
+def test_pieces_keep_their_level_within_the_crop(tiny_stages):
+    """A quiet piece was brought to full peak, as no file is."""
+    run = compose_run([*tiny_stages["pretrain"], "+model.pieces_per_crop=3"])
+    recipe = build_recipe(run.model, DATA, 0)
+    recipe.vocoder.gain, recipe.vocoder.restores_level = PeakGain(), False
+    given = batch()
+    given.clean[0, :4800] *= 0.01
+    target, pieces = recipe._pieces(given, 32)
+    assert pieces.crops.tolist() == [0, 0, 0, 1, 1, 1]
+    assert len(set(pieces.starts.tolist())) > 2
+    spans = pieces.starts[:, None] * 300 + torch.arange(pieces.num_frames * 300)
+    cut = given.clean[pieces.crops[:, None], spans]
+    gains = 0.9 / given.clean[pieces.crops].abs().amax(1, keepdim=True)
+    torch.testing.assert_close(target, gains * cut)
+    torch.testing.assert_close(pieces.peaks, target.abs().amax(1))
+    outputs = recipe.vocoder(recipe._features(given), torch.randn_like(target), pieces)
+    torch.testing.assert_close(outputs[-1].abs().amax(1), pieces.peaks)
+
+
+def test_more_pieces_of_a_crop_cost_one_pass_of_the_cleaner(tiny_stages, monkeypatch):
+    from open_miipher.checkpoint import Checkpoint
+
+    run = compose_run([*tiny_stages["finetune"], "+model.pieces_per_crop=3"])
+    sources = [Checkpoint.open(run.model[key]) for key in ("cleaner_ckpt_dir", "vocoder_ckpt_dir")]
+    recipe = build_recipe(fill_parts(recipe_class(run.model), run.model, sources), DATA, 0)
+    calls, forward = [], recipe.cleaner.forward
+    monkeypatch.setattr(
+        recipe.cleaner, "forward", lambda *given: [calls.append(1), forward(*given)][1]
+    )
+    whole = batch()
+    three = next(recipe.passes(whole, recipe.trained)).losses
+    assert len(calls) == 1
+    draw, recipe.pieces_per_crop = adversarial_vocoder._PIECE, 1
+    singles = []
+    for number in range(3):  # the same pieces, one after the other
+        monkeypatch.setattr(adversarial_vocoder, "_PIECE", draw + number)
+        singles.append(next(recipe.passes(whole, recipe.trained)).losses)
+    for name, value in three.items():
+        mean = sum(single[name] for single in singles) / 3
+        assert value.item() == pytest.approx(mean.item(), rel=1e-4, abs=1e-6), name
 
 
 def test_losses_are_means_over_samples(recipe):

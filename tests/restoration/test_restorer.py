@@ -1,13 +1,14 @@
 """Any waveform in, a restored one out: length, place, level, silence, noise."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
 from open_miipher.audio.resample import num_output_frames, resample
-from open_miipher.base.errors import UserError
+from open_miipher.base.errors import Notice, UserError
 from open_miipher.base.noise import noise_key, white_noise
 from open_miipher.restoration import RestoreOptions, Restorer
 
@@ -146,6 +147,38 @@ def test_levels_come_back_within_a_decibel_also_at_the_seams(stand_in) -> None:
     assert np.abs(np.diff(gains)).max() < 1.0
 
 
+@pytest.mark.parametrize("seconds", [3, 15])
+@pytest.mark.parametrize("what", ["offset", "hum"])
+@pytest.mark.parametrize(
+    ("level", "below"),
+    [(0.025, 0), (0.025, 0.02), (0.025, 0.1), (0.025, 0.3), (0.0056, 0.01), (0.0018, 0.005)],
+)
+def test_an_offset_or_hum_is_no_level_of_speech(stand_in, level, below, what, seconds) -> None:
+    """A vocoder of fixed peak does not give them back, and speech comes as loud as it was."""
+    speech = bursts(seconds, level) + noise(seconds * RATE, 0.001 * level)
+    under = np.ones(len(speech))
+    if what == "hum":
+        under = np.sin(2 * np.pi * 50 * np.arange(len(speech)) / RATE)
+    model = stand_in("peak")
+    model.restore = clean_at_a_peak(speech)
+    options = RestoreOptions(chunk_seconds=4, overlap_seconds=1)
+    restored, _ = Restorer(model, options).restore(speech + (below * under).astype("f4"), RATE)
+    assert abs(decibels(rms(restored) / rms(speech))) < 0.5
+
+
+def clean_at_a_peak(speech: np.ndarray):
+    """Return a `restore` that knows what each chunk should be, at a peak of 0.9."""
+
+    def restore(waveform, lengths, keys, starts, statistics=None):
+        chunks = np.zeros(tuple(waveform.shape), np.float32)
+        for row, start in zip(chunks, starts.tolist(), strict=True):
+            part = speech[start : start + len(row)]
+            row[: len(part)] = 0.9 * part / np.abs(part).max()
+        return torch.from_numpy(chunks)
+
+    return restore
+
+
 def test_chunks_that_disagree_meet_halfway_where_somebody_speaks(stand_in) -> None:
     options = RestoreOptions(channels="each", chunk_seconds=6, overlap_seconds=1.5)
     waveform = np.stack([bursts(33, 0.3), bursts(33, 0.03)]) + noise(33 * RATE, 0.0003)
@@ -224,11 +257,19 @@ def test_channels_are_restored_each_by_itself_or_mixed(stand_in) -> None:
     peaks = np.abs(each).max(axis=1)
     np.testing.assert_allclose(peaks, [0.9, 0.9, 0], atol=1e-5)
     mono, _ = Restorer(stand_in("same"), RestoreOptions(channels="mono")).restore(waveform, RATE)
-    np.testing.assert_allclose(mono, waveform.mean(axis=0, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(mono, waveform[:1], atol=1e-6)  # as loud as the loudest
 
 
-def test_by_default_a_waveform_keeps_its_kind_and_channels(stand_in) -> None:
-    restorer = Restorer(stand_in("same"))
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_opposite_channels_are_not_mixed_to_silence(stand_in, strength: float) -> None:
+    voice = bursts(2, 0.5)
+    options = RestoreOptions(channels="mono", strength=strength)
+    restored, _ = Restorer(stand_in("same"), options).restore(np.stack([-voice, voice]), RATE)
+    np.testing.assert_allclose(restored[0], -voice, atol=1e-6)
+
+
+def test_a_waveform_keeps_its_kind(stand_in) -> None:
+    restorer = Restorer(stand_in("same"), RestoreOptions(channels="each"))
     for waveform in (noise(100), noise(200).reshape(2, 100), noise(100).astype(np.float64)):
         restored, _ = restorer.restore(waveform, RATE)
         assert restored.shape == waveform.shape
@@ -236,6 +277,17 @@ def test_by_default_a_waveform_keeps_its_kind_and_channels(stand_in) -> None:
         tensor, _ = restorer.restore(torch.from_numpy(waveform), RATE)
         assert isinstance(tensor, torch.Tensor)
         np.testing.assert_array_equal(tensor.numpy(), restored)
+
+
+def test_several_channels_become_one_by_default_and_that_is_told(stand_in) -> None:
+    stereo = np.stack([noise(100), np.zeros(100, np.float32)])
+    with pytest.warns(Notice, match="2 channels are mixed to one, the default; RestoreOptions"):
+        restored, _ = Restorer(stand_in("same")).restore(stereo, RATE)
+    np.testing.assert_allclose(restored, stereo[:1], atol=1e-6)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Restorer(stand_in("same")).restore(stereo[0], RATE)
+        Restorer(stand_in("same"), RestoreOptions(channels="mono")).restore(stereo, RATE)
 
 
 def test_the_input_is_left_alone_and_may_exceed_full_scale(stand_in) -> None:
@@ -254,12 +306,49 @@ def test_the_input_is_left_alone_and_may_exceed_full_scale(stand_in) -> None:
         (np.zeros(10, np.int16), RATE, "floats"),
         (np.array([0.0, np.nan]), RATE, "NaN"),
         (np.array([0.0, np.inf]), RATE, "NaN or Inf"),
+        (np.array([0.0, 1e300]), RATE, "numbers beyond"),
         (np.zeros(10), 0, "sample rate"),
+        (np.zeros(10), 24000.5, "sample rate 24000.5: give a whole number of Hz"),
+        (np.zeros(10), math.nan, "sample rate nan"),
+        (np.zeros(10), "24000", "sample rate '24000'"),
+        (np.zeros(10), None, "sample rate None"),
+        (np.zeros(10), True, "sample rate True"),
+        (np.zeros(10), np.array([8000, 8000]), "sample rate array"),
+        (np.zeros((1200, 1)), RATE, r"channels come first.*waveform\.T"),
+        (np.zeros((24000, 2), np.float32), RATE, r"\(24000, 2\) has more channels than samples"),
+        (torch.zeros(480, 6), RATE, "channels come first"),
+        ([0.0] * 10, RATE, "of type list: give an array or a tensor"),
     ],
 )
 def test_waveforms_that_are_none_are_refused(stand_in, waveform, rate, says) -> None:
     with pytest.raises(UserError, match=says):
         Restorer(stand_in("same")).restore(waveform, rate)
+
+
+@pytest.mark.parametrize(
+    "rate", [float(RATE), np.float32(RATE), np.int16(RATE), np.array([[RATE]]), torch.tensor(RATE)]
+)
+def test_a_rate_of_any_type_is_the_same_rate(stand_in, rate) -> None:
+    waveform = noise(300)
+    restored, found = Restorer(stand_in("same"), RestoreOptions(**SMALL)).restore(waveform, rate)
+    np.testing.assert_allclose(restored, waveform, atol=1e-6)
+    assert type(found) is int
+    options = RestoreOptions(sample_rate=rate)
+    assert (type(options.sample_rate), options.sample_rate) == (int, RATE)
+
+
+def test_a_few_channels_with_fewer_samples_are_channels_first(stand_in) -> None:
+    restored, _ = Restorer(stand_in("same"), RestoreOptions(channels="each")).restore(
+        noise(6).reshape(6, 1), RATE
+    )
+    assert restored.shape == (6, 1)
+
+
+def test_half_precision_is_restored(stand_in) -> None:
+    waveform = torch.from_numpy(noise(100))
+    for type in (torch.bfloat16, torch.float16):
+        restored, _ = Restorer(stand_in("same")).restore(waveform.to(type), RATE)
+        torch.testing.assert_close(restored, waveform.to(type).float())
 
 
 def test_a_model_that_gives_no_numbers_is_an_error(stand_in) -> None:
@@ -287,6 +376,10 @@ def test_too_little_memory_says_what_to_do(stand_in) -> None:
         ({"overlap_seconds": 15}, "half a chunk"),
         ({"normalise_over": "utterance"}, "file or chunk"),
         ({"seed": -1}, "seed"),
+        ({"seed": 0.5}, "seed"),
+        ({"sample_rate": None}, "sample rate None"),
+        ({"sample_rate": 22050.5}, "whole number of Hz"),
+        ({"strength": None}, "None: give a number"),
     ],
 )
 def test_bad_options_are_refused_by_name(options, says) -> None:
@@ -305,6 +398,8 @@ def test_chunks_shorter_than_a_frame_and_empty_batches_are_refused(stand_in) -> 
         Restorer(model, RestoreOptions(chunk_seconds=0.1, overlap_seconds=0))
     with pytest.raises(UserError, match="batch size"):
         Restorer(stand_in("same"), batch_size=0)
+    with pytest.raises(UserError, match="batch size"):
+        Restorer(stand_in("same"), batch_size=2.5)
 
 
 def test_no_overlap_works(stand_in) -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from open_miipher.audio.io import AudioError
+from open_miipher.audio.mixing import mix_of
 from open_miipher.audio.resample import resample
 from open_miipher.restoration import RestoreOptions, Restorer, Source, job
 from open_miipher.restoration.streams import ArraySink
@@ -27,7 +28,7 @@ def test_every_chunk_is_normalised_by_the_whole_resampled_signal(stand_in, rate_
     model, waveform = stand_in("centred"), drifting(9001, num_channels=2)
     options = RestoreOptions(**{**SMALL, "channels": channels})
     restored, _ = Restorer(model, options).restore(waveform, rate_in)
-    heard = waveform if channels == "each" else waveform.mean(axis=0, keepdims=True)
+    heard = waveform if channels == "each" else mix_of([waveform]).apply(waveform)
     heard = resample(heard, rate_in, RATE)
     np.testing.assert_allclose(restored, heard - heard.mean(1, keepdims=True), atol=2e-6)
     assert len(model.measured) == 1

@@ -213,6 +213,40 @@ def test_empty_missing_and_compressed_shards_are_named(tmp_path):
         assert str(url) in str(caught.value)
 
 
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz", "w"])
+@pytest.mark.parametrize("name", ["x.tar", "x.tar.gz"])
+def test_a_shard_is_read_in_order_however_it_is_compressed_and_called(tmp_path, name, mode):
+    path = pack(tmp_path / name, [("a.x", b"1"), ("a.y", b"2"), ("b.x", b"3")], mode)
+    with path.open("rb") as file:
+        assert [s.key for s in read_samples(file, str(path))] == ["a", "b"]
+    found = []
+    with path.open("rb") as file:
+        visit_members(file, str(path), lambda key, _, data: found.append((key, data.read())))
+    assert found == [("a", b"1"), ("a", b"2"), ("b", b"3")]
+    if mode == "w:gz" and name == "x.tar":
+        with pytest.raises(ShardError, match=r"x\.tar is gzipped, so its samples cannot"):
+            read_index(Storage(), str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"<!DOCTYPE html>\n<html><body>Not found" * 99, "it is a web page"),
+        (b'{"error": "denied"}', "it is JSON"),
+        (b"PK\3\4" + bytes(2000), "it is a zip archive"),
+        (b"\x28\xb5\x2f\xfd" + bytes(2000), "it is compressed with zstd"),
+        (b"just some text\n" * 99, "it is text"),
+    ],
+)
+def test_what_is_no_shard_is_called_by_what_it_is(tmp_path, content, says):
+    path = tmp_path / "x.tar"
+    path.write_bytes(content)
+    with pytest.raises(ShardError, match=rf"x\.tar cannot be read as a shard: {says}"):
+        read_index(Storage(), str(path))
+    with pytest.raises(ShardError, match=says), path.open("rb") as file:
+        list(read_samples(file, str(path)))
+
+
 def test_a_writer_that_fails_leaves_nothing(tmp_path):
     def write_and_fail():
         with ShardWriter(tmp_path / "x.tar") as writer:

@@ -48,7 +48,7 @@ class TokenBatch(Batch):
 class Tones:
     """Sines of a pitch that seed, epoch and index draw."""
 
-    failure_limit = NO_FAILURES
+    failure_limits = (NO_FAILURES,)
 
     def __init__(self, num_items: int, seed: int, shuffle: bool) -> None:
         self.num_items, self.fingerprint = num_items, f"{num_items} tones"

@@ -8,6 +8,7 @@ import torch
 from open_miipher.base.errors import UserError
 from open_miipher.base.registry import build
 from open_miipher.vocoders import VOCODERS
+from open_miipher.vocoders.base import Pieces
 from open_miipher.vocoders.dac import missing_samples
 
 SIDON = [8, 5, 4, 3, 2]
@@ -106,6 +107,23 @@ def test_each_frame_sounds_in_the_middle_of_its_own_samples_but_for_the_missing_
     for frame in (6, 7, 9):
         expected = (frame + 0.5) * hop - 0.5 - missing_samples(rates) / 2
         assert centre_of_a_frame(model, frame, 16) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("rates", [SIDON, [4, 2], [5, 3], [8, 8, 5, 3, 2]])
+def test_a_piece_sounds_as_it_does_in_its_crop(rates):
+    """Without margins its ends would be those of a file."""
+    model, hop, count = make(rates), math.prod(rates), 5
+    margin = model.margin_frames
+    frames = 2 * margin + count + 8
+    features = torch.randn(2, frames, 6)
+    whole = speak(model, features)
+    crops, starts = torch.tensor([0, 1, 1, 0]), torch.tensor([margin, margin + 8, 0, frames - 5])
+    pieces = Pieces(crops, starts, count, torch.ones(4), torch.ones(4, count * hop))
+    with torch.no_grad():
+        (spoken,) = model(features, torch.zeros(()), pieces)
+    expected = pieces.of(whole, hop)
+    torch.testing.assert_close(spoken, expected, atol=1e-5, rtol=1e-4)
+    assert rates != SIDON or margin == 11
 
 
 def test_targets_are_scaled_by_the_peak_of_all_that_was_seen():

@@ -8,6 +8,7 @@ from open_miipher.audio.mel import LogMel
 from open_miipher.base.errors import UserError
 from open_miipher.base.registry import build
 from open_miipher.vocoders import VOCODERS
+from open_miipher.vocoders.base import Pieces
 from open_miipher.vocoders.wavefit import PreNetConfig, WaveFit, WaveFitConfig, interpolate
 from open_miipher.vocoders.wavegrad import UNetConfig
 
@@ -76,6 +77,40 @@ def test_iterations_follow_the_formula(make_wavefit, make_inputs):
     assert torch.autograd.grad(outputs[1].sum(), outputs[0], allow_unused=True) == (None,)
 
 
+@pytest.mark.parametrize("rate", ["features", "upsampled"])
+def test_the_pre_net_sees_the_whole_crop_of_a_piece(make_wavefit, make_inputs, rate):
+    """With attention over the piece alone, it would learn from what restoring never shows."""
+    pre_net = PreNetConfig(num_blocks=2, num_heads=2, rate=rate)
+    model = make_wavefit("peak", num_iterations=1, pre_net=pre_net)
+    features, noise = make_inputs(model, 2, 60)
+    crops, starts = torch.tensor([1, 0, 1]), torch.tensor([20, 31, 8])
+    samples = torch.arange(20 * 120)
+    pieces = Pieces(crops, starts, 20, torch.tensor([0.9, 0.3, 0.9]), torch.ones(3, 20 * 120))
+    of_pieces = noise[crops[:, None], starts[:, None] * 120 + samples]
+    (spoken,) = model(features, of_pieces, pieces)
+    torch.testing.assert_close(spoken.abs().amax(1), pieces.peaks)
+    condition = model._condition(features)
+    for number, (crop, start) in enumerate(zip(crops, starts, strict=True)):
+        alone = condition[crop : crop + 1, :, 2 * start : 2 * (start + 20)]
+        noise_alone = of_pieces[number : number + 1]
+        z = noise_alone - model.generator(noise_alone, alone, 1)
+        expected = pieces.peaks[number] * z / z.abs().max()
+        torch.testing.assert_close(spoken[number : number + 1], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_what_stands_beyond_the_end_of_a_crop_decides_no_peak(make_wavefit, make_inputs):
+    model = make_wavefit("peak")
+    features, noise = make_inputs(model, 1, 6)
+    whole = torch.tensor([0])
+    mask = (torch.arange(720) < 360).float()[None]
+    loud = noise.clone()
+    loud[:, 360:] *= 100
+    pieces = Pieces(whole, whole, 6, torch.tensor([0.5]), mask)
+    for output in model(features, loud, pieces):
+        assert output[:, :360].abs().max().item() == pytest.approx(0.5)
+        assert not output[:, 360:].any()
+
+
 def test_samples_of_a_batch_do_not_touch(make_wavefit, make_inputs):
     for variant in VARIANTS:
         model = make_wavefit(**variant)
@@ -92,7 +127,8 @@ def test_peak_outputs_have_the_peak_and_the_target_too(make_wavefit, make_inputs
     for output in model(features, noise):
         torch.testing.assert_close(output.abs().amax(1), torch.full((3,), 0.9))
     clean = torch.randn(2, 500) * torch.tensor([[0.01], [3.0]])
-    torch.testing.assert_close(model.target(clean, 9 * clean).abs().amax(1), torch.full((2,), 0.9))
+    torch.testing.assert_close(model.target(clean, clean).abs().amax(1), torch.full((2,), 0.9))
+    torch.testing.assert_close(model.target(clean, 9 * clean).abs().amax(1), torch.full((2,), 0.1))
     assert not model.restores_level
     assert not model.target(torch.zeros(1, 500), torch.zeros(1, 500)).any()
 

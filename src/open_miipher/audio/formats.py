@@ -1,11 +1,17 @@
 """How audio files are written, and how big they get; quick to import, for the command line."""
 
+import numbers
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from open_miipher.base.errors import UserError
 
 FORMATS = ("wav", "flac")
+SAMPLE_RATES = (1000, 768_000)
+"""The lowest and the highest sample rate that is read and written, in Hz."""
+
 SAMPLE_BYTES = {
     "PCM_U8": 1,
     "PCM_S8": 1,
@@ -22,6 +28,25 @@ SAMPLE_BYTES = {
 _FLAC_CHANNELS, _FLAC_RATE = 8, 655_350
 _FLAC_SHARE = 0.6  # of the plain samples' bytes, roughly
 _MAX_NAME_BYTES = 255
+
+
+def whole_rate(value: object) -> int:
+    """Return a sample rate in Hz as an int: 24000.0 from JSON or YAML is one, too.
+
+    Raises:
+        UserError: it is no whole number, or too low or too high.
+    """
+    low, high = SAMPLE_RATES
+    with suppress(AttributeError, ValueError, RuntimeError):  # no array, or one of several numbers
+        value = value.item()  # type: ignore[attr-defined]
+    if not is_number(value) or not low <= value <= high or value != int(value):
+        raise UserError(f"sample rate {value!r}: give a whole number of Hz, {low} to {high}")
+    return int(value)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether something is a number; True and False are none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from open_miipher.audio.kinds import AUDIO_EXTENSIONS
 from open_miipher.audio.reading import (
+    LARGEST_SAMPLE,
     AudioError,
     AudioFile,
     AudioInfo,
@@ -16,6 +17,7 @@ from open_miipher.audio.writing import WAV_BYTE_LIMIT, AudioWriter, MemoryWriter
 
 __all__ = [
     "AUDIO_EXTENSIONS",
+    "LARGEST_SAMPLE",
     "WAV_BYTE_LIMIT",
     "AudioError",
     "AudioFile",

@@ -6,11 +6,17 @@ its neighbours, but it never gets louder than the input, so that a noisy pause d
 garbage. No gain is derived from another one through the overlap of two chunks, so errors do not add
 up. If two chunks still differ in level where they overlap, each changes by half of the difference:
 its gain follows a slope from the middle of the chunk to the overlap.
+
+A constant offset, hum and rumble are no speech, and a vocoder does not give them back: levels are
+compared without them (`without_rumble`).
 """
 
 import math
 
 import numpy as np
+from scipy import fft
+
+_LOUDEST_FLOAT = 32.0  # no recording goes 30 dB beyond full scale; int16's quietest speech does
 
 SILENCE = 1e-6
 """Peak below which nothing was recorded: scaling that up gives noise, or overflows."""
@@ -28,6 +34,10 @@ FLOOR_PERCENTILE = 10
 """The noise floor is this percentile of the power of a chunk's frames: the level of its pauses."""
 
 
+RUMBLE = 100.0, 150.0
+"""Hz: levels leave out what lies below the first, and all of what lies above the second counts."""
+
+
 def peak_of(waveform: np.ndarray) -> float:
     """Return the peak of a waveform (samples,)."""
     return float(np.abs(waveform).max())
@@ -39,6 +49,28 @@ def at_peak(waveform: np.ndarray, peak: float) -> np.ndarray:
     if loudest < SILENCE:
         return np.zeros_like(waveform)
     return waveform * np.float32(peak / loudest)
+
+
+def without_rumble(waveform: np.ndarray, num_samples: int, sample_rate: int) -> np.ndarray:
+    """Take off a constant offset, hum and rumble; nothing moves in time.
+
+    Args:
+        waveform: (channels, samples) float32.
+        num_samples: of the signal; what follows is padding.
+        sample_rate: Hz.
+
+    Returns:
+        (channels, samples) float32; zeros stay zeros.
+    """
+    centred = waveform.copy()  # the offset itself first: at its ends it would give a click
+    centred[:, :num_samples] -= waveform[:, :num_samples].mean(axis=1, keepdims=True)
+    low, high = RUMBLE
+    size = fft.next_fast_len(waveform.shape[1], real=True)
+    spectrum = fft.rfft(centred, size)
+    bins = np.arange(min(spectrum.shape[1], 1 + int(high * size / sample_rate)))
+    place = np.clip((bins * sample_rate / size - low) / (high - low), 0.0, 1.0)
+    spectrum[:, : len(place)] *= np.square(np.sin(np.pi / 2 * place)).astype(np.float32)
+    return fft.irfft(spectrum, size, overwrite_x=True)[:, : waveform.shape[1]]
 
 
 def frame_power(waveform: np.ndarray, frame_length: int) -> np.ndarray:
@@ -190,3 +222,11 @@ class GainTrack:
         share = np.arange(1, len(limits) + 1) / (len(limits) + 1)
         line = np.exp(known[0] + share * (known[-1] - known[0]))
         return [min(float(gain), limit) for gain, limit in zip(line, limits, strict=True)]
+
+
+def scale_problem(waveform: np.ndarray) -> str | None:
+    """Say that a waveform of floats has the scale of 16-bit integers; None if it has not."""
+    loudest = peak_of(waveform)
+    if loudest <= _LOUDEST_FLOAT:
+        return None
+    return f"reaches {loudest:.0f}: the full scale of floats is 1, so divide them by 32768"

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from open_miipher.base.precision import in_float32
+
 
 @dataclass
 class MelConfig:
@@ -60,7 +62,7 @@ class LogMel(nn.Module):
         Returns:
             (batch, ceil(samples / hop_length), n_mels) float32.
         """
-        with torch.autocast(waveform.device.type, enabled=False):
+        with in_float32(waveform.device):
             magnitude = self._stft(waveform.float()).abs()
             mel = self.basis @ magnitude
             return mel.clamp(min=self.config.floor).log().transpose(1, 2)
@@ -74,7 +76,7 @@ class LogMel(nn.Module):
         Returns:
             (batch, frames, n_fft / 2 + 1) float32, at least 0.
         """
-        with torch.autocast(log_mel.device.type, enabled=False):
+        with in_float32(log_mel.device):
             return (log_mel.float().exp() @ self.inverse.T).clamp(min=0)
 
     def _stft(self, waveform: Tensor) -> Tensor:

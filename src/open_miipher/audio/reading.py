@@ -2,27 +2,29 @@
 
 A handle belongs to the thread that opened it: libsndfile handles must not be shared.
 
-libsndfile reads a truncated WAV, AIFF or Ogg file without an error, as if its end were the true
-end. So the lengths in the container are compared with the size of the file (`missing_bytes`).
+Whatever a file does to its decoder ends as an `AudioError`: files come from anywhere.
 """
 
 import io
 import os
-import struct
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import soundfile
 
+from open_miipher.audio.containers import JOINED, Extent, extent_of, problem_inside
+from open_miipher.audio.formats import SAMPLE_BYTES, SAMPLE_RATES
+from open_miipher.base.content import HEAD_BYTES, describe
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 
 _TAIL_FRAMES = 1024
 _BLOCK_FRAMES = 1 << 16
+_BLOCK_SAMPLES = 1 << 24  # allocated at once: what a damaged header announces may not exist
 _UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's answer when a FLAC header leaves its length open
 
 
@@ -64,22 +66,29 @@ def read_header(path: AudioFile) -> AudioInfo:
     Raises:
         AudioError: not readable, not audio, no frames, or fewer bytes than the header announces.
     """
-    with _open(path) as file:
-        return _info(path, file)
+    file, info = _open(path)
+    file.close()
+    return info
 
 
 def probe(path: AudioFile) -> AudioInfo:
     """Read the header and decode the last frames, so that a truncated file shows.
 
+    All pages of an Ogg file are looked at: one with a wrong checksum would be left out in silence.
+
     Raises:
-        AudioError: not readable, not audio, no frames, or truncated.
+        AudioError: not readable, not audio, no frames, truncated, or several files joined.
     """
-    with _open(path) as file:
-        info = _info(path, file)
+    file, info = _open(path)
+    with file:
+        with _raw(path) as raw:
+            problem = problem_inside(raw)
+        if problem is not None:
+            raise AudioError(f"{shown(path)} {problem}")
         start = max(0, info.num_frames - _TAIL_FRAMES)
         _seek(path, file, start)
         _read_exactly(path, file, start, info.num_frames - start)
-        return info
+    return info
 
 
 def read(path: AudioFile, start: int = 0, num_frames: int | None = None) -> tuple[np.ndarray, int]:
@@ -96,8 +105,8 @@ def read(path: AudioFile, start: int = 0, num_frames: int | None = None) -> tupl
     Raises:
         AudioError: not readable, shorter than asked, or NaN or Inf among the samples.
     """
-    with _open(path) as file:
-        info = _info(path, file)
+    file, info = _open(path)
+    with file:
         if num_frames is None:
             num_frames = info.num_frames - start
         if start < 0 or num_frames < 0 or start + num_frames > info.num_frames:
@@ -115,7 +124,7 @@ class AudioReader(AbstractContextManager["AudioReader"]):
     """A file read from its start in blocks, in constant memory.
 
     Attributes:
-        info: what the header says.
+        info: as from `read_header`.
 
     Raises:
         AudioError: on construction, if the file is not readable or holds no frames.
@@ -123,12 +132,7 @@ class AudioReader(AbstractContextManager["AudioReader"]):
 
     def __init__(self, path: AudioFile) -> None:
         self._path = path
-        self._file = _open(path)
-        try:
-            self.info = _info(path, self._file)
-        except AudioError:
-            self._file.close()
-            raise
+        self._file, self.info = _open(path)
 
     def blocks(
         self, block_frames: int, start: int = 0, num_frames: int | None = None
@@ -155,155 +159,135 @@ class AudioReader(AbstractContextManager["AudioReader"]):
         self._file.close()
 
 
-def _open(path: AudioFile) -> soundfile.SoundFile:
-    try:
-        with _raw(path) as raw:  # also because soundfile would hide the system's reason
-            missing = missing_bytes(raw)
-        if missing:
-            raise AudioError(f"{shown(path)} is truncated: its last {missing} bytes are missing")
-        if isinstance(path, Encoded):
-            return soundfile.SoundFile(io.BytesIO(path.data))
-        return soundfile.SoundFile(os.fsencode(path))  # bytes: names need not be UTF-8
-    except OSError as error:
-        raise AudioError(f"{shown(path)}: {error.strerror}") from error
-    except soundfile.LibsndfileError as error:
-        raise AudioError(
-            f"{shown(path)} cannot be opened as audio: {error.error_string}"
-        ) from error
+class _Memory(io.BytesIO):
+    """Bytes in which a decoder of a damaged file may seek anywhere, as it may in a file."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return super().seek(offset, whence)
+        except (ValueError, OverflowError):
+            return -1  # an exception inside libsndfile would be printed, and not raised
 
 
 def _raw(path: AudioFile) -> BinaryIO:
-    return io.BytesIO(path.data) if isinstance(path, Encoded) else open(path, "rb")
+    return _Memory(path.data) if isinstance(path, Encoded) else open(path, "rb")
 
 
-def _info(path: AudioFile, file: soundfile.SoundFile) -> AudioInfo:
-    if file.frames <= 0:
-        raise AudioError(f"{shown(path)} holds no audio frames")
-    if file.frames == _UNKNOWN_FRAMES:
-        raise AudioError(f"{shown(path)}: its header does not give its length; re-encode it")
-    return AudioInfo(file.samplerate, file.frames, file.channels, file.format, file.subtype)
+def _open(path: AudioFile) -> tuple[soundfile.SoundFile, AudioInfo]:
+    try:
+        with _raw(path) as raw:  # also because soundfile would hide the system's reason
+            extent = extent_of(raw)
+            raw.seek(0)
+            content = describe(raw.read(HEAD_BYTES))
+    except OSError as error:
+        raise AudioError(f"{shown(path)}: {error.strerror}") from error
+    if extent.missing:
+        raise AudioError(f"{shown(path)} is truncated: its last {extent.missing} bytes are missing")
+    if extent.joined:
+        raise AudioError(f"{shown(path)} {JOINED}")
+    where = (
+        _Memory(path.data) if isinstance(path, Encoded) else os.fsencode(path)
+    )  # may be no UTF-8
+    try:
+        file = soundfile.SoundFile(where)
+    except _DECODER_ERRORS as error:
+        reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
+        reason = reason if content is None else f"it is {content}"
+        raise AudioError(f"{shown(path)} cannot be opened as audio: {reason}") from error
+    info = AudioInfo(file.samplerate, file.frames, file.channels, file.format, file.subtype)
+    if extent.num_bytes and info.subtype in SAMPLE_BYTES:  # of a W64, all that follows is decoded
+        whole_frames = extent.num_bytes // (SAMPLE_BYTES[info.subtype] * info.num_channels)
+        info = replace(info, num_frames=min(info.num_frames, whole_frames))
+    problem = _problem(info, extent)
+    if problem is not None:
+        file.close()
+        raise AudioError(f"{shown(path)} {problem}")
+    return file, info
+
+
+def _problem(info: AudioInfo, extent: Extent) -> str | None:
+    """Say why a file is not read that libsndfile would read."""
+    mend = "write it anew, a WAV for example with: ffmpeg -ignore_length 1 -i IN OUT.flac"
+    if extent.unread and not (extent.num_bytes and info.num_frames > 0):
+        return (
+            f"has no length in its header: its recorder did not count the {extent.unread} bytes "
+            f"of audio behind it; {mend}"
+        )
+    if extent.unread and extent.num_bytes:
+        counted = info.num_frames / max(1, info.sample_rate)
+        whole = counted * (1 + extent.unread / extent.num_bytes)
+        return (
+            f"holds {_length(counted)} of audio by its header and {_length(whole)} by its size, as "
+            f"from a recorder that broke off or beyond 4 GiB; {mend}"
+        )
+    if info.num_frames <= 0:
+        return "holds no audio frames"
+    if info.num_frames == _UNKNOWN_FRAMES:
+        return "does not give its length in its header; re-encode it"
+    low, high = SAMPLE_RATES
+    if not low <= info.sample_rate <= high:
+        return f"has a sample rate of {info.sample_rate} Hz by its header; {low} to {high} are read"
+    return None
+
+
+def _length(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds < 3600 else f"{seconds / 3600:.2f} h"
+
+
+_DECODER_ERRORS = (soundfile.SoundFileError, ValueError, OverflowError)
+"""What soundfile raises on damaged files; the latter two where counts make no sense."""
+
+
+@contextmanager
+def _decoding(path: AudioFile, where: str) -> Iterator[None]:
+    try:
+        yield
+    except _DECODER_ERRORS as error:
+        raise AudioError(f"{shown(path)} is damaged {where}: {error}") from error
 
 
 def _seek(path: AudioFile, file: soundfile.SoundFile, start: int) -> None:
-    try:
-        if file.seekable():
-            file.seek(start)
-            return
-    except soundfile.SoundFileError as error:
-        raise AudioError(f"{shown(path)} is damaged before frame {start}: {error}") from error
-    for skipped in range(0, start, _BLOCK_FRAMES):  # GSM in WAV, for one
-        _read_exactly(path, file, skipped, min(_BLOCK_FRAMES, start - skipped))
+    if not file.seekable():  # GSM in WAV, for one
+        for skipped in range(0, start, _BLOCK_FRAMES):
+            _read_exactly(path, file, skipped, min(_BLOCK_FRAMES, start - skipped))
+        return
+    with _decoding(path, f"before frame {start}"):
+        reached = file.seek(start)
+        if (reached, file.tell()) != (start, start):
+            raise ValueError(f"its decoder went to frame {file.tell()}")
 
 
 def _read_exactly(
     path: AudioFile, file: soundfile.SoundFile, start: int, num_frames: int
 ) -> np.ndarray:
-    try:
-        block = file.read(num_frames, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise AudioError(f"{shown(path)} is damaged after frame {start}: {error}") from error
-    if len(block) < num_frames:
-        raise AudioError(
-            f"{shown(path)} is truncated: its header says {file.frames} frames, "
-            f"it ends after {start + len(block)}"
-        )
-    return np.ascontiguousarray(block.T)
+    """Return (channels, num_frames) float32 from frame `start` on, where the file stands."""
+    blocks, most = [], max(1, _BLOCK_SAMPLES // file.channels)
+    for first in range(start, start + num_frames, most):
+        wanted = min(most, start + num_frames - first)
+        with _decoding(path, f"after frame {first}"):
+            block = file.read(wanted, dtype="float32", always_2d=True)
+        if len(block) < wanted:
+            raise AudioError(
+                f"{shown(path)} is truncated: its header says {file.frames} frames, "
+                f"it ends after {first + len(block)}"
+            )
+        blocks.append(np.ascontiguousarray(block.T))
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
+
+
+LARGEST_SAMPLE = 2.0**32
+"""More than any integer sample has that someone wrote as a float; beyond it squares overflow."""
 
 
 def check_finite(path: AudioFile, block: np.ndarray, start: int) -> None:
-    """Refuse a block (channels, n) with NaN or Inf; `start` is its place in the file.
+    """Refuse a block (channels, n) with NaN, Inf or absurd numbers; `start` is its place.
 
     Raises:
         AudioError: naming the first such frame.
     """
-    if not np.isfinite(block).all():
-        frame = start + int(np.flatnonzero(~np.isfinite(block).all(axis=0))[0])
-        raise AudioError(f"{shown(path)} holds NaN or Inf at frame {frame}")
-
-
-_OPEN_SIZES = (0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000)
-"""Values of a RIFF size field that mean "unknown"; ffmpeg and sox write them into a pipe."""
-
-_OGG_HEADER = struct.Struct("<4sBBqIIIB")
-_MAX_OGG_PAGE = 27 + 255 + 255 * 255
-
-
-def missing_bytes(file: BinaryIO) -> int:
-    """Count the bytes that the container promises and the file does not have.
-
-    Args:
-        file: opened for reading in binary; its position changes.
-
-    Returns:
-        Missing bytes of the sample data (WAV, RF64, AIFF, CAF) or of the last page (Ogg). 0 for a
-        complete file, for a file whose header does not know its length, and for other formats,
-        whose decoders notice by themselves.
-    """
-    file_size = file.seek(0, 2)
-    file.seek(0)
-    magic = file.read(12)
-    if magic[:4] in (b"RIFF", b"RF64") and magic[8:] == b"WAVE":
-        data_end = _riff_data_end(file, file_size)
-    elif magic[:4] == b"FORM" and magic[8:] in (b"AIFF", b"AIFC"):
-        data_end = _aiff_data_end(file, file_size)
-    elif magic[:4] == b"caff":
-        data_end = _caf_data_end(file, file_size)
-    elif magic[:4] == b"OggS":
-        data_end = _last_ogg_page_end(file, file_size)
-    else:
-        data_end = 0
-    return max(0, data_end - file_size)
-
-
-def _riff_data_end(file: BinaryIO, file_size: int) -> int:
-    long_size = None
-    for name, start, size in _chunks(file, file_size, "<4sI"):
-        if name == b"ds64":
-            long_size = struct.unpack("<QQ", file.read(16))[1]
-        elif name == b"data":
-            if long_size is not None:
-                return start + long_size
-            return 0 if size in _OPEN_SIZES else start + size
-    return 0
-
-
-def _aiff_data_end(file: BinaryIO, file_size: int) -> int:
-    for name, start, size in _chunks(file, file_size, ">4sI"):
-        if name == b"SSND":
-            return start + size
-    return 0
-
-
-def _caf_data_end(file: BinaryIO, file_size: int) -> int:
-    position = 8
-    while position + 12 <= file_size:
-        file.seek(position)
-        name, size = struct.unpack(">4sq", file.read(12))
-        position += 12 + size
-        if name == b"data" or size < 0:  # -1 is an open length
-            return 0 if size < 0 else position
-    return 0
-
-
-def _chunks(file: BinaryIO, file_size: int, layout: str) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (name, start, size) of each chunk, with the file positioned at its start."""
-    position = 12
-    while position + 8 <= file_size:
-        file.seek(position)
-        name, size = struct.unpack(layout, file.read(8))
-        yield name, position + 8, size
-        position += 8 + size + size % 2
-
-
-def _last_ogg_page_end(file: BinaryIO, file_size: int) -> int:
-    tail_start = max(0, file_size - _MAX_OGG_PAGE)
-    file.seek(tail_start)
-    tail = file.read()
-    page = tail.rfind(b"OggS\0")
-    if page < 0:
-        return 0
-    if len(tail) < page + _OGG_HEADER.size:
-        return tail_start + page + _OGG_HEADER.size
-    num_segments = _OGG_HEADER.unpack_from(tail, page)[-1]
-    segments = tail[page + _OGG_HEADER.size :][:num_segments]
-    return tail_start + page + _OGG_HEADER.size + num_segments + sum(segments)
+    are_fine = np.abs(block) <= LARGEST_SAMPLE
+    if not are_fine.all():
+        frame = int(np.flatnonzero(~are_fine.all(axis=0))[0])
+        is_finite = np.isfinite(block[:, frame]).all()
+        what = f"the number {np.abs(block[:, frame]).max():.3g}" if is_finite else "NaN or Inf"
+        raise AudioError(f"{shown(path)} holds {what} at frame {start + frame}")

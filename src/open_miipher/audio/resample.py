@@ -93,11 +93,13 @@ def resample_on_device(waveform: "Tensor", rate_in: int, rate_out: int) -> "Tens
     """
     import torch  # here, so that arrays are resampled without it
 
+    from open_miipher.base.precision import in_float32
+
     waveform = waveform.float()
     if rate_in == rate_out:
         return waveform
     exact = -(-waveform.shape[-1] * rate_out // rate_in)
-    with torch.autocast(waveform.device.type, enabled=False):
+    with in_float32(waveform.device):
         resampled = _sinc_resampler(rate_in, rate_out, waveform.device)(waveform)
     # torchaudio computes the length in float32, which is off for long waveforms
     return torch.nn.functional.pad(resampled, (0, exact - resampled.shape[-1]))

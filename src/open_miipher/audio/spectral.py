@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from open_miipher.base.precision import in_float32
+
 FLOOR_DB = -100.0
 
 
@@ -37,7 +39,7 @@ def _log_power(waveform: Tensor, hop_length: int, floor: float) -> Tensor:
     """(batch, samples) -> (batch, bins, frames), dB relative to a full-scale sine."""
     n_fft = 4 * hop_length
     window = torch.hann_window(n_fft, device=waveform.device)
-    with torch.autocast(waveform.device.type, enabled=False):
+    with in_float32(waveform.device):
         spectrum = torch.stft(
             waveform.float(),
             n_fft,

@@ -7,8 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from open_miipher.base.streams import is_output_lost, set_up_streams
+
 USER_ERROR_STATUS = 2
 """Exit status of a command that ends with a `UserError`."""
+
+INTERRUPTED_STATUS = 130
+"""Exit status of a command that Ctrl-C ended at once, as shells give it."""
 
 _LISTED = 10  # problems that one report lists; the others are only counted
 
@@ -68,25 +73,38 @@ def report(problems: Sequence[str]) -> None:
 
 
 def exit_on_user_error(
-    main: Callable[[], int], says: Callable[[UserError], bool] = lambda error: True
+    main: Callable[[], int],
+    says: Callable[[UserError], bool] = lambda error: True,
+    output_matters: bool = True,
 ) -> Callable[[], int]:
-    """Wrap a command's main: a `UserError` is printed as `error: …` and gives exit status 2.
+    """Wrap a command's main, its reading of the command line included; every program passes here.
+
+    A `UserError` is printed as `error: …` and gives exit status 2, Ctrl-C ends without a traceback.
+    For names, and for what is printed, see `set_up_streams`.
 
     A `Notice` is printed as `warning: …`.
 
     Args:
         main: the command.
         says: whether this process should print the error.
+        output_matters: give exit status 1 if what the command printed could not be written; False
+            for work that writes files and prints how far it is.
     """
 
     @functools.wraps(main)
     def wrapped() -> int:
+        set_up_streams()
         try:
             with _telling_notices():
-                return main()
+                code = main()
+            sys.stdout.flush()
         except UserError as error:
             if says(error):
                 print(f"error: {error}", file=sys.stderr, flush=True)
             return USER_ERROR_STATUS
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr, flush=True)
+            return INTERRUPTED_STATUS
+        return code or int(output_matters and is_output_lost())
 
     return wrapped

@@ -7,10 +7,12 @@ from pathlib import Path
 
 from open_miipher.base.errors import UserError, notice, report
 
+_CONTROL = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+
 
 def printable(path: str | Path) -> str:
-    """Return a path for a message; bytes that are not UTF-8 are escaped."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    """Return a path for a message; control characters and bytes that are not UTF-8 are escaped."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace").translate(_CONTROL)
 
 
 def file_stamp(path: str | Path) -> list[int] | None:

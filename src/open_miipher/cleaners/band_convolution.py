@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.precision import in_float32
 from open_miipher.cleaners.base import Cleaner
 from open_miipher.encoders import Encoder
 from open_miipher.encoders.base import frame_mask
@@ -24,6 +25,8 @@ class BandConvolutionConfig:
         bands: groups of equally wide bands from 0 Hz up, each [bins of a band, number of bands];
             together they cover every bin but the highest. Wider bands see and give coarser detail.
         dilations: frames between the taps of each block's convolution.
+        full_band_width: channels of the path that sees all bands at once.
+        full_band_dilations: frames between the taps of each of its convolutions.
         level_seconds: the level that the spectrum is normalised by is a mean over so long before
             and after each frame.
     """
@@ -31,6 +34,8 @@ class BandConvolutionConfig:
     width: int = 48
     bands: list[tuple[int, int]] = field(default_factory=lambda: [(12, 32)])
     dilations: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 1, 2, 4, 8])
+    full_band_width: int = 128
+    full_band_dilations: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 16])
     level_seconds: float = 1.0
 
 
@@ -42,9 +47,11 @@ class BandConvolution(Cleaner):
     noise that the `istft` vocoder adds. At the first step the mask is 1 and the gains are 0: the
     identity.
 
-    The network sees the spectrum divided by its level, so that the waveform's level changes nothing
-    that it does. A frame of the output depends on no more than `receptive_frames` frames before and
-    after it: chunks that overlap by twice that agree in their middle.
+    Most of the network works within bands and their neighbours; in its middle one path sees the
+    whole spectrum at once. The network sees the spectrum divided by its level, so that the
+    waveform's level changes nothing that it does. A frame of the output depends on no more than
+    `receptive_frames` frames before and after it: chunks that overlap by twice that agree in their
+    middle.
 
     Args:
         encoder: must be `stft`.
@@ -68,23 +75,25 @@ class BandConvolution(Cleaner):
                 f"n_fft={encoder.config.n_fft} has {self.num_bins - 1} below the highest; change "
                 "model.cleaner.bands ([bins, number] of each group)"
             )
-        if min([config.width, *config.dilations], default=0) < 1 or config.level_seconds <= 0:
-            raise UserError(
-                f"band_convolution of width={config.width}, dilations={config.dilations} and "
-                f"level_seconds={config.level_seconds}: all must be above 0"
-            )
+        dilations = [*config.dilations, *config.full_band_dilations]
+        sizes = [config.width, config.full_band_width, *dilations]
+        if min(sizes) < 1 or config.level_seconds <= 0:
+            raise UserError(f"all sizes of band_convolution must be above 0: {config}")
         width, self.groups = config.width, config.bands
         num_bands = sum(count for _, count in config.bands)
         # A phase that is copied up goes on from frame to frame if the shift is a multiple of this.
         coherent = encoder.config.n_fft // encoder.config.hop_length
         self.shifts = [round(covered * share / coherent) * coherent for share in (0.25, 0.5)]
         self.level_frames = round(config.level_seconds * encoder.frame_rate)
-        self.receptive_frames = self.level_frames + 1 + sum(config.dilations)
+        self.receptive_frames = self.level_frames + 1 + sum(dilations)
         self.analysis = nn.ModuleList(
             nn.Conv2d(3, width, (3, bins), stride=(1, bins), padding=(1, 0))
             for bins, _ in config.bands
         )
-        self.blocks = nn.ModuleList(_Block(width, num_bands, d) for d in config.dilations)
+        half = len(config.dilations) // 2
+        blocks: list[nn.Module] = [_Block(width, num_bands, d) for d in config.dilations]
+        full_band = _FullBand(width * num_bands, config.full_band_width, config.full_band_dilations)
+        self.blocks = nn.ModuleList([*blocks[:half], full_band, *blocks[half:]])
         self.join = nn.Conv2d(2 * width, 2 * width, 1)
         self.synthesis = nn.ModuleList(
             nn.Conv2d(2 * width, _OUTPUTS * bins, 1) for bins, _ in config.bands
@@ -109,12 +118,12 @@ class BandConvolution(Cleaner):
             level = self._level(features, mask)
             # The frame after a clip's last one still sees its end, were there no mask.
             spectrum = features[:, :2] / level * mask[:, None, :, None]
-        with torch.autocast(waveform.device.type, enabled=False):
+        with in_float32(waveform.device):
             bands = self._into_bands(spectrum) * mask[:, None, :, None]
         hidden = bands
         for block in self.blocks:
             hidden = block(hidden, mask)
-        with torch.autocast(waveform.device.type, enabled=False):
+        with in_float32(waveform.device):
             change = self._out_of_bands(torch.cat([hidden.float(), bands], dim=1))
             change = self._filled(spectrum, change) * mask[:, None, :, None]
             cleaned = features + level * change
@@ -183,3 +192,25 @@ class _Block(nn.Module):
         """(batch, width, frames, bands); mask (batch, frames) of the valid frames."""
         change = nn.functional.silu(self.convolution(hidden))
         return hidden + self.mixing(change) * mask[:, None, :, None]
+
+
+class _FullBand(nn.Module):
+    """All bands of a frame as one vector, followed over time and added to each band again."""
+
+    def __init__(self, width: int, inner_width: int, dilations: list[int]) -> None:
+        super().__init__()
+        self.join = nn.Conv1d(width, inner_width, 1)
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(inner_width, inner_width, 3, padding=d, dilation=d) for d in dilations
+        )
+        self.spread = nn.Conv1d(inner_width, width, 1)
+
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """(batch, width, frames, bands); mask (batch, frames) of the valid frames."""
+        bands = hidden.shape[3]
+        valid = mask[:, None]
+        joined = nn.functional.silu(self.join(hidden.transpose(2, 3).flatten(1, 2))) * valid
+        for convolution in self.convolutions:
+            joined = joined + nn.functional.silu(convolution(joined)) * valid
+        change = (self.spread(joined) * valid).unflatten(1, (-1, bands))
+        return hidden + change.transpose(2, 3)

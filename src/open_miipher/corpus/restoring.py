@@ -11,7 +11,7 @@ from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.io import AudioError
 from open_miipher.base.amounts import duration, size
 from open_miipher.base.atomic import remove_leftovers, write_lines
-from open_miipher.base.errors import UserError
+from open_miipher.base.errors import UserError, notice
 from open_miipher.base.paths import existing_parent, printable
 from open_miipher.base.rows import Row
 from open_miipher.corpus.array import OF_RESTORING, ArrayTask
@@ -86,6 +86,8 @@ class Restore:
         problem = self._lack_of_room(plan)
         if problem is not None:
             raise UserError(problem)
+        if mixed := self._mixed(plan):
+            notice(mixed)
         return replace(plan, num_gone=len(gone))
 
     def process(self, items: Share[Item]) -> Iterator[Row]:
@@ -164,6 +166,8 @@ class Restore:
         for group in (i.details for i in plan.items if isinstance(i.details, list)):
             unreadable += [problem for *_, problem in group if problem is not None]
         said += [f"unreadable:  {error}" for error in unreadable]
+        if mixed := self._mixed(plan):
+            said.append(f"channels:    {mixed}")
         problem = self._lack_of_room(plan)
         said += [] if problem is None else [f"error: {problem}"]
         num_failed = plan.num_failed + len(unreadable)
@@ -228,6 +232,22 @@ class Restore:
             if isinstance(item.details, Segment)
             else self._setting.file_format.num_bytes(round(item.cost * rate), 1)
             for item in plan.items
+        )
+
+    def _mixed(self, plan: Plan) -> str:
+        """Say of how many files the channels will be mixed, as far as that is known."""
+        if self._setting.restorer.options.channels == "each":
+            return ""
+        several = 0
+        for details in (item.details for item in plan.items):
+            parts = [part for _, _, part, _ in details] if isinstance(details, list) else [details]
+            infos = (part.info for part in parts if isinstance(part, Segment))
+            several += sum(info is not None and info.num_channels > 1 for info in infos)
+        if not several:
+            return ""
+        return (
+            f"{several:,} inputs with several channels are mixed to one (`mix` in {MANIFEST_NAME} "
+            "says how); --channels each restores each"
         )
 
     def _lack_of_room(self, plan: Plan) -> str | None:

@@ -48,6 +48,7 @@ class _Signal:
             "input_sample_rate": source.sample_rate,
             "input_num_frames": source.num_frames,
             "input_num_channels": source.num_channels,
+            "mix": None if job.mix is None else job.mix.how,
             "input_level_db": source.level.decibels,
             "output_level_db": self.sink.level.decibels,
             "clipped_samples": self.sink.num_clipped,

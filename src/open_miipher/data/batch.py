@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -23,12 +23,14 @@ class Batch:
             that a step draws.
         names: file, epoch and index of each sample, for messages.
         failures: what failed while the samples were made, with the reason.
+        broken: why items could not be read whose places others took.
     """
 
     kind: ClassVar[str]
     positions: Tensor
     names: list[str]
     failures: list[str]
+    broken: list[str] = field(default_factory=list, kw_only=True)
 
     def to(self, device: torch.device | str) -> Self:
         """Copy all tensors except `positions` to a device; from pinned memory without waiting."""
@@ -41,7 +43,7 @@ class Batch:
         return replace(self, **{name: t.pin_memory() for name, t in self._tensors().items()})
 
     def _tensors(self) -> dict[str, Any]:
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values = {own.name: getattr(self, own.name) for own in fields(self)}
         return {
             name: value
             for name, value in values.items()
@@ -60,6 +62,7 @@ class PairSample:
         start_seconds: start of the crop in the file.
         drawn: the degradation stages that were applied and their parameters, in order.
         failures: what failed while the sample was made, with the reason.
+        broken: why items could not be read whose place this one took.
     """
 
     clean: np.ndarray
@@ -68,6 +71,7 @@ class PairSample:
     start_seconds: float
     drawn: list[dict[str, Any]]
     failures: list[str]
+    broken: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -102,6 +106,7 @@ class PairBatch(Batch):
             _stack([sample.clean for _, sample in samples], num_samples),
             _stack([sample.damaged for _, sample in samples], num_samples),
             torch.tensor(lengths),
+            broken=[reason for _, sample in samples for reason in sample.broken],
         )
 
     def to(self, device: torch.device | str) -> Self:

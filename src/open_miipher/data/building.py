@@ -1,16 +1,24 @@
 """Build the data of a run from its configuration: speech that is damaged while training."""
 
+import filecmp
 import warnings
+from collections import defaultdict
 from pathlib import Path
+from typing import ClassVar
 
+from open_miipher.audio.io import AudioInfo
 from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 from open_miipher.data.batch import PairBatch
 from open_miipher.data.config import DataConfig, TrainSource
 from open_miipher.data.dataset import DegradedSpeechDataset
-from open_miipher.data.files import Files
+from open_miipher.data.files import File, Files
 from open_miipher.data.material import RecordedNoise, RecordedResponses
 from open_miipher.data.order import Order
 from open_miipher.degradation import Context, DegradationConfig, Stage, build_degradation
+from open_miipher.distributed import is_first_here
+
+_MOST_COMPARED = 2000  # files, by their content
 
 
 class DegradedSpeech:
@@ -20,7 +28,7 @@ class DegradedSpeech:
         config: all of `data`.
     """
 
-    Config = DataConfig
+    Config: ClassVar[type] = DataConfig
     batch_type = PairBatch
     validation_key = "data.test.dir_list"
 
@@ -60,6 +68,7 @@ def build_train_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
         config.augment,
         source_degradation(config.degradation, config.train, "data.train", config.sample_rate),
         config.max_degradation_failures,
+        config.max_broken_samples,
         pad=True,
     )
 
@@ -67,7 +76,7 @@ def build_train_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
 def build_test_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
     """Build the fixed clips of validation: clean speech without augmentation, damaged.
 
-    Warns like `build_train_data`, and if a directory is also trained on.
+    Warns like `build_train_data`, and of clips that are also trained on.
 
     Args:
         config: all of `data`.
@@ -77,17 +86,11 @@ def build_test_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
         UserError: see `build_train_data`.
     """
     config.check()
-    trained_on = {Path(directory).resolve() for directory in config.train.dir_list}
-    for directory in config.test.dir_list:
-        if Path(directory).resolve() in trained_on:
-            warnings.warn(
-                f"{directory} is in data.train.dir_list and in data.test.dir_list: validation "
-                "will not show overfitting",
-                stacklevel=2,
-            )
     files = _speech(config.test, "data.test", config.sample_rate)
     num_clips = min(config.test.num_clips, len(files))
     clips = [files[k * len(files) // num_clips] for k in range(num_clips)]
+    if config.train.dir_list and is_first_here():  # which says it for all
+        _warn_of_shared(clips, Files(config.train.dir_list))
     return DegradedSpeechDataset(
         clips,
         files.fingerprint,
@@ -98,8 +101,45 @@ def build_test_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
         None,
         source_degradation(config.degradation, config.test, "data.test", config.sample_rate),
         config.max_degradation_failures,
+        config.max_broken_samples,
         pad=False,
     )
+
+
+def _warn_of_shared(clips: list[File], trained: Files) -> None:
+    """Warn of clips that are trained on, whichever directory, link or copy has them there.
+
+    Only files of a clip's rate, length and channels are looked at; where these are many, because
+    all have one length, only those of a clip's name.
+    """
+    by_info: dict[AudioInfo, list[File]] = defaultdict(list)
+    for clip in clips:
+        by_info[clip.info].append(clip)
+    likely = list(trained.like(by_info))
+    if len(likely) > _MOST_COMPARED:
+        names = {clip.path.name for clip in clips}
+        likely = [file for file in likely if file.path.name in names]
+    shared = {
+        clip.path: file.path
+        for file in likely
+        for clip in by_info[file.info]
+        if _is_same(clip.path, file.path)
+    }
+    for path, other in list(shared.items())[:1]:
+        warnings.warn(
+            f"{len(shared)} of the {len(clips)} validation clips, such as {printable(path)} "
+            f"({printable(other)}), are in data.train.dir_list and in data.test.dir_list: "
+            "validation will not show overfitting",
+            stacklevel=3,
+        )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two files are one, or have the same content."""
+    try:
+        return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
 
 
 def _speech(source: TrainSource, key: str, sample_rate: int) -> Files:

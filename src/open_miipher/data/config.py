@@ -55,6 +55,7 @@ class DataConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     max_degradation_failures: float = 0.01
+    max_broken_samples: float = 0.01
 
     def check(self) -> None:
         """Check that the numbers are in range.
@@ -77,6 +78,7 @@ class DataConfig:
             "data.max_degradation_failures must lie within 0 … 1": (
                 0 <= self.max_degradation_failures <= 1
             ),
+            "data.max_broken_samples must lie within 0 … 1": 0 <= self.max_broken_samples <= 1,
         }
         report([rule for rule, kept in rules.items() if not kept])
 

@@ -1,6 +1,7 @@
 """Pairs of clean and damaged crops; each depends only on seed, epoch and index."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,13 +9,16 @@ from open_miipher.data.batch import PairBatch, PairSample
 from open_miipher.data.config import AugmentConfig, CropConfig
 from open_miipher.data.files import File, Files
 from open_miipher.data.order import Order
-from open_miipher.data.source import FailureLimit
+from open_miipher.data.source import FailureLimit, broken_limit, readable_sample
 from open_miipher.degradation import Stage, Trace
 from open_miipher.degradation.base import power
 
 
 class DegradedSpeechDataset:
     """Crops of speech, clean and damaged by the degradations.
+
+    A sample whose files cannot be read, or hold NaN, is reported and replaced by a random one,
+    drawn from the same seed, epoch and index.
 
     Args:
         files: clean speech.
@@ -26,6 +30,7 @@ class DegradedSpeechDataset:
         augment: how clean crops are changed; None: not at all.
         degradation: damages the crops.
         max_failures: failed degradations per sample above which the loader stops the run.
+        max_broken: share of unreadable samples above which it does.
         pad: make every batch as long as a crop, even if its samples are shorter.
     """
 
@@ -40,14 +45,16 @@ class DegradedSpeechDataset:
         augment: AugmentConfig | None,
         degradation: Stage,
         max_failures: float,
+        max_broken: float,
         pad: bool,
     ) -> None:
         self._files, self.fingerprint, self.order = files, fingerprint, order
         self.sample_rate, self.crop_samples = sample_rate, round(crop_seconds * sample_rate)
         self._crop, self._augment, self._degradation = crop, augment, degradation
         self._pad = pad
-        self.failure_limit = FailureLimit(
-            max_failures, "data.max_degradation_failures", "degradations failed"
+        self.failure_limits: Sequence[FailureLimit] = (
+            FailureLimit(max_failures, "data.max_degradation_failures", "degradations failed"),
+            broken_limit(max_broken),
         )
 
     @property
@@ -71,10 +78,16 @@ class DegradedSpeechDataset:
             index: of the file, 0 … num_items - 1.
 
         Raises:
-            UserError: a file cannot be read any more.
+            UserError: too many files in a row cannot be read.
         """
         rng = np.random.default_rng((self.order.seed, epoch, index))
-        file = self._files[index]
+        sample, broken = readable_sample(
+            lambda number: self._make(self._files[number], rng), index, self.num_items, rng
+        )
+        name = f"{sample.name} epoch {epoch} index {index}"
+        return replace(sample, name=name, broken=broken)
+
+    def _make(self, file: File, rng: np.random.Generator) -> PairSample:
         clean, start = self._draw_crop(file, rng)
         if self._augment is not None:
             clean = augmented(clean, self.crop_samples, self.sample_rate, self._augment, rng)
@@ -83,7 +96,7 @@ class DegradedSpeechDataset:
         return PairSample(
             trace.target,
             damaged,
-            f"{file.name} epoch {epoch} index {index}",
+            file.name,
             start / self.sample_rate,
             trace.drawn,
             trace.failures,

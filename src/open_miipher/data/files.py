@@ -1,7 +1,7 @@
 """The files of several indexes as one list."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import accumulate
@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from open_miipher.audio.io import AudioError, AudioInfo, read
+from open_miipher.audio.level import scale_problem
 from open_miipher.audio.recording import Recording
 from open_miipher.base.errors import UserError
 from open_miipher.distributed import is_first_here
-from open_miipher.index import Entry, Index, read_index, verify_index
+from open_miipher.index import Entry, Index, index_command, read_index, verify_index
 
 
 @dataclass(frozen=True)
@@ -50,12 +51,15 @@ class File(Recording):
                 f"{self.path} has {len(block)} channels at {sample_rate} Hz, "
                 f"the index says {self.entry.num_channels} at {self.entry.sample_rate} Hz"
             )
+        problem = scale_problem(block)
+        if problem:
+            raise UserError(f"{self.path} {problem}")
         return block
 
     def _changed(self, problem: str) -> UserError:
         return UserError(
-            f"{problem}; mend the file or make the index again: "
-            f"python dataset/script/make_metadata_csv.py --root-dir {self.root}"
+            f"{problem}; mend the file, or make an index without such files: "
+            f"{index_command(self.root)} --check"
         )
 
 
@@ -88,6 +92,15 @@ class Files:
         entry = index[number - self._ends[place] + len(index)]
         info = AudioInfo(entry.sample_rate, entry.num_frames, entry.num_channels, "", "")
         return File(f"{index.root.name}/{entry.file_path}", info, index.root, entry)
+
+    def like(self, infos: Collection[AudioInfo]) -> Iterator[File]:
+        """Yield the files that have the rate, length and channels of one of these."""
+        lengths = np.array([info.num_frames for info in infos])
+        for index, end in zip(self._indexes, self._ends, strict=True):
+            for row in np.flatnonzero(np.isin(index.columns.num_frames, lengths)).tolist():
+                file = self[end - len(index) + row]
+                if file.info in infos:
+                    yield file
 
     def num_below(self, sample_rate: int) -> int:
         """Count the files of a lower rate, in Hz."""

@@ -52,7 +52,7 @@ def train_batches(
     """
     positions = micro_batches(start_position, batch_size, grad_accumulation, rank, num_ranks)
     batches = _load(dataset, positions, num_workers, pin_memory)
-    return _checked(batches, dataset.failure_limit)
+    return _checked(batches, dataset.failure_limits)
 
 
 def validation_batches(
@@ -70,7 +70,7 @@ def validation_batches(
         UserError: a file cannot be read any more, or too many clips failed.
     """
     positions = ([position] for position in range(rank, dataset.num_items, num_ranks))
-    return _checked(_load(dataset, positions, num_workers), dataset.failure_limit)
+    return _checked(_load(dataset, positions, num_workers), dataset.failure_limits)
 
 
 class _Fetcher:
@@ -136,20 +136,24 @@ def _exit_on_parents_signal() -> None:
     os._exit(0)  # as torch's own workers do; another status would look like a crash
 
 
-def _checked(batches: Iterator[Batch | UserError], limit: FailureLimit) -> Iterator[Batch]:
-    num_samples = num_failures = 0
+def _checked(
+    batches: Iterator[Batch | UserError], limits: Sequence[FailureLimit]
+) -> Iterator[Batch]:
+    num_samples = 0
+    num_failures = dict.fromkeys(limits, 0)
     try:
         for batch in batches:
             if isinstance(batch, UserError):
                 raise batch
             num_samples += len(batch.names)
-            num_failures += len(batch.failures)
-            if num_failures > limit.share * max(num_samples, _MIN_SAMPLES):
-                raise UserError(
-                    f"{num_failures} {limit.what} in {num_samples} samples, more than "
-                    f"{limit.key}={limit.share} of them; the last: "
-                    f"{batch.failures[-1]}"
-                )
+            for limit in limits:
+                latest = getattr(batch, limit.counts)
+                num_failures[limit] += len(latest)
+                if num_failures[limit] > limit.share * max(num_samples, _MIN_SAMPLES):
+                    raise UserError(
+                        f"{num_failures[limit]} {limit.what} in {num_samples} samples, more than "
+                        f"{limit.key}={limit.share} of them; the last: {latest[-1]}"
+                    )
             yield batch
     finally:
         del batches  # ends the workers now, not when the traceback releases this frame

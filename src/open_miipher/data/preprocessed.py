@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -11,10 +12,8 @@ from open_miipher.data.batch import PairBatch, PairSample
 from open_miipher.data.config import PreprocessedConfig
 from open_miipher.data.order import Order
 from open_miipher.data.pairs import Pair, Pairs, WrongRateError, check_apart, index_shards
-from open_miipher.data.source import FailureLimit
+from open_miipher.data.source import FailureLimit, broken_limit, readable_sample
 from open_miipher.shards import ShardIndex, Storage, StorageError, expand, is_s3
-
-_MAX_TRIES = 8  # damaged samples in a row; more are not a coincidence
 
 
 class PreprocessedDataset:
@@ -25,9 +24,8 @@ class PreprocessedDataset:
     and worker reads only its own samples, an epoch has every pair once, the stream does not depend
     on the number of ranks and workers, and a resumed run continues with the next sample.
 
-    A damaged sample is reported as a failure and replaced by a random one, drawn from the same
-    seed, epoch and index; that one then occurs twice in the epoch. If it is damaged too, another
-    one is drawn.
+    A damaged sample is reported and replaced by a random one, drawn from the same seed, epoch and
+    index; that one then occurs twice in the epoch. If it is damaged too, another one is drawn.
 
     Args:
         pairs: to read from.
@@ -52,9 +50,7 @@ class PreprocessedDataset:
         self._pairs, self.fingerprint, self.order = pairs, fingerprint, order
         self._pad = pad
         self.sample_rate, self.crop_samples = sample_rate, round(crop_seconds * sample_rate)
-        self.failure_limit = FailureLimit(
-            max_broken, "data.max_broken_samples", "samples could not be read"
-        )
+        self.failure_limits: Sequence[FailureLimit] = (broken_limit(max_broken),)
 
     @property
     def num_items(self) -> int:
@@ -81,28 +77,22 @@ class PreprocessedDataset:
             StorageError: the storage cannot be reached.
         """
         rng = np.random.default_rng((self.order.seed, epoch, index))
-        failures: list[str] = []
-        number = index
-        while len(failures) < _MAX_TRIES:
-            try:
-                crop = self._pairs[number].draw_crop(rng, self.crop_samples, self.sample_rate)
-            except (StorageError, WrongRateError):
-                raise
-            except UserError as error:
-                failures.append(str(error))
-                number = int(rng.integers(self.num_items))
-                continue
-            clean, damaged, start, name = crop
-            return PairSample(
-                clean,
-                damaged,
-                f"{name} epoch {epoch} index {index}",
-                start / self.sample_rate,
-                [],
-                failures,
-            )
-        raise UserError(
-            f"{len(failures)} samples in a row cannot be read; the last: {failures[-1]}"
+        crop, broken = readable_sample(
+            lambda number: self._pairs[number].draw_crop(rng, self.crop_samples, self.sample_rate),
+            index,
+            self.num_items,
+            rng,
+            fatal=(StorageError, WrongRateError),
+        )
+        clean, damaged, start, name = crop
+        return PairSample(
+            clean,
+            damaged,
+            f"{name} epoch {epoch} index {index}",
+            start / self.sample_rate,
+            [],
+            failures=[],
+            broken=broken,
         )
 
 
@@ -113,7 +103,7 @@ class Preprocessed:
         config: all of `data`.
     """
 
-    Config = PreprocessedConfig
+    Config: ClassVar[type] = PreprocessedConfig
     batch_type = PairBatch
     validation_key = "data.val_urls"
 

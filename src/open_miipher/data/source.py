@@ -1,11 +1,18 @@
 """The interfaces of data: all training and validation data comes through these."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
+import numpy as np
+
+from open_miipher.base.errors import UserError
 from open_miipher.data.batch import Batch
 from open_miipher.data.order import Order
+
+T = TypeVar("T")
+
+_MAX_TRIES = 8  # items in a row that cannot be read; more are not a coincidence
 
 
 @dataclass(frozen=True)
@@ -16,11 +23,53 @@ class FailureLimit:
         share: failures per sample.
         key: the configuration key of the share.
         what: what failed, in the plural, for the message ("degradations failed").
+        counts: the field of a batch that lists them.
     """
 
     share: float
     key: str
     what: str
+    counts: Literal["failures", "broken"] = "failures"
+
+
+def broken_limit(share: float) -> FailureLimit:
+    """Return the limit of items that cannot be read and are replaced, for every kind of data."""
+    return FailureLimit(share, "data.max_broken_samples", "samples could not be read", "broken")
+
+
+def readable_sample(
+    make: Callable[[int], T],
+    index: int,
+    num_items: int,
+    rng: np.random.Generator,
+    fatal: tuple[type[UserError], ...] = (),
+) -> tuple[T, list[str]]:
+    """Make the sample of an item, or of a random one in the place of one that cannot be read.
+
+    Args:
+        make: makes the sample of an item, counted from 0.
+        index: of the item.
+        num_items: how many there are.
+        rng: draws what takes its place.
+        fatal: errors after which none does.
+
+    Returns:
+        The sample, and why others could not be read.
+
+    Raises:
+        UserError: a fatal one, or too many items in a row cannot be read.
+    """
+    broken: list[str] = []
+    number = index
+    while len(broken) < _MAX_TRIES:
+        try:
+            return make(number), broken
+        except fatal:
+            raise
+        except UserError as error:
+            broken.append(str(error))
+            number = int(rng.integers(num_items))
+    raise UserError(f"{len(broken)} samples in a row cannot be read; the last: {broken[-1]}")
 
 
 class Dataset(Protocol):
@@ -29,12 +78,12 @@ class Dataset(Protocol):
     Attributes:
         order: which item is at which position.
         fingerprint: of the data; a run resumes in the middle of an epoch only if it is the same.
-        failure_limit: the share of failures that is allowed.
+        failure_limits: the shares of failures that are allowed.
     """
 
     order: Order
     fingerprint: str
-    failure_limit: FailureLimit
+    failure_limits: Sequence[FailureLimit]
 
     @property
     def num_items(self) -> int:
@@ -55,9 +104,11 @@ class DataSource(Protocol):
     """One kind of data, chosen by `data.name`; built from its `Config`.
 
     Attributes:
+        Config: the class of its configuration.
         validation_key: the configuration key of the validation data; empty: no validation.
     """
 
+    Config: ClassVar[type]
     validation_key: str
 
     @property

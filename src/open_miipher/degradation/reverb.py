@@ -22,7 +22,7 @@ class Reverb(Stage):
 
         Attributes:
             target: `dry` leaves the target as it is; `direct` makes it what arrives within
-                `direct_seconds` of the direct path, at its level in the damaged waveform.
+                `direct_seconds` of the direct path, as loud as the target was.
             direct_seconds: the longer, the more early reflections colour that target.
             seconds: an impulse response is cut so long after its direct path.
             rt60: without recordings, exponentially decaying noise is taken for a room (Polack's
@@ -59,15 +59,20 @@ class Reverb(Stage):
         trace.drawn.append({"name": "reverb", "source": description})
         delay = direct_path(response, self.sample_rate)
         response = response[: delay + 1 + round(self.config.seconds * self.sample_rate)]
-        reverberant = convolve(waveform, response, delay)
-        loudness = power(reverberant)
-        gain = np.float32(np.sqrt(power(waveform) / loudness) if loudness > 0 else 1.0)
         if self.config.target == "direct":
             near = round(self.config.direct_seconds * self.sample_rate)
             start = max(0, delay - near)
-            direct = response[start : delay + near + 1]
-            trace.target = gain * convolve(trace.target, direct, delay - start)
-        return gain * reverberant
+            direct = convolve(trace.target, response[start : delay + near + 1], delay - start)
+            # At its own level a far voice would come out of the model as soft as the room is loud.
+            trace.target = _as_loud_as(trace.target, direct)
+        return _as_loud_as(waveform, convolve(waveform, response, delay))
+
+
+def _as_loud_as(reference: np.ndarray, waveform: np.ndarray) -> np.ndarray:
+    """Bring a waveform to another's power; silence stays."""
+    loudness = power(waveform)
+    gain = np.float32(np.sqrt(power(reference) / loudness) if loudness > 0 else 1.0)
+    return gain * waveform
 
 
 def direct_path(response: np.ndarray, sample_rate: int) -> int:

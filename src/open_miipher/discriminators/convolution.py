@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+from open_miipher.base.precision import in_float32
+
 
 class Conv1d(nn.Conv1d):
     """A convolution that computes in float64 on a CPU.
@@ -11,7 +13,12 @@ class Conv1d(nn.Conv1d):
     The hinge loss has the gradient ±1/n at every place, and the gradients of real and generated
     waveforms nearly cancel. In float32, only rounding errors would be left of their sum. These
     depend on the size of the batch, and Adam turns them into steps of full size.
+
+    Attributes:
+        is_first: it hears the waveform, and does so in float32 whatever the others compute in.
     """
+
+    is_first = False
 
     def forward(self, input: Tensor) -> Tensor:
         """(rows, channels in, places) -> (rows, channels out, places)."""
@@ -21,12 +28,17 @@ class Conv1d(nn.Conv1d):
 class Conv2d(nn.Conv2d):
     """The same as `Conv1d`, over two dimensions."""
 
+    is_first = False
+
     def forward(self, input: Tensor) -> Tensor:
         """(rows, channels in, frames, bins) -> (rows, channels out, frames, bins)."""
         return _convolve(self, input)
 
 
-def _convolve(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
+def _convolve(module: Conv1d | Conv2d, x: Tensor) -> Tensor:
+    if module.is_first and torch.is_autocast_enabled(x.device.type):
+        with in_float32(x.device):
+            return module._conv_forward(x.float(), module.weight, module.bias)
     if x.device.type != "cpu" or torch.is_autocast_enabled("cpu"):
         return module._conv_forward(x, module.weight, module.bias)
     weight, bias = module.weight.double(), module.bias.double()
@@ -34,19 +46,28 @@ def _convolve(module: nn.Conv1d | nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def convolution(
-    width_in: int, width_out: int, kernel_size: int, stride: int = 1, groups: int = 1
+    width_in: int,
+    width_out: int,
+    kernel_size: int,
+    stride: int = 1,
+    groups: int = 1,
+    is_first: bool = False,
 ) -> Conv1d:
     """Return a weight-normalised convolution, padded with half a kernel of zeros on both sides."""
-    return weight_norm(
-        Conv1d(width_in, width_out, kernel_size, stride, kernel_size // 2, groups=groups)
-    )
+    made = Conv1d(width_in, width_out, kernel_size, stride, kernel_size // 2, groups=groups)
+    made.is_first = is_first
+    return weight_norm(made)
 
 
 def convolution_2d(
-    width_in: int, width_out: int, kernel_size: tuple[int, int], stride: int = 1
+    width_in: int,
+    width_out: int,
+    kernel_size: tuple[int, int],
+    stride: int = 1,
+    is_first: bool = False,
 ) -> Conv2d:
     """Return a weight-normalised convolution over frames and bins, with its stride in the bins."""
     frames, bins = kernel_size
-    return weight_norm(
-        Conv2d(width_in, width_out, kernel_size, (1, stride), (frames // 2, bins // 2))
-    )
+    made = Conv2d(width_in, width_out, kernel_size, (1, stride), (frames // 2, bins // 2))
+    made.is_first = is_first
+    return weight_norm(made)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.precision import in_float32
 from open_miipher.discriminators.convolution import convolution_2d
 
 NEGATIVE_SLOPE = 0.1
@@ -92,7 +93,9 @@ class StftDiscriminator(nn.Module):
             nn.ModuleList(
                 [
                     *(
-                        convolution_2d(width if number else 2, width, (3, 9), stride)
+                        convolution_2d(
+                            width if number else 2, width, (3, 9), stride, is_first=number == 0
+                        )
                         for number, stride in enumerate(STRIDES)
                     ),
                     convolution_2d(width, width, (3, 3)),
@@ -116,7 +119,7 @@ class StftDiscriminator(nn.Module):
 
     def _spectrum(self, waveform: Tensor) -> Tensor:
         """(batch, samples) -> (batch, 2, frames, bins) float32."""
-        with torch.autocast(waveform.device.type, enabled=False):
+        with in_float32(waveform.device):
             spectrum = torch.stft(
                 waveform.float(),
                 len(self.window),

@@ -72,7 +72,7 @@ class PeriodDiscriminator(nn.Module):
         widths = [1, *config.channels]
         strides = [config.stride] * (len(config.channels) - 1) + [1]
         self.convolutions = nn.ModuleList(
-            convolution(width_in, width, config.kernel_size, stride)
+            convolution(width_in, width, config.kernel_size, stride, is_first=width_in == 1)
             for width_in, width, stride in zip(widths[:-1], widths[1:], strides, strict=True)
         )
         self.to_logits = convolution(widths[-1], 1, kernel_size=3)

@@ -74,7 +74,7 @@ class ScaleDiscriminator(nn.Module):
         super().__init__()
         width = config.base_channels
         kernel_size = 10 * config.stride + 1
-        self.convolutions = nn.ModuleList([convolution(1, width, kernel_size=15)])
+        self.convolutions = nn.ModuleList([convolution(1, width, kernel_size=15, is_first=True)])
         for _ in range(config.num_layers):
             width_in, width = width, min(width * config.stride, config.max_channels)
             groups = width_in // GROUP_WIDTH

@@ -34,9 +34,10 @@ def run_as_rank(main: Callable[[], int]) -> NoReturn:
     went well would end as a crash.
 
     Args:
-        main: the command; it closes its world before it returns.
+        main: the command, from the reading of its arguments on; it closes its world before it
+            returns.
     """
-    code = exit_on_user_error(main, says)()
+    code = exit_on_user_error(main, says, output_matters=False)()
     if code == USER_ERROR_STATUS:  # what is open, such as a logger, is closed on Python's way out
         sys.exit(code)
     sys.stdout.flush()

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from open_miipher.base.precision import in_float32
 from open_miipher.encoders.front_ends import STANDARDISE_EPS, standardise
 from open_miipher.encoders.statistics import StreamMoments, own_statistics, with_tail
 
@@ -59,7 +60,7 @@ class ConvolutionalFrontEnd(nn.Module):
             waveform = standardise(waveform, lengths, of_samples)
         first, *rest = self.conv_layers
         # In reduced precision, rounding of the samples would be noise at -50 dB.
-        with torch.autocast(waveform.device.type, enabled=False):
+        with in_float32(waveform.device):
             if self.norms_channels:
                 hidden = first.conv(waveform[:, None])
                 if of_channels is None:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from open_miipher.audio.io import AudioReader, read
+from open_miipher.audio.mixing import mix_of
 from open_miipher.audio.resample import resample
 from open_miipher.audio.spectral import FLOOR_DB, log_spectral_distance
 from open_miipher.base.errors import UserError
@@ -44,7 +45,7 @@ def file_level_db(path: Path) -> tuple[float, float]:
 
 
 def read_mono(path: Path, sample_rate: int | None = None) -> tuple[np.ndarray, int]:
-    """Read a file as the mean of its channels, at its own rate or at `sample_rate`.
+    """Read a file, its channels mixed to one, at its own rate or at `sample_rate`.
 
     Returns:
         (samples,) float32 and the rate in Hz.
@@ -53,7 +54,7 @@ def read_mono(path: Path, sample_rate: int | None = None) -> tuple[np.ndarray, i
         UserError: the file cannot be read.
     """
     waveform, rate = read(path)
-    mono = waveform.mean(axis=0)
+    mono = waveform[0] if len(waveform) == 1 else mix_of([waveform]).apply(waveform)[0]
     if sample_rate is None or sample_rate == rate:
         return mono, rate
     return resample(mono, rate, sample_rate), sample_rate

@@ -1,10 +1,13 @@
 """The list of a directory's audio files: metadata.csv, made, read and checked."""
 
+from open_miipher.index.foreign import index_command, mends
 from open_miipher.index.metadata import (
     METADATA_NAME,
     Entry,
     Index,
+    keep_old,
     read_extra_columns,
+    read_foreign_columns,
     read_index,
     write_index,
 )
@@ -17,7 +20,11 @@ __all__ = [
     "Index",
     "Scan",
     "find_audio",
+    "index_command",
+    "keep_old",
+    "mends",
     "read_extra_columns",
+    "read_foreign_columns",
     "read_index",
     "scan",
     "verify_index",

@@ -1,7 +1,10 @@
 """metadata.csv: one row a file, paths relative to the root, extra columns passed through."""
 
-import csv
-from collections.abc import Iterator, Sequence
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -9,11 +12,14 @@ from typing import Any
 
 from open_miipher.base.atomic import replacing
 from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 from open_miipher.index.cache import load_columns, map_columns
 from open_miipher.index.columns import COLUMNS, Columns
+from open_miipher.index.foreign import index_command, match_rows
 from open_miipher.index.rows import csv_errors, read_header, read_rows
 
 METADATA_NAME = "metadata.csv"
+_NEEDS_QUOTES = re.compile('[",\r\n]')
 
 
 @dataclass(frozen=True)
@@ -101,10 +107,7 @@ def read_index(root: str | Path) -> Index:
         raise UserError(f"{root} is not a directory")
     path = root / METADATA_NAME
     if not path.exists():
-        raise UserError(
-            f"{root} has no {METADATA_NAME}; make it with: "
-            f"python dataset/script/make_metadata_csv.py --root-dir {root}"
-        )
+        raise UserError(f"{root} has no {METADATA_NAME}; make it with: {index_command(root)}")
     return Index(root, load_columns(path))
 
 
@@ -120,10 +123,43 @@ def read_extra_columns(root: str | Path) -> dict[str, dict[str, str]]:
     with csv_errors(path), FileIO(path) as file:
         header = read_header(file, path, COLUMNS[:1])
         rows = [dict(zip(header, row, strict=True)) for row in read_rows(file, path)]
-    return {
-        row["file_path"]: {name: text for name, text in row.items() if name not in COLUMNS}
-        for row in rows
-    }
+    return {row["file_path"]: _without_own(row) for row in rows}
+
+
+def read_foreign_columns(root: str | Path, file_paths: Sequence[str]) -> dict[str, dict[str, str]]:
+    """The columns of another program's metadata.csv by file path, for the files it has rows of.
+
+    Raises:
+        UserError: the file is no table.
+    """
+    path = Path(root) / METADATA_NAME
+    rows = match_rows(path, file_paths) if path.exists() else {}
+    return {file_path: _without_own(row) for file_path, row in rows.items()}
+
+
+def _without_own(row: dict[str, str]) -> dict[str, str]:
+    return {name: text for name, text in row.items() if name not in COLUMNS}
+
+
+def keep_old(root: str | Path) -> Path | None:
+    """Copy `root`/metadata.csv to metadata.csv.old, or .old2, …; return the copy's path.
+
+    None if there is no such file.
+
+    Raises:
+        UserError: it cannot be copied.
+    """
+    path = Path(root) / METADATA_NAME
+    if not path.exists():
+        return None
+    names = (f"{path}.old{number if number > 1 else ''}" for number in itertools.count(1))
+    kept = next(Path(name) for name in names if not os.path.lexists(name))
+    try:
+        with replacing(kept) as temporary:
+            shutil.copy2(path, temporary)
+    except OSError as error:
+        raise UserError(f"{printable(path)} cannot be kept: {error.strerror}") from error
+    return kept
 
 
 def write_index(root: str | Path, entries: Sequence[Entry]) -> Path:
@@ -146,11 +182,20 @@ def write_index(root: str | Path, entries: Sequence[Entry]) -> Path:
             replacing(path) as temporary,
             open(temporary, "w", encoding="utf-8", newline="") as file,
         ):
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow([*COLUMNS, *extra_names])
+            file.write(_csv_line([*COLUMNS, *extra_names]))
             for entry in sorted(entries, key=lambda entry: entry.file_path):
                 extra = [entry.extra.get(name, "") for name in extra_names]
-                writer.writerow([*(getattr(entry, name) for name in COLUMNS), *extra])
+                own = (str(getattr(entry, name)) for name in COLUMNS)
+                file.write(_csv_line([*own, *extra]))
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error
     return path
+
+
+def _csv_line(fields: Iterable[str]) -> str:
+    """Return a row; Python's csv module leaves a carriage return, which ends a row, unquoted."""
+    quoted = (
+        '"{}"'.format(field.replace('"', '""')) if _NEEDS_QUOTES.search(field) else field
+        for field in fields
+    )
+    return ",".join(quoted) + "\n"

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from open_miipher.base.errors import UserError
+from open_miipher.index.foreign import index_command, no_index
 
 FIRST_ROW = 2  # as an editor counts: the header is row 1
 _BLOCK_BYTES = 4 * 2**20
@@ -65,8 +66,11 @@ def read_header(file: FileIO, path: Path, required: Sequence[str]) -> list[str]:
     """
     header = next(_parsed(file, path), [])
     missing = [name for name in required if name not in header]
+    if "file_path" in missing:
+        raise no_index(path)
     if missing:
-        raise UserError(f"{path} has no column {', '.join(missing)}; make it again")
+        mend = f"make it again: {index_command(path.parent)}"
+        raise UserError(f"{path} has no column {', '.join(missing)}; {mend}")
     return header
 
 

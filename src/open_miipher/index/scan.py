@@ -1,22 +1,27 @@
 """Find the audio files under a directory and read their headers."""
 
 import os
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
+from threading import current_thread, main_thread
 
-from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, probe
+from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError, AudioInfo, AudioReader, probe
 from open_miipher.audio.kinds import kind_of, passed_over
 from open_miipher.base.errors import UserError, notice
 from open_miipher.base.paths import printable, walk
+from open_miipher.distributed import die_with_parent
 from open_miipher.index.metadata import METADATA_NAME, Entry
 
 _CHUNK = 16
+_BLOCK_FRAMES = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,7 @@ def scan(
     exts: Sequence[str] = AUDIO_EXTENSIONS,
     num_workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    whole: bool = False,
 ) -> Scan:
     """Find the audio files under a directory and look into each (see `audio.io.probe`).
 
@@ -81,14 +87,16 @@ def scan(
         exts: lower case, without the dot.
         num_workers: processes; with 1, none is started.
         progress: called with (files looked at, files found) from time to time.
+        whole: decode every file whole, so that damage and NaN in its middle show.
 
     Raises:
         UserError: as `find_audio`, or a worker died.
     """
     paths = find_audio(root, exts, tells_rest=True)
-    look = partial(_look, str(root))
+    look = partial(_look, str(root), _decode if whole else probe)
     entries, unreadable = [], []
-    for done, (file_path, found) in enumerate(_map(look, paths, num_workers), start=1):
+    looked_at = _map(look, paths, num_workers, 1 if whole else _CHUNK)
+    for done, (file_path, found) in enumerate(looked_at, start=1):
         if isinstance(found, Entry):
             entries.append(found)
         else:
@@ -99,30 +107,62 @@ def scan(
 
 
 def _map(
-    look: Callable[[str], tuple[str, Entry | str]], paths: list[str], num_workers: int
+    look: Callable[[str], tuple[str, Entry | str]], paths: list[str], num_workers: int, chunk: int
 ) -> Iterator[tuple[str, Entry | str]]:
     if num_workers <= 1:
         yield from map(look, paths)
         return
     # spawned, not forked: the caller may have threads
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+    context, others = get_context("spawn"), active_children()
+    with ProcessPoolExecutor(num_workers, context, die_with_parent) as pool:
         try:
-            yield from pool.map(look, paths, chunksize=_CHUNK)
+            with _without_ctrl_c():  # which workers inherit: they have no handler yet
+                found = pool.map(look, paths, chunksize=chunk)
+            yield from found
         except BrokenProcessPool as error:
             raise UserError(
                 "a worker died while reading (out of memory, or a file that crashes its decoder); "
                 "try again with one worker"
             ) from error
+        except BaseException:  # Ctrl-C, above all: nobody waits for what is under way
+            for process in active_children():
+                if process not in others:
+                    process.kill()
+            raise
 
 
-def _look(root: str, file_path: str) -> tuple[str, Entry | str]:
+@contextmanager
+def _without_ctrl_c() -> Iterator[None]:
+    if current_thread() is not main_thread():  # only that one gets it
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _decode(path: Path) -> AudioInfo:
+    """Decode a file from its start to its end.
+
+    Raises:
+        AudioError: as `probe`, or it is damaged somewhere, or holds NaN or Inf.
+    """
+    with AudioReader(path) as reader:
+        for _ in reader.blocks(_BLOCK_FRAMES):
+            pass
+        return reader.info
+
+
+def _look(root: str, read: Callable[[Path], AudioInfo], file_path: str) -> tuple[str, Entry | str]:
     """Give (path, its entry or why there is none)."""
     try:
         file_path.encode()
     except UnicodeEncodeError:
         return file_path, f"{printable(file_path)}: its name is not UTF-8; rename it"
     try:
-        info = probe(Path(root, file_path))
+        info = read(Path(root, file_path))
     except AudioError as error:
         return file_path, str(error)
     return file_path, Entry(file_path, info.sample_rate, info.num_frames, info.num_channels)

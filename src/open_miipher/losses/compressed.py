@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.precision import in_float32
 
 COMPRESSED_LOSSES = ("magnitude", "complex", "log_spectrum", "log_mel")
 _POWER = 0.3
@@ -82,7 +83,7 @@ class CompressedSpectrumLoss(nn.Module):
             mean over frames and bins (of `log_spectrum`: the root mean square over bins).
         """
         sizes = sorted(self.config.n_ffts, reverse=True)
-        with torch.autocast(target.device.type, enabled=False):
+        with in_float32(target.device):
             wanted, given = self._spectrum(target, sizes[0]), self._spectrum(estimate, sizes[0])
             is_valid = _valid_frames(lengths, wanted.shape[1], sizes[0])
             top = top_of_band(wanted.square().sum(-1), is_valid)

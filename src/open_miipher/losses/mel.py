@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.precision import in_float32
 
 
 @dataclass
@@ -66,7 +67,7 @@ class MultiScaleMelLoss(nn.Module):
         Returns:
             `mel`, a float32 scalar.
         """
-        with torch.autocast(target.device.type, enabled=False):
+        with in_float32(target.device):
             distances = [
                 (self._log_mel(estimate, size) - self._log_mel(target, size)).abs().mean()
                 for size in self.config.win_lengths

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.precision import in_float32
 
 
 @dataclass
@@ -61,7 +62,7 @@ class MultiResolutionSTFTLoss(nn.Module):
             `stft_convergence` and `stft_magnitude`, float32 scalars.
         """
         convergences, distances = [], []
-        with torch.autocast(target.device.type, enabled=False):
+        with in_float32(target.device):
             for resolution in zip(
                 self.config.fft_sizes,
                 self.config.win_lengths,

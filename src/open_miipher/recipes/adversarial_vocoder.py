@@ -34,11 +34,13 @@ from open_miipher.recipes.recipe import (
     weighted_sum,
 )
 from open_miipher.vocoders import VOCODERS, AdversarialGenerator
+from open_miipher.vocoders.base import Pieces, cut
 
 ADVERSARIAL_LOSSES = ("adversarial", "feature_matching")
 SPECTRAL_LOSSES = {"stft": ("stft_convergence", "stft_magnitude"), "mel": ("mel",)}
 _VALIDATION_NOISE_SEED = 0
-_NOISE, _PIECE = 0, 1  # the draws of a sample in a step, as `stream_keys` numbers them
+# The draws of a sample in a step, as `stream_keys` numbers them; each piece has one from _PIECE on.
+_NOISE, _PIECE = 0, 1
 
 
 @dataclass
@@ -57,9 +59,10 @@ class AdversarialVocoderConfig:
         stft: resolutions of the STFT losses; None: no STFT loss.
         mel: scales of the log-mel loss; None: no mel loss.
         cleaner: the cleaner of stage 1; needed for `cleaned`.
-        segment_seconds: the vocoder learns on one segment of this length from each crop, so that
-            the encoder sees more context than the vocoder has to generate. Loud segments are chosen
-            more often. None: on the whole crop.
+        segment_seconds: the vocoder speaks pieces of this length from each crop, so that the
+            encoder and the vocoder's pre-net see as much context as they do when restoring. Loud
+            pieces are chosen more often. None: the whole crop.
+        pieces_per_crop: how many. The encoder's and the cleaner's work is done once for all.
     """
 
     features: Literal["clean", "cleaned"]
@@ -72,6 +75,7 @@ class AdversarialVocoderConfig:
     mel: MultiScaleMelConfig | None = None
     cleaner: dict[str, Any] | None = None
     segment_seconds: float | None = None
+    pieces_per_crop: int = 1
 
 
 class AdversarialVocoder(Recipe[PairBatch]):
@@ -127,6 +131,9 @@ class AdversarialVocoder(Recipe[PairBatch]):
                 "cleaner", CLEANERS, config.cleaner, self.encoder, key="model.cleaner"
             )
             self.frozen["cleaner"] = self.cleaner = cleaner.requires_grad_(False).eval()
+        if config.pieces_per_crop < 1:
+            raise UserError(f"model.pieces_per_crop={config.pieces_per_crop} must be at least 1")
+        self.pieces_per_crop = config.pieces_per_crop
         self.segment_frames = (
             None
             if config.segment_seconds is None
@@ -145,9 +152,13 @@ class AdversarialVocoder(Recipe[PairBatch]):
 
     def passes(self, batch: PairBatch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
         """Yield the generator's pass, then the discriminators' pass on the same outputs."""
-        features, target, mask = self._conditions(batch)
-        noise = self._noise(self.seed, batch.positions, features)
-        outputs = [output * mask for output in networks["generator"](features, noise)]
+        features = self._features(batch)
+        target, pieces = self._pieces(batch, features.shape[1])
+        keys = stream_keys(self.seed, batch.positions, _NOISE).to(target.device, non_blocking=True)
+        places = pieces.starts * self.vocoder.hop_length
+        noise = self._noise(keys[pieces.crops], places, target.shape[1])
+        spoken = networks["generator"](features, noise, pieces)
+        outputs = [output * pieces.mask for output in spoken]
         with frozen(self.discriminators):
             losses = generator_losses(self.discriminators, target, outputs, self.adversarial)
         stacked = torch.stack(outputs)
@@ -194,36 +205,43 @@ class AdversarialVocoder(Recipe[PairBatch]):
             features, _ = network(waveform, lengths)
         return features
 
-    def _conditions(self, batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features (batch, frames, width), target and mask (batch, frames · hop)."""
-        features = self._features(batch)
-        hop, frames = self.vocoder.hop_length, features.shape[1]
-        missing = frames * hop - batch.clean.shape[1]
-        clean = nn.functional.pad(batch.clean, (0, missing))
-        count = min(self.segment_frames or frames, frames)
-        keys = stream_keys(self.seed, batch.positions, _PIECE).to(clean.device, non_blocking=True)
-        starts = loud_starts(clean, hop, count, uniform(keys))
-        rows = torch.arange(len(starts), device=starts.device)[:, None]
-        frame_places = starts[:, None] + torch.arange(count, device=starts.device)
-        places = starts[:, None] * hop + torch.arange(count * hop, device=starts.device)
-        spoken = places.shape[1] - self.vocoder.num_missing
-        mask = (places < batch.lengths[:, None]).to(clean.dtype)
-        mask[:, spoken:] = 0  # otherwise the discriminators would recognise outputs by their end
-        target = self.vocoder.target(clean[rows, places] * mask, clean)
-        return features[rows, frame_places], target, mask
+    def _pieces(self, batch: PairBatch, num_frames: int) -> tuple[Tensor, Pieces]:
+        """Draw the pieces of a batch: what they shall sound like, (pieces, samples), and where.
 
-    def _noise(self, seed: int, positions: Tensor, features: Tensor) -> Tensor:
-        """Return the noise that the vocoder starts from: (batch, frames · hop)."""
-        num_samples = features.shape[1] * self.vocoder.hop_length
+        Args:
+            batch: the crops.
+            num_frames: of each crop's features.
+        """
+        hop, vocoder = self.vocoder.hop_length, self.vocoder
+        clean = nn.functional.pad(batch.clean, (0, num_frames * hop - batch.clean.shape[1]))
+        count = min(self.segment_frames or num_frames, num_frames)
+        numbers = range(_PIECE, _PIECE + self.pieces_per_crop)
+        keys = torch.stack([stream_keys(self.seed, batch.positions, n) for n in numbers], dim=1)
+        draws = uniform(keys.to(clean.device, non_blocking=True))
+        spare = num_frames - count - 2 * vocoder.margin_frames
+        starts = loud_starts(clean, hop, count, draws, vocoder.margin_frames if spare >= 0 else 0)
+        crops = torch.arange(len(starts), device=starts.device).repeat_interleave(len(numbers))
+        starts = starts.flatten()
+        places = starts[:, None] * hop + torch.arange(count * hop, device=starts.device)
+        # Beyond what a vocoder can give, discriminators would recognise its outputs by their end.
+        ends = batch.lengths.clamp_max(num_frames * hop - vocoder.num_missing)
+        mask = (places < ends[crops, None]).to(clean.dtype)
+        spoken = cut(clean, crops, starts * hop, count * hop) * mask
+        target = vocoder.target(spoken, clean[crops])
+        return target, Pieces(crops, starts, count, target.abs().amax(1), mask)
+
+    def _noise(self, keys: Tensor, starts: Tensor, num_samples: int) -> Tensor:
+        """Return what the vocoder starts from; see `white_noise`."""
         if not self.vocoder.needs_noise:
-            return features.new_zeros(()).expand(len(features), num_samples)
-        keys = stream_keys(seed, positions, _NOISE).to(features.device, non_blocking=True)
-        return white_noise(keys, torch.zeros_like(keys), num_samples)
+            return torch.zeros((), device=keys.device).expand(len(keys), num_samples)
+        return white_noise(keys, starts, num_samples)
 
     def _restore(self, clip: PairBatch) -> tuple[Tensor, Tensor]:
         length = int(clip.lengths[0])
         features = self._features(clip)
-        noise = self._noise(_VALIDATION_NOISE_SEED, clip.positions, features)
+        keys = stream_keys(_VALIDATION_NOISE_SEED, clip.positions, _NOISE).to(features.device)
+        num_samples = features.shape[1] * self.vocoder.hop_length
+        noise = self._noise(keys, torch.zeros_like(keys), num_samples)
         restored = self.vocoder.generate(features, noise)[:, :length]
         clean = clip.clean[:, :length]
         return self.vocoder.target(clean, clean), restored
@@ -243,21 +261,23 @@ def _spectral_losses(sample_rate: int, config: AdversarialVocoderConfig) -> nn.M
     return losses
 
 
-def loud_starts(clean: Tensor, hop: int, num_frames: int, draw: Tensor) -> Tensor:
-    """Draw the first frame of each sample's segment, in proportion to the segment's RMS level.
+def loud_starts(clean: Tensor, hop: int, num_frames: int, draws: Tensor, margin: int = 0) -> Tensor:
+    """Draw the first frames of pieces of each crop, in proportion to their RMS level.
 
-    Segments of near-silence would be amplified to full peak and teach the vocoder nothing.
+    Pieces of near-silence teach the vocoder nothing.
 
     Args:
         clean: (batch, frames · hop).
         hop: samples per frame.
-        num_frames: length of a segment.
-        draw: (batch,) uniform in [0, 1).
+        num_frames: length of a piece.
+        draws: (batch, pieces) uniform in [0, 1).
+        margin: frames that a piece keeps from either end of the crop.
 
     Returns:
-        (batch,) first frames.
+        (batch, pieces) first frames.
     """
     energy = clean.float().square().unflatten(1, (-1, hop)).sum(2)
+    energy = energy[:, margin : energy.shape[1] - margin]
     level = energy.unfold(1, num_frames, 1).sum(2).sqrt() + 1e-6
     chance = level.double().cumsum(1)
-    return torch.searchsorted(chance / chance[:, -1:], draw.double()[:, None]).squeeze(1)
+    return margin + torch.searchsorted(chance / chance[:, -1:], draws.double())

@@ -21,6 +21,7 @@ from open_miipher.audio.level import (
     frame_power,
     own_level_gain,
     slope,
+    without_rumble,
 )
 from open_miipher.audio.resample import StreamResampler, resample
 from open_miipher.base.errors import UserError
@@ -56,6 +57,7 @@ class Leveler:
     def __init__(self, job: Job) -> None:
         model, grid = job.model, job.grid
         group = max(1, round(FRAME_SECONDS * model.input_rate / model.input_hop))
+        self._rates = model.input_rate, model.output_rate
         self._input_length, self._output_length = group * model.input_hop, group * model.output_hop
         self._num_shared = grid.overlap_frames // group
         self._hop = grid.hop_frames * model.output_hop
@@ -70,10 +72,21 @@ class Leveler:
 
     def push(self, chunk: Chunk, last: bool) -> list[np.ndarray]:
         """Take the next restored chunk; return the scaled chunks whose level is decided now."""
-        before = frame_power(chunk.waveform, self._input_length)
-        after = frame_power(chunk.restored, self._output_length)
+        given = without_rumble(chunk.waveform, chunk.num_samples, self._rates[0])
+        made = without_rumble(chunk.restored, chunk.restored.shape[1], self._rates[1])
+        before = frame_power(given, self._input_length)
+        after = frame_power(made, self._output_length)
+        tail = frame_power(made[:, self._hop :], self._output_length)
         own = [fit_gain(*powers) for powers in zip(before, after, strict=True)]
-        self._waiting.append(self._wait(chunk, before, after, own))
+        shared = slice(self._num_shared)
+        waiting = _Waiting(
+            chunk.restored,
+            head=after[:, shared],
+            tail=tail[:, shared],
+            active=np.array([active_frames(powers)[shared] for powers in before]),
+            spoken=np.array([gain is not None for gain in own]),
+        )
+        self._waiting.append(waiting)
         for track, gains, gain, reference, restored in zip(
             self._tracks, self._gains, own, before, after, strict=True
         ):
@@ -88,19 +101,6 @@ class Leveler:
         if last:
             settled.append(self._scale(*self._decided[0], np.zeros_like(self._logs)))
         return settled
-
-    def _wait(
-        self, chunk: Chunk, before: np.ndarray, after: np.ndarray, own: list[float | None]
-    ) -> _Waiting:
-        shared = slice(self._num_shared)
-        tail = frame_power(chunk.restored[:, self._hop :], self._output_length)
-        return _Waiting(
-            chunk.restored,
-            head=after[:, shared],
-            tail=tail[:, shared],
-            active=np.array([active_frames(powers)[shared] for powers in before]),
-            spoken=np.array([gain is not None for gain in own]),
-        )
 
     def _join(
         self, first: tuple[_Waiting, np.ndarray], second: tuple[_Waiting, np.ndarray]

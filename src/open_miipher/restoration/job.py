@@ -11,14 +11,15 @@ import numpy as np
 from torch import Tensor
 
 from open_miipher.audio.chunking import ChunkGrid, Tap
+from open_miipher.audio.formats import is_number, whole_rate
+from open_miipher.audio.mixing import Mix
 from open_miipher.audio.resample import num_output_frames
-from open_miipher.base.errors import report
+from open_miipher.base.errors import UserError, report
 from open_miipher.restoration.chain import Model
 from open_miipher.restoration.streams import Sink, Source
 
 LEVELS = ("match-input", "peak", "none")
 NORMALISE_OVER = ("file", "chunk")
-SAMPLE_RATES = (1000, 768_000)
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class RestoreOptions:
 
     Attributes:
         sample_rate: of the output: the model's, the input's, or a number in Hz.
-        channels: mix to one channel, or restore each channel separately.
+        channels: mix to one channel (see `audio.mixing`), or restore each channel separately.
         level: `match-input`: speech as loud as in the input; `peak`: the whole output at a fixed
             peak; `none`: the level that the model gives.
         strength: share of the restored signal in the output; the rest is the input.
@@ -52,11 +53,11 @@ class RestoreOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        low, high = SAMPLE_RATES
-        rate = self.sample_rate
-        known_rate = rate in ("model", "input") if isinstance(rate, str) else low <= rate <= high
+        numbers = (self.strength, self.chunk_seconds, self.overlap_seconds)
+        report([f"{n!r}: give a number" for n in numbers if not is_number(n)])
+        rate_problem = self._take_rate()
         rules = [
-            (known_rate, f"sample rate {rate!r}: choose model, input or {low} to {high} Hz"),
+            (not rate_problem, rate_problem),
             (self.channels in ("mono", "each"), f"channels {self.channels!r}: choose mono or each"),
             (self.level in LEVELS, f"level {self.level!r}: choose one of {', '.join(LEVELS)}"),
             (0 <= self.strength <= 1, f"strength {self.strength}: choose 0 to 1"),
@@ -73,9 +74,22 @@ class RestoreOptions:
                 self.normalise_over in NORMALISE_OVER,
                 f"normalise over {self.normalise_over!r}: choose {' or '.join(NORMALISE_OVER)}",
             ),
-            (0 <= self.seed < 2**63, f"seed {self.seed}: choose 0 or more"),
+            (
+                isinstance(self.seed, int) and 0 <= self.seed < 2**63,
+                f"seed {self.seed}: choose a whole number, 0 or more",
+            ),
         ]
         report([problem for fine, problem in rules if not fine])
+
+    def _take_rate(self) -> str:
+        """Have a number of Hz as an int; say what is wrong with the sample rate, if anything."""
+        if self.sample_rate in ("model", "input"):
+            return ""
+        try:
+            object.__setattr__(self, "sample_rate", whole_rate(self.sample_rate))
+        except UserError as error:
+            return f"{error}; or model, or input"
+        return ""
 
     def grid(self, model: Model) -> ChunkGrid:
         """Return where the chunks are, in the model's feature frames."""
@@ -140,6 +154,7 @@ class Job:
         finished: whether the job is done: its output is complete, or it failed.
         num_written: frames of the output that went to the sink so far.
         seconds: wall time spent on the job, by stage: measure, read, model, level, write.
+        mix: how the source's channels become one, once it is read; None if they are not mixed.
     """
 
     source: Source
@@ -150,6 +165,7 @@ class Job:
     finished: bool = False
     num_written: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    mix: Mix | None = None
 
     def __post_init__(self) -> None:
         model, source = self.model, self.source
@@ -198,6 +214,9 @@ class Job:
 
     def _opened(self) -> tuple[Iterator[np.ndarray], Tensor | None]:
         """Return the source's blocks from its start, and its statistics if they are needed."""
+        if self.mono and self.source.num_channels > 1:
+            with self.timed("measure"):
+                self.mix = self.source.mix
         if not self._needs_statistics():
             return self._blocks(), None
         if not self._is_kept:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from open_miipher.audio.io import AudioError
-from open_miipher.base.errors import UserError
+from open_miipher.audio.io import LARGEST_SAMPLE, AudioError
+from open_miipher.base.errors import UserError, notice
 from open_miipher.base.noise import noise_key
 from open_miipher.checkpoint import Checkpoint
 from open_miipher.restoration.assembler import Assembler
@@ -26,6 +26,10 @@ from open_miipher.restoration.streams import ArraySink, PeakSink, Sink, Source
 
 Waveform = TypeVar("Waveform", np.ndarray, Tensor)
 
+MOST_CHANNELS = 8
+"""A waveform with more channels than this has more samples than channels, or is the other way
+round."""
+
 
 class Restorer:
     """A model with options of restoration.
@@ -34,7 +38,7 @@ class Restorer:
 
     Args:
         model: restores chunks.
-        options: of the restoration; by default, each channel of an array is restored separately.
+        options: of the restoration; by default, several channels become one.
         batch_size: the most chunks that the model restores at once.
 
     Raises:
@@ -44,10 +48,11 @@ class Restorer:
     def __init__(
         self, model: Model, options: RestoreOptions | None = None, batch_size: int = 4
     ) -> None:
-        if batch_size < 1:
-            raise UserError(f"batch size {batch_size}: choose 1 or more")
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise UserError(f"batch size {batch_size!r}: choose a whole number, 1 or more")
         self.model = model
-        self.options = options or RestoreOptions(channels="each")
+        self.options = options or RestoreOptions()
+        self._says_that_it_mixes = options is None
         self.batch_size = batch_size
         self.options.grid(model)
 
@@ -90,19 +95,25 @@ class Restorer:
 
         Args:
             waveform: (samples,) or (channels, samples) of floats, full scale ±1; array or tensor.
-            sample_rate: in Hz.
+            sample_rate: in Hz, a whole number.
 
         Returns:
             The restored waveform, an array or tensor like the input with as many dimensions,
-            float32, and its sample rate in Hz.
+            float32, and its sample rate in Hz. With the option `channels="mono"`, the default, it
+            has one channel; who did not choose is told so.
 
         Raises:
-            UserError: the waveform is empty, or has another shape, integers, NaN or Inf; or the
-                model fails.
+            UserError: the waveform is empty, or has another shape (such as samples first),
+                integers, NaN or Inf; the sample rate is none; or the model fails.
         """
-        samples = waveform.detach().cpu().numpy() if isinstance(waveform, Tensor) else waveform
-        channels = _checked(samples, sample_rate)
-        job = self.job(Source.from_array(channels, sample_rate), sink := ArraySink())
+        samples = _as_array(waveform)
+        source = Source.from_array(_checked(samples), sample_rate)
+        if source.num_channels > 1 and self._says_that_it_mixes:
+            notice(
+                f"{source.num_channels} channels are mixed to one, the default; "
+                'RestoreOptions(channels="each") restores each'
+            )
+        job = self.job(source, sink := ArraySink())
         for _ in self.restore_jobs([job]):
             if job.error is not None:
                 raise job.error
@@ -128,7 +139,17 @@ class Restorer:
         return restore_jobs(jobs, self.model, self.batch_size)
 
 
-def _checked(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
+def _as_array(waveform: np.ndarray | Tensor) -> np.ndarray:
+    if isinstance(waveform, Tensor):
+        waveform = waveform.detach().cpu()
+        # there is no bfloat16 in numpy
+        return (waveform.float() if waveform.is_floating_point() else waveform).numpy()
+    if not isinstance(waveform, np.ndarray):
+        raise UserError(f"a waveform of type {type(waveform).__name__}: give an array or a tensor")
+    return waveform
+
+
+def _checked(waveform: np.ndarray) -> np.ndarray:
     """Return the waveform as (channels, samples)."""
     if waveform.ndim not in (1, 2) or not waveform.size:
         raise UserError(
@@ -137,10 +158,13 @@ def _checked(waveform: np.ndarray, sample_rate: int) -> np.ndarray:
         )
     if not np.issubdtype(waveform.dtype, np.floating):
         raise UserError(f"a waveform of {waveform.dtype}: give floats, full scale ±1")
-    if not np.isfinite(waveform).all():
-        raise UserError("the waveform holds NaN or Inf")
-    if sample_rate < 1:
-        raise UserError(f"sample rate {sample_rate}: give a number of Hz above 0")
+    if waveform.ndim == 2 and len(waveform) > max(MOST_CHANNELS, waveform.shape[1]):
+        raise UserError(
+            f"a waveform of shape {waveform.shape} has more channels than samples: channels come "
+            "first; soundfile gives (samples, channels), so give waveform.T"
+        )
+    if not (np.abs(waveform) <= LARGEST_SAMPLE).all():
+        raise UserError(f"the waveform holds NaN or Inf, or numbers beyond {LARGEST_SAMPLE:.0e}")
     return np.atleast_2d(waveform)
 
 

@@ -4,11 +4,13 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
+from open_miipher.audio.formats import whole_rate
 from open_miipher.audio.io import (
     AudioError,
     AudioFile,
@@ -19,6 +21,7 @@ from open_miipher.audio.io import (
     RefusedName,
     shown,
 )
+from open_miipher.audio.mixing import Mix, mix_of
 from open_miipher.audio.resample import StreamResampler
 from open_miipher.base.atomic import name_refusal
 from open_miipher.base.paths import printable
@@ -98,7 +101,12 @@ class Source:
     def from_array(
         cls, waveform: np.ndarray, sample_rate: int, name: str = "the waveform"
     ) -> "Source":
-        """Read an array (channels, samples) of finite numbers."""
+        """Read an array (channels, samples) of finite numbers.
+
+        Raises:
+            UserError: the sample rate is no whole number of Hz that is read.
+        """
+        sample_rate = whole_rate(sample_rate)
 
         def blocks() -> Iterator[np.ndarray]:
             for start in range(0, waveform.shape[1], BLOCK_FRAMES):
@@ -107,20 +115,26 @@ class Source:
 
         return cls(name, sample_rate, waveform.shape[1], len(waveform), blocks)
 
+    @cached_property
+    def mix(self) -> Mix | None:
+        """How its channels become one, found in a first pass; None if it has only one."""
+        return mix_of(self.open()) if self.num_channels > 1 else None
+
     def resampled(self, sample_rate: int, mono: bool) -> Iterator[np.ndarray]:
         """Yield all of it at another sample rate (Hz), in (channels, n) blocks.
 
         Args:
             sample_rate: of the blocks, in Hz.
-            mono: give the mean of the channels as one channel.
+            mono: mix the channels to one, by `mix`.
         """
+        mix = self.mix if mono else None
         num_channels = 1 if mono else self.num_channels
         resampler = StreamResampler(self.sample_rate, sample_rate, num_channels)
         num_read = 0
         for block in self.open():
             num_read += block.shape[1]
             self.level.add(block)
-            mixed = block.mean(axis=0, keepdims=True) if mono else block
+            mixed = block if mix is None else mix.apply(block)
             yield resampler.push(mixed, last=num_read == self.num_frames)
 
 

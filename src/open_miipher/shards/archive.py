@@ -9,7 +9,6 @@ says where each sample begins, so that the headers need not be read. A shard wit
 through once.
 """
 
-import gzip
 import io
 import json
 import re
@@ -23,6 +22,7 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
+from open_miipher.base.content import HEAD_BYTES, compression, describe
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.shards.storage import Storage
@@ -83,7 +83,7 @@ class ShardIndex:
         if len(data) < end - start:
             raise ShardError(f"{printable(self.url)} is truncated: sample {number} is incomplete")
         keys, members = set[str](), dict[str, bytes]()
-        with _opened(io.BytesIO(data), self.url, "r:") as tar:
+        with _opened(io.BytesIO(data), self.url, at_random=True) as tar:
             for header in _headers(tar, self.url, end=len(data)):
                 place = split_name(header.name, self.url)
                 if place is None:
@@ -127,7 +127,7 @@ def read_samples(file: BinaryIO, url: str, with_rest: bool = False) -> Iterator[
 
     Args:
         file: the stream, at its start.
-        url: its name, for messages; the extension says whether it is compressed.
+        url: its name, for messages. Whether it is compressed (gzip, bzip2, xz) its bytes say.
         with_rest: give also what belongs to no sample, before the sample that it stands in.
 
     Raises:
@@ -135,7 +135,7 @@ def read_samples(file: BinaryIO, url: str, with_rest: bool = False) -> Iterator[
             do not follow each other.
     """
     key, members, seen = "", dict[str, bytes](), set[str]()
-    with _opened(file, url, "r|gz" if is_compressed(url) else "r|") as tar:
+    with _opened(file, url) as tar:
         for header in _headers(tar, url):
             try:
                 place = split_name(header.name, url)
@@ -177,7 +177,7 @@ def visit_members(file: BinaryIO, url: str, visit: Callable[[str, str, BinaryIO]
     Raises:
         ShardError: the shard is damaged or truncated, or a path has `..`.
     """
-    with _opened(file, url, "r:gz" if is_compressed(url) else "r:") as tar:
+    with _opened(file, url) as tar:
         for header in _headers(tar, url):
             place = split_name(header.name, url)
             if place is not None:
@@ -222,13 +222,30 @@ class _Header(tarfile.TarInfo):
 
 
 @contextmanager
-def _opened(file: BinaryIO, url: str, mode: str) -> Iterator[tarfile.TarFile]:
-    """Open an archive; its errors become a ShardError with its name."""
+def _opened(file: BinaryIO, url: str, at_random: bool = False) -> Iterator[tarfile.TarFile]:
+    """Open an archive; its errors become a ShardError with its name.
+
+    Args:
+        file: at its start, and seekable.
+        url: its name.
+        at_random: refuse a compressed archive, which can only be read in order.
+    """
+    head = file.read(HEAD_BYTES)
+    file.seek(-len(head), io.SEEK_CUR)
+    how = compression(head)
+    if how is not None and at_random:
+        raise ShardError(
+            f"{printable(url)} is {how}, so its samples cannot be read at random; unpack it"
+        )
+    mode = "r:" if how is None else "r|*"
     try:
         with tarfile.open(fileobj=file, mode=mode, tarinfo=_Header) as tar:  # type: ignore[call-overload]
             yield tar
-    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ShardError(f"{printable(url)} cannot be read as a shard: {error}") from error
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        is_tar = how is not None or head[257:262] == b"ustar"
+        content = None if is_tar else describe(head)
+        reason = str(error) if content is None else f"it is {content}"
+        raise ShardError(f"{printable(url)} cannot be read as a shard: {reason}") from error
 
 
 def _headers(tar: tarfile.TarFile, url: str, end: int | None = None) -> Iterator[tarfile.TarInfo]:
@@ -252,7 +269,7 @@ def _headers(tar: tarfile.TarFile, url: str, end: int | None = None) -> Iterator
 def _scan(file: BinaryIO, url: str) -> list[int]:
     """Return where each sample begins, and where the last one ends; reads only headers."""
     bounds, end, key = list[int](), 0, ""
-    with _opened(file, url, "r:") as tar:
+    with _opened(file, url, at_random=True) as tar:
         for member in _headers(tar, url):
             place = split_name(member.name, url)
             if place is None:

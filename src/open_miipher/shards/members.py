@@ -12,6 +12,7 @@ import soundfile
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioInfo, Encoded, probe, read, read_header
 from open_miipher.audio.kinds import UNREAD_EXTENSIONS
+from open_miipher.audio.level import scale_problem
 from open_miipher.audio.recording import Recording
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
@@ -320,4 +321,7 @@ def _unsafe(error: Exception) -> ValueError:
 def _finite(waveform: np.ndarray, name: str) -> np.ndarray:
     if not np.isfinite(waveform).all():
         raise ShardError(f"{printable(name)} holds NaN or Inf")
+    problem = scale_problem(waveform)
+    if problem:
+        raise ShardError(f"{printable(name)} {problem}")
     return waveform

@@ -71,6 +71,7 @@ class Trainer:
         self.output_dir, self.loggers, self.console = output_dir, loggers, console
         self.lock = lock
         self.saved_step = state.step if state.step else None
+        self.was_zero = False  # the loss, and it was said
         self.failures: list[str] = []  # samples that could not be made, not reported yet
         self.networks = {n: self._wrap(network) for n, network in self.recipe.trained.items()}
         self.metrics = (
@@ -123,6 +124,12 @@ class Trainer:
         seed = np.random.SeedSequence([self.config.seed, state.step, self.world.rank])
         torch.manual_seed(int(seed.generate_state(1)[0]))  # for dropout
         losses, names = self.accumulate()
+        if losses["loss"] == 0.0 and not self.was_zero:
+            self.was_zero = True
+            self.console.line(
+                f"step {state.step}  warning: the loss is exactly 0, as it is where all training "
+                f"data is digital silence; the first sample: {names[0]}"
+            )
         norms = {f"grad_norm_{n}": self._clip(n, network) for n, network in recipe.trained.items()}
         # With fp16, the scaler skips a step whose gradients overflow and lowers its scale.
         self._check_finite(losses if state.scaler.is_enabled() else {**losses, **norms}, names)
@@ -144,7 +151,7 @@ class Trainer:
         for micro_step in range(accumulation):
             batch = next(self.batches).to(self.world.device)
             names += batch.names
-            self.failures += batch.failures
+            self.failures += batch.failures + batch.broken
             with self._unsynchronised(micro_step < accumulation - 1):
                 for item in self._passes(batch):
                     self.state.scaler.scale(item.loss / accumulation).backward()
@@ -195,7 +202,7 @@ class Trainer:
         with self._evaluating():
             scores = {}
             for clip in self.clips(self.world.rank, self.world.size):
-                self.failures += clip.failures
+                self.failures += clip.failures + clip.broken
                 scores[int(clip.positions[0])] = recipe.validate(clip.to(self.world.device))
         gathered = {n: s for share in self.world.gather(scores) for n, s in share.items()}
         ordered = [gathered[number] for number in sorted(gathered)]

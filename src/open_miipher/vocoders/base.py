@@ -1,6 +1,7 @@
 """What every vocoder is to the rest of the package, and what adversarial training asks besides."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -41,21 +42,60 @@ class Vocoder(nn.Module, ABC):
         """
 
 
+@dataclass
+class Pieces:
+    """Pieces of crops; in training, a vocoder sees the features of whole crops and speaks pieces.
+
+    Attributes:
+        crops: (pieces,) the crop that each is cut from.
+        starts: (pieces,) its first frame there.
+        num_frames: of every piece.
+        peaks: (pieces,) the height of what it shall sound like.
+        mask: (pieces, samples) 1 where there is something to learn, 0 where a crop has ended.
+    """
+
+    crops: Tensor
+    starts: Tensor
+    num_frames: int
+    peaks: Tensor
+    mask: Tensor
+
+    def of(self, x: Tensor, per_frame: int = 1) -> Tensor:
+        """Cut them: (crops, frames · per_frame, …) -> (pieces, num_frames · per_frame, …)."""
+        return cut(x, self.crops, self.starts * per_frame, self.num_frames * per_frame)
+
+
+def cut(x: Tensor, rows: Tensor, starts: Tensor, length: int) -> Tensor:
+    """Return x[rows, starts … starts + length]: (rows, length, …)."""
+    places = starts[:, None] + torch.arange(length, device=starts.device)
+    return x[rows[:, None], places]
+
+
 class AdversarialGenerator(Vocoder):
     """A vocoder that trains against discriminators, which judge the output of every iteration.
 
     Attributes:
-        num_missing: samples at the end of every output that are zeros, whatever the features.
+        num_missing: samples at the end of a crop's output that are zeros, whatever the features.
+        margin_frames: frames beside a piece that reach into it; pieces keep so far from the ends of
+            a crop where it is long enough, so that they sound as they do within a file.
     """
 
     num_missing: int = 0
+    margin_frames: int = 0
 
     @abstractmethod
-    def forward(self, features: Tensor, noise: Tensor) -> list[Tensor]:
-        """Vocode for training; see `generate` for the arguments.
+    def forward(
+        self, features: Tensor, noise: Tensor, pieces: Pieces | None = None
+    ) -> list[Tensor]:
+        """Vocode for training.
+
+        Args:
+            features: (crops, frames, feature_width).
+            noise: (pieces, samples of a piece), standard normal; anything if it needs none.
+            pieces: of the crops, to speak; None: each as a whole.
 
         Returns:
-            The output of every iteration, (batch, frames * hop_length) each, the final one last.
+            The output of every iteration, (pieces, samples of a piece) each, the final one last.
         """
 
     @abstractmethod

@@ -3,13 +3,15 @@
 import math
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from open_miipher.base.errors import report
-from open_miipher.vocoders.base import AdversarialGenerator
-from open_miipher.vocoders.gain import PEAK, SMALLEST_PEAK
+from open_miipher.base.precision import in_float32
+from open_miipher.vocoders.base import AdversarialGenerator, Pieces, cut
+from open_miipher.vocoders.gain import at_peak_of
 
 
 @dataclass
@@ -61,7 +63,7 @@ class Dac(AdversarialGenerator):
         """
         # Imported here, because this package is also imported where no pretrained model is used.
         from transformers import DacConfig as DecoderConfig
-        from transformers.models.dac.modeling_dac import DacDecoder
+        from transformers.models.dac.modeling_dac import DacDecoder, Snake1d
 
         super().__init__()
         self.sample_rate = config.sample_rate
@@ -73,25 +75,64 @@ class Dac(AdversarialGenerator):
             upsampling_ratios=config.upsampling_rates,
         )
         self.decoder = DacDecoder(sizes)
+        for module in list(self.decoder.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, Snake1d):
+                    setattr(module, name, Snake(child.alpha))
         if config.weight_norm:
             for module in list(self.decoder.modules()):
                 if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
                     weight_norm(module)
         self.num_missing = missing_samples(config.upsampling_rates)
+        self.margin_frames = reach(config.upsampling_rates)
 
-    def forward(self, features: Tensor, noise: Tensor) -> list[Tensor]:
+    def forward(
+        self, features: Tensor, noise: Tensor, pieces: Pieces | None = None
+    ) -> list[Tensor]:
         """Vocode; see `AdversarialGenerator.forward`. The one output is float32.
 
-        Args:
-            features: (batch, frames, feature_width).
-            noise: not used.
+        A piece is decoded with its margins: without them it would see the decoder's padding, which
+        restoring has at the ends of a file alone.
         """
-        waveform = self.decoder(features.transpose(1, 2))[:, 0].float()
-        return [functional.pad(waveform, (0, self.num_missing))]
+        if pieces is None:
+            return [self._decode(features)]
+        size = min(features.shape[1], pieces.num_frames + 2 * self.margin_frames)
+        first = (pieces.starts - self.margin_frames).clamp(0, features.shape[1] - size)
+        decoded = self._decode(cut(features, pieces.crops, first, size))
+        rows = torch.arange(len(decoded), device=decoded.device)
+        within = (pieces.starts - first) * self.hop_length
+        return [cut(decoded, rows, within, pieces.num_frames * self.hop_length)]
+
+    def _decode(self, features: Tensor) -> Tensor:
+        """(batch, frames, feature_width) -> (batch, frames * hop_length)."""
+        decoder = self.decoder
+        with in_float32(features.device):
+            x = decoder.conv1(features.float().transpose(1, 2))
+        for block in decoder.block:
+            x = block(x)
+        with in_float32(features.device):
+            waveform = decoder.tanh(decoder.conv2(decoder.snake1(x.float())))
+        return functional.pad(waveform[:, 0], (0, self.num_missing))
 
     def target(self, clean: Tensor, whole: Tensor) -> Tensor:
-        """(batch, samples) -> the same, times the gain that scales `whole` to peak 0.9."""
-        return clean * (PEAK / whole.abs().amax(dim=-1).clamp_min(SMALLEST_PEAK))[:, None]
+        """See `at_peak_of`."""
+        return at_peak_of(whole, clean)
+
+
+class Snake(nn.Module):
+    """x + sin²(αx) / α (Ziyin et al. 2020), in the type of x.
+
+    In the stock module the float32 parameter makes float32, twice the memory, of all that follows.
+    """
+
+    def __init__(self, alpha: nn.Parameter) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, samples) -> the same."""
+        alpha = self.alpha.to(x.dtype)
+        return x + (alpha + 1e-9).reciprocal() * torch.sin(alpha * x).square()
 
 
 def missing_samples(upsampling_rates: list[int]) -> int:
@@ -100,6 +141,21 @@ def missing_samples(upsampling_rates: list[int]) -> int:
     for rate in upsampling_rates:
         missing = missing * rate + rate % 2
     return missing
+
+
+def reach(upsampling_rates: list[int]) -> int:
+    """Return by how many frames, at most, a sample is from those that it depends on.
+
+    Each upsampling's kernel spans two of its input's samples, and its residual units, with kernels
+    of 7 at dilations 1, 3 and 9, reach 39 samples of its output; so do the first and the last
+    convolution, of kernel 7, 3 of theirs.
+    """
+    frames, rate = 3.0, 1
+    for factor in upsampling_rates:
+        frames += 1 / rate
+        rate *= factor
+        frames += 39 / rate
+    return math.ceil(frames + 3 / rate)
 
 
 def _check(config: DacConfig, frame_rate: float, hop_length: int) -> None:

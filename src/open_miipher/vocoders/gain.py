@@ -17,6 +17,16 @@ NUM_CEPSTRAL_COEFFICIENTS = 24
 MOMENTUM = 0.99  # of Griffin-Lim steps, as Perraudin et al. recommend
 
 
+def at_peak_of(whole: Tensor, piece: Tensor) -> Tensor:
+    """Scale a piece by the gain that brings the whole to peak 0.9; a quiet piece stays quiet.
+
+    Args:
+        whole: (batch, samples).
+        piece: (batch, samples of the piece).
+    """
+    return piece * (PEAK / whole.abs().amax(dim=-1).clamp_min(SMALLEST_PEAK))[:, None]
+
+
 class PeakGain(nn.Module):
     """y = 0.9 z / max|z| for each sample; the start is the noise itself.
 
@@ -41,9 +51,9 @@ class PeakGain(nn.Module):
         peaks = waveform.abs().amax(dim=-1).clamp_min(SMALLEST_PEAK)
         return waveform * (levels / peaks)[:, None]
 
-    def target(self, clean: Tensor) -> Tensor:
-        """(batch, samples) -> the same, scaled to peak 0.9 as the outputs are."""
-        return self(clean, self.levels(clean))
+    def target(self, clean: Tensor, whole: Tensor) -> Tensor:
+        """See `at_peak_of`."""
+        return at_peak_of(whole, clean)
 
 
 class PowerGain(nn.Module):
@@ -94,7 +104,7 @@ class PowerGain(nn.Module):
         powers = (waveform.square() * self._coverage(num_frames)).sum(dim=-1) / num_frames
         return waveform * (levels.sqrt() * torch.rsqrt(powers + SMALLEST_POWER))[:, None]
 
-    def target(self, clean: Tensor) -> Tensor:
+    def target(self, clean: Tensor, whole: Tensor) -> Tensor:
         """(batch, samples) -> the same: outputs have the true level."""
         return clean
 

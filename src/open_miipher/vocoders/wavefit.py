@@ -15,8 +15,9 @@ from torch.utils.checkpoint import checkpoint
 
 from open_miipher.audio.mel import MelConfig
 from open_miipher.base.errors import report
+from open_miipher.base.precision import in_float32
 from open_miipher.layers.conformer import ConformerBlock
-from open_miipher.vocoders.base import AdversarialGenerator
+from open_miipher.vocoders.base import AdversarialGenerator, Pieces
 from open_miipher.vocoders.gain import PeakGain, PowerGain
 from open_miipher.vocoders.wavegrad import UNet, UNetConfig, repeat
 
@@ -115,38 +116,53 @@ class WaveFit(AdversarialGenerator):
         )
         self.generator = UNet(config.generator)
 
-    def forward(self, features: Tensor, noise: Tensor) -> list[Tensor]:
+    def forward(
+        self, features: Tensor, noise: Tensor, pieces: Pieces | None = None
+    ) -> list[Tensor]:
         """Vocode for training; `y` is detached between iterations (WaveFit, section 4.2).
 
+        The pre-net sees whole crops, since its attention does so when it restores; the iterations
+        see the pieces.
+
         Args:
-            features: (batch, frames, feature_width).
-            noise: (batch, frames * hop_length), standard normal.
+            features: (crops, frames, feature_width).
+            noise: (pieces, samples of a piece), standard normal.
+            pieces: of the crops, to speak; None: each as a whole.
 
         Returns:
-            T waveforms (batch, frames * hop_length) float32, the final one last.
+            T waveforms (pieces, samples of a piece) float32, the final one last.
 
         Raises:
             ValueError: the noise is not as long as the features ask.
         """
+        condition = self._condition(features)
+        if pieces is not None:
+            frames = condition.transpose(1, 2)
+            condition = pieces.of(frames, self.config.upsample_factor).transpose(1, 2)
+            features = pieces.of(features)
         if noise.shape != (len(features), features.shape[1] * self.hop_length):
             raise ValueError(f"noise {tuple(noise.shape)} for features {tuple(features.shape)}")
-        condition = self._condition(features)
         # Levels and filters need float32 whatever the network runs in.
-        with torch.autocast(features.device.type, enabled=False):
+        with in_float32(features.device):
             levels = self.gain.levels(features.float())
             waveform = self.gain.start(noise.float(), features.float())
+            if pieces is not None:
+                # What stands beyond a crop's end decides no peak, and is heard by no convolution.
+                waveform = waveform * pieces.mask
+                levels = levels if self.restores_level else pieces.peaks
         outputs = []
         for step in range(self.config.num_iterations, 0, -1):
             waveform = waveform.detach()
             residual = self._residual(waveform / self.gain.scale, condition, step)
-            with torch.autocast(features.device.type, enabled=False):
-                waveform = self.gain(waveform - self.gain.scale * residual.float(), levels)
+            with in_float32(features.device):
+                cleaner = waveform - self.gain.scale * residual.float()
+                waveform = self.gain(cleaner if pieces is None else cleaner * pieces.mask, levels)
             outputs.append(waveform)
         return outputs
 
     def target(self, clean: Tensor, whole: Tensor) -> Tensor:
-        """The piece alone decides: each output has its own peak, or the power of its features."""
-        return self.gain.target(clean)
+        """Return clean speech as it is (gain `power`), or as `at_peak_of` has it (gain `peak`)."""
+        return self.gain.target(clean, whole)
 
     def _condition(self, features: Tensor) -> Tensor:
         """(batch, frames, feature_width) -> (batch, condition_channels, generator frames)."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from open_miipher.base.errors import report
+from open_miipher.base.precision import in_float32
 
 NEGATIVE_SLOPE = 0.2
 DOWN_DILATIONS = (1, 2, 4)
@@ -125,7 +126,8 @@ class UNet(nn.Module):
             (batch, frames * hop_length).
         """
         x = waveform.unflatten(1, (-1, self.fold)).transpose(1, 2)
-        levels = [self.stem(x)]
+        with in_float32(x.device):  # what is rounded here is heard above 8 kHz
+            levels = [self.stem(x.float())]
         for block in self.down_blocks:
             levels.append(block(levels[-1]))
         pairs = [
@@ -134,7 +136,8 @@ class UNet(nn.Module):
         x = condition
         for block in self.up_blocks:
             x = block(x, pairs.pop() if pairs else None)
-        return self.last(x).transpose(1, 2).flatten(1)
+        with in_float32(x.device):
+            return self.last(x.float()).transpose(1, 2).flatten(1)
 
 
 class DownBlock(nn.Module):

@@ -102,6 +102,22 @@ def test_awkward_files_are_restored_to_the_exact_length(
     assert leftovers(out) == []
 
 
+def test_the_manifest_says_how_channels_became_one(source, out, write_audio, make_task, alone):
+    mono = write_audio(source / "mono.wav", seconds=0.5)
+    soundfile.write(source / "opposite.wav", np.hstack([mono, -mono]), 8000)
+    soundfile.write(source / "left.wav", np.hstack([mono, 0 * mono]), 8000)
+    with pytest.warns(Notice, match="2 inputs with several channels are mixed to one"):
+        assert run(make_task(), out, alone).exit_code == 0
+    rows = manifest(out)
+    assert {name: row["mix"] for name, row in rows.items()} == {
+        "left.wav": "mean of 2 channels, raised by 6.0 dB",
+        "mono.wav": None,
+        "opposite.wav": "channel 1 of 2, because their mean cancels",
+    }
+    for name in rows:
+        np.testing.assert_allclose(soundfile.read(out / name)[0], mono[:, 0], atol=1e-4)
+
+
 def test_silent_clipped_and_loud_files(source, out, make_task, alone) -> None:
     loud = np.array([0.0, 1.5, -2.0, 0.5] * 100)
     soundfile.write(source / "silent.wav", np.zeros(4000), 8000)
