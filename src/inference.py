@@ -420,6 +420,8 @@ def _run(
     summary = run(task, arguments.output_dir, world, arguments.overwrite, array_task, stop, allowed)
     if world.is_main:
         print(summary.sentence("restored"))
+        if summary.num_carried:
+            print(f"{summary.num_carried:,} members that are no audio were carried along")
         if summary.num_clipped:
             print(
                 f"{summary.num_clipped:,} {summary.unit} have samples that were clipped at full "

@@ -18,6 +18,7 @@ import soundfile
 
 from open_miipher.audio.containers import JOINED, Extent, extent_of, problem_inside
 from open_miipher.audio.formats import SAMPLE_BYTES, SAMPLE_RATES
+from open_miipher.audio.kinds import UNREAD_EXTENSIONS, kind_of
 from open_miipher.base.content import HEAD_BYTES, describe
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
@@ -193,6 +194,8 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile, AudioInfo]:
     except _DECODER_ERRORS as error:
         reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
         reason = reason if content is None else f"it is {content}"
+        if kind_of(str(path.name if isinstance(path, Encoded) else path)) in UNREAD_EXTENSIONS:
+            reason = f"{reason}; convert it, with ffmpeg for one"
         raise AudioError(f"{shown(path)} cannot be opened as audio: {reason}") from error
     info = AudioInfo(file.samplerate, file.frames, file.channels, file.format, file.subtype)
     if extent.num_bytes and info.subtype in SAMPLE_BYTES:  # of a W64, all that follows is decoded

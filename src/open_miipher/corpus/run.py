@@ -8,6 +8,7 @@ with a part of the items each.
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -169,9 +170,10 @@ def _run(
         raise UserError(
             "another rank ended before its work was done; the same command goes on"
         ) from error
-    problems, done, failed, clipped, signals = zip(*results, strict=True)
+    problems, counts, signals = zip(*results, strict=True)
+    total = sum(counts, Counter[str]())
     problem = next((p for p in problems if p is not None), None)
-    is_left = sum(done) + sum(failed) < num_items
+    is_left = total["done"] + total["failed"] < num_items
     signal = next((s for s in signals if s is not None), None) if is_left else None
     try:
         world.on_main(lambda: _end(task, ledger, problem, signal))
@@ -183,15 +185,16 @@ def _run(
             f"{problem.rstrip('.')}; what is done is kept, the same command goes on", shared=True
         )
     return Summary(
-        num_done=sum(done),
-        num_failed=words.num_failed + sum(failed),
+        num_done=total["done"],
+        num_failed=words.num_failed + total["failed"],
         stopped=signal,
         unit=words.unit,
         called_failed=words.called_failed,
         num_done_before=words.num_done,
         num_failed_before=words.num_failed,
         allowed=allowed,
-        num_clipped=sum(clipped),
+        num_clipped=total["clipped"],
+        num_carried=total["carried"],
     )
 
 
@@ -215,14 +218,14 @@ def _log_plan(ledger: Ledger, plan: Plan, allowed: MaxFailures) -> None:
 
 def _work(
     task: Task, share: Share[Item], failed: list[Row], unit: str, ledger: Ledger, world: World
-) -> tuple[str | None, int, int, int]:
+) -> tuple[str | None, Counter[str]]:
     """Do a rank's work.
 
     Returns:
-        Why it could not go on; how many items it did, failed, and clipped.
+        Why it could not go on; how many items are done, failed and clipped, and what was carried.
     """
     whose = f"process 1 of {world.size}" if world.size > 1 else ""
-    num_items, num_done, num_failed, num_clipped = len(failed) + share.num_items, 0, 0, 0
+    num_items, counts = len(failed) + share.num_items, Counter[str]()
     try:
         with (
             ledger.writer(world.rank) as writer,
@@ -234,13 +237,13 @@ def _work(
                 if row["error"] is not None:
                     progress.say(f"failed: {row['error']}")
                 writer.write([{"run": ledger.number, "time": round(time.time(), 3), **row}])
-                num_done += row["error"] is None
-                num_failed += row["error"] is not None
-                num_clipped += row.get("clipped_samples", 0) > 0
+                counts["done" if row["error"] is None else "failed"] += 1
+                counts["clipped"] += row.get("clipped_samples", 0) > 0
+                counts["carried"] += row.get("num_carried", 0)
                 progress.advance(share.end(row["id"]))
     except UserError as error:
-        return str(error), num_done, num_failed, num_clipped
-    return None, num_done, num_failed, num_clipped
+        return str(error), counts
+    return None, counts
 
 
 def _end(task: Task, ledger: Ledger, problem: str | None, signal: str | None) -> None:
