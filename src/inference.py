@@ -286,12 +286,14 @@ def main(arguments: argparse.Namespace | None = None) -> int:
     arguments = arguments or parse_arguments()
     from open_miipher.distributed import contact, start
 
-    with contact():
+    less_memory = "a smaller --batch-size, shorter --chunk-seconds, or fewer --ranks-per-gpu"
+    with contact(less_memory, again="start the same command again"):
         world = start(
             arguments.device,
             timeout_minutes=7 * 24 * 60,  # ranks end hours apart
             collectives=False,
             ranks_per_device=arguments.ranks_per_gpu,
+            cpu_option="--device cpu",
         )
         try:
             code = _restore(arguments, world)
@@ -418,6 +420,8 @@ def _run(
     summary = run(task, arguments.output_dir, world, arguments.overwrite, array_task, stop, allowed)
     if world.is_main:
         print(summary.sentence("restored"))
+        if summary.num_carried:
+            print(f"{summary.num_carried:,} members that are no audio were carried along")
         if summary.num_clipped:
             print(
                 f"{summary.num_clipped:,} {summary.unit} have samples that were clipped at full "

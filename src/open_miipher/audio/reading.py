@@ -18,6 +18,7 @@ import soundfile
 
 from open_miipher.audio.containers import JOINED, Extent, extent_of, problem_inside
 from open_miipher.audio.formats import SAMPLE_BYTES, SAMPLE_RATES
+from open_miipher.audio.kinds import UNREAD_EXTENSIONS, kind_of
 from open_miipher.base.content import HEAD_BYTES, describe
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
@@ -183,9 +184,8 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile, AudioInfo]:
         raise AudioError(f"{shown(path)} is truncated: its last {extent.missing} bytes are missing")
     if extent.joined:
         raise AudioError(f"{shown(path)} {JOINED}")
-    where = (
-        _Memory(path.data) if isinstance(path, Encoded) else os.fsencode(path)
-    )  # may be no UTF-8
+    # As bytes, since a name may be no UTF-8.
+    where = _Memory(path.data) if isinstance(path, Encoded) else os.fsencode(path)
     try:
         file = soundfile.SoundFile(where)
     except _DECODER_ERRORS as error:
@@ -207,9 +207,11 @@ def _reason(path: AudioFile, error: Exception) -> str:
     """Say what a file is that libsndfile does not take, or else what that says."""
     with _raw(path) as raw:
         content = describe(raw.read(HEAD_BYTES))
-    if content is not None:
-        return f"it is {content}"
-    return error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    reason = reason if content is None else f"it is {content}"
+    if kind_of(str(path.name if isinstance(path, Encoded) else path)) in UNREAD_EXTENSIONS:
+        reason = f"{reason}; convert it, with ffmpeg for one"
+    return reason
 
 
 def _problem(info: AudioInfo, extent: Extent) -> str | None:
