@@ -1,10 +1,14 @@
 """Configuration; the only module that uses Hydra."""
 
+import os
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,8 +16,9 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from open_miipher.base.errors import UserError
-from open_miipher.base.plain import from_leaves, leaves, same
+from open_miipher.base.errors import UserError, report
+from open_miipher.base.paths import printable
+from open_miipher.base.plain import from_leaves, leaves, nearest, same
 from open_miipher.base.registry import build, from_mapping
 from open_miipher.checkpoint import Checkpoint, complete_checkpoints
 from open_miipher.corpus.preprocessing.config import Preprocessing, PreprocessingOptions
@@ -23,6 +28,12 @@ from open_miipher.recipes import recipe_class
 from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
+_SECTIONS = {
+    "train": ("name", "data", "model", "optimizer", "trainer"),
+    "preprocess": ("data", "preprocess"),
+}
+_UNKNOWN_KEY = re.compile("Could not override '([^']+)'")
+_UNKNOWN_CHOICE = re.compile("Could not find '[^'/]+/([^']+)' Available options in '[^']+': (.*)")
 # Says how this run starts and is no part of its configuration: a resume ignores the saved value.
 _RESUME_KEY = "trainer.ckpt_dir"
 
@@ -133,6 +144,7 @@ def compose_plain(overrides: Sequence[str], root: str = "train") -> dict[str, An
     Raises:
         UserError: a group, key or value is unknown.
     """
+    _check(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
@@ -140,8 +152,23 @@ def compose_plain(overrides: Sequence[str], root: str = "train") -> dict[str, An
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         message = " ".join(str(error).split()).split(" Config search path:")[0]
-        raise UserError(f"the configuration cannot be composed: {message}") from error
+        unknown = _UNKNOWN_KEY.search(message)
+        if unknown is not None:
+            raise _unknown_key(unknown[1], overrides, root) from error
+        choice = _UNKNOWN_CHOICE.search(message)
+        mend = nearest(choice[1], choice[2].split()) if choice else ""
+        raise UserError(f"the configuration cannot be composed: {message}{mend}") from error
+    names = [str(name) for name in cast(dict[str, Any], plain) if name not in _SECTIONS[root]]
+    report([f"there is no section {name}{nearest(name, _SECTIONS[root])}" for name in names])
     return cast(dict[str, Any], plain)
+
+
+def _unknown_key(key: str, overrides: Sequence[str], root: str) -> UserError:
+    """Return the error for an override of a key that is not there."""
+    others = [override for override in overrides if _parse(override)[0] != key]
+    known = leaves(compose_plain(others, root))
+    parents = {name.rpartition(".")[0] for name in known}
+    return UserError(f"there is no key {key}{nearest(key, [*known, *sorted(parents)])}")
 
 
 def _compose_resumed(
@@ -214,12 +241,68 @@ def merge_overrides(saved: Sequence[str], new: Sequence[str]) -> list[str]:
     return [o for o in saved if _parse(o)[0] not in replaced] + list(new)
 
 
+def _check(overrides: Sequence[str]) -> None:
+    """Refuse overrides that no configuration has, and paths that Hydra would cut at a comma.
+
+    Raises:
+        UserError: all of them, each with what to write.
+    """
+    old_names = yaml.safe_load((CONFIG_DIR / "old_names.yaml").read_text(encoding="utf-8"))
+    problems = []
+    for override in overrides:
+        key, value = _parse(override)
+        new = old_names.get(override, old_names.get(key))
+        if new is not None:
+            problems.append(f"{override}: here it is {new} (docs/migrating.md)")
+        elif isinstance(value, list) and len(_items(override)) < len(value):
+            problems.append(f"{override} is cut at a comma; write {_quoted(override)}")
+    report(problems)
+
+
 def _parse(override: str) -> tuple[str, Any]:
     """Return what an override sets (`key`, or `group@package`) and its value."""
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException as error:
         message = " ".join(str(error).split())
-        raise UserError(f"{override!r} is not an override (key=value): {message}") from error
+        quoted = _quoted(override)
+        mend = f"; names with such characters stand in quotes: write {quoted}" if quoted else ""
+        raise UserError(
+            f"{printable(override)!r} is not an override (key=value): {message}{mend}"
+        ) from error
     key = f"{parsed.key_or_group}@{parsed.package}" if parsed.package else parsed.key_or_group
     return key, parsed.value()
+
+
+def _items(override: str) -> list[str]:
+    """Return the items of an override's list; a comma in the name of an existing file is no end."""
+    inside = override.partition("=")[2].strip()[1:-1]
+    parts = inside.split(",")
+    items, first = [], 0
+    while first < len(parts):
+        ends = range(len(parts), first + 1, -1)
+        wholes = [(end, ",".join(parts[first:end]).strip()) for end in ends]
+        end = next((end for end, whole in wholes if os.path.exists(whole)), first + 1)
+        items.append(",".join(parts[first:end]).strip())
+        first = end
+    return items
+
+
+def _quoted(override: str) -> str | None:
+    """Return an override, quoted for Hydra and for the shell; None if quotes do not help."""
+    key, _, text = override.partition("=")
+    is_list = text.strip().startswith("[") and text.strip().endswith("]")
+    values = _items(override) if is_list else [text]
+    values = [os.path.expanduser(value.strip("\"'") or value) for value in values]
+    quoted = [_in_quotes(value) for value in values]
+    written = f"{key}=[{','.join(quoted)}]" if is_list else f"{key}={quoted[0]}"
+    try:
+        understood = OverridesParser.create().parse_override(written).value()
+    except HydraException:
+        return None
+    return shlex.quote(printable(written)) if understood in (values, values[0]) else None
+
+
+def _in_quotes(text: str) -> str:
+    """Put text in quotes for Hydra, in which a backslash counts before a quote alone."""
+    return '"' + re.sub(r'(\\*)("|\Z)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text) + '"'

@@ -1,7 +1,8 @@
 """Functions on the plain data of configurations: nested dicts, lists, numbers, text."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -54,6 +55,15 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return list(a) == list(b)
     return bool(a == b)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean …?` for a dotted key that is unknown; empty if none is like it."""
+    names = list(known)
+    last = name.rpartition(".")[2]
+    elsewhere = [other for other in names if other.rpartition(".")[2] == last]
+    near = get_close_matches(name, elsewhere, 1, 0) or get_close_matches(name, names, 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def as_json(plain: Any, indent: int | None = None) -> bytes:
