@@ -70,6 +70,13 @@ def parse_arguments() -> argparse.Namespace:
         help="a checkpoint of a whole chain (stage 3, or the small restorer), or the output "
         "directory of its run (its newest one); default: the small restorer in pretrained/default",
     )
+    add(
+        "--ckpt",
+        default="newest",
+        metavar="newest|best|STEP",
+        help="which checkpoint, where --ckpt-dir is the output directory of a run (default: "
+        "%(default)s)",
+    )
     add("--output-dir", required=True, type=Path, metavar="DIR", help="where the outputs go")
     _ask_what_comes_in(parser.add_argument_group("what comes in (one of the first three)"))
     _ask_what_comes_out(parser.add_argument_group("what comes out"))
@@ -291,7 +298,9 @@ def _task(arguments: argparse.Namespace, world: "World") -> "Restore":
     from open_miipher.restoration import DEFAULT_MODEL, Restorer
 
     options, file_format, inputs = world.agree(lambda: _asked_for(arguments))
-    checkpoint = world.agree(lambda: Checkpoint.open(arguments.ckpt_dir or DEFAULT_MODEL))
+    checkpoint = world.agree(
+        lambda: Checkpoint.open(arguments.ckpt_dir or DEFAULT_MODEL, arguments.ckpt)
+    )
     world.once_a_machine(checkpoint.verify)
     restorer = world.agree(
         lambda: Restorer.from_checkpoint(

@@ -241,6 +241,14 @@ def test_auto_needs_an_output_directory():
         compose_run(["model=demo_feature_cleaner", "trainer.ckpt_dir=auto"])
 
 
+def test_another_model_does_not_go_on_with_a_run(tmp_path):
+    """It was a missing key of an optimiser."""
+    folder = save(tmp_path, ["model=demo_feature_cleaner"])
+    with pytest.raises(UserError, match=r"of model=demo_feature_cleaner.*start another run"):
+        compose_run([f"trainer.ckpt_dir={folder}", "model=small_restorer"])
+    compose_run([f"trainer.ckpt_dir={folder}", "model=demo_feature_cleaner"])
+
+
 def test_files_that_changed_under_a_run_are_named(tmp_path, monkeypatch):
     folder = save(tmp_path, ["model=demo_feature_cleaner", "trainer.seed=5"])
     changed = tmp_path / "config"

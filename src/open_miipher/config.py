@@ -18,9 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from open_miipher.base.errors import UserError, report
 from open_miipher.base.paths import printable
-from open_miipher.base.plain import from_leaves, leaves, nearest, same
+from open_miipher.base.plain import from_leaves, in_quotes, leaves, nearest, same
 from open_miipher.base.registry import build, from_mapping
-from open_miipher.checkpoint import Checkpoint, complete_checkpoints
+from open_miipher.checkpoint import NEWEST, Checkpoint, complete_checkpoints
 from open_miipher.corpus.preprocessing.config import Preprocessing, PreprocessingOptions
 from open_miipher.data import DATA
 from open_miipher.data.config import PreprocessingData
@@ -53,9 +53,11 @@ def compose_run(overrides: Sequence[str]) -> Run:
         UserError: a group, key or value is unknown; or the configuration files changed since the
             checkpoint, in keys that the command line does not set.
     """
-    ckpt_dir = dict(map(_parse, overrides)).get(_RESUME_KEY)
+    given = dict(map(_parse, overrides))
+    ckpt_dir = given.get(_RESUME_KEY)
     kept = [o for o in overrides if _parse(o)[0] != _RESUME_KEY]
-    checkpoint = _resumed(ckpt_dir, [o for o in kept if not _is_flat(o)])
+    which = given.get("trainer.ckpt", NEWEST)  # on the command line; an old one is of init_from
+    checkpoint = _resumed(ckpt_dir, which, [o for o in kept if not _is_flat(o)])
     kept = _with_network_names(kept, checkpoint)
     if checkpoint is None:
         plain = compose_plain(kept)
@@ -77,12 +79,12 @@ def compose_run(overrides: Sequence[str]) -> Run:
     )
 
 
-def _resumed(ckpt_dir: Any, kept: Sequence[str]) -> Checkpoint | None:
+def _resumed(ckpt_dir: Any, which: Any, kept: Sequence[str]) -> Checkpoint | None:
     """Open the checkpoint to resume from; for `auto`, the newest complete one in `output_dir`."""
     if ckpt_dir is None:
         return None
     if ckpt_dir != AUTO:
-        return Checkpoint.open(str(ckpt_dir))
+        return Checkpoint.open(str(ckpt_dir), str(which))
     output_dir = compose_plain(kept)["trainer"]["output_dir"]
     if output_dir is None:
         raise UserError(
@@ -183,9 +185,16 @@ def _compose_resumed(
 
     Raises:
         UserError: the configuration files changed since the run started, in keys that the command
-            line does not set; or a new override names another source of the first weights, which a
-            resumed run does not use.
+            line does not set; or a new override names another model, or another source of the first
+            weights, which a resumed run does not use.
     """
+    model = dict(map(_parse, new)).get("model", checkpoint.config["name"])
+    if model != checkpoint.config["name"]:
+        raise UserError(
+            f"{checkpoint.path} is of model={checkpoint.config['name']}, with which model={model} "
+            "cannot go on; leave out model=, or start another run: trainer.init_from=… in place of "
+            "trainer.ckpt_dir"
+        )
     merged = merge_overrides(checkpoint.state["overrides"], new)
     saved = leaves(checkpoint.config)
     before = leaves(compose_plain(checkpoint.state["overrides"]))
@@ -294,15 +303,10 @@ def _quoted(override: str) -> str | None:
     is_list = text.strip().startswith("[") and text.strip().endswith("]")
     values = _items(override) if is_list else [text]
     values = [os.path.expanduser(value.strip("\"'") or value) for value in values]
-    quoted = [_in_quotes(value) for value in values]
+    quoted = [in_quotes(value) for value in values]
     written = f"{key}=[{','.join(quoted)}]" if is_list else f"{key}={quoted[0]}"
     try:
         understood = OverridesParser.create().parse_override(written).value()
     except HydraException:
         return None
     return shlex.quote(printable(written)) if understood in (values, values[0]) else None
-
-
-def _in_quotes(text: str) -> str:
-    """Put text in quotes for Hydra, in which a backslash counts before a quote alone."""
-    return '"' + re.sub(r'(\\*)("|\Z)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text) + '"'

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from open_miipher.base.errors import report
-from open_miipher.checkpoint import Checkpoint
+from open_miipher.checkpoint import NEWEST, Checkpoint
 from open_miipher.data import DataSource
 from open_miipher.training.optimization import OptimizerConfig
 
@@ -63,6 +63,8 @@ class TrainerConfig:
         ckpt_dir: checkpoint to resume from; auto: the newest complete one in output_dir, or a
             fresh start if there is none.
         init_from: checkpoint to take weights from, with a fresh optimiser.
+        ckpt: which checkpoint is taken where an output folder stands for one: newest, best, or a
+            step.
         ema: moving average.
         logger: curves and samples.
     """
@@ -85,6 +87,7 @@ class TrainerConfig:
     timeout_minutes: float = 30.0
     ckpt_dir: str | None = None
     init_from: str | None = None
+    ckpt: str | int = NEWEST
     ema: EmaConfig = field(default_factory=EmaConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
