@@ -234,7 +234,7 @@ def _defaults(config: dict[str, Any]) -> dict[str, Any]:
     parts: dict[str, Any] = {"trainer": asdict(TrainerConfig(batch_size=0, max_steps=0))}
     kind = config["data"].get("name")
     if kind in DATA:
-        parts["data"] = asdict(DATA[kind].Config())
+        parts["data"] = asdict(cast(Any, DATA[kind]).Config())
     return leaves(parts)
 
 

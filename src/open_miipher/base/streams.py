@@ -4,7 +4,7 @@ import errno
 import io
 import os
 import sys
-from typing import TextIO
+from typing import Any, TextIO
 
 _UTF8 = ("-X", "utf8")
 
@@ -41,7 +41,7 @@ class _KeptOpen(io.FileIO):
 
     is_lost = False
 
-    def write(self, data: bytes) -> int | None:  # type: ignore[override]
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError as error:

@@ -53,7 +53,7 @@ class DegradedSpeechDataset:
         self.sample_rate, self.crop_samples = sample_rate, round(crop_seconds * sample_rate)
         self._crop, self._augment, self._degradation = crop, augment, degradation
         self._pad = pad
-        self.failure_limits = (
+        self.failure_limits: Sequence[FailureLimit] = (
             FailureLimit(max_failures, "data.max_degradation_failures", "degradations failed"),
             broken_limit(max_broken),
         )

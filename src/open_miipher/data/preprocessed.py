@@ -11,7 +11,7 @@ from open_miipher.data.batch import PairBatch, PairSample
 from open_miipher.data.config import PreprocessedConfig
 from open_miipher.data.order import Order
 from open_miipher.data.pairs import Pair, Pairs, WrongRateError, check_apart, index_shards
-from open_miipher.data.source import broken_limit, readable_sample
+from open_miipher.data.source import FailureLimit, broken_limit, readable_sample
 from open_miipher.shards import ShardIndex, Storage, StorageError, expand, is_s3
 
 
@@ -49,7 +49,7 @@ class PreprocessedDataset:
         self._pairs, self.fingerprint, self.order = pairs, fingerprint, order
         self._pad = pad
         self.sample_rate, self.crop_samples = sample_rate, round(crop_seconds * sample_rate)
-        self.failure_limits = (broken_limit(max_broken),)
+        self.failure_limits: Sequence[FailureLimit] = (broken_limit(max_broken),)
 
     @property
     def num_items(self) -> int:
