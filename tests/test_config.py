@@ -241,6 +241,25 @@ def test_auto_needs_an_output_directory():
         compose_run(["model=demo_feature_cleaner", "trainer.ckpt_dir=auto"])
 
 
+@pytest.mark.parametrize("model", MODELS)
+def test_fine_tuning_lowers_the_rates_of_every_model(model):
+    plain = compose_run([f"model={model}"])
+    run = compose_run([f"model={model}", "experiment=finetune", "trainer.init_from=output/old"])
+    assert run.trainer.max_steps == 5000
+    for network, optimizer in run.optimizers.items():
+        assert optimizer.lr == pytest.approx(plain.optimizers[network].lr / 10)
+        assert optimizer.final_lr == pytest.approx(plain.optimizers[network].final_lr / 10)
+    with pytest.raises(UserError, match=r"give trainer\.init_from="):
+        compose_run([f"model={model}", "experiment=finetune"])
+
+
+def test_a_fine_tuning_goes_on_at_its_rates(tmp_path):
+    base = ["model=demo_feature_cleaner", "experiment=finetune", "trainer.init_from=old"]
+    folder = save(tmp_path, base)
+    run = compose_run([f"trainer.ckpt_dir={folder}"])
+    assert run.optimizers["cleaner"].lr == pytest.approx(1e-4)
+
+
 def test_another_model_does_not_go_on_with_a_run(tmp_path):
     """It was a missing key of an optimiser."""
     folder = save(tmp_path, ["model=demo_feature_cleaner"])

@@ -64,15 +64,22 @@ def compose_run(overrides: Sequence[str]) -> Run:
     else:
         plain, kept = _compose_resumed(checkpoint, kept)
     plain["trainer"]["ckpt_dir"] = ckpt_dir
+    if given.get("experiment") == "finetune" and not any(_first_weights(plain)):
+        raise UserError(
+            "experiment=finetune starts from a trained model: give trainer.init_from=OUTPUT_DIR"
+        )
+    trainer = from_mapping(TrainerConfig, plain["trainer"], "trainer")
     return Run(
         name=plain["name"],
         data=build(DATA, plain["data"], key="data"),
         model=plain["model"],
         optimizers={
-            network: from_mapping(OptimizerConfig, values, f"optimizer.{network}")
+            network: from_mapping(OptimizerConfig, values, f"optimizer.{network}").scaled(
+                trainer.lr_factor
+            )
             for network, values in plain["optimizer"].items()
         },
-        trainer=from_mapping(TrainerConfig, plain["trainer"], "trainer"),
+        trainer=trainer,
         plain=plain,
         overrides=kept,
         resumed=checkpoint,
@@ -242,6 +249,12 @@ def _sources(checkpoint: Checkpoint) -> list[str]:
     """Return the keys that say where a run's first weights come from."""
     takes = recipe_class(checkpoint.config["model"]).takes
     return ["trainer.init_from", *(f"model.{key}" for key in takes)]
+
+
+def _first_weights(plain: dict[str, Any]) -> list[Any]:
+    """Return where a run's first weights come from; each may be None."""
+    takes = recipe_class(plain["model"]).takes
+    return [plain["trainer"]["init_from"], *(plain["model"].get(key) for key in takes)]
 
 
 def merge_overrides(saved: Sequence[str], new: Sequence[str]) -> list[str]:

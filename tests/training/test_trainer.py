@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -344,6 +345,23 @@ def test_a_run_says_what_it_is_and_how_to_go_on(cleaner, run_dir, tmp_path, caps
         f"trainer.init_from: {run_dir}/ckpt/step-00000001 (step 1, newest)"
         in capsys.readouterr().out
     )
+
+
+@pytest.mark.dist
+def test_a_run_that_was_stopped_early_has_a_status_of_its_own(start_script, cleaner, run_dir):
+    """It was 0, so that the next stage began."""
+    for ranks, status in ((1, 4), (2, 0)):  # a launcher would take another one for a failure
+        run = start_script("src/train.py", *cleaner, "trainer.ckpt_dir=auto", ranks=ranks)
+        before = len(rows(run_dir)) if run_dir.exists() else 0
+        deadline = time.monotonic() + 120
+        while not (run_dir / "metrics.jsonl").exists() or len(rows(run_dir)) <= before:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        run.send(signal.SIGINT)
+        done = run.end(60)
+        assert done.returncode == status, done.stderr
+        assert "stopped by a signal, and saved; to go on: " in done.stdout
+        assert "Traceback" not in done.stderr
 
 
 def test_training_data_of_zeros_is_told(cleaner, tmp_path, capsys):

@@ -50,6 +50,7 @@ class TrainerConfig:
         device: cpu or cuda; None: a GPU if there is one.
         num_workers: loader processes per rank; 0 loads in the rank's own process.
         amp: bf16 or fp16 autocast, or no.
+        lr_factor: times the learning rates of all networks, first and last.
         grad_accumulation: micro batches per step.
         max_grad_norm: limit of each network's gradient norm; None: no clipping.
         log_every: steps between lines of metrics.
@@ -75,6 +76,7 @@ class TrainerConfig:
     device: str | None = None
     num_workers: int = 4
     amp: Literal["bf16", "fp16", "no"] = "no"
+    lr_factor: float = 1.0
     grad_accumulation: int = 1
     max_grad_norm: float | None = 1.0
     log_every: int = 50
@@ -112,6 +114,8 @@ class TrainerConfig:
                 f"trainer.grad_accumulation={self.grad_accumulation}; start a number of ranks that "
                 f"divides it, or use {max(1, self.batch_size // parts) * parts}"
             )
+        if self.lr_factor <= 0:
+            problems.append(f"trainer.lr_factor={self.lr_factor} must be above 0")
         if not 0.0 <= self.ema.decay < 1.0:
             problems.append(f"trainer.ema.decay={self.ema.decay} must be in [0, 1)")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:
