@@ -59,13 +59,6 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def duration(seconds: float) -> str:
-    """Return a length of time for people: 40 s, 12.5 min, 3.4 h, 1,204.0 h."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean …?` for a dotted key that is unknown; empty if none is like it."""
     names = list(known)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from open_miipher.base.plain import duration
+from open_miipher.base.amounts import duration
 from open_miipher.data.batch import PairBatch, PairSample
 from open_miipher.data.config import AugmentConfig, CropConfig
 from open_miipher.data.files import File, Files

@@ -13,8 +13,9 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from open_miipher.base.amounts import duration
 from open_miipher.base.errors import UserError
-from open_miipher.base.plain import duration, shell_override
+from open_miipher.base.plain import shell_override
 from open_miipher.checkpoint import prune, write_checkpoint
 from open_miipher.data import Batch
 from open_miipher.distributed import StopSignal, World, is_under_torchrun, mark_requeue
