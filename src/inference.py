@@ -75,6 +75,13 @@ def parse_arguments() -> argparse.Namespace:
         "directory of its run (its newest one); default: the small restorer in pretrained/default",
     )
     add(
+        "--ckpt",
+        default="newest",
+        metavar="newest|best|STEP",
+        help="which checkpoint, where --ckpt-dir is the output directory of a run (default: "
+        "%(default)s)",
+    )
+    add(
         "--output-dir",
         required=True,
         type=_folder_for_outputs,
@@ -286,12 +293,14 @@ def main(arguments: argparse.Namespace | None = None) -> int:
     arguments = arguments or parse_arguments()
     from open_miipher.distributed import contact, start
 
-    with contact():
+    less_memory = "a smaller --batch-size, shorter --chunk-seconds, or fewer --ranks-per-gpu"
+    with contact(less_memory, again="start the same command again"):
         world = start(
             arguments.device,
             timeout_minutes=7 * 24 * 60,  # ranks end hours apart
             collectives=False,
             ranks_per_device=arguments.ranks_per_gpu,
+            cpu_option="--device cpu",
         )
         try:
             code = _restore(arguments, world)
@@ -320,7 +329,9 @@ def _task(arguments: argparse.Namespace, world: "World") -> "Restore":
     from open_miipher.restoration import DEFAULT_MODEL, Restorer
 
     options, file_format, inputs = world.agree(lambda: _asked_for(arguments))
-    checkpoint = world.agree(lambda: Checkpoint.open(arguments.ckpt_dir or DEFAULT_MODEL))
+    checkpoint = world.agree(
+        lambda: Checkpoint.open(arguments.ckpt_dir or DEFAULT_MODEL, arguments.ckpt)
+    )
     world.once_a_machine(checkpoint.verify)
     restorer = world.agree(
         lambda: Restorer.from_checkpoint(
@@ -418,6 +429,8 @@ def _run(
     summary = run(task, arguments.output_dir, world, arguments.overwrite, array_task, stop, allowed)
     if world.is_main:
         print(summary.sentence("restored"))
+        if summary.num_carried:
+            print(f"{summary.num_carried:,} members that are no audio were carried along")
         if summary.num_clipped:
             print(
                 f"{summary.num_clipped:,} {summary.unit} have samples that were clipped at full "

@@ -85,7 +85,7 @@ def main(arguments: argparse.Namespace | None = None) -> int:
     if arguments.cfg:
         print(yaml.safe_dump(config.plain, sort_keys=False, allow_unicode=True), end="")
         return 0
-    with contact(), Pool(config.options.num_writers) as pool:
+    with contact(again="start the same command again"), Pool(config.options.num_writers) as pool:
         world = start(
             "cpu", timeout_minutes=7 * 24 * 60, collectives=False
         )  # ranks end hours apart

@@ -69,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--retry-failed",
         action="store_true",
-        help="forget the failures, and what --verify found wrong, so that the same restore command "
+        help="forget the failures, and what --verify found wrong, so that the same command "
         "makes these files again; not while tasks run",
     )
     add(
@@ -126,8 +126,7 @@ def main() -> int:
 
 
 def _failed_line(failure: dict[str, str]) -> str:
-    words = (printable(failure[key]).replace("\n", "\\n") for key in ("input", "error"))
-    return "\t".join(words)
+    return "\t".join(printable(failure[key]) for key in ("input", "error"))
 
 
 def _exit_status(seen: Survey, shard_id: int | None) -> int:
@@ -194,7 +193,7 @@ def _lines(
         if len(wrong) > _SHOWN:
             yield f"  … and {len(wrong) - _SHOWN:,} more (--json lists all)"
     if num_forgotten is not None:
-        yield f"forgotten:   {num_forgotten:,}; the same restore command makes them again"
+        yield f"forgotten:   {num_forgotten:,}; the same command as before makes them again"
 
 
 def _task_lines(seen: Survey) -> Iterator[str]:
@@ -223,7 +222,7 @@ def _failure_lines(output_dir: Path, seen: Survey, num_forgotten: int | None) ->
     if num_forgotten is None:
         yield (
             f"  to try them again: python src/status.py {printable(output_dir)} --retry-failed, "
-            "and then the restore command"
+            "and then the same command as before"
         )
 
 

@@ -53,9 +53,9 @@ def test_audio_behind_what_the_header_says_is_told_with_both_lengths(name: str) 
     (size,) = layout.unpack_from(encoded(name), place)
     said = with_size(name, size - 3 * (size // 4))
     for look in (probe, read_header, read, AudioReader):
-        with pytest.raises(AudioError, match=r"x holds 0\.2[56] s of audio by its header") as error:
+        with pytest.raises(AudioError, match=r"x holds 0\.[23] s of audio by its header") as error:
             look(Encoded("x", said))
-    assert re.search(r"and (1\.00|0\.99) s by its size", str(error.value))
+    assert re.search(r"and 1\.0 s by its size", str(error.value))
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -83,7 +83,7 @@ def test_a_size_that_wrapped_at_4_gib_is_told(tmp_path: Path, sizes: int) -> Non
         file.write(b"data" + struct.pack("<I", size % 2**32))
         file.truncate(44 + size)
     whole = f"{size / 96000 / 3600:.2f} h"
-    with pytest.raises(AudioError, match=rf"holds 2\.00 s of audio by its header and {whole} by"):
+    with pytest.raises(AudioError, match=rf"holds 2\.0 s of audio by its header and {whole} by"):
         probe(path)
 
 

@@ -326,3 +326,11 @@ def test_a_name_that_is_no_utf8_is_read_and_printable(tmp_path: Path) -> None:
         probe(tmp_path / name)
     assert "caf\\xe9.wav" in str(error.value)
     assert str(error.value).encode()
+
+
+def test_a_kind_that_is_not_read_says_that_it_can_be_converted(tmp_path) -> None:
+    for name in ("a.m4a", "b.WMA", "c.wav"):
+        (tmp_path / name).write_bytes(b"\1\2\3" * 1000)
+        with pytest.raises(AudioError) as refused:
+            probe(tmp_path / name)
+        assert ("convert it, with ffmpeg" in str(refused.value)) == (name != "c.wav")

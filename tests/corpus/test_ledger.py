@@ -10,7 +10,7 @@ import pytest
 from open_miipher.base.atomic import write_lines
 from open_miipher.base.errors import UserError
 from open_miipher.base.rows import RowWriter, read_rows
-from open_miipher.corpus.array import place
+from open_miipher.corpus.array import OF_PREPROCESSING, OF_RESTORING, ArrayTask, place
 from open_miipher.corpus.inputs import assign_names
 from open_miipher.corpus.ledger import Ledger
 
@@ -192,3 +192,33 @@ def test_what_ledgers_of_before_forgot_by_run_stays_forgotten(tmp_path: Path) ->
     append(later, 0, {"run": 4, "id": "1/0.wav", "error": None})
     assert set(later.rows()) == expected | {"1/0.wav"}
     assert 0 < len(second) < 40
+
+
+@pytest.mark.parametrize(
+    ("options", "said", "foreign"),
+    [
+        (OF_RESTORING, ("--overwrite", "--num-shards and --shard-id"), "preprocess."),
+        (
+            OF_PREPROCESSING,
+            ("preprocess.overwrite=true", "preprocess.num_shards and preprocess.shard_id"),
+            "--",
+        ),
+    ],
+)
+def test_messages_name_the_options_of_their_own_program(tmp_path, options, said, foreign) -> None:
+    task = Ledger(tmp_path, ArrayTask(2, 0), options)
+    task.claim(IDENTITY)
+    messages = []
+    for ledger, identity in (
+        (Ledger(tmp_path, ArrayTask(2, 1), options), {"model": "other"}),
+        (Ledger(tmp_path, None, options), IDENTITY),
+        (Ledger(tmp_path, ArrayTask(3, 1), options), IDENTITY),
+    ):
+        with pytest.raises(UserError) as refused:
+            ledger.claim(identity)
+        ledger.tenancy.close()
+        messages.append(str(refused.value))
+    task.tenancy.close()
+    assert said[0] in messages[0]
+    assert said[1] in messages[1]
+    assert not any(foreign in message for message in messages)

@@ -9,6 +9,7 @@ import pytest
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.rows import Row
+from open_miipher.corpus.array import OF_RESTORING
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.run import Item, Plan, run
 
@@ -18,7 +19,7 @@ class Count:
 
     def __init__(self, num_items: int = 5, bad: Iterable[int] = (), stop_at: int = -1) -> None:
         self.num_items, self.bad, self.stop_at = num_items, set(bad), stop_at
-        self.identity = {"task": "count"}
+        self.identity, self.option_names = {"task": "count"}, OF_RESTORING
         self.worked: list[str] = []
         self.rows: dict[str, Row] = {}
         self.full_at = -1

@@ -134,6 +134,10 @@ def test_what_is_readable_and_not_looked_for_is_counted_too(tree: Path) -> None:
     ("wave", {"format": "WAV"}),
     ("aifc", {"format": "AIFF", "subtype": "ALAW"}),
     ("rf64", {"format": "RF64"}),
+    ("w64", {"format": "W64"}),
+    ("au", {"format": "AU", "subtype": "ULAW"}),
+    ("snd", {"format": "AU", "subtype": "PCM_16"}),
+    ("sph", {"format": "NIST", "subtype": "PCM_16"}),
 ])  # fmt: skip
 def test_rarer_kinds_are_read_and_refused_where_they_are_cut(tmp_path, extension, how) -> None:
     path = tmp_path / f"a.{extension}"

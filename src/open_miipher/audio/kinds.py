@@ -8,19 +8,19 @@ from open_miipher.base.paths import printable
 
 AUDIO_EXTENSIONS = (
     *("wav", "wave", "bwf", "rf64", "flac", "mp3", "ogg", "oga", "opus"),
-    *("aiff", "aif", "aifc", "caf"),
+    *("aiff", "aif", "aifc", "caf", "w64", "au", "snd", "sph"),
 )
 """File extensions taken for audio, lower case, without the dot."""
 
 UNREAD_EXTENSIONS = frozenset(
     (
         *("3ga", "3gp", "3gpp", "3g2", "aa", "aac", "aax", "ac3", "ac4", "act", "adts", "aea"),
-        *("alac", "amr", "amrnb", "amrwb", "ape", "asf", "au", "avi", "awb", "dff", "dsf", "dss"),
+        *("alac", "amr", "amrnb", "amrwb", "ape", "asf", "avi", "awb", "dff", "dsf", "dss"),
         *("dts", "dtshd", "dvf", "eac3", "ec3", "f4a", "f4v", "flv", "g722", "g726", "g729"),
         *("gsm", "m2ts", "m4a", "m4b", "m4p", "m4r", "m4v", "mka", "mkv", "mlp", "mmf", "mov"),
         *("mp1", "mp2", "mp4", "mpa", "mpc", "mpeg", "mpg", "mpga", "msv", "mts", "nist", "ofr"),
         *("ogm", "ogv", "ogx", "oma", "qcp", "qt", "ra", "ram", "raw", "rm", "rmvb", "shn"),
-        *("sln", "snd", "sph", "spx", "tak", "thd", "ts", "tta", "voc", "vob", "vox", "w64"),
+        *("sln", "spx", "tak", "thd", "ts", "tta", "voc", "vob", "vox"),
         *("weba", "webm", "wma", "wmv", "wv", "wtv", "xwma"),
     )
 )

@@ -61,7 +61,7 @@ def without_rumble(waveform: np.ndarray, num_samples: int, sample_rate: int) -> 
     Returns:
         (channels, samples) float32; zeros stay zeros.
     """
-    from scipy import fft  # slow to import
+    from scipy import fft  # here, so that help is printed without it
 
     centred = waveform.copy()  # the offset itself first: at its ends it would give a click
     centred[:, :num_samples] -= waveform[:, :num_samples].mean(axis=1, keepdims=True)

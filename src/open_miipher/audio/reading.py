@@ -18,6 +18,8 @@ import soundfile
 
 from open_miipher.audio.containers import JOINED, Extent, extent_of, problem_inside
 from open_miipher.audio.formats import SAMPLE_BYTES, SAMPLE_RATES
+from open_miipher.audio.kinds import UNREAD_EXTENSIONS, kind_of
+from open_miipher.base.amounts import duration
 from open_miipher.base.content import HEAD_BYTES, describe
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
@@ -183,9 +185,8 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile, AudioInfo]:
         raise AudioError(f"{shown(path)} is truncated: its last {extent.missing} bytes are missing")
     if extent.joined:
         raise AudioError(f"{shown(path)} {JOINED}")
-    where = (
-        _Memory(path.data) if isinstance(path, Encoded) else os.fsencode(path)
-    )  # may be no UTF-8
+    # As bytes, since a name may be no UTF-8.
+    where = _Memory(path.data) if isinstance(path, Encoded) else os.fsencode(path)
     try:
         file = soundfile.SoundFile(where)
     except _DECODER_ERRORS as error:
@@ -207,9 +208,11 @@ def _reason(path: AudioFile, error: Exception) -> str:
     """Say what a file is that libsndfile does not take, or else what that says."""
     with _raw(path) as raw:
         content = describe(raw.read(HEAD_BYTES))
-    if content is not None:
-        return f"it is {content}"
-    return error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    reason = reason if content is None else f"it is {content}"
+    if kind_of(str(path.name if isinstance(path, Encoded) else path)) in UNREAD_EXTENSIONS:
+        reason = f"{reason}; convert it, with ffmpeg for one"
+    return reason
 
 
 def _problem(info: AudioInfo, extent: Extent) -> str | None:
@@ -224,7 +227,7 @@ def _problem(info: AudioInfo, extent: Extent) -> str | None:
         counted = info.num_frames / max(1, info.sample_rate)
         whole = counted * (1 + extent.unread / extent.num_bytes)
         return (
-            f"holds {_length(counted)} of audio by its header and {_length(whole)} by its size, as "
+            f"holds {duration(counted)} of audio by its header and {duration(whole)} by its size, as "
             f"from a recorder that broke off or beyond 4 GiB; {mend}"
         )
     if info.num_frames <= 0:
@@ -235,10 +238,6 @@ def _problem(info: AudioInfo, extent: Extent) -> str | None:
     if not low <= info.sample_rate <= high:
         return f"has a sample rate of {info.sample_rate} Hz by its header; {low} to {high} are read"
     return None
-
-
-def _length(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds < 3600 else f"{seconds / 3600:.2f} h"
 
 
 _DECODER_ERRORS = (soundfile.SoundFileError, ValueError, OverflowError)

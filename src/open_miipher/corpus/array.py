@@ -23,6 +23,21 @@ _TRIES, _BETWEEN_TRIES = 5, 0.05  # s
 _PATIENCE = 0.25  # s: whoever asks who holds a lock takes it for an instant
 
 
+@dataclass(frozen=True)
+class OptionNames:
+    """What a program calls the options that messages of this folder speak of."""
+
+    overwrite: str = "--overwrite"
+    num_shards: str = "--num-shards"
+    shard_id: str = "--shard-id"
+
+
+OF_RESTORING = OptionNames()
+OF_PREPROCESSING = OptionNames(
+    "preprocess.overwrite=true", "preprocess.num_shards", "preprocess.shard_id"
+)
+
+
 @dataclass(frozen=True, order=True)
 class ArrayTask:
     """Task `index` of `count`; an item belongs to one of them, whatever is done already.
@@ -79,8 +94,10 @@ class Tenancy:
     They end with `close`, or with this process.
     """
 
-    def __init__(self, root: Path, array_task: ArrayTask | None) -> None:
-        self._root, self._array_task = root, array_task
+    def __init__(
+        self, root: Path, array_task: ArrayTask | None, options: OptionNames = OF_RESTORING
+    ) -> None:
+        self._root, self._array_task, self._options = root, array_task, options
         self._locks: list[TextIO] = []
 
     def begin(self) -> None:
@@ -94,12 +111,12 @@ class Tenancy:
         if working and task is None:
             raise UserError(
                 f"{where} is being written by {working}; wait until they end, or start with "
-                "--num-shards and --shard-id as they were"
+                f"{self._options.num_shards} and {self._options.shard_id} as they were"
             )
         if working:
             raise UserError(
                 f"{where} is being written by {working}, and an item may be theirs and {task}'s; "
-                "wait until they end, or use their --num-shards"
+                f"wait until they end, or use their {self._options.num_shards}"
             )
         if task is None:
             self._locks.append(hold(self._root, _PATIENCE))

@@ -29,7 +29,7 @@ from open_miipher.base.atomic import write_lines
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import size_of
 from open_miipher.base.rows import Row, RowWriter, read_rows
-from open_miipher.corpus.array import ArrayTask, Tenancy, place
+from open_miipher.corpus.array import OF_RESTORING, ArrayTask, OptionNames, Tenancy, place
 from open_miipher.distributed import turn
 
 FORGOTTEN = "forgotten"
@@ -52,14 +52,25 @@ class Ledger:
     """The ledger of an output directory, as a run over all items or an array's task sees it.
 
     Nothing is written to the directory before `claim`.
+
+    Args:
+        directory: of the outputs.
+        array_task: the task; None: all items.
+        options: what messages call the options.
     """
 
-    def __init__(self, directory: Path, array_task: ArrayTask | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        array_task: ArrayTask | None = None,
+        options: OptionNames = OF_RESTORING,
+    ) -> None:
+        self._options = options
         self.root = directory / ".ledger"
         self.array_task = array_task
         self.directory = self.root if array_task is None else self.root / array_task.folder
         self.number = 0
-        self.tenancy = Tenancy(self.root, array_task)
+        self.tenancy = Tenancy(self.root, array_task, options)
 
     def check(self, identity: Mapping[str, Any]) -> None:
         """See that what was made here so far was made by the same model and options.
@@ -76,8 +87,8 @@ class Ledger:
         if changes:
             raise UserError(
                 f"{self.root.parent} holds outputs that were made otherwise ({', '.join(changes)});"
-                " choose another output directory, or make all of them again (--overwrite, or "
-                "preprocess.overwrite=true)"
+                " choose another output directory, or make all of them again "
+                f"({self._options.overwrite})"
             )
 
     def claim(self, identity: Mapping[str, Any], overwrite: bool = False) -> int:

@@ -61,6 +61,7 @@ class Summary:
         num_done_before, num_failed_before: what earlier runs did of this run's items.
         allowed: failures that are none for the exit status.
         num_clipped: outputs of this run with samples that were clipped at full scale.
+        num_carried: members that this run carried along, of samples without audio.
     """
 
     num_done: int
@@ -72,6 +73,7 @@ class Summary:
     num_failed_before: int = 0
     allowed: MaxFailures = NO_FAILURES
     num_clipped: int = 0
+    num_carried: int = 0
 
     @property
     def exit_code(self) -> int:

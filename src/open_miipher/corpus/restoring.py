@@ -14,7 +14,7 @@ from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.errors import UserError, notice
 from open_miipher.base.paths import existing_parent, printable
 from open_miipher.base.rows import Row
-from open_miipher.corpus.array import ArrayTask
+from open_miipher.corpus.array import OF_RESTORING, ArrayTask
 from open_miipher.corpus.inputs import Inputs, InputSample, find_left, renamed
 from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger
 from open_miipher.corpus.outcome import NO_FAILURES, UNABLE, MaxFailures
@@ -40,7 +40,10 @@ class Restore:
 
     Attributes:
         identity: the model and all that changes what comes out.
+        option_names: of the command line.
     """
+
+    option_names = OF_RESTORING
 
     def __init__(
         self,

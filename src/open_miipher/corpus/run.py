@@ -8,6 +8,7 @@ with a part of the items each.
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from typing import Any, Protocol
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.rows import Row
-from open_miipher.corpus.array import ArrayTask
+from open_miipher.corpus.array import ArrayTask, OptionNames
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.outcome import NO_FAILURES, MaxFailures, Summary
 from open_miipher.corpus.progress import Progress
@@ -81,9 +82,11 @@ class Task(Protocol):
 
     Attributes:
         identity: plain data that tells how outputs are made; another one is another corpus.
+        option_names: what messages call the program's options.
     """
 
     identity: Mapping[str, Any]
+    option_names: OptionNames
 
     def plan(self, ledger: Ledger) -> Plan:
         """Find the work that is left for the ledger's task; called on rank 0 alone."""
@@ -133,7 +136,7 @@ def run(
         UserError: on every rank, if one of them could not go on; also from `Task.plan`, or if the
             directory is in use or holds outputs that were made otherwise.
     """
-    ledger = Ledger(output_dir, array_task)
+    ledger = Ledger(output_dir, array_task, task.option_names)
     with closing(ledger.tenancy):  # also after an error, so that the caller may start again
         return _run(task, ledger, world, overwrite, stop or StopSignal(), allowed)
 
@@ -167,9 +170,10 @@ def _run(
         raise UserError(
             "another rank ended before its work was done; the same command goes on"
         ) from error
-    problems, done, failed, clipped, signals = zip(*results, strict=True)
+    problems, counts, signals = zip(*results, strict=True)
+    total = sum(counts, Counter[str]())
     problem = next((p for p in problems if p is not None), None)
-    is_left = sum(done) + sum(failed) < num_items
+    is_left = total["done"] + total["failed"] < num_items
     signal = next((s for s in signals if s is not None), None) if is_left else None
     try:
         world.on_main(lambda: _end(task, ledger, problem, signal))
@@ -181,15 +185,16 @@ def _run(
             f"{problem.rstrip('.')}; what is done is kept, the same command goes on", shared=True
         )
     return Summary(
-        num_done=sum(done),
-        num_failed=words.num_failed + sum(failed),
+        num_done=total["done"],
+        num_failed=words.num_failed + total["failed"],
         stopped=signal,
         unit=words.unit,
         called_failed=words.called_failed,
         num_done_before=words.num_done,
         num_failed_before=words.num_failed,
         allowed=allowed,
-        num_clipped=sum(clipped),
+        num_clipped=total["clipped"],
+        num_carried=total["carried"],
     )
 
 
@@ -213,14 +218,14 @@ def _log_plan(ledger: Ledger, plan: Plan, allowed: MaxFailures) -> None:
 
 def _work(
     task: Task, share: Share[Item], failed: list[Row], unit: str, ledger: Ledger, world: World
-) -> tuple[str | None, int, int, int]:
+) -> tuple[str | None, Counter[str]]:
     """Do a rank's work.
 
     Returns:
-        Why it could not go on; how many items it did, failed, and clipped.
+        Why it could not go on; how many items are done, failed and clipped, and what was carried.
     """
     whose = f"process 1 of {world.size}" if world.size > 1 else ""
-    num_items, num_done, num_failed, num_clipped = len(failed) + share.num_items, 0, 0, 0
+    num_items, counts = len(failed) + share.num_items, Counter[str]()
     try:
         with (
             ledger.writer(world.rank) as writer,
@@ -232,13 +237,13 @@ def _work(
                 if row["error"] is not None:
                     progress.say(f"failed: {row['error']}")
                 writer.write([{"run": ledger.number, "time": round(time.time(), 3), **row}])
-                num_done += row["error"] is None
-                num_failed += row["error"] is not None
-                num_clipped += row.get("clipped_samples", 0) > 0
+                counts["done" if row["error"] is None else "failed"] += 1
+                counts["clipped"] += row.get("clipped_samples", 0) > 0
+                counts["carried"] += row.get("num_carried", 0)
                 progress.advance(share.end(row["id"]))
     except UserError as error:
-        return str(error), num_done, num_failed, num_clipped
-    return None, num_done, num_failed, num_clipped
+        return str(error), counts
+    return None, counts
 
 
 def _end(task: Task, ledger: Ledger, problem: str | None, signal: str | None) -> None:

@@ -147,8 +147,8 @@ def open_ledger(directory: Path) -> Ledger:
     ledger = Ledger(directory)
     if not ledger.state():
         raise UserError(
-            f"{printable(directory)} is no output directory of src/inference.py: it has no "
-            ".ledger/run.json"
+            f"{printable(directory)} is no output directory of src/inference.py or "
+            "src/preprocess.py: it has no .ledger/run.json"
         )
     return ledger
 

@@ -215,5 +215,5 @@ def _manifest_problem(ledger: Ledger, done: Iterable[Row]) -> Iterator[Wrong]:
     if unlisted:
         yield Wrong(
             f"{printable(path)} lacks {len(unlisted)} outputs, or says other things of them "
-            f"({printable(min(unlisted))}, for one); the restore command writes it anew"
+            f"({printable(min(unlisted))}, for one); the same restore command writes it anew"
         )

@@ -28,6 +28,11 @@ _LOST_CONTACT = re.compile(
 )
 
 
+_LESS_MEMORY = (
+    "a smaller trainer.batch_size, more trainer.grad_accumulation, shorter crops, or "
+    "gradient_checkpointing of the part"
+)
+
 # What a user can do something about: other errors of the system are mistakes of ours.
 _FILE_PROBLEMS = {
     errno.ENOSPC,
@@ -115,10 +120,10 @@ class World:
         try:
             result = action()
         except UserError as error:
-            problem = str(error)
-        problems = dict.fromkeys(p for p in self.gather(problem) if p is not None)
+            problem = str(error), error.may_pass
+        problems = dict(p for p in self.gather(problem) if p is not None)
         if problems:
-            raise UserError("\n".join(problems), shared=True)
+            raise UserError("\n".join(problems), shared=True, may_pass=all(problems.values()))
         return result  # type: ignore[return-value]
 
     def on_main(self, action: Callable[[], T]) -> T:
@@ -167,6 +172,7 @@ def start(
     timeout_minutes: float = 30.0,
     collectives: bool = True,
     ranks_per_device: int = 1,
+    cpu_option: str = "trainer.device=cpu",
 ) -> World:
     """Join the ranks that torchrun (or SLURM) started; alone without them.
 
@@ -178,6 +184,7 @@ def start(
         collectives: whether tensors on the GPU are reduced between the ranks (NCCL), as gradients
             are; without, the ranks talk over the CPU alone (gloo).
         ranks_per_device: how many ranks may share a GPU; NCCL allows one.
+        cpu_option: what the program calls the choice of the CPU, for messages.
 
     Raises:
         UserError: `cuda` is asked for and missing, more ranks than that would share a GPU, or the
@@ -188,7 +195,7 @@ def start(
         raise ValueError("collectives on the GPU need one for each rank")
     die_with_launcher()
     rank, size, local_rank = place()
-    chosen = _device(device, local_rank // ranks_per_device)
+    chosen = _device(device, local_rank // ranks_per_device, cpu_option)
     if size == 1:
         return World(0, 1, chosen)
     timeout = datetime.timedelta(minutes=timeout_minutes)
@@ -260,7 +267,7 @@ def _store(rank: int, size: int, timeout: datetime.timedelta) -> dist.Store:
     return dist.PrefixStore(f"attempt-{attempt}", store)
 
 
-def _device(device: str | None, place: int) -> torch.device:
+def _device(device: str | None, place: int, cpu_option: str) -> torch.device:
     """Choose this rank's device: the GPU at its place, counted round if fewer are visible."""
     if device == "cpu":
         return torch.device("cpu")
@@ -268,16 +275,14 @@ def _device(device: str | None, place: int) -> torch.device:
     num_cards = len(driver.capabilities) if driver else 0
     problem = gpu_problem(torch, driver, place % num_cards if num_cards else place)
     if problem is not None:
-        raise UserError(
-            f"{problem.text}; {problem.mend}, or choose the CPU (trainer.device=cpu, --device cpu)"
-        )
+        raise UserError(f"{problem.text}; {problem.mend}, or choose the CPU ({cpu_option})")
     if device is None and not torch.cuda.is_available():
         return torch.device("cpu")
     device = device or "cuda"
     if not torch.cuda.is_available():
         raise UserError(
             f"device={device} is asked for but no usable GPU is here; run `make doctor`, "
-            "or choose the CPU"
+            f"or choose the CPU ({cpu_option})"
         )
     num_gpus = torch.cuda.device_count()
     chosen = torch.device(device if ":" in device else f"cuda:{place % num_gpus}")
@@ -303,8 +308,15 @@ def _named(error: OSError) -> str | None:
 
 
 @contextlib.contextmanager
-def contact() -> Iterator[None]:
+def contact(
+    less_memory: str = _LESS_MEMORY,
+    again: str = "resume from the newest checkpoint",
+) -> Iterator[None]:
     """Turn the complaints about lost processes, full disks and full GPUs into one sentence.
+
+    Args:
+        less_memory: what to use where a GPU's memory does not suffice.
+        again: what to do once what is wrong is mended.
 
     Raises:
         UserError: another rank ended or did not answer in time, a loader worker was killed, the
@@ -316,22 +328,24 @@ def contact() -> Iterator[None]:
         problem = file_problem(error)
         if problem is None:
             raise
-        raise UserError(f"{problem}; what was saved is kept") from error
+        raise UserError(f"{problem}; what was saved is kept", may_pass=True) from error
     except torch.OutOfMemoryError as error:
         raise UserError(
-            "the GPU's memory does not suffice; use a smaller trainer.batch_size, more "
-            "trainer.grad_accumulation, shorter crops, or gradient_checkpointing of the part"
+            f"the GPU's memory does not suffice; use {less_memory}",
+            may_pass=True,  # others may have used it as well
         ) from error
     except RuntimeError as error:  # gloo and torch's loader raise plain ones, NCCL a subclass
         first = str(error).splitlines()[0]
         if "DataLoader worker" in first:
             raise UserError(
                 "a loader worker was killed, most likely for want of memory or of room in "
-                f"/dev/shm; use fewer trainer.num_workers, and resume ({first})"
+                f"/dev/shm; use fewer trainer.num_workers, and resume ({first})",
+                may_pass=True,
             ) from error
         if not _LOST_CONTACT.search(str(error)) and not isinstance(error, dist.DistError):
             raise
         raise UserError(
             f"rank {place()[0]} lost contact with the other ranks, so it stops; see what the "
-            f"first one to fail says, then resume from the newest checkpoint ({first})"
+            f"first one to fail says, then {again} ({first})",
+            may_pass=True,
         ) from error

@@ -52,3 +52,25 @@ def test_rooms_and_noise_of_the_test_follow_those_of_training():
         ["data=webdataset_preprocess_48k", "data.train.rir_dir_list=[rooms]"]
     )
     assert config.data.test.rir_dir_list == ["rooms"]
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("preprocess.output_root='s3://bucket/x'", "must be a folder of this machine"),
+        ("preprocess.output_root='gs://bucket/x'", "must be a folder of this machine"),
+        ("preprocess.max_failures=many", "preprocess.max_failures=many must be a whole number"),
+        ("preprocess.max_failures=-1", "preprocess.max_failures=-1 must be a whole number"),
+    ],
+)
+def test_wrong_options_are_named(override, says):
+    given = ["data=webdataset_preprocess_24k", "preprocess.writer_name=w"]
+    options = compose_preprocessing([*given, "preprocess.output_root=x", override]).options
+    (problem,) = options.problems()
+    assert says in problem
+
+
+@pytest.mark.parametrize(("limit", "status"), [("1", 0), ("'0.5%'", 3), ("50%", 0)])
+def test_so_many_inputs_may_fail(limit, status):
+    given = ["data=webdataset_preprocess_24k", f"preprocess.max_failures={limit}"]
+    assert compose_preprocessing(given).options.allowed.status(1, 2) == status

@@ -153,7 +153,7 @@ def test_what_is_done_is_not_made_again_and_what_changed_is(tmp_path, preprocess
     assert files_of(folder) == now
     with pytest.raises(UserError, match=r"b-.*\.tar comes from an input that is not given now"):
         preprocess(f"data.train.urls=[{first}]")
-    with pytest.raises(UserError, match=r"preprocess\.seed was 0 and is 1.*overwrite=true"):
+    with pytest.raises(UserError, match=r"seed was 0 and is 1.*\(preprocess.overwrite=true\)$"):
         preprocess(f"data.train.urls=[{first},{second}]", "preprocess.seed=1")
     folder, summary = preprocess(
         f"data.train.urls=[{first},{second}]", "preprocess.seed=1", "preprocess.overwrite=true"

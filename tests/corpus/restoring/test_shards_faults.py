@@ -100,6 +100,7 @@ def test_what_is_no_audio_is_carried_along_in_its_place(source, out, make, alone
             tar.addfile(header, io.BytesIO(data))
     summary = run(make(), out, alone)
     assert (summary.num_done, summary.num_failed, summary.exit_code) == (1, 0, 0)
+    assert summary.num_carried == 4
     with tarfile.open(out / "c.tar") as tar:
         held = {m.name: tar.extractfile(m).read() for m in tar if m.name != "__index__"}
     wanted = {**dict(members), "Corpus/19/19-0.wav": held["Corpus/19/19-0.wav"]}

@@ -9,7 +9,6 @@ from open_miipher.base.errors import report
 from open_miipher.corpus.array import ArrayTask
 from open_miipher.corpus.outcome import MaxFailures, is_limit
 from open_miipher.data.config import PreprocessingData
-from open_miipher.shards import is_s3
 
 _FOLDER_NAME = re.compile(r"\w[\w.-]*")
 
@@ -38,7 +37,8 @@ class PreprocessingOptions:
         rules = {
             "preprocess.output_root must be given, a folder": bool(self.output_root),
             f"preprocess.output_root={self.output_root} must be a folder of this machine; copy the "
-            "shards to the bucket afterwards": not is_s3(self.output_root or ""),
+            "shards to the bucket afterwards (and go on without them by "
+            "preprocess.outputs_elsewhere=true)": "://" not in (self.output_root or ""),
             "preprocess.writer_name must be given, the name of a folder": bool(
                 _FOLDER_NAME.fullmatch(self.writer_name or "")
             ),

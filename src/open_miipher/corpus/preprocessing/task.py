@@ -15,6 +15,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.base.plain import as_json, leaves
 from open_miipher.base.rows import Row
+from open_miipher.corpus.array import OF_PREPROCESSING
 from open_miipher.corpus.inputs import find_left
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.pool import Pool
@@ -56,7 +57,10 @@ class Preprocess:
 
     Attributes:
         identity: all that changes what comes out.
+        option_names: of the configuration.
     """
+
+    option_names = OF_PREPROCESSING
 
     def __init__(self, config: Preprocessing, section: str, inputs: RawInputs, pool: Pool) -> None:
         self.inputs, self._split, self._pool = inputs, SPLITS[section], pool
