@@ -227,8 +227,8 @@ def _problem(info: AudioInfo, extent: Extent) -> str | None:
         counted = info.num_frames / max(1, info.sample_rate)
         whole = counted * (1 + extent.unread / extent.num_bytes)
         return (
-            f"holds {duration(counted)} of audio by its header and {duration(whole)} by its size, as "
-            f"from a recorder that broke off or beyond 4 GiB; {mend}"
+            f"holds {duration(counted)} of audio by its header and {duration(whole)} by its size, "
+            f"as from a recorder that broke off or beyond 4 GiB; {mend}"
         )
     if info.num_frames <= 0:
         return "holds no audio frames"
