@@ -126,8 +126,7 @@ def main() -> int:
 
 
 def _failed_line(failure: dict[str, str]) -> str:
-    words = (printable(failure[key]).replace("\n", "\\n") for key in ("input", "error"))
-    return "\t".join(words)
+    return f"{printable(failure['input'])}\t{printable(failure['error'])}"
 
 
 def _exit_status(seen: Survey, shard_id: int | None) -> int:

@@ -162,7 +162,7 @@ def test_failures_by_reason_and_once_more(restore, source, out, command) -> None
     restore()
     seen = json.loads(command("--json")[1])
     assert [(f["count"], f["reason"]) for f in seen["failures"]] == [
-        (3, "cannot be opened as audio: Format not recognised."),
+        (3, "cannot be opened as audio: it is text"),
         (2, "holds NaN or Inf at frame N"),
     ]
     assert re.search(r"nan\d.wav holds NaN or Inf at frame 80\d", seen["failures"][1]["example"])
@@ -383,7 +383,7 @@ def test_failures_are_listed_one_a_line(restore, source, command) -> None:
         (source / name).write_text("no")
     restore()
     lines = [line.split("\t") for line in command("--failed")[1].splitlines()]
-    assert [line[0] for line in lines] == ["a\\nb.wav", "b.wav"]
+    assert [line[0] for line in lines] == ["a\\x0ab.wav", "b.wav"]
     assert all("cannot be opened as audio" in line[1] for line in lines)
     rows = [json.loads(line) for line in command("--failed", "--json")[1].splitlines()]
     assert [row["input"] for row in rows] == ["a\nb.wav", "b.wav"]
