@@ -30,7 +30,7 @@ DATA="${DATA:-}"                # data configuration; preprocess*.sh: webdataset
 WRITER_NAME="${WRITER_NAME:-}"  # preprocess*.sh: the folder in OUTPUT_DIR for the shards
 NUM_WRITERS="${NUM_WRITERS:-}"  # preprocess*.sh: processes a node that make them; empty: one a core
 EXTRA="${EXTRA:-}"              # more overrides, or options of src/inference.py
-HF_HOME="${HF_HOME:-$HOME/.cache/huggingface}"  # base encoders, fetched beforehand
+HF_HOME="${HF_HOME:-${HOME:-$PWD}/.cache/huggingface}"  # base encoders, fetched beforehand
 WANDB_API_KEY_FILE="${WANDB_API_KEY_FILE:-}"    # files with the keys: never on a command line
 HF_TOKEN_FILE="${HF_TOKEN_FILE:-}"
 # MASTER_ADDR and MASTER_PORT: where the processes meet; default: the first host, the job's port.
@@ -54,11 +54,19 @@ need() { # NAME…: stop if one of these variables is empty
 # --- What to run: each sets COMMAND, and REQUEUE, the file that asks to queue the job again. ------
 OUTPUTS=() # of a corpus run: the folders that src/status.py knows
 
-as_list() { # FOLDERS: [a,b] of "a b"
-  local folders
-  read -ra folders <<<"$1"
+quoted() { # WORD: "WORD", which Hydra takes as it is; a plain path needs no quotes
+  [[ ! $1 =~ ^[A-Za-z0-9_.-]*/[A-Za-z0-9_./-]+$ ]] || { echo "$1" && return; }
+  echo "\"${1//\"/\\\"}\""
+}
+
+as_list() { # WORDS: ["a","b"] of "a b"
+  local words word items=()
+  read -ra words <<<"$1"
+  for word in "${words[@]}"; do
+    items+=("$(quoted "$word")")
+  done
   local IFS=,
-  echo "[${folders[*]}]"
+  echo "[${items[*]}]"
 }
 
 train() { # MODEL OVERRIDE…: the same command starts, restarts and resumes a run
@@ -70,7 +78,7 @@ train() { # MODEL OVERRIDE…: the same command starts, restarts and resumes a r
   COMMAND=(src/train.py "model=$MODEL" "data.train.dir_list=$(as_list "$SPEECH_DIRS")"
     "data.train.noise_dir_list=$(as_list "$NOISE_DIRS")"
     "data.train.rir_dir_list=$(as_list "$RIR_DIRS")" "data.test.dir_list=$(as_list "$TEST_DIRS")"
-    ${BATCH_SIZE:+"trainer.batch_size=$BATCH_SIZE"} "trainer.output_dir=$OUTPUT_DIR"
+    ${BATCH_SIZE:+"trainer.batch_size=$BATCH_SIZE"} "trainer.output_dir=$(quoted "$OUTPUT_DIR")"
     trainer.ckpt_dir=auto "$@" "${extra[@]}")
   REQUEUE=$OUTPUT_DIR/REQUEUE
 }
@@ -79,7 +87,7 @@ resume() { # resume OUTPUT_DIR's newest checkpoint with its own settings, change
   local extra
   need OUTPUT_DIR
   read -ra extra <<<"$EXTRA"
-  COMMAND=(src/train.py "trainer.ckpt_dir=$OUTPUT_DIR" "${extra[@]}")
+  COMMAND=(src/train.py "trainer.ckpt_dir=$(quoted "$OUTPUT_DIR")" "${extra[@]}")
   REQUEUE=$OUTPUT_DIR/REQUEUE
 }
 
@@ -105,15 +113,6 @@ restore() { # restore the input, or the share of it that array task SHARD_ID has
   MAX_RESTARTS=0 # trying failed files again at once would not help
 }
 
-as_quoted_list() { # URLS: ["a","b"] of "a b"; the quotes keep patterns as they are
-  local urls
-  read -ra urls <<<"$1"
-  urls=("${urls[@]/#/\"}")
-  urls=("${urls[@]/%/\"}")
-  local IFS=,
-  echo "[${urls[*]}]"
-}
-
 preprocess() { # make shards of degraded pairs in OUTPUT_DIR/WRITER_NAME, or task SHARD_ID's share
   local extra shard=() job=0 word
   need OUTPUT_DIR WRITER_NAME
@@ -131,13 +130,14 @@ preprocess() { # make shards of degraded pairs in OUTPUT_DIR/WRITER_NAME, or tas
   fi
   REQUEUE=$REQUEUE/REQUEUE
   COMMAND=(src/preprocess.py "data=${DATA:-webdataset_preprocess_48k}"
-    "preprocess.output_root=$OUTPUT_DIR" "preprocess.writer_name=$WRITER_NAME"
+    "preprocess.output_root=$(quoted "$OUTPUT_DIR")"
+    "preprocess.writer_name=$(quoted "$WRITER_NAME")"
     "preprocess.num_writers=${NUM_WRITERS:-$(nproc)}"
     "data.train.dir_list=$(as_list "$SPEECH_DIRS")"
-    "data.train.urls=$(as_quoted_list "$SPEECH_URLS")"
+    "data.train.urls=$(as_list "$SPEECH_URLS")"
     "data.train.noise_dir_list=$(as_list "$NOISE_DIRS")"
     "data.train.rir_dir_list=$(as_list "$RIR_DIRS")" "data.test.dir_list=$(as_list "$TEST_DIRS")"
-    "data.test.urls=$(as_quoted_list "$TEST_URLS")" "${shard[@]}" "${extra[@]}")
+    "data.test.urls=$(as_list "$TEST_URLS")" "${shard[@]}" "${extra[@]}")
   [[ $NPROC != gpu ]] || NPROC=1 # no GPU is used: the writers of one process take all cores
   MAX_RESTARTS=0 # trying damaged inputs again at once would not help
 }
@@ -177,8 +177,8 @@ into_image() { # put singularity before COMMAND; bind this folder and all named 
   [[ -n $IMAGE ]] || return 0
   local folder urls wrapper binds=(--bind "$PWD")
   read -ra wrapper <<<"${CONTAINER_RUN:-}"
-  for folder in $BIND $SPEECH_DIRS $NOISE_DIRS $RIR_DIRS $TEST_DIRS $STAGE1_DIR $STAGE2_DIR \
-    $INIT_FROM $CKPT_DIR $INPUT_DIR $INPUT_MANIFEST $OUTPUT_DIR $HF_HOME; do
+  for folder in $BIND $SPEECH_DIRS $NOISE_DIRS $RIR_DIRS $TEST_DIRS "$STAGE1_DIR" "$STAGE2_DIR" \
+    "$INIT_FROM" "$CKPT_DIR" "$INPUT_DIR" "$INPUT_MANIFEST" "$OUTPUT_DIR" "$HF_HOME"; do
     [[ ! -e $folder ]] || binds+=(--bind "$(realpath -s "$folder")")
   done
   read -ra urls <<<"$SPEECH_URLS $TEST_URLS $INPUT_SHARDS"

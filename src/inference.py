@@ -75,6 +75,13 @@ def parse_arguments() -> argparse.Namespace:
         "directory of its run (its newest one); default: the small restorer in pretrained/default",
     )
     add(
+        "--ckpt",
+        default="newest",
+        metavar="newest|best|STEP",
+        help="which checkpoint, where --ckpt-dir is the output directory of a run (default: "
+        "%(default)s)",
+    )
+    add(
         "--output-dir",
         required=True,
         type=_folder_for_outputs,
@@ -322,7 +329,9 @@ def _task(arguments: argparse.Namespace, world: "World") -> "Restore":
     from open_miipher.restoration import DEFAULT_MODEL, Restorer
 
     options, file_format, inputs = world.agree(lambda: _asked_for(arguments))
-    checkpoint = world.agree(lambda: Checkpoint.open(arguments.ckpt_dir or DEFAULT_MODEL))
+    checkpoint = world.agree(
+        lambda: Checkpoint.open(arguments.ckpt_dir or DEFAULT_MODEL, arguments.ckpt)
+    )
     world.once_a_machine(checkpoint.verify)
     restorer = world.agree(
         lambda: Restorer.from_checkpoint(

@@ -126,7 +126,7 @@ def main() -> int:
 
 
 def _failed_line(failure: dict[str, str]) -> str:
-    return f"{printable(failure['input'])}\t{printable(failure['error'])}"
+    return "\t".join(printable(failure[key]) for key in ("input", "error"))
 
 
 def _exit_status(seen: Survey, shard_id: int | None) -> int:

@@ -15,6 +15,9 @@ examples:
 
 With trainer.output_dir=… trainer.ckpt_dir=auto, the same command starts the run and, when it is
 given again, resumes it.
+
+exit status: 0 the run is done; 2 wrong use, or nothing more can be read or written; 4 a signal
+ended it early, and all is saved (under torchrun 0 and the file OUTPUT_DIR/REQUEUE).
 """
 
 
@@ -39,8 +42,9 @@ def main() -> int:
     arguments = parse_arguments()
     import yaml
 
+    from open_miipher.base.errors import STOPPED_STATUS
     from open_miipher.config import compose_run
-    from open_miipher.distributed import alike_here, contact, start
+    from open_miipher.distributed import alike_here, contact, is_under_torchrun, start
     from open_miipher.training import prepare
 
     run = alike_here(lambda: compose_run(arguments.overrides))
@@ -49,9 +53,11 @@ def main() -> int:
         return 0
     with contact():
         world = start(run.trainer.device, run.trainer.timeout_minutes)
-        prepare(run, world).run()
+        is_done = prepare(run, world).run()
         world.close()
-    return 0
+    # A launcher of ranks would take another status for a failure, though all is saved.
+    is_alone = world.size == 1 and not is_under_torchrun()
+    return STOPPED_STATUS if is_alone and not is_done else 0
 
 
 if __name__ == "__main__":

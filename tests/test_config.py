@@ -1,3 +1,4 @@
+import shlex
 import shutil
 
 import pytest
@@ -5,8 +6,15 @@ import yaml
 
 from open_miipher import config
 from open_miipher.base.errors import UserError
+from open_miipher.base.plain import leaves
 from open_miipher.checkpoint import Content, write_checkpoint
-from open_miipher.config import CONFIG_DIR, compose_plain, compose_run, merge_overrides
+from open_miipher.config import (
+    CONFIG_DIR,
+    compose_plain,
+    compose_preprocessing,
+    compose_run,
+    merge_overrides,
+)
 from open_miipher.recipes import RECIPES
 
 MODELS = sorted(path.stem for path in (CONFIG_DIR / "model").glob("*.yaml"))
@@ -55,6 +63,83 @@ def test_a_wrong_override_is_named(override, words):
     base = [] if override.startswith("model=") else ["model=demo_feature_cleaner"]
     with pytest.raises(UserError, match=words):
         compose_run([*base, override])
+
+
+NAMES = ["日本", "Müller", "a=b", "c[1]", "d#e", "f~g", "h(i)", 'q"r', "it's", "a & b"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("key", ["trainer.output_dir={}", "data.train.dir_list=[{},/plain]"])
+def test_a_path_that_needs_quotes_is_shown_with_them(name, key):
+    path = f"/data/{name}"
+    model = "model=demo_feature_cleaner"
+    try:
+        plain = compose_plain([model, key.format(path)])
+    except UserError as error:
+        words = shlex.split(str(error).partition("quotes: write ")[2])
+        plain = compose_plain([model, *words])
+    wanted = path if "trainer" in key else [path, "/plain"]
+    found = (plain["trainer"]["output_dir"], plain["data"]["train"]["dir_list"])
+    assert wanted in found
+
+
+def test_a_home_directory_is_written_out(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/anna")
+    with pytest.raises(UserError, match=r"write 'trainer\.ckpt_dir=\"/home/anna/run\"'"):
+        compose_run(["trainer.ckpt_dir=~/run"])
+
+
+def test_a_name_that_is_cut_at_its_comma_is_told(tmp_path):
+    (tmp_path / "j,k").mkdir()
+    with pytest.raises(
+        UserError, match=rf"""write 'data\.train\.dir_list=\["{tmp_path}/j,k","x"\]'"""
+    ):
+        compose_run(["model=demo_feature_cleaner", f"data.train.dir_list=[{tmp_path}/j,k,x]"])
+    with pytest.raises(UserError, match="is cut at a comma"):
+        compose_preprocessing([f"data.train.urls=[{tmp_path}/j,k]"])
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trainer.batchsize=3", r"no key trainer\.batchsize; did you mean trainer\.batch_size\?"),
+        ("+trainer.batchsize=3", r"unknown key trainer\.batchsize.*did you mean batch_size\?"),
+        ("trianer.seed=1", r"did you mean trainer\.seed\?"),
+        ("trainer.lr=1", r"did you mean optimizer\.cleaner\.lr\?"),
+        ("+dta.x=1", r"no section dta; did you mean data\?"),
+        ("encoder@model.encoder=logmel", r"did you mean log_mel\?"),
+        ("data.train.dirs_audio=[x]", r"here it is data\.train\.dir_list"),
+        ("+batch_size=3", r"here it is trainer\.batch_size"),
+        ("model=feature_cleaner/google-usm", "here it is model=miipher2_feature_cleaner"),
+    ],
+)
+def test_what_was_meant_is_said(override, words):
+    """Hydra's advice was a `+`, after which the key was refused."""
+    base = [] if override.startswith("model=") else ["model=demo_feature_cleaner"]
+    with pytest.raises(UserError, match=words) as caught:
+        compose_run([*base, override])
+    assert "use +" not in str(caught.value)
+
+
+def test_old_names_are_not_names_here():
+    known = {}
+    for model in MODELS:
+        known |= leaves(compose_plain([f"model={model}"]))
+    old_names = yaml.safe_load((CONFIG_DIR / "old_names.yaml").read_text())
+    assert not {*old_names} & {*known}
+    new = [text.partition(" (")[0] for text in old_names.values() if not text.startswith("nothing")]
+    assert [n for n in new if "=" not in n and "*" not in n and n not in known] == [
+        "data.degradation.stages"
+    ]
+
+
+def test_a_key_that_is_new_does_not_stop_a_run_of_an_earlier_version(tmp_path):
+    folder = save(tmp_path, ["model=demo_feature_cleaner"])
+    plain = yaml.safe_load((folder / "config.yaml").read_text())
+    del plain["data"]["max_broken_samples"]
+    state = {"step": 1, "overrides": ["model=demo_feature_cleaner"]}
+    folder = write_checkpoint(tmp_path / "old", Content(plain, state, {}))
+    assert compose_run([f"trainer.ckpt_dir={folder}"]).data.config.max_broken_samples == 0.01
 
 
 def test_no_model_lists_the_models():
@@ -154,6 +239,33 @@ def test_a_run_goes_on_by_itself_after_it_was_resumed_by_hand(tmp_path):
 def test_auto_needs_an_output_directory():
     with pytest.raises(UserError, match=r"auto resumes.*; set trainer\.output_dir"):
         compose_run(["model=demo_feature_cleaner", "trainer.ckpt_dir=auto"])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_fine_tuning_lowers_the_rates_of_every_model(model):
+    plain = compose_run([f"model={model}"])
+    run = compose_run([f"model={model}", "experiment=finetune", "trainer.init_from=output/old"])
+    assert run.trainer.max_steps == 5000
+    for network, optimizer in run.optimizers.items():
+        assert optimizer.lr == pytest.approx(plain.optimizers[network].lr / 10)
+        assert optimizer.final_lr == pytest.approx(plain.optimizers[network].final_lr / 10)
+    with pytest.raises(UserError, match=r"give trainer\.init_from="):
+        compose_run([f"model={model}", "experiment=finetune"])
+
+
+def test_a_fine_tuning_goes_on_at_its_rates(tmp_path):
+    base = ["model=demo_feature_cleaner", "experiment=finetune", "trainer.init_from=old"]
+    folder = save(tmp_path, base)
+    run = compose_run([f"trainer.ckpt_dir={folder}"])
+    assert run.optimizers["cleaner"].lr == pytest.approx(1e-4)
+
+
+def test_another_model_does_not_go_on_with_a_run(tmp_path):
+    """It was a missing key of an optimiser."""
+    folder = save(tmp_path, ["model=demo_feature_cleaner"])
+    with pytest.raises(UserError, match=r"of model=demo_feature_cleaner.*start another run"):
+        compose_run([f"trainer.ckpt_dir={folder}", "model=small_restorer"])
+    compose_run([f"trainer.ckpt_dir={folder}", "model=demo_feature_cleaner"])
 
 
 def test_files_that_changed_under_a_run_are_named(tmp_path, monkeypatch):

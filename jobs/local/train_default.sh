@@ -24,6 +24,6 @@ if [[ ! -d $material ]]; then # some minutes; under another name until it is who
 fi
 SPEECH_DIRS=$material/train/speech NOISE_DIRS=$material/train/noise TEST_DIRS=$material/test/speech
 RIR_DIRS="$material/train/rir $material/train/rooms"
-train small_restorer data=restorer "data.test.noise_dir_list=[$material/test/noise]" \
-  "data.test.rir_dir_list=[$material/test/rir,$material/test/rooms]" trainer.device=cpu
+train small_restorer data=restorer "data.test.noise_dir_list=$(as_list "$material/test/noise")" \
+  "data.test.rir_dir_list=$(as_list "$material/test/rir $material/test/rooms")" trainer.device=cpu
 on_this_machine

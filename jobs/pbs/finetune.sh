@@ -10,5 +10,5 @@ OUTPUT_DIR="${OUTPUT_DIR:-output/finetuned}"
 # shellcheck source=jobs/common.sh
 source jobs/common.sh
 need INIT_FROM
-train miipher2_feature_cleaner "trainer.init_from=$INIT_FROM"
+train miipher2_feature_cleaner "trainer.init_from=$(quoted "$INIT_FROM")"
 on_pbs jobs/pbs/finetune.sh

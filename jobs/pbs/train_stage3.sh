@@ -9,5 +9,6 @@ cd "${PBS_O_WORKDIR:-.}" || exit
 OUTPUT_DIR="${OUTPUT_DIR:-output/stage3}"
 # shellcheck source=jobs/common.sh
 source jobs/common.sh
-train miipher2_wavefit_finetune "model.cleaner_ckpt_dir=$STAGE1_DIR" "model.vocoder_ckpt_dir=$STAGE2_DIR"
+train miipher2_wavefit_finetune "model.cleaner_ckpt_dir=$(quoted "$STAGE1_DIR")" \
+  "model.vocoder_ckpt_dir=$(quoted "$STAGE2_DIR")"
 on_pbs jobs/pbs/train_stage3.sh

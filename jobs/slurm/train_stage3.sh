@@ -15,5 +15,6 @@ cd "${SLURM_SUBMIT_DIR:-.}" || exit
 OUTPUT_DIR="${OUTPUT_DIR:-output/stage3}"
 # shellcheck source=jobs/common.sh
 source jobs/common.sh
-train miipher2_wavefit_finetune "model.cleaner_ckpt_dir=$STAGE1_DIR" "model.vocoder_ckpt_dir=$STAGE2_DIR"
+train miipher2_wavefit_finetune "model.cleaner_ckpt_dir=$(quoted "$STAGE1_DIR")" \
+  "model.vocoder_ckpt_dir=$(quoted "$STAGE2_DIR")"
 on_slurm

@@ -1,10 +1,14 @@
 """Configuration; the only module that uses Hydra."""
 
+import os
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -12,10 +16,11 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from open_miipher.base.errors import UserError
-from open_miipher.base.plain import from_leaves, leaves, same
+from open_miipher.base.errors import UserError, report
+from open_miipher.base.paths import printable
+from open_miipher.base.plain import from_leaves, in_quotes, leaves, nearest, same
 from open_miipher.base.registry import build, from_mapping
-from open_miipher.checkpoint import Checkpoint, complete_checkpoints
+from open_miipher.checkpoint import NEWEST, Checkpoint, complete_checkpoints
 from open_miipher.corpus.preprocessing.config import Preprocessing, PreprocessingOptions
 from open_miipher.data import DATA
 from open_miipher.data.config import PreprocessingData
@@ -23,6 +28,12 @@ from open_miipher.recipes import recipe_class
 from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
+_SECTIONS = {
+    "train": ("name", "data", "model", "optimizer", "trainer"),
+    "preprocess": ("data", "preprocess"),
+}
+_UNKNOWN_KEY = re.compile("Could not override '([^']+)'")
+_UNKNOWN_CHOICE = re.compile("Could not find '[^'/]+/([^']+)' Available options in '[^']+': (.*)")
 # Says how this run starts and is no part of its configuration: a resume ignores the saved value.
 _RESUME_KEY = "trainer.ckpt_dir"
 
@@ -42,36 +53,45 @@ def compose_run(overrides: Sequence[str]) -> Run:
         UserError: a group, key or value is unknown; or the configuration files changed since the
             checkpoint, in keys that the command line does not set.
     """
-    ckpt_dir = dict(map(_parse, overrides)).get(_RESUME_KEY)
+    given = dict(map(_parse, overrides))
+    ckpt_dir = given.get(_RESUME_KEY)
     kept = [o for o in overrides if _parse(o)[0] != _RESUME_KEY]
-    checkpoint = _resumed(ckpt_dir, [o for o in kept if not _is_flat(o)])
+    which = given.get("trainer.ckpt", NEWEST)  # on the command line; an old one is of init_from
+    checkpoint = _resumed(ckpt_dir, which, [o for o in kept if not _is_flat(o)])
     kept = _with_network_names(kept, checkpoint)
     if checkpoint is None:
         plain = compose_plain(kept)
     else:
         plain, kept = _compose_resumed(checkpoint, kept)
     plain["trainer"]["ckpt_dir"] = ckpt_dir
+    if given.get("experiment") == "finetune" and not any(_first_weights(plain)):
+        raise UserError(
+            "experiment=finetune starts from a trained model: give trainer.init_from=OUTPUT_DIR"
+        )
+    trainer = from_mapping(TrainerConfig, plain["trainer"], "trainer")
     return Run(
         name=plain["name"],
         data=build(DATA, plain["data"], key="data"),
         model=plain["model"],
         optimizers={
-            network: from_mapping(OptimizerConfig, values, f"optimizer.{network}")
+            network: from_mapping(OptimizerConfig, values, f"optimizer.{network}").scaled(
+                trainer.lr_factor
+            )
             for network, values in plain["optimizer"].items()
         },
-        trainer=from_mapping(TrainerConfig, plain["trainer"], "trainer"),
+        trainer=trainer,
         plain=plain,
         overrides=kept,
         resumed=checkpoint,
     )
 
 
-def _resumed(ckpt_dir: Any, kept: Sequence[str]) -> Checkpoint | None:
+def _resumed(ckpt_dir: Any, which: Any, kept: Sequence[str]) -> Checkpoint | None:
     """Open the checkpoint to resume from; for `auto`, the newest complete one in `output_dir`."""
     if ckpt_dir is None:
         return None
     if ckpt_dir != AUTO:
-        return Checkpoint.open(str(ckpt_dir))
+        return Checkpoint.open(str(ckpt_dir), str(which))
     output_dir = compose_plain(kept)["trainer"]["output_dir"]
     if output_dir is None:
         raise UserError(
@@ -133,6 +153,7 @@ def compose_plain(overrides: Sequence[str], root: str = "train") -> dict[str, An
     Raises:
         UserError: a group, key or value is unknown.
     """
+    _check(overrides)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
@@ -140,8 +161,23 @@ def compose_plain(overrides: Sequence[str], root: str = "train") -> dict[str, An
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         message = " ".join(str(error).split()).split(" Config search path:")[0]
-        raise UserError(f"the configuration cannot be composed: {message}") from error
+        unknown = _UNKNOWN_KEY.search(message)
+        if unknown is not None:
+            raise _unknown_key(unknown[1], overrides, root) from error
+        choice = _UNKNOWN_CHOICE.search(message)
+        mend = nearest(choice[1], choice[2].split()) if choice else ""
+        raise UserError(f"the configuration cannot be composed: {message}{mend}") from error
+    names = [str(name) for name in cast(dict[str, Any], plain) if name not in _SECTIONS[root]]
+    report([f"there is no section {name}{nearest(name, _SECTIONS[root])}" for name in names])
     return cast(dict[str, Any], plain)
+
+
+def _unknown_key(key: str, overrides: Sequence[str], root: str) -> UserError:
+    """Return the error for an override of a key that is not there."""
+    others = [override for override in overrides if _parse(override)[0] != key]
+    known = leaves(compose_plain(others, root))
+    parents = {name.rpartition(".")[0] for name in known}
+    return UserError(f"there is no key {key}{nearest(key, [*known, *sorted(parents)])}")
 
 
 def _compose_resumed(
@@ -156,9 +192,16 @@ def _compose_resumed(
 
     Raises:
         UserError: the configuration files changed since the run started, in keys that the command
-            line does not set; or a new override names another source of the first weights, which a
-            resumed run does not use.
+            line does not set; or a new override names another model, or another source of the first
+            weights, which a resumed run does not use.
     """
+    model = dict(map(_parse, new)).get("model", checkpoint.config["name"])
+    if model != checkpoint.config["name"]:
+        raise UserError(
+            f"{checkpoint.path} is of model={checkpoint.config['name']}, with which model={model} "
+            "cannot go on; leave out model=, or start another run: trainer.init_from=… in place of "
+            "trainer.ckpt_dir"
+        )
     merged = merge_overrides(checkpoint.state["overrides"], new)
     saved = leaves(checkpoint.config)
     before = leaves(compose_plain(checkpoint.state["overrides"]))
@@ -198,7 +241,7 @@ def _defaults(config: dict[str, Any]) -> dict[str, Any]:
     parts: dict[str, Any] = {"trainer": asdict(TrainerConfig(batch_size=0, max_steps=0))}
     kind = config["data"].get("name")
     if kind in DATA:
-        parts["data"] = asdict(DATA[kind].Config())
+        parts["data"] = asdict(cast(Any, DATA[kind]).Config())
     return leaves(parts)
 
 
@@ -208,10 +251,34 @@ def _sources(checkpoint: Checkpoint) -> list[str]:
     return ["trainer.init_from", *(f"model.{key}" for key in takes)]
 
 
+def _first_weights(plain: dict[str, Any]) -> list[Any]:
+    """Return where a run's first weights come from; each may be None."""
+    takes = recipe_class(plain["model"]).takes
+    return [plain["trainer"]["init_from"], *(plain["model"].get(key) for key in takes)]
+
+
 def merge_overrides(saved: Sequence[str], new: Sequence[str]) -> list[str]:
     """Return the saved overrides, without those that a new one replaces, and the new ones."""
     replaced = {_parse(override)[0] for override in new}
     return [o for o in saved if _parse(o)[0] not in replaced] + list(new)
+
+
+def _check(overrides: Sequence[str]) -> None:
+    """Refuse overrides that no configuration has, and paths that Hydra would cut at a comma.
+
+    Raises:
+        UserError: all of them, each with what to write.
+    """
+    old_names = yaml.safe_load((CONFIG_DIR / "old_names.yaml").read_text(encoding="utf-8"))
+    problems = []
+    for override in overrides:
+        key, value = _parse(override)
+        new = old_names.get(override, old_names.get(key))
+        if new is not None:
+            problems.append(f"{override}: here it is {new} (docs/migrating.md)")
+        elif isinstance(value, list) and len(_items(override)) < len(value):
+            problems.append(f"{override} is cut at a comma; write {_quoted(override)}")
+    report(problems)
 
 
 def _parse(override: str) -> tuple[str, Any]:
@@ -220,6 +287,39 @@ def _parse(override: str) -> tuple[str, Any]:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException as error:
         message = " ".join(str(error).split())
-        raise UserError(f"{override!r} is not an override (key=value): {message}") from error
+        quoted = _quoted(override)
+        mend = f"; names with such characters stand in quotes: write {quoted}" if quoted else ""
+        raise UserError(
+            f"{printable(override)!r} is not an override (key=value): {message}{mend}"
+        ) from error
     key = f"{parsed.key_or_group}@{parsed.package}" if parsed.package else parsed.key_or_group
     return key, parsed.value()
+
+
+def _items(override: str) -> list[str]:
+    """Return the items of an override's list; a comma in the name of an existing file is no end."""
+    inside = override.partition("=")[2].strip()[1:-1]
+    parts = inside.split(",")
+    items, first = [], 0
+    while first < len(parts):
+        ends = range(len(parts), first + 1, -1)
+        wholes = [(end, ",".join(parts[first:end]).strip()) for end in ends]
+        end = next((end for end, whole in wholes if os.path.exists(whole)), first + 1)
+        items.append(",".join(parts[first:end]).strip())
+        first = end
+    return items
+
+
+def _quoted(override: str) -> str | None:
+    """Return an override, quoted for Hydra and for the shell; None if quotes do not help."""
+    key, _, text = override.partition("=")
+    is_list = text.strip().startswith("[") and text.strip().endswith("]")
+    values = _items(override) if is_list else [text]
+    values = [os.path.expanduser(value.strip("\"'") or value) for value in values]
+    quoted = [in_quotes(value) for value in values]
+    written = f"{key}=[{','.join(quoted)}]" if is_list else f"{key}={quoted[0]}"
+    try:
+        understood = OverridesParser.create().parse_override(written).value()
+    except HydraException:
+        return None
+    return shlex.quote(printable(written)) if understood in (values, values[0]) else None

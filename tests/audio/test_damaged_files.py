@@ -92,6 +92,20 @@ def test_any_damage_is_an_error_or_audio(tmp_path: Path, name: str) -> None:
     look_at_many(tmp_path, name, range(10))
 
 
+@pytest.mark.parametrize("begin", ["wav", "w64", "aiff", "caf", "au", "flac", "ogg", "mp3"])
+def test_a_long_file_of_nothing_takes_no_time(tmp_path: Path, begin: str) -> None:
+    """As a recorder leaves it that took its room on the disk beforehand."""
+    path = tmp_path / "x.wav"
+    began = time.monotonic()
+    for kept in (12, 40):
+        with path.open("wb") as file:  # takes no room on the disk
+            file.write(encoded(begin)[:kept])
+            file.truncate(1 << 30)
+        with pytest.raises(AudioError):
+            probe(path)
+    assert time.monotonic() - began < SECONDS_PER_FILE
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORMATS)
 def test_much_damage_is_an_error_or_audio(tmp_path: Path, name: str) -> None:

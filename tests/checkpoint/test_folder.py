@@ -20,6 +20,7 @@ from open_miipher.checkpoint import (
     prune,
     remove_leftovers,
     resolve_checkpoint,
+    set_aside,
     write_checkpoint,
 )
 
@@ -60,6 +61,48 @@ def test_every_path_a_user_may_give(tmp_path):
     assert resolve_checkpoint(copy) == copy
     assert resolve_checkpoint(moved) == moved / "ckpt" / "step-00000020"
     assert os.readlink(root / "latest") == "step-00000020"
+
+
+def test_the_best_or_a_step_is_taken_where_it_is_asked_for(tmp_path):
+    root = tmp_path / "run" / "ckpt"
+    for step in (10, 20, 30):
+        write_checkpoint(root, content(step), best=step == 20)
+    for path in (tmp_path / "run", root):
+        steps = [Checkpoint.open(path, which).state["step"] for which in ("newest", "best", "10")]
+        assert steps == [30, 20, 10]
+        with pytest.raises(UserError, match=r"no checkpoint of step 15; it has .* 10, 20, 30"):
+            Checkpoint.open(path, "15")
+    assert Checkpoint.open(root / "best", "newest").state["step"] == 20
+    assert Checkpoint.open(tmp_path / "run").described == f"{root}/step-00000030 (step 30, newest)"
+    assert Checkpoint.open(root / "best").described == f"{root}/step-00000020 (step 20, best)"
+    with pytest.raises(UserError, match="choose newest, best, or a step"):
+        Checkpoint.open(root, "latest")
+    (root / "best").unlink()
+    with pytest.raises(UserError, match="has no best checkpoint"):
+        Checkpoint.open(root, "best")
+
+
+def test_a_branch_that_is_left_is_set_aside_and_can_be_taken_up_again(tmp_path):
+    """Its `best` came from the future of the run that went on, and its steps passed for its own."""
+    root = tmp_path.resolve() / "ckpt"
+    saved = [write_checkpoint(root, content(step), best=step == 30) for step in (10, 20, 30)]
+    assert set_aside(root, saved[-1]) is None
+    folder = set_aside(root, saved[0])
+    assert folder.name.startswith("abandoned-")
+    assert [path.name for path in complete_checkpoints(root)] == ["step-00000010"]
+    assert (root / "latest").resolve() == saved[0]
+    assert not (root / "best").exists()
+    moved = complete_checkpoints(folder)
+    assert [path.name for path in moved] == ["step-00000020", "step-00000030"]
+    assert (folder / "best").resolve() == moved[1]
+    write_checkpoint(root, content(15), best=True)
+    prune(root, 1)
+    assert complete_checkpoints(folder) == moved
+    write_checkpoint(root, content(16))
+    again = root / "abandoned-again"
+    folder.rename(again)
+    other = set_aside(root, again / "step-00000030")
+    assert [path.name for path in complete_checkpoints(other)] == ["step-00000015", "step-00000016"]
 
 
 def test_links_follow_and_old_ones_go(tmp_path):

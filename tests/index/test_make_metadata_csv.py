@@ -166,7 +166,7 @@ def test_it_lists_keeps_extra_columns_and_names_what_is_unreadable(tmp_path: Pat
     )
     result = run("--root-dir", tmp_path, "--num-workers", "2")
     assert result.returncode == 0, result.stderr
-    assert "2 files, 0.00 h, 1 unreadable left out" in result.stdout
+    assert "2 files, 0.1 s, 1 unreadable left out" in result.stdout
     assert f"unreadable: {tmp_path / 'bad.wav'} cannot be opened as audio" in result.stderr
     with open(tmp_path / "metadata.csv", newline="") as file:
         rows = list(csv.reader(file))

@@ -208,6 +208,38 @@ def test_jobs_take_the_cpu_where_there_is_no_gpu(bench, after, smi, visible, num
     assert after(words, "--nproc_per_node") == "3"
 
 
+def test_names_of_any_letters_reach_the_configuration(bench):
+    """They went to Hydra without quotes, which takes few letters."""
+    names = [
+        "/data/sprache_日本",
+        "/data/lr=1e-4",
+        '/data/a"b\\c',
+        "/data/x#(1)[2],3",
+        "/data/Müller's",
+    ]
+    words = bench.run(
+        "local/train_stage3.sh",
+        SPEECH_DIRS=" ".join(names),
+        TEST_DIRS="müll",
+        OUTPUT_DIR=f"{bench.folder}/lr=1e-4 日本",
+        STAGE1_DIR="output/ä",
+        STAGE2_DIR="output/b",
+    )
+    plain = compose_plain(words[words.index("src/train.py") + 1 :])
+    assert plain["data"]["train"]["dir_list"] == names
+    assert plain["data"]["test"]["dir_list"] == ["müll"]
+    assert plain["trainer"]["output_dir"] == f"{bench.folder}/lr=1e-4 日本"
+    model = plain["model"]
+    assert (model["cleaner_ckpt_dir"], model["vocoder_ckpt_dir"]) == ("output/ä", "output/b")
+    words = bench.run("local/resume.sh", OUTPUT_DIR=f"{bench.folder}/lr=1e-4")
+    assert f'trainer.ckpt_dir="{bench.folder}/lr=1e-4"' in words
+
+
+def test_no_home_is_needed(bench):
+    del bench.environment["HOME"]
+    assert "src/train.py" in bench.run("local/train_stage1.sh")
+
+
 PREPROCESSING = {"WRITER_NAME": "w", "NUM_SHARDS": "3", "NUM_WRITERS": "5"}
 
 

@@ -10,7 +10,7 @@ import torch
 from open_miipher.audio.resample import num_output_frames, resample
 from open_miipher.base.errors import Notice, UserError
 from open_miipher.base.noise import noise_key, white_noise
-from open_miipher.restoration import RestoreOptions, Restorer
+from open_miipher.restoration import Level, RestoreOptions, Restorer
 
 RNG = np.random.default_rng(0)
 RATE = 8000
@@ -407,3 +407,20 @@ def test_no_overlap_works(stand_in) -> None:
     waveform = noise(1234)
     restored, _ = Restorer(stand_in("same"), options).restore(waveform, RATE)
     np.testing.assert_array_equal(restored, waveform)
+
+
+def test_a_level_leaves_out_a_constant_offset() -> None:
+    speech = np.stack([bursts(3, 0.01), noise(3 * RATE, 0.01)])
+    levels = []
+    for offset in (0.0, 0.4):
+        level = Level()
+        for block in np.array_split(speech + np.float32([[offset], [-offset]]), 5, axis=1):
+            level.add(block)
+        levels.append(level.decibels)
+    assert levels[0] == pytest.approx(
+        20 * math.log10(rms(speech - speech.mean(1)[:, None])), abs=0.01
+    )
+    assert levels[1] == pytest.approx(levels[0], abs=0.01)
+    level = Level()
+    level.add(np.full((1, 999), 0.3, np.float32))  # a microphone that was never on
+    assert level.rms < 1e-6

@@ -235,7 +235,6 @@ def test_a_shard_is_read_in_order_however_it_is_compressed_and_called(tmp_path, 
         (b'{"error": "denied"}', "it is JSON"),
         (b"PK\3\4" + bytes(2000), "it is a zip archive"),
         (b"\x28\xb5\x2f\xfd" + bytes(2000), "it is compressed with zstd"),
-        (b"just some text\n" * 99, "it is text"),
     ],
 )
 def test_what_is_no_shard_is_called_by_what_it_is(tmp_path, content, says):

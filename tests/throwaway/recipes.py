@@ -49,6 +49,7 @@ class Tones:
     """Sines of a pitch that seed, epoch and index draw."""
 
     failure_limits = (NO_FAILURES,)
+    described = "made-up samples"
 
     def __init__(self, num_items: int, seed: int, shuffle: bool) -> None:
         self.num_items, self.fingerprint = num_items, f"{num_items} tones"

@@ -4,9 +4,12 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from open_miipher.base.errors import UserError
@@ -301,3 +304,80 @@ def test_a_checkpoint_is_hashed_by_the_first_rank_of_a_machine(
     large = [name for name in hashed if name.endswith((".safetensors", ".pt"))]
     names = ["cleaner.ema.safetensors", "cleaner.safetensors", "training.pt"]
     assert sorted(large) == (names if local_rank == 0 else [])
+
+
+def test_an_older_checkpoint_goes_on_in_place(cleaner, run_dir, capsys):
+    every = ["trainer.save_every=1", "trainer.validate_every=1", "trainer.keep_last=2"]
+    begin(*cleaner, *every, "trainer.max_steps=4").run()
+    best = Checkpoint.open(run_dir, "best").state["step"]
+    trainer = begin(f"trainer.ckpt_dir={run_dir}", "trainer.ckpt=3", "trainer.max_steps=5")
+    said = capsys.readouterr().out
+    assert f"is set aside in {run_dir}/ckpt/abandoned-" in said
+    assert (trainer.state.best_score == float("inf")) == (best == 4)
+    trainer.run()
+    [folder] = (run_dir / "ckpt").glob("abandoned-*")
+    assert Checkpoint.open(folder).state["step"] == 4
+    assert json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 4
+    assert [row["step"] for row in rows(run_dir)] == [1, 2, 3, 4, 5]
+    assert Checkpoint.open(run_dir, "best").path.parent == (run_dir / "ckpt").resolve()
+
+
+def test_a_run_says_what_it_is_and_how_to_go_on(cleaner, run_dir, tmp_path, capsys):
+    more = ["trainer.max_steps=9", "optimizer.cleaner.lr=1e-6"]
+    trainer = begin(*cleaner, *more)
+    os.kill(os.getpid(), signal.SIGINT)
+    assert trainer.run() is False
+    said = capsys.readouterr().out
+    assert f"demo_feature_cleaner in {run_dir}, on cpu, one process" in said
+    assert "trains on 7 files, 8 s; steps 0 to 9 of 4 samples" in said
+    assert "cleaner.lr=1e-06 is below its schedule's end, final_lr=0.0001" in said
+    assert " steps/s, " in said
+    assert (
+        f"stopped by a signal, and saved; to go on: python src/train.py trainer.ckpt_dir={run_dir}"
+        in said
+    )
+    trainer.lock.close()
+    assert begin(f"trainer.ckpt_dir={run_dir}", "trainer.max_steps=1").run() is True
+    assert "overrides that still hold: model=demo_feature_cleaner" in capsys.readouterr().out
+    end = [f"trainer.output_dir={tmp_path}/next", "trainer.max_steps=1"]
+    begin(*cleaner, *end, f"trainer.init_from={run_dir}")
+    assert (
+        f"trainer.init_from: {run_dir}/ckpt/step-00000001 (step 1, newest)"
+        in capsys.readouterr().out
+    )
+
+
+@pytest.mark.dist
+def test_a_run_that_was_stopped_early_has_a_status_of_its_own(start_script, cleaner, run_dir):
+    """It was 0, so that the next stage began."""
+    for ranks, status in ((1, 4), (2, 0)):  # a launcher would take another one for a failure
+        run = start_script("src/train.py", *cleaner, "trainer.ckpt_dir=auto", ranks=ranks)
+        before = len(rows(run_dir)) if run_dir.exists() else 0
+        deadline = time.monotonic() + 120
+        while not (run_dir / "metrics.jsonl").exists() or len(rows(run_dir)) <= before:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        run.send(signal.SIGINT)
+        done = run.end(60)
+        assert done.returncode == status, done.stderr
+        assert "stopped by a signal, and saved; to go on: " in done.stdout
+        assert "Traceback" not in done.stderr
+
+
+def test_training_data_of_zeros_is_told(cleaner, tmp_path, capsys):
+    write_index(tmp_path, [Entry("a.wav", 24000, 24000, 1)])
+    soundfile.write(tmp_path / "a.wav", np.zeros(24000), 24000)
+    end = ["trainer.max_steps=2", "data.test.dir_list=[]", "data.degradation.max_stages=0"]
+    begin(*cleaner, *end, f"data.train.dir_list=[{tmp_path}]").run()
+    said = capsys.readouterr().out
+    assert said.count("warning: the loss is exactly 0") == 1
+    assert f"{tmp_path.name}/a.wav" in said
+
+
+def test_a_validation_that_ends_worse_than_the_damage_is_told(cleaner, capsys):
+    trainer = begin(*cleaner, "trainer.max_steps=1")
+    trainer.scores = {"feature_distance": 1.5, "feature_distance_damaged": 1.0, "loss": 2.0}
+    trainer.run()
+    assert "validation ended with a feature_distance of 1.5, the damaged input's is 1" in (
+        capsys.readouterr().out
+    )

@@ -63,6 +63,9 @@ _LEAST_UNREAD = 2048
 _MOST_PADDING = 1 << 16
 """So many zero bytes at most are taken for what fills the last block of a disk or tape."""
 
+_MOST_CHUNKS = 10_000
+"""No file has more chunks or tags; zeros would look like millions of empty ones."""
+
 _MAGICS = (b"RIFF", b"RIFX", b"RF64", b"riff", b"FORM", b"caff", b".snd", b"NIST", b"OggS")
 """How the files begin that may lie behind the samples where two were joined."""
 
@@ -79,6 +82,7 @@ class _Layout(NamedTuple):
 
 _W64_TAIL = b"\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
 _XING = re.compile(rb"\xff[\xe0-\xff].{2}.{9,34}(?:Xing|Info)(.{12})", re.DOTALL)
+_MPEG_FRAME = re.compile(rb"\xff[\xe2-\xff]")
 _HAS_FRAMES, _HAS_SIZE = 1, 2  # flags of the numbers that follow
 _SAMPLE_CHUNKS = (b"data", b"SSND", b"BODY", b"data" + _W64_TAIL)
 
@@ -122,15 +126,17 @@ def _mp3(file: BinaryIO, file_size: int, head: bytes) -> Extent | None:
     """Compare the size in the tag that encoders put into the first frame: no more is decoded."""
     start = _behind_tags(file, file_size, 0)
     file.seek(start)
-    found = _XING.match(file.read(_HEAD_BYTES))
+    found = _XING.search(file.read(_HEAD_BYTES))  # zeros may fill the place of a tag
     if found is None:
         return None
     flags, *numbers = struct.unpack(">III", found[1])
     if not flags & _HAS_SIZE:
         return None
     size = numbers[1] if flags & _HAS_FRAMES else numbers[0]
-    extent = _extent(file, file_size, start, size, None)
-    return Extent(size, unread=extent.unread, joined=extent.joined)  # its decoder notices a cut
+    unread = _extent(file, file_size, start + found.start(), size, None).unread
+    file.seek(file_size - unread)
+    joined = unread > 0 and _MPEG_FRAME.search(file.read(_LEAST_UNREAD)) is not None
+    return Extent(size, unread=unread if joined else 0, joined=joined)  # a cut its decoder notices
 
 
 def _ogg(file: BinaryIO, file_size: int, head: bytes) -> Extent | None:
@@ -177,7 +183,9 @@ def _chunks(
 ) -> Iterator[tuple[bytes, int, int]]:
     """Yield (name, start, size) of each chunk's content, with the file positioned there."""
     width = layout.header.size
-    while position + width <= file_size:
+    for _ in range(_MOST_CHUNKS):
+        if position + width > file_size:
+            return
         file.seek(position)
         name, size = layout.header.unpack(file.read(width))
         size -= width if layout.counts_header else 0
@@ -204,7 +212,7 @@ def _extent(
     follows = file.read(_MOST_PADDING + 1)
     unread = file_size - audio
     is_padding = len(follows) <= _MOST_PADDING and not any(follows)
-    if unread < _LEAST_UNREAD or is_padding:
+    if size and (unread < _LEAST_UNREAD or is_padding):
         return Extent(size)
     joined = audio > place or follows.startswith(_MAGICS) or _XING.match(follows) is not None
     return Extent(size, unread=unread, joined=joined)
@@ -227,9 +235,9 @@ def _behind_chunks(file: BinaryIO, file_size: int, layout: _Layout, end: int) ->
 
 def _behind_tags(file: BinaryIO, file_size: int, place: int) -> int:
     """Return where the tags end that players put before and behind any kind of file."""
-    while place < file_size:
+    for _ in range(_MOST_CHUNKS):
         file.seek(place)
-        head = file.read(_MOST_PADDING)
+        head = file.read(_HEAD_BYTES)
         if head[:3] == b"ID3" and len(head) >= 10:
             a, b, c, d = head[6:10]
             place += 10 + (a << 21 | b << 14 | c << 7 | d) + (10 if head[5] & 16 else 0)
@@ -237,10 +245,8 @@ def _behind_tags(file: BinaryIO, file_size: int, place: int) -> int:
             place += 227 if head[3:4] == b"+" else 128
         elif head[:8] == b"APETAGEX" and len(head) >= 32:
             place += 32 + int(struct.unpack("<I", head[12:16])[0])
-        elif head[:11] == b"LYRICSBEGIN" and (end := re.search(b"LYRICS(200|END)", head)):
-            place += end.end()
         else:
-            return place
+            break
     return min(place, file_size)
 
 
@@ -282,7 +288,7 @@ def _ogg_problem(file: BinaryIO) -> str | None:
     position, has_begun = 0, False
     while head := file.read(_OGG_HEADER.size):
         if head[:4] != b"OggS" or len(head) < _OGG_HEADER.size:
-            extent = _extent(file, file.seek(0, 2), position, 0, None)
+            extent = _extent(file, file.seek(0, 2), 0, position, None)
             return f"is damaged: no Ogg page begins at byte {position}" if extent.unread else None
         head += file.read(head[26])
         page = head + file.read(sum(head[27:]))

@@ -14,7 +14,6 @@ compared without them (`without_rumble`).
 import math
 
 import numpy as np
-from scipy import fft
 
 _LOUDEST_FLOAT = 32.0  # no recording goes 30 dB beyond full scale; int16's quietest speech does
 
@@ -62,6 +61,8 @@ def without_rumble(waveform: np.ndarray, num_samples: int, sample_rate: int) -> 
     Returns:
         (channels, samples) float32; zeros stay zeros.
     """
+    from scipy import fft  # here, so that help is printed without it
+
     centred = waveform.copy()  # the offset itself first: at its ends it would give a click
     centred[:, :num_samples] -= waveform[:, :num_samples].mean(axis=1, keepdims=True)
     low, high = RUMBLE

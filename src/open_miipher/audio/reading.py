@@ -178,25 +178,20 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile, AudioInfo]:
     try:
         with _raw(path) as raw:  # also because soundfile would hide the system's reason
             extent = extent_of(raw)
-            raw.seek(0)
-            content = describe(raw.read(HEAD_BYTES))
     except OSError as error:
         raise AudioError(f"{shown(path)}: {error.strerror}") from error
     if extent.missing:
         raise AudioError(f"{shown(path)} is truncated: its last {extent.missing} bytes are missing")
     if extent.joined:
         raise AudioError(f"{shown(path)} {JOINED}")
-    where = (
-        _Memory(path.data) if isinstance(path, Encoded) else os.fsencode(path)
-    )  # may be no UTF-8
+    # As bytes, since a name may be no UTF-8.
+    where = _Memory(path.data) if isinstance(path, Encoded) else os.fsencode(path)
     try:
         file = soundfile.SoundFile(where)
     except _DECODER_ERRORS as error:
-        reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else error
-        reason = reason if content is None else f"it is {content}"
-        if kind_of(str(path.name if isinstance(path, Encoded) else path)) in UNREAD_EXTENSIONS:
-            reason = f"{reason}; convert it, with ffmpeg for one"
-        raise AudioError(f"{shown(path)} cannot be opened as audio: {reason}") from error
+        raise AudioError(
+            f"{shown(path)} cannot be opened as audio: {_reason(path, error)}"
+        ) from error
     info = AudioInfo(file.samplerate, file.frames, file.channels, file.format, file.subtype)
     if extent.num_bytes and info.subtype in SAMPLE_BYTES:  # of a W64, all that follows is decoded
         whole_frames = extent.num_bytes // (SAMPLE_BYTES[info.subtype] * info.num_channels)
@@ -206,6 +201,17 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile, AudioInfo]:
         file.close()
         raise AudioError(f"{shown(path)} {problem}")
     return file, info
+
+
+def _reason(path: AudioFile, error: Exception) -> str:
+    """Say what a file is that libsndfile does not take, or else what that says."""
+    with _raw(path) as raw:
+        content = describe(raw.read(HEAD_BYTES))
+    reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+    reason = reason if content is None else f"it is {content}"
+    if kind_of(str(path.name if isinstance(path, Encoded) else path)) in UNREAD_EXTENSIONS:
+        reason = f"{reason}; convert it, with ffmpeg for one"
+    return reason
 
 
 def _problem(info: AudioInfo, extent: Extent) -> str | None:

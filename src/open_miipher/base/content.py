@@ -48,26 +48,15 @@ def describe(head: bytes) -> str | None:
     if not any(head):
         return "zeros where its content should begin"
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:256].lower()
-    if re.match(rb"<(!doctype html|html|head|body|script)", start):
+    if re.match(rb"<(!doctype html|!--|html|head|body|script)", start):
         return "a web page, as from a download that failed"
     if re.match(rb"<(\?xml|\w+)", start):
         return "XML, as the error of a download"
     if re.match(rb"[{\[]\s*[\"{\[]", start):
         return "JSON"
-    if re.fullmatch(rb"[\t\r\n\f -~\x80-\xff]+", head) and _is_text(head):
-        return "text"
     return None
 
 
 def compression(head: bytes) -> str | None:
     """Say how a file that begins so is compressed, to follow "it is", if Python can unpack it."""
     return next((how for magic, how in _COMPRESSED.items() if head.startswith(magic)), None)
-
-
-def _is_text(head: bytes) -> bool:
-    """Whether bytes are UTF-8 but for a letter that the end may cut."""
-    try:
-        head.decode()
-    except UnicodeDecodeError as error:
-        return error.start > len(head) - 4
-    return True

@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from open_miipher.base.account import name_user
 from open_miipher.base.streams import is_output_lost, set_up_streams
 
 USER_ERROR_STATUS = 2
 """Exit status of a command that ends with a `UserError`."""
+
+STOPPED_STATUS = 4
+"""Exit status of work that a signal ended early, with all that was made saved."""
 
 INTERRUPTED_STATUS = 130
 """Exit status of a command that Ctrl-C ended at once, as shells give it."""
@@ -23,11 +27,16 @@ class UserError(Exception):
 
     Attributes:
         shared: every rank raises the same error, so only one of them should print it.
+        may_pass: the same command may go well when it is started again.
     """
 
-    def __init__(self, message: str, shared: bool = False) -> None:
+    may_pass = False
+
+    def __init__(self, message: str, shared: bool = False, may_pass: bool | None = None) -> None:
         super().__init__(message)
         self.shared = shared
+        if may_pass is not None:
+            self.may_pass = may_pass
 
 
 class Notice(UserWarning):
@@ -80,7 +89,7 @@ def exit_on_user_error(
     """Wrap a command's main, its reading of the command line included; every program passes here.
 
     A `UserError` is printed as `error: …` and gives exit status 2, Ctrl-C ends without a traceback.
-    For names, and for what is printed, see `set_up_streams`.
+    For names, and for what is printed, see `set_up_streams`; for users without a name, `name_user`.
 
     A `Notice` is printed as `warning: …`.
 
@@ -94,6 +103,7 @@ def exit_on_user_error(
     @functools.wraps(main)
     def wrapped() -> int:
         set_up_streams()
+        name_user()
         try:
             with _telling_notices():
                 code = main()

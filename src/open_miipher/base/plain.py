@@ -1,7 +1,10 @@
 """Functions on the plain data of configurations: nested dicts, lists, numbers, text."""
 
 import json
-from collections.abc import Mapping
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -54,6 +57,26 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return list(a) == list(b)
     return bool(a == b)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean …?` for a dotted key that is unknown; empty if none is like it."""
+    names = list(known)
+    last = name.rpartition(".")[2]
+    elsewhere = [other for other in names if other.rpartition(".")[2] == last]
+    near = get_close_matches(name, elsewhere, 1, 0) or get_close_matches(name, names, 1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def in_quotes(text: str) -> str:
+    """Put text in quotes for an override, in which a backslash counts before a quote alone."""
+    return '"' + re.sub(r'(\\*)("|\Z)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), text) + '"'
+
+
+def shell_override(key: str, text: str) -> str:
+    """Return an override as it is typed in a shell; plain text stands without quotes."""
+    plain = re.fullmatch(r"[\w./-]*/[\w./-]*", text, re.ASCII)
+    return shlex.quote(f"{key}={text if plain else in_quotes(text)}")
 
 
 def as_json(plain: Any, indent: int | None = None) -> bytes:

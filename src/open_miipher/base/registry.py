@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 from open_miipher.base.errors import UserError, report
+from open_miipher.base.plain import nearest
 
 T = TypeVar("T")
 
@@ -106,7 +107,8 @@ def _fill(config_class: type[Any], values: Any, key: str, problems: list[str]) -
     before = len(problems)
     for name in values:
         if name not in fields and name != "_target_":
-            problems.append(f"unknown key {_join(key, name)}; known: {', '.join(fields)}")
+            known = f"known: {', '.join(fields)}{nearest(name, fields)}"
+            problems.append(f"unknown key {_join(key, name)}; {known}")
     for name, field in fields.items():
         required = (
             field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING

@@ -41,7 +41,7 @@ class _KeptOpen(io.FileIO):
 
     is_lost = False
 
-    def write(self, data: bytes) -> int | None:  # type: ignore[override]
+    def write(self, data: Any) -> int:
         try:
             return super().write(data)
         except OSError as error:

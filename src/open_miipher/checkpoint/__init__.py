@@ -1,15 +1,24 @@
 """The checkpoint folder: write, read, verify and prune it, and build networks from it."""
 
-from open_miipher.checkpoint.folder import Checkpoint, complete_checkpoints, resolve_checkpoint
+from open_miipher.checkpoint.folder import (
+    BEST,
+    NEWEST,
+    Checkpoint,
+    complete_checkpoints,
+    resolve_checkpoint,
+)
 from open_miipher.checkpoint.networks import Blueprint, load_weights, weights_of
 from open_miipher.checkpoint.writing import (
     Content,
     prune,
     remove_leftovers,
+    set_aside,
     write_checkpoint,
 )
 
 __all__ = [
+    "BEST",
+    "NEWEST",
     "Blueprint",
     "Checkpoint",
     "Content",
@@ -18,6 +27,7 @@ __all__ = [
     "prune",
     "remove_leftovers",
     "resolve_checkpoint",
+    "set_aside",
     "weights_of",
     "write_checkpoint",
 ]

@@ -32,6 +32,9 @@ from open_miipher.checkpoint.networks import Blueprint, load_weights, weights_of
 
 CONFIG, STATE, NETWORKS = "config.yaml", "state.json", "networks.json"
 TRAINING, FILES = "training.pt", "files.json"
+NEWEST, BEST = "newest", "best"
+"""Which checkpoint of a run is taken; or a step."""
+
 _BLOCK_BYTES = 1 << 20
 
 
@@ -55,13 +58,17 @@ class Checkpoint:
     is_verified: bool = False
 
     @classmethod
-    def open(cls, path: str | Path) -> "Checkpoint":
+    def open(cls, path: str | Path, which: str = NEWEST) -> "Checkpoint":
         """Open a checkpoint folder, a `latest` link, a `ckpt` folder or a run's output directory.
+
+        Args:
+            path: where it is.
+            which: of a `ckpt` folder or an output directory: newest, best, or a step.
 
         Raises:
             UserError: there is no checkpoint, or it is incomplete or damaged.
         """
-        folder = resolve_checkpoint(path)
+        folder = resolve_checkpoint(path, which)
         if not (folder / NETWORKS).exists():
             raise UserError(
                 f"{folder} was written by an earlier version of this program; convert it: "
@@ -82,6 +89,13 @@ class Checkpoint:
         for name in self._listing:
             self._checked(name)
         return replace(self, is_verified=True)
+
+    @property
+    def described(self) -> str:
+        """Its folder and step, and whether it is its run's newest and best one."""
+        links = {NEWEST: "latest", BEST: "best"}
+        words = [w for w, link in links.items() if _target(self.path.parent / link) == self.path]
+        return f"{self.path} ({', '.join(['step ' + str(self.state['step']), *words])})"
 
     @property
     def names(self) -> list[str]:
@@ -180,16 +194,19 @@ class Checkpoint:
         return file
 
 
-def resolve_checkpoint(path: str | Path) -> Path:
+def resolve_checkpoint(path: str | Path, which: str = NEWEST) -> Path:
     """Find the checkpoint folder for a path that the user gave.
 
     Args:
         path: a checkpoint folder (or a copy of one, or a link to one), a `ckpt` folder, or a run's
-            output directory. The last two give the newest complete checkpoint.
+            output directory.
+        which: of the checkpoints of the last two: the newest complete one, the best, or a step.
 
     Raises:
-        UserError: there is no complete checkpoint.
+        UserError: there is no complete checkpoint, or not that one; or `which` is something else.
     """
+    if which not in (NEWEST, BEST) and not which.isdecimal():
+        raise UserError(f"which checkpoint is {which!r}; choose newest, best, or a step (2000)")
     path = Path(path)
     if path.is_symlink() and not path.exists():  # killed while the link's folder was replaced
         path = path.parent
@@ -207,7 +224,18 @@ def resolve_checkpoint(path: str | Path) -> Path:
             f"{path} holds no complete checkpoint; expected a folder with {FILES}, as "
             "OUTPUT_DIR/ckpt/latest"
         )
-    return candidates[-1]
+    if which == NEWEST:
+        return candidates[-1]
+    chosen = _target(root / BEST) if which == BEST else (root / f"step-{int(which):08d}").resolve()
+    if chosen not in candidates:
+        what = "best checkpoint" if which == BEST else f"checkpoint of step {which}"
+        names = ", ".join(str(_place(folder)[1]) for folder in candidates)
+        raise UserError(f"{path} has no {what}; it has those of steps {names}")
+    return chosen
+
+
+def _target(link: Path) -> Path | None:
+    return link.resolve() if link.exists() else None
 
 
 def complete_checkpoints(root: Path) -> list[Path]:

@@ -224,6 +224,49 @@ def _adopt_copy(link: Path) -> None:
         link.rename(home)
 
 
+def set_aside(root: Path, resumed: Path) -> Path | None:
+    """Move the checkpoints that were saved after the resumed one to `root/abandoned-…`.
+
+    A run that goes on from an older checkpoint leaves them behind: they would pass for its own, and
+    for its best. The links then point to what is left; `best` goes if its checkpoint was moved.
+    Going back to such a branch sets aside all that was saved since it was left.
+
+    Only the owner of the run's lock may call this.
+
+    Returns:
+        The folder; None if there are no such checkpoints.
+
+    Raises:
+        UserError: they cannot be moved.
+    """
+    number = save_number(resumed)
+    if resumed.parent.parent == root.resolve():
+        number = min(map(save_number, complete_checkpoints(resumed.parent))) - 1
+    later = [p for p in complete_checkpoints(root) if save_number(p) > number and p != resumed]
+    if not later:
+        return None
+    folder = root / time.strftime("abandoned-%Y%m%d-%H%M%S")
+    best = (root / "best").resolve()
+    try:
+        folder.mkdir(exist_ok=True)
+        for checkpoint in reversed(later):
+            checkpoint.rename(folder / checkpoint.name)
+        if best in later:
+            (root / "best").unlink()
+            point(folder / "best", folder / best.name)
+        left = complete_checkpoints(root)
+        if left:
+            point(root / "latest", left[-1])
+        else:
+            (root / "latest").unlink(missing_ok=True)
+        sync_folder(root)
+    except OSError as error:
+        raise UserError(
+            f"the checkpoints after {resumed} cannot be moved to {folder}: {error.strerror}"
+        ) from error
+    return folder
+
+
 def prune(root: Path, keep_last: int) -> list[str]:
     """Remove old checkpoints, except the newest `keep_last` and those that links point to.
 

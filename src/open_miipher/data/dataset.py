@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from open_miipher.base.amounts import duration
 from open_miipher.data.batch import PairBatch, PairSample
 from open_miipher.data.config import AugmentConfig, CropConfig
 from open_miipher.data.files import File, Files
@@ -61,6 +62,15 @@ class DegradedSpeechDataset:
     def num_items(self) -> int:
         """Samples per epoch."""
         return len(self._files)
+
+    @property
+    def described(self) -> str:
+        """See `Dataset.described`."""
+        if isinstance(self._files, Files):
+            seconds = self._files.seconds
+        else:
+            seconds = sum(file.info.num_frames / file.info.sample_rate for file in self._files)
+        return f"{len(self._files):,} files, {duration(seconds)}"
 
     def __getitem__(self, position: int) -> PairSample:
         """Make the sample at a position of the endless stream."""

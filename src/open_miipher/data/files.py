@@ -107,6 +107,12 @@ class Files:
         return sum(int((i.columns.sample_rate < sample_rate).sum()) for i in self._indexes)
 
     @property
+    def seconds(self) -> float:
+        """Length of all files together."""
+        columns = (index.columns for index in self._indexes)
+        return sum(float((own.num_frames / own.sample_rate).sum()) for own in columns)
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over the indexes, in order."""
         return sha256("".join(index.fingerprint for index in self._indexes).encode()).hexdigest()

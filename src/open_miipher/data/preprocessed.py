@@ -57,6 +57,11 @@ class PreprocessedDataset:
         """Samples per epoch."""
         return len(self._pairs)
 
+    @property
+    def described(self) -> str:
+        """See `Dataset.described`."""
+        return f"{len(self._pairs):,} pairs"
+
     def __getitem__(self, position: int) -> PairSample:
         """Read the sample at a position of the endless stream."""
         return self.sample(*self.order.at(position))

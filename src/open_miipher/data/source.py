@@ -89,6 +89,10 @@ class Dataset(Protocol):
     def num_items(self) -> int:
         """Samples per epoch."""
 
+    @property
+    def described(self) -> str:
+        """What there is: how many files or pairs, and hours where they are known."""
+
     def __getitem__(self, position: int) -> Any:
         """Make the sample at a position; it depends only on seed, epoch and index.
 

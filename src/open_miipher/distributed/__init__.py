@@ -3,7 +3,13 @@
 from typing import TYPE_CHECKING, Any
 
 from open_miipher.distributed.lock import hold, holder, take, turn
-from open_miipher.distributed.place import alike_here, is_first_here, run_as_rank, says
+from open_miipher.distributed.place import (
+    alike_here,
+    is_first_here,
+    is_under_torchrun,
+    run_as_rank,
+    says,
+)
 from open_miipher.distributed.process import die_with_parent, ignore_stop_signals
 from open_miipher.distributed.share import Share, pack_shares, share_out
 from open_miipher.distributed.stop import REQUEUE, StopSignal, mark_requeue
@@ -24,6 +30,7 @@ __all__ = [
     "holder",
     "ignore_stop_signals",
     "is_first_here",
+    "is_under_torchrun",
     "mark_requeue",
     "pack_shares",
     "run_as_rank",

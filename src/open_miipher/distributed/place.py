@@ -2,8 +2,11 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn, TypeVar
+from urllib.parse import quote
 
 from open_miipher.base.errors import USER_ERROR_STATUS, UserError, exit_on_user_error
 
@@ -33,16 +36,48 @@ def run_as_rank(main: Callable[[], int]) -> NoReturn:
     (no call waits for that, and DDP keeps these threads) would abort the process, and a run that
     went well would end as a crash.
 
+    torchrun starts ranks again that failed, and cannot be told which failures come again. After an
+    error that may not pass, what it starts ends at once and says nothing more.
+
     Args:
         main: the command, from the reading of its arguments on; it closes its world before it
             returns.
     """
-    code = exit_on_user_error(main, says, output_matters=False)()
+    mark = _mark_of_failure()
+    if mark is not None and mark.exists():
+        sys.exit(USER_ERROR_STATUS)
+
+    def says_and_marks(error: UserError) -> bool:
+        if mark is not None and not error.may_pass:
+            mark.touch()
+        return says(error)
+
+    code = exit_on_user_error(main, says_and_marks, output_matters=False)()
     if code == USER_ERROR_STATUS:  # what is open, such as a logger, is closed on Python's way out
         sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def is_under_torchrun() -> bool:
+    """Whether torchrun has started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _mark_of_failure() -> Path | None:
+    """Return the file that tells this rank, started again by its torchrun, that it need not try.
+
+    None outside torchrun, and where it starts nothing again.
+    """
+    env = os.environ
+    if not is_under_torchrun() or env.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
+        return None
+    launched = f"{env['TORCHELASTIC_RUN_ID']}-{os.getppid()}-{place()[2]}"
+    mark = Path(tempfile.gettempdir(), f".open_miipher-{os.getuid()}-{quote(launched, safe='')}")
+    if env.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        mark.unlink(missing_ok=True)
+    return mark
 
 
 def says(error: UserError) -> bool:

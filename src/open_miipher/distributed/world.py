@@ -120,10 +120,10 @@ class World:
         try:
             result = action()
         except UserError as error:
-            problem = str(error)
-        problems = dict.fromkeys(p for p in self.gather(problem) if p is not None)
+            problem = str(error), error.may_pass
+        problems = dict(p for p in self.gather(problem) if p is not None)
         if problems:
-            raise UserError("\n".join(problems), shared=True)
+            raise UserError("\n".join(problems), shared=True, may_pass=all(problems.values()))
         return result  # type: ignore[return-value]
 
     def on_main(self, action: Callable[[], T]) -> T:
@@ -328,19 +328,24 @@ def contact(
         problem = file_problem(error)
         if problem is None:
             raise
-        raise UserError(f"{problem}; what was saved is kept") from error
+        raise UserError(f"{problem}; what was saved is kept", may_pass=True) from error
     except torch.OutOfMemoryError as error:
-        raise UserError(f"the GPU's memory does not suffice; use {less_memory}") from error
+        raise UserError(
+            f"the GPU's memory does not suffice; use {less_memory}",
+            may_pass=True,  # others may have used it as well
+        ) from error
     except RuntimeError as error:  # gloo and torch's loader raise plain ones, NCCL a subclass
         first = str(error).splitlines()[0]
         if "DataLoader worker" in first:
             raise UserError(
                 "a loader worker was killed, most likely for want of memory or of room in "
-                f"/dev/shm; use fewer trainer.num_workers, and resume ({first})"
+                f"/dev/shm; use fewer trainer.num_workers, and resume ({first})",
+                may_pass=True,
             ) from error
         if not _LOST_CONTACT.search(str(error)) and not isinstance(error, dist.DistError):
             raise
         raise UserError(
             f"rank {place()[0]} lost contact with the other ranks, so it stops; see what the "
-            f"first one to fail says, then {again} ({first})"
+            f"first one to fail says, then {again} ({first})",
+            may_pass=True,
         ) from error

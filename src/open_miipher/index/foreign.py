@@ -6,7 +6,6 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
@@ -87,9 +86,11 @@ def _table(path: Path) -> tuple[str, list[str], list[list[str]]]:
         text = path.read_bytes().decode("utf-8-sig")
         first = text.partition("\n")[0]
         delimiter = max(_DELIMITERS, key=first.count)
-        # LJSpeech's texts hold single quotation marks.
-        quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "|" else csv.QUOTE_MINIMAL
-        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting))
+        lines = io.StringIO(text, newline="")
+        if delimiter == "|":  # LJSpeech's texts hold single quotation marks
+            rows = list(csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE))
+        else:
+            rows = list(csv.reader(lines, delimiter=delimiter))
     except OSError as error:
         raise UserError(f"{printable(path)} cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, csv.Error) as error:

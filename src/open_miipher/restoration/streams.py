@@ -30,21 +30,24 @@ BLOCK_FRAMES = 1 << 16
 
 
 class Level:
-    """The mean level of a signal that comes in blocks."""
+    """The mean level of a signal that comes in blocks; a constant offset is no level."""
 
     def __init__(self) -> None:
-        self._energy, self._num_samples = 0.0, 0
+        self._energy, self._num_frames, self._sums = 0.0, 0, np.zeros(1)
 
     def add(self, block: np.ndarray) -> None:
-        """Measure a block (channels, n) float32."""
-        for row in block:
-            self._energy += float(np.dot(row, row))
-        self._num_samples += block.size
+        """Measure a block (channels, n) float32; all blocks have as many channels."""
+        samples = block.astype(np.float64)  # the offset can be much louder than the rest
+        self._energy += float(np.vdot(samples, samples))
+        self._sums = self._sums + samples.sum(axis=1)
+        self._num_frames += block.shape[1]
 
     @property
     def rms(self) -> float:
-        """Root of the mean square, full scale 1."""
-        return math.sqrt(self._energy / max(1, self._num_samples))
+        """Root of the mean square about the mean, full scale 1."""
+        frames = max(1, self._num_frames)
+        offset = float(np.square(self._sums / frames).mean())
+        return math.sqrt(max(0.0, self._energy / (frames * len(self._sums)) - offset))
 
     @property
     def decibels(self) -> float | None:

@@ -237,15 +237,21 @@ def _opened(file: BinaryIO, url: str, at_random: bool = False) -> Iterator[tarfi
         raise ShardError(
             f"{printable(url)} is {how}, so its samples cannot be read at random; unpack it"
         )
-    mode = "r:" if how is None else "r|*"
     try:
-        with tarfile.open(fileobj=file, mode=mode, tarinfo=_Header) as tar:  # type: ignore[call-overload]
+        with _archive(file, "r:" if how is None else "r|*") as tar:
             yield tar
     except (tarfile.TarError, EOFError, zlib.error) as error:
         is_tar = how is not None or head[257:262] == b"ustar"
         content = None if is_tar else describe(head)
         reason = str(error) if content is None else f"it is {content}"
         raise ShardError(f"{printable(url)} cannot be read as a shard: {reason}") from error
+
+
+def _archive(file: BinaryIO, mode: str) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=file, mode=mode, tarinfo=_Header)  # type: ignore[call-overload]
+    except TypeError as error:  # what tarfile makes of a cut header of gzip
+        raise tarfile.ReadError("truncated in its first bytes") from error
 
 
 def _headers(tar: tarfile.TarFile, url: str, end: int | None = None) -> Iterator[tarfile.TarInfo]:

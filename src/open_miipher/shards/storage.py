@@ -26,6 +26,8 @@ _FINAL = (errno.EINVAL, errno.EPERM, getattr(errno, "EREMCHG", errno.ENOENT))
 class StorageError(UserError):
     """Storage that cannot be reached, or refuses; not the fault of what is stored there."""
 
+    may_pass = True
+
 
 @dataclass(frozen=True)
 class S3Config:

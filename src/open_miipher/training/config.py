@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from open_miipher.base.errors import report
-from open_miipher.checkpoint import Checkpoint
+from open_miipher.checkpoint import NEWEST, Checkpoint
 from open_miipher.data import DataSource
 from open_miipher.training.optimization import OptimizerConfig
 
@@ -50,6 +50,7 @@ class TrainerConfig:
         device: cpu or cuda; None: a GPU if there is one.
         num_workers: loader processes per rank; 0 loads in the rank's own process.
         amp: bf16 or fp16 autocast, or no.
+        lr_factor: times the learning rates of all networks, first and last.
         grad_accumulation: micro batches per step.
         max_grad_norm: limit of each network's gradient norm; None: no clipping.
         log_every: steps between lines of metrics.
@@ -63,6 +64,8 @@ class TrainerConfig:
         ckpt_dir: checkpoint to resume from; auto: the newest complete one in output_dir, or a
             fresh start if there is none.
         init_from: checkpoint to take weights from, with a fresh optimiser.
+        ckpt: which checkpoint is taken where an output folder stands for one: newest, best, or a
+            step.
         ema: moving average.
         logger: curves and samples.
     """
@@ -73,6 +76,7 @@ class TrainerConfig:
     device: str | None = None
     num_workers: int = 4
     amp: Literal["bf16", "fp16", "no"] = "no"
+    lr_factor: float = 1.0
     grad_accumulation: int = 1
     max_grad_norm: float | None = 1.0
     log_every: int = 50
@@ -85,6 +89,7 @@ class TrainerConfig:
     timeout_minutes: float = 30.0
     ckpt_dir: str | None = None
     init_from: str | None = None
+    ckpt: str | int = NEWEST
     ema: EmaConfig = field(default_factory=EmaConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
@@ -109,6 +114,8 @@ class TrainerConfig:
                 f"trainer.grad_accumulation={self.grad_accumulation}; start a number of ranks that "
                 f"divides it, or use {max(1, self.batch_size // parts) * parts}"
             )
+        if self.lr_factor <= 0:
+            problems.append(f"trainer.lr_factor={self.lr_factor} must be above 0")
         if not 0.0 <= self.ema.decay < 1.0:
             problems.append(f"trainer.ema.decay={self.ema.decay} must be in [0, 1)")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:

@@ -37,10 +37,10 @@ class Console:
         else:
             self._bar.write(text, file=sys.stderr)
 
-    def metrics(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Print a line of numbers and move the bar."""
+    def metrics(self, step: int, split: str, values: Mapping[str, float], more: str = "") -> None:
+        """Print a line of numbers, with a text behind them, and move the bar."""
         numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        self.line(f"step {step}  {split}  {numbers}")
+        self.line(f"step {step}  {split}  {numbers}{more}")
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
 
@@ -54,10 +54,9 @@ class Console:
                 f"{'; '.join(failures[:_LISTED])}{more}"
             )
 
-    def finish(self, step: int, unfinished: bool) -> None:
+    def finish(self, text: str) -> None:
         """End the bar and print how the run ended."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-        why = "stopped by a signal; resume with trainer.ckpt_dir" if unfinished else "done"
-        self.line(f"step {step}: {why}")
+        self.line(text)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -38,6 +38,12 @@ class OptimizerConfig:
     warmup_steps: int = 2000
     schedule: Literal["cosine", "cosine_restarts", "exponential", "constant"] = "cosine"
     final_lr: float = 1e-5
+
+    def scaled(self, factor: float) -> "OptimizerConfig":
+        """Return the same with rates times a factor; with a factor of 1, itself."""
+        if factor == 1.0:
+            return self
+        return replace(self, lr=self.lr * factor, final_lr=self.final_lr * factor)
 
     def __post_init__(self) -> None:
         """Check the values.

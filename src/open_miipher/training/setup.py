@@ -1,10 +1,11 @@
 """Build a trainer from a configuration."""
 
 import dataclasses
+import shutil
 import socket
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,7 +14,12 @@ import torch
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.registry import build
-from open_miipher.checkpoint import Checkpoint, complete_checkpoints, remove_leftovers
+from open_miipher.checkpoint import (
+    Checkpoint,
+    complete_checkpoints,
+    remove_leftovers,
+    set_aside,
+)
 from open_miipher.data import Dataset, train_batches, validation_batches
 from open_miipher.distributed import StopSignal, World, hold, mark_requeue
 from open_miipher.recipes import RECIPES, Recipe, fill_parts, recipe_class
@@ -44,10 +50,15 @@ def prepare(run: Run, world: World) -> Trainer:
     output_dir = Path(run.plain["trainer"]["output_dir"])
     lock = world.agree(lambda: _own(output_dir, run) if world.is_main else None)
     console = Console(output_dir / "train.log" if world.is_main else None)
+    has_best = world.on_main(lambda: _begin_branch(output_dir, run, console))
     train_data, test_data = world.agree(lambda: _data(run, console))
     _check_same_data([train_data, test_data], world)
     state = world.agree(lambda: _state(run, world, train_data, sources, console))
+    if not has_best:
+        state.best_score = float("inf")
     config = run.trainer
+    for line in _about(run, world, output_dir, train_data, state):
+        console.line(line)
     logging = (config.logger, output_dir, run.plain)
     loggers = world.agree(
         lambda: build_loggers(*logging, state.run_id, state.step) if world.is_main else []
@@ -100,7 +111,8 @@ def _sources(run: Run) -> dict[str, Checkpoint]:
         return {"trainer.ckpt_dir": run.resumed}
     keys = {"trainer.init_from": run.trainer.init_from}
     keys |= {f"model.{key}": run.model.get(key) for key in recipe_class(run.model).takes}
-    return {key: Checkpoint.open(folder) for key, folder in keys.items() if folder}
+    which = str(run.trainer.ckpt)
+    return {key: Checkpoint.open(folder, which) for key, folder in keys.items() if folder}
 
 
 def _check_same(sources: list[Checkpoint], world: World) -> None:
@@ -173,6 +185,40 @@ def _own(output_dir: Path, run: Run) -> TextIO:
     return lock
 
 
+def _begin_branch(output_dir: Path, run: Run, console: Console) -> bool:
+    """Set aside what was saved after the checkpoint that is resumed in place.
+
+    Returns:
+        Whether the best checkpoint so far is still there.
+    """
+    root = output_dir / "ckpt"
+    folder = set_aside(root, run.resumed.path) if run.resumed else None
+    if folder is not None:
+        metrics = output_dir / "metrics.jsonl"
+        if metrics.exists():  # its lines of later steps are removed
+            shutil.copy2(metrics, folder)
+        console.line(f"what this run saved after that checkpoint is set aside in {folder}")
+    return folder is None or (root / "best").exists()
+
+
+def _about(
+    run: Run, world: World, output_dir: Path, train_data: Dataset, state: TrainingState
+) -> Iterator[str]:
+    """Say what is trained on what, and what may surprise."""
+    ranks = f"{world.size} processes" if world.size > 1 else "one process"
+    yield f"{run.name} in {output_dir}, on {world.device.type}, {ranks}"
+    steps = f"steps {state.step} to {run.trainer.max_steps} of {run.trainer.batch_size} samples"
+    yield f"trains on {train_data.described}; {steps}"
+    for network, optimizer in run.optimizers.items():
+        if optimizer.schedule != "constant" and optimizer.lr < optimizer.final_lr:
+            yield (
+                f"warning: optimizer.{network}.lr={optimizer.lr:g} is below its schedule's end, "
+                f"final_lr={optimizer.final_lr:g}: the rate will rise"
+            )
+    if run.resumed is not None and run.resumed.state["overrides"]:
+        yield f"overrides that still hold: {' '.join(run.overrides)}"
+
+
 def _wrote(checkpoint: Checkpoint, output_dir: Path) -> bool:
     """Whether the run in this directory wrote a checkpoint; the directory may have been moved."""
     recorded = Path(checkpoint.config["trainer"]["output_dir"])
@@ -241,6 +287,8 @@ def _state(
     _check_optimizers(run, recipe)
     if run.resumed is None:
         _start_weights(recipe, sources)
+        for key, checkpoint in sources.items():
+            console.line(f"{key}: {checkpoint.described}")
     state = TrainingState.fresh(
         recipe,
         run.optimizers,

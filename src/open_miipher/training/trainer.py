@@ -13,10 +13,12 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from open_miipher.base.amounts import duration
 from open_miipher.base.errors import UserError
+from open_miipher.base.plain import shell_override
 from open_miipher.checkpoint import prune, write_checkpoint
 from open_miipher.data import Batch
-from open_miipher.distributed import StopSignal, World, mark_requeue
+from open_miipher.distributed import StopSignal, World, is_under_torchrun, mark_requeue
 from open_miipher.recipes import Pass, Sound
 from open_miipher.training.config import TrainerConfig
 from open_miipher.training.console import Console
@@ -71,6 +73,7 @@ class Trainer:
         self.output_dir, self.loggers, self.console = output_dir, loggers, console
         self.lock = lock
         self.saved_step = state.step if state.step else None
+        self.scores: dict[str, float] = {}  # of the last validation
         self.was_zero = False  # the loss, and it was said
         self.failures: list[str] = []  # samples that could not be made, not reported yet
         self.networks = {n: self._wrap(network) for n, network in self.recipe.trained.items()}
@@ -78,23 +81,29 @@ class Trainer:
             MetricsLog(output_dir / "metrics.jsonl", state.step) if world.is_main else None
         )
 
-    def run(self) -> None:
+    def run(self) -> bool:
         """Train until `max_steps` or a signal; in both cases, write a checkpoint at the end.
 
         A run that a signal ended early leaves a file that asks for its requeue.
+
+        Returns:
+            Whether it came to its end.
 
         Raises:
             UserError: a loss is not finite, or a checkpoint cannot be written.
         """
         state, config = self.state, self.config
         self.console.start(state.step, config.max_steps)
-        started = time.monotonic() - state.seconds
+        begun, first_step = time.monotonic(), state.step
+        started = begun - state.seconds
         stopping = False
         while state.step < config.max_steps and not stopping:
             losses = self.step()
             state.seconds = time.monotonic() - started
             if self._is_time(config.log_every):
-                self._log("train", self.world.mean(losses))
+                rate = (state.step - first_step) / (time.monotonic() - begun)
+                to_go = duration((config.max_steps - state.step) / rate)
+                self._log("train", self.world.mean(losses), f"  {rate:.3g} steps/s, {to_go} to go")
             if self._is_time(config.validate_every):
                 self.validate()
             if self._is_time(config.sample_every):
@@ -107,9 +116,37 @@ class Trainer:
         unfinished = state.step < config.max_steps
         if self.world.is_main and unfinished:
             mark_requeue(self.output_dir, True)
-        self.console.finish(state.step, unfinished)
+        self._judge()
+        self.console.finish(self._last_line(unfinished))
         for logger in self.loggers:
             logger.close()
+        return not unfinished
+
+    def _judge(self) -> None:
+        """Say if the last validation was no better than what the clips were before."""
+        for name, score in self.scores.items():
+            damaged = self.scores.get(f"{name}_damaged")
+            if damaged is not None and score >= damaged:
+                self.console.line(
+                    f"warning: validation ended with a {name} of {score:.4g}, the damaged input's "
+                    f"is {damaged:.4g}: speech gets no better; train longer, or at another rate"
+                )
+
+    def _last_line(self, unfinished: bool) -> str:
+        step = self.state.step
+        if not unfinished:
+            return f"step {step}: done"
+        launcher = "python"
+        note = ""
+        if is_under_torchrun():
+            launcher = f"torchrun --standalone --nproc_per_node {self.world.size}"
+            if self.stop.received in ("SIGINT", "SIGTERM"):  # which go to torchrun first
+                note = " (what follows is torchrun's own report of the signal)"
+        resume = shell_override("trainer.ckpt_dir", str(self.output_dir))
+        return (
+            f"step {step}: stopped by a signal, and saved; to go on: {launcher} src/train.py "
+            f"{resume}{note}"
+        )
 
     def step(self) -> dict[str, float]:
         """Take one optimiser step of every network.
@@ -207,6 +244,7 @@ class Trainer:
         gathered = {n: s for share in self.world.gather(scores) for n, s in share.items()}
         ordered = [gathered[number] for number in sorted(gathered)]
         means = {name: sum(s[name] for s in ordered) / len(ordered) for name in ordered[0]}
+        self.scores = means
         self._log("validation", means)
         if means[recipe.score] < self.state.best_score:
             self.state.best_score = means[recipe.score]
@@ -252,7 +290,7 @@ class Trainer:
         self.console.failures(self.state.step, self.world.gather(self.failures))
         self.failures = []
 
-    def _log(self, split: str, values: Mapping[str, float]) -> None:
+    def _log(self, split: str, values: Mapping[str, float], more: str = "") -> None:
         self._report_failures()
         values = {**values, **self._rates(), "seconds": self.state.seconds}
         if self.metrics is None:
@@ -260,7 +298,7 @@ class Trainer:
         self.metrics.write(self.state.step, split, values)
         for logger in self.loggers:
             logger.scalars(self.state.step, {f"{split}/{k}": v for k, v in values.items()})
-        self.console.metrics(self.state.step, split, values)
+        self.console.metrics(self.state.step, split, values, more)
 
     def _rates(self) -> dict[str, float]:
         step = max(0, self.state.step - 1)
