@@ -1,5 +1,6 @@
 """What is said while a run is at work."""
 
+import re
 import time
 
 import numpy as np
@@ -31,6 +32,17 @@ def test_short_ones_are_told_in_seconds_and_on_the_stream_of_failures(capsys) ->
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "failed: x"
     assert lines[1].startswith("process 1 of 2: 1 of 2 files, 8.5 s of 12.0 s, ")
+
+
+def test_a_terminal_sees_a_long_item_move(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(progress, "_BAR_EVERY", 0.05)
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True)
+    done = iter(range(0, 100_000, 900))
+    with Progress(1, 10800.0, True, under_way=lambda: float(next(done))):
+        time.sleep(0.6)
+    drawn = capsys.readouterr().err
+    assert "0 of 1 files" in drawn
+    assert {"| 0.25/3.0", "| 0.5/3.0"} <= set(re.findall(r"\| [0-9.]+/3\.0", drawn)), drawn
 
 
 def test_nothing_is_said_where_nothing_is_shown(often, capsys) -> None:
