@@ -165,7 +165,7 @@ def test_failed_samples_are_told_counted_and_tried_again(command, noisy, tmp_pat
     assert (seen["unit"], seen["num_done"], seen["num_failed"]) == ("shards", 2, 2)
     assert seen["samples"]["num_failed"] == 2
     reasons = {failure["reason"]: failure["count"] for failure in seen["failures"]}
-    assert reasons["cannot be opened as audio: it is text"] == 2
+    assert reasons["cannot be opened as audio: Format not recognised."] == 2
     assert len(reasons) == 2
     assert command(out, "--verify", "--retry-failed", script=status) == 0
     assert "forgotten:   2;" in capsys.readouterr().out

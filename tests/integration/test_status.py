@@ -162,7 +162,7 @@ def test_failures_by_reason_and_once_more(restore, source, out, command) -> None
     restore()
     seen = json.loads(command("--json")[1])
     assert [(f["count"], f["reason"]) for f in seen["failures"]] == [
-        (3, "cannot be opened as audio: it is text"),
+        (3, "cannot be opened as audio: Format not recognised."),
         (2, "holds NaN or Inf at frame N"),
     ]
     assert re.search(r"nan\d.wav holds NaN or Inf at frame 80\d", seen["failures"][1]["example"])
