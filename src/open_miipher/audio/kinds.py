@@ -2,29 +2,36 @@
 
 import shlex
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 from open_miipher.base.paths import printable
 
-AUDIO_EXTENSIONS = (
+_BY_LIBSNDFILE = (
     *("wav", "wave", "bwf", "rf64", "flac", "mp3", "ogg", "oga", "opus"),
     *("aiff", "aif", "aifc", "caf", "w64", "au", "snd", "sph"),
 )
+_BY_FFMPEG = (
+    *("3ga", "3gp", "3gpp", "3g2", "aac", "ac3", "ac4", "adts", "aea", "alac", "amr", "amrnb"),
+    *("amrwb", "ape", "asf", "avi", "awb", "dff", "dsf", "dts", "dtshd", "eac3", "ec3", "f4a"),
+    *("f4v", "flv", "m2ts", "m4a", "m4b", "m4r", "m4v", "mka", "mkv", "mlp", "mmf", "mov", "mp1"),
+    *("mp2", "mp4", "mpa", "mpc", "mpeg", "mpg", "mpga", "mts", "nist", "ofr", "ogm", "ogv", "ogx"),
+    *("oma", "qcp", "qt", "ra", "rm", "rmvb", "shn", "spx", "tak", "thd", "ts", "tta", "voc"),
+    *("vob", "weba", "webm", "wma", "wmv", "wv", "wtv", "xwma"),
+)
+_BARE_OR_ENCRYPTED = (
+    *("aa", "aax", "act", "dss", "dvf", "g722", "g726", "g729", "gsm", "m4p", "msv", "ram"),
+    *("raw", "sln", "vox"),
+)
+
+PYAV_EXTENSIONS = _BY_FFMPEG if find_spec("av") else ()
+"""What is read because PyAV (`pip install '.[video]'`) is there."""
+
+AUDIO_EXTENSIONS = (*_BY_LIBSNDFILE, *PYAV_EXTENSIONS)
 """File extensions taken for audio, lower case, without the dot."""
 
-UNREAD_EXTENSIONS = frozenset(
-    (
-        *("3ga", "3gp", "3gpp", "3g2", "aa", "aac", "aax", "ac3", "ac4", "act", "adts", "aea"),
-        *("alac", "amr", "amrnb", "amrwb", "ape", "asf", "avi", "awb", "dff", "dsf", "dss"),
-        *("dts", "dtshd", "dvf", "eac3", "ec3", "f4a", "f4v", "flv", "g722", "g726", "g729"),
-        *("gsm", "m2ts", "m4a", "m4b", "m4p", "m4r", "m4v", "mka", "mkv", "mlp", "mmf", "mov"),
-        *("mp1", "mp2", "mp4", "mpa", "mpc", "mpeg", "mpg", "mpga", "msv", "mts", "nist", "ofr"),
-        *("ogm", "ogv", "ogx", "oma", "qcp", "qt", "ra", "ram", "raw", "rm", "rmvb", "shn"),
-        *("sln", "spx", "tak", "thd", "ts", "tta", "voc", "vob", "vox"),
-        *("weba", "webm", "wma", "wmv", "wv", "wtv", "xwma"),
-    )
-)
-"""Of audio and video that is not read, and that ffmpeg converts (but some that are encrypted)."""
+UNREAD_EXTENSIONS = frozenset((*_BY_FFMPEG, *_BARE_OR_ENCRYPTED)).difference(AUDIO_EXTENSIONS)
+"""Of audio and video that is not read, most of which ffmpeg converts."""
 
 NO_EXTENSION = "without an extension"
 

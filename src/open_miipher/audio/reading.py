@@ -17,8 +17,9 @@ import numpy as np
 import soundfile
 
 from open_miipher.audio.containers import JOINED, Extent, extent_of, problem_inside
+from open_miipher.audio.ffmpeg import FfmpegFile
 from open_miipher.audio.formats import SAMPLE_BYTES, SAMPLE_RATES
-from open_miipher.audio.kinds import UNREAD_EXTENSIONS, kind_of
+from open_miipher.audio.kinds import PYAV_EXTENSIONS, UNREAD_EXTENSIONS, kind_of
 from open_miipher.base.amounts import duration
 from open_miipher.base.content import HEAD_BYTES, describe
 from open_miipher.base.errors import UserError
@@ -175,7 +176,7 @@ def _raw(path: AudioFile) -> BinaryIO:
     return _Memory(path.data) if isinstance(path, Encoded) else open(path, "rb")
 
 
-def _open(path: AudioFile) -> tuple[soundfile.SoundFile, AudioInfo]:
+def _open(path: AudioFile) -> tuple[soundfile.SoundFile | FfmpegFile, AudioInfo]:
     try:
         with _raw(path) as raw:  # also because soundfile would hide the system's reason
             extent = extent_of(raw)
@@ -185,10 +186,14 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile, AudioInfo]:
         raise AudioError(f"{shown(path)} is truncated: its last {extent.missing} bytes are missing")
     if extent.joined:
         raise AudioError(f"{shown(path)} {JOINED}")
-    # As bytes, since a name may be no UTF-8.
-    where = _Memory(path.data) if isinstance(path, Encoded) else os.fsencode(path)
+    file: soundfile.SoundFile | FfmpegFile
     try:
-        file = soundfile.SoundFile(where)
+        if _kind(path) in PYAV_EXTENSIONS:
+            file = FfmpegFile(_raw(path))
+        elif isinstance(path, Encoded):
+            file = soundfile.SoundFile(_Memory(path.data))
+        else:
+            file = soundfile.SoundFile(os.fsencode(path))  # as bytes: a name may be no UTF-8
     except _DECODER_ERRORS as error:
         raise AudioError(
             f"{shown(path)} cannot be opened as audio: {_reason(path, error)}"
@@ -204,13 +209,18 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile, AudioInfo]:
     return file, info
 
 
+def _kind(path: AudioFile) -> str:
+    return kind_of(str(path.name if isinstance(path, Encoded) else path))
+
+
 def _reason(path: AudioFile, error: Exception) -> str:
     """Say what a file is that libsndfile does not take, or else what that says."""
     with _raw(path) as raw:
         content = describe(raw.read(HEAD_BYTES))
     reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    reason = reason if content is None else f"it is {content}"
-    if kind_of(str(path.name if isinstance(path, Encoded) else path)) in UNREAD_EXTENSIONS:
+    if content is not None and _kind(path) not in PYAV_EXTENSIONS:
+        reason = f"it is {content}"
+    if _kind(path) in UNREAD_EXTENSIONS:
         reason = f"{reason}; convert it, with ffmpeg for one"
     return reason
 
@@ -252,7 +262,7 @@ def _decoding(path: AudioFile, where: str) -> Iterator[None]:
         raise AudioError(f"{shown(path)} is damaged {where}: {error}") from error
 
 
-def _seek(path: AudioFile, file: soundfile.SoundFile, start: int) -> None:
+def _seek(path: AudioFile, file: soundfile.SoundFile | FfmpegFile, start: int) -> None:
     if not file.seekable():  # GSM in WAV, for one
         for skipped in range(0, start, _BLOCK_FRAMES):
             _read_exactly(path, file, skipped, min(_BLOCK_FRAMES, start - skipped))
@@ -264,7 +274,7 @@ def _seek(path: AudioFile, file: soundfile.SoundFile, start: int) -> None:
 
 
 def _read_exactly(
-    path: AudioFile, file: soundfile.SoundFile, start: int, num_frames: int
+    path: AudioFile, file: soundfile.SoundFile | FfmpegFile, start: int, num_frames: int
 ) -> np.ndarray:
     """Return (channels, num_frames) float32 from frame `start` on, where the file stands."""
     blocks, most = [], max(1, _BLOCK_SAMPLES // file.channels)
