@@ -19,7 +19,7 @@ import soundfile
 from open_miipher.audio.containers import JOINED, Extent, extent_of, problem_inside
 from open_miipher.audio.ffmpeg import FfmpegFile
 from open_miipher.audio.formats import SAMPLE_BYTES, SAMPLE_RATES
-from open_miipher.audio.kinds import PYAV_EXTENSIONS, UNREAD_EXTENSIONS, kind_of
+from open_miipher.audio.kinds import PYAV_EXTENSIONS, UNREAD_EXTENSIONS
 from open_miipher.base.amounts import duration
 from open_miipher.base.content import HEAD_BYTES, describe
 from open_miipher.base.errors import UserError
@@ -188,7 +188,7 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile | FfmpegFile, AudioInfo]
         raise AudioError(f"{shown(path)} {JOINED}")
     file: soundfile.SoundFile | FfmpegFile
     try:
-        if _kind(path) in PYAV_EXTENSIONS:
+        if _extension(path) in PYAV_EXTENSIONS:
             file = FfmpegFile(_raw(path))
         elif isinstance(path, Encoded):
             file = soundfile.SoundFile(_Memory(path.data))
@@ -209,8 +209,9 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile | FfmpegFile, AudioInfo]
     return file, info
 
 
-def _kind(path: AudioFile) -> str:
-    return kind_of(str(path.name if isinstance(path, Encoded) else path))
+def _extension(path: AudioFile) -> str:
+    name = path.name if isinstance(path, Encoded) else str(path)
+    return os.path.splitext(name)[1][1:].lower()
 
 
 def _reason(path: AudioFile, error: Exception) -> str:
@@ -218,9 +219,9 @@ def _reason(path: AudioFile, error: Exception) -> str:
     with _raw(path) as raw:
         content = describe(raw.read(HEAD_BYTES))
     reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    if content is not None and _kind(path) not in PYAV_EXTENSIONS:
+    if content is not None and _extension(path) not in PYAV_EXTENSIONS:
         reason = f"it is {content}"
-    if _kind(path) in UNREAD_EXTENSIONS:
+    if _extension(path) in UNREAD_EXTENSIONS:
         reason = f"{reason}; convert it, with ffmpeg for one"
     return reason
 
