@@ -85,8 +85,10 @@ def test_the_overrides_compose(bench, name):
 
 
 def test_stage_3_takes_the_stages_before(bench):
-    words = bench.run("local/train_stage3.sh", STAGE1_DIR="one", BATCH_SIZE="12")
-    assert {"model.cleaner_ckpt_dir=one", "model.vocoder_ckpt_dir=output/stage2"} <= set(words)
+    words = bench.run("local/train_stage3.sh", STAGE1_DIR="output/one", BATCH_SIZE="12")
+    assert {"model.cleaner_ckpt_dir=output/one", "model.vocoder_ckpt_dir=output/stage2"} <= set(
+        words
+    )
     assert "trainer.batch_size=12" in words
 
 
