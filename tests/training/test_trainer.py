@@ -329,7 +329,7 @@ def test_a_run_says_what_it_is_and_how_to_go_on(cleaner, run_dir, tmp_path, caps
     assert trainer.run() is False
     said = capsys.readouterr().out
     assert f"demo_feature_cleaner in {run_dir}, on cpu, one process" in said
-    assert "trains on 7 files, 8.0 s; steps 0 to 9 of 4 samples" in said
+    assert "trains on 7 files, 8.4 s; steps 0 to 9 of 4 samples" in said
     assert "cleaner.lr=1e-06 is below its schedule's end, final_lr=0.0001" in said
     assert " steps/s, " in said
     assert (
