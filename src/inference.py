@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,7 +85,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--output-dir",
         required=True,
-        type=_folder_for_outputs,
+        type=_OUTPUTS,
         metavar="DIR",
         help="where the outputs go",
     )
@@ -99,13 +100,13 @@ def _ask_what_comes_in(group: argparse._ArgumentGroup) -> None:
     add = group.add_mutually_exclusive_group(required=True).add_argument
     add(
         "--input-audio-dir",
-        type=_path_of_inputs,
+        type=_INPUTS,
         metavar="DIR",
         help="all audio files under a directory",
     )
     add(
         "--input-manifest",
-        type=_path_of_inputs,
+        type=_INPUTS,
         metavar="FILE",
         help="JSON lines: audio_filepath (absolute, or relative to the manifest's folder), offset "
         "and duration in s for a segment, and whatever else is to be passed through",
@@ -452,22 +453,22 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _folder_for_outputs(text: str) -> Path:
-    if "://" in text:
-        raise argparse.ArgumentTypeError(
-            f"{text} is no folder of this machine: restore into one, upload what is done, remove "
-            "it, and go on with --outputs-elsewhere (docs/restoring.md shows it from end to end)"
-        )
-    return Path(text)
+def _local(mend: str) -> Callable[[str], Path]:
+    """Return the type of a path on this machine; a store is answered with the mend."""
+
+    def parse(text: str) -> Path:
+        if "://" in text:
+            raise argparse.ArgumentTypeError(f"{text} is no path of this machine: {mend}")
+        return Path(text)
+
+    return parse
 
 
-def _path_of_inputs(text: str) -> Path:
-    if "://" in text:
-        raise argparse.ArgumentTypeError(
-            f"{text} is no path of this machine: give tar shards of a store with --input-shards, "
-            "or copy the files here"
-        )
-    return Path(text)
+_OUTPUTS = _local(
+    "restore into a folder, upload what is done, remove it, and go on with --outputs-elsewhere "
+    "(docs/restoring.md shows it from end to end)"
+)
+_INPUTS = _local("give tar shards of a store with --input-shards, or copy the files here")
 
 
 def _sample_rate(text: str) -> int | str:

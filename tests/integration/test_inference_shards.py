@@ -289,8 +289,8 @@ def test_from_a_store_to_a_store_and_nothing_is_made_twice(
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
-        ("--output-dir", "s3://bucket/clean", "restore into one, upload what is done"),
-        ("--output-dir", "gs://bucket/clean", "restore into one, upload what is done"),
+        ("--output-dir", "s3://bucket/clean", "restore into a folder, upload what is done"),
+        ("--output-dir", "gs://bucket/clean", "restore into a folder, upload what is done"),
         ("--input-audio-dir", "s3://bucket/noisy", "give tar shards of a store with"),
         ("--input-manifest", "https://x/m.jsonl", "give tar shards of a store with"),
     ],
