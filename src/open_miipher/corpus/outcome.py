@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
-from open_miipher.base.errors import USER_ERROR_STATUS, UserError
+from open_miipher.base.errors import STOPPED_STATUS, USER_ERROR_STATUS, UserError
 
-DONE, UNABLE, FAILURES, INTERRUPTED = 0, USER_ERROR_STATUS, 3, 4
+DONE, UNABLE, FAILURES, INTERRUPTED = 0, USER_ERROR_STATUS, 3, STOPPED_STATUS
 
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)%")
 
