@@ -2,13 +2,17 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import soundfile
 
+from open_miipher.data import LabelledAudio, LabelledAudioConfig
+from open_miipher.data.config import AudioDirs, HeldOutAudio
 from open_miipher.data.files import Files
 from open_miipher.data.material import RecordedResponses
 from open_miipher.degradation.reverb import direct_path
@@ -199,3 +203,100 @@ def test_a_split_needs_speakers(run_script, tmp_path):
     )
     assert status == 2
     assert "names no speaker of a.wav" in errors
+
+
+# Spoken digits out of Speech Commands.
+
+
+def speech_commands(root: Path) -> Path:
+    """Made-up clips in the archive's layout: a voice in each part, and words that are no digits."""
+    lists: dict[str, list[str]] = {"validation_list.txt": [], "testing_list.txt": []}
+    digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    rng = np.random.default_rng(0)
+    for word in (*digits, "bed", "_background_noise_"):
+        (root / word).mkdir(parents=True)
+        for voice, name in (
+            ("aa", None),
+            ("bb", "validation_list.txt"),
+            ("cc", "testing_list.txt"),
+        ):
+            path = f"{word}/{voice}_nohash_0.wav"
+            soundfile.write(root / path, rng.uniform(-0.5, 0.5, 800), 16000)
+            if name:
+                lists[name].append(path)
+    for name, paths in lists.items():
+        (root / name).write_text("".join(f"{path}\n" for path in paths))
+    return root
+
+
+def prepare(run_script, source: Path, output: Path) -> tuple[int, str, str]:
+    arguments = ("--speech-commands", source, "--output-dir", output, "--num-workers", 1)
+    return run_script("prepare_sc09", *arguments)
+
+
+def test_sc09_has_the_parts_of_the_lists_and_labels_by_folder(run_script, tmp_path):
+    source, output = speech_commands(tmp_path / "all"), tmp_path / "sc09"
+    status, out, _ = prepare(run_script, source, output)
+    assert status == 0
+    assert len(out.splitlines()) == 3
+    for part, voice in {"train": "aa", "valid": "bb", "test": "cc"}.items():
+        entries = read_index(output / part).entries
+        assert len(entries) == 10
+        assert {Path(entry.file_path).name for entry in entries} == {f"{voice}_nohash_0.wav"}
+        assert {entry.extra["speaker"] for entry in entries} == {voice}
+    linked = output / "train/seven/aa_nohash_0.wav"
+    assert linked.samefile(source / "seven/aa_nohash_0.wav")
+    held_out = HeldOutAudio([str(output / "test")])
+    train = AudioDirs([str(output / "train")])
+    data = LabelledAudio(LabelledAudioConfig(crop_seconds=0.05, train=train, test=held_out))
+    assert (len(data.labels), data.labels[0]) == (10, "eight")
+    assert data.train(0).num_items == data.validation(0).num_items == 10
+
+
+def test_sc09_goes_on_after_an_interruption(run_script, tmp_path):
+    """On another disk too, where files are copied."""
+    source, output = speech_commands(tmp_path / "all"), tmp_path / "sc09"
+    prepare(run_script, source, output)
+    kept = output / "train/one/aa_nohash_0.wav"
+    before = kept.stat().st_ino
+    (output / "train/two/aa_nohash_0.wav").unlink()
+    (output / "train/metadata.csv").unlink()
+    with mock.patch.object(Path, "hardlink_to", side_effect=OSError):
+        assert prepare(run_script, source, output)[0] == 0
+    assert kept.stat().st_ino == before
+    copied = output / "train/two/aa_nohash_0.wav"
+    assert copied.read_bytes() == (source / "two/aa_nohash_0.wav").read_bytes()
+    assert not copied.samefile(source / "two/aa_nohash_0.wav")
+    assert len(read_index(output / "train")) == 10
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        ("testing_list.txt", "has no testing_list.txt: give the folder into which the archive"),
+        ("six", "has no files in six: give the folder"),
+        ("two/bb_nohash_0.wav", "lacks 1 files of its lists (the first: two/bb_nohash_0.wav)"),
+        ("two/aa_nohash_0.wav", "leave no file of two for train"),
+    ],
+)
+def test_sc09_refuses_half_an_archive(run_script, tmp_path, harm, words):
+    source = speech_commands(tmp_path / "all")
+    path = source / harm
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    status, _, err = prepare(run_script, source, tmp_path / "sc09")
+    assert status == 2
+    assert words in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "sc09").exists()
+
+
+def test_sc09_does_not_mix_with_other_files(run_script, tmp_path):
+    source, output = speech_commands(tmp_path / "all"), tmp_path / "sc09"
+    (output / "train/one").mkdir(parents=True)
+    soundfile.write(output / "train/one/other.wav", np.zeros(80), 16000)
+    status, _, err = prepare(run_script, source, output)
+    assert status == 2
+    assert "holds 1 files that are not of this part (the first: one/other.wav)" in err

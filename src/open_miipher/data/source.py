@@ -141,3 +141,21 @@ class AudioSource(Protocol):
     """
 
     sample_rate: int
+
+
+class CropSource(AudioSource, Protocol):
+    """What a recipe reads besides that is for crops of one length.
+
+    Attributes:
+        crop_seconds: length of a crop.
+    """
+
+    crop_seconds: float
+
+
+class LabelSource(CropSource, Protocol):
+    """What a recipe for audio with labels reads besides."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """The names of the labels, by their numbers."""
