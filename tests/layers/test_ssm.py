@@ -105,3 +105,19 @@ def test_one_kernel_alone_is_a_plain_convolution():
     kernel, x = torch.randn(1, 1, 9), torch.randn(1, 1, 9)
     plain = torch.nn.functional.conv1d(x, kernel.flip(-1), padding=8)[..., :9]
     torch.testing.assert_close(convolve(x, kernel), plain)
+
+
+def test_gradients_are_those_of_finite_differences():
+    x = torch.randn(2, 2, 7, dtype=torch.float64, requires_grad=True)
+    kernels = torch.randn(2, 2, 7, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(2, 2, 7, dtype=torch.float64)
+
+    def plain(x, kernels):
+        lags = torch.arange(7)[:, None] - torch.arange(7)
+        before, after = kernels[0][:, lags.clamp(min=0)], kernels[1][:, (-lags - 1).clamp(min=0)]
+        return torch.einsum("htj,bhj->bht", torch.where(lags >= 0, before, after), x)
+
+    torch.testing.assert_close(convolve(x, kernels), plain(x, kernels))
+    ours = torch.autograd.grad((convolve(x, kernels) * weights).sum(), (x, kernels))
+    theirs = torch.autograd.grad((plain(x, kernels) * weights).sum(), (x, kernels))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

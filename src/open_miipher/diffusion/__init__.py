@@ -2,6 +2,7 @@
 
 from open_miipher.base.registry import Registry
 from open_miipher.diffusion.backbone import Backbone, BackboneConfig, check_hop
+from open_miipher.diffusion.condition import MelCondition
 from open_miipher.diffusion.sampling import sample
 from open_miipher.diffusion.sashimi import SaShiMi
 from open_miipher.diffusion.schedule import Descent, NoiseSchedule, ScheduleConfig
@@ -14,6 +15,7 @@ __all__ = [
     "Backbone",
     "BackboneConfig",
     "Descent",
+    "MelCondition",
     "NoiseSchedule",
     "ScheduleConfig",
     "check_hop",

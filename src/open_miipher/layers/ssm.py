@@ -7,6 +7,7 @@ Gu et al., "On the Parameterization and Initialization of Diagonal State Space M
 import contextlib
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from scipy.fft import next_fast_len
@@ -129,5 +130,33 @@ def convolve(x: Tensor, kernels: Tensor) -> Tensor:
     kernel = nn.functional.pad(kernels[0], (0, size - num_samples))
     if len(kernels) == 2:  # the time before 0 is at the end of the circle
         kernel = kernel + nn.functional.pad(kernels[1].flip(-1), (size - num_samples, 0))
-    spectrum = torch.fft.rfft(x, size) * torch.fft.rfft(kernel)
-    return torch.fft.irfft(spectrum, size)[..., :num_samples]
+    convolved: Tensor = _Circular.apply(x, kernel)
+    return convolved
+
+
+class _Circular(torch.autograd.Function):
+    """Circular convolution with a kernel of at least twice the length: (batch, width, samples).
+
+    Its backward keeps the signal alone, and has transforms of real numbers; autograd's own keeps
+    spectra of twice that size, and transforms complex numbers.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kernel: Tensor) -> Tensor:
+        """(batch, width, samples), (width, size) -> (batch, width, samples)."""
+        ctx.save_for_backward(x, kernel)
+        size = kernel.shape[-1]
+        spectrum = torch.fft.rfft(x, size).mul_(torch.fft.rfft(kernel))
+        return torch.fft.irfft(spectrum, size)[..., : x.shape[-1]].contiguous()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Correlate the gradient with the kernel, and with the signal."""
+        x, kernel = ctx.saved_tensors
+        size = kernel.shape[-1]
+        with in_float32(x.device):
+            of_output = torch.fft.rfft(gradient, size)
+            of_kernel = torch.einsum("bhf,bhf->hf", of_output, torch.fft.rfft(x, size).conj())
+            of_x = of_output.mul_(torch.fft.rfft(kernel).conj())
+            to_x = torch.fft.irfft(of_x, size)[..., : x.shape[-1]]
+            return to_x, torch.fft.irfft(of_kernel, size)
