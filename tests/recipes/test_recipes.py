@@ -54,7 +54,9 @@ def recipe(model):
 
 
 def test_every_recipe_has_a_stage():
-    assert set(RECIPES) == {"feature_cleaner", "adversarial_vocoder", "waveform_cleaner"}
+    """The diffusion's tests are in test_diffusion.py."""
+    with_stages = {"feature_cleaner", "adversarial_vocoder", "waveform_cleaner"}
+    assert set(RECIPES) == with_stages | {"diffusion"}
 
 
 def test_each_pass_reaches_its_network_alone(recipe):
