@@ -25,8 +25,8 @@ def test_alone_without_a_launcher(monkeypatch):
     assert (world.rank, world.size, world.is_main) == (0, 1, True)
     assert world.gather("x") == ["x"]
     assert world.mean({"a": 2.0}) == {"a": 2.0}
-    assert world.any(True)
-    assert not world.any(False)
+    assert world.any_later(True)()
+    assert not world.any_later(False)()
 
 
 def test_agree_marks_the_error_as_shared():

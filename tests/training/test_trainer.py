@@ -18,6 +18,7 @@ from open_miipher.config import compose_run
 from open_miipher.distributed import World, start
 from open_miipher.index import Entry, read_index, write_index
 from open_miipher.training import Trainer, prepare
+from open_miipher.training.optimization import load_optimizer
 
 
 def begin(*overrides: str) -> Trainer:
@@ -381,3 +382,60 @@ def test_a_validation_that_ends_worse_than_the_damage_is_told(cleaner, capsys):
     assert "validation ended with a feature_distance of 1.5, the damaged input's is 1" in (
         capsys.readouterr().out
     )
+
+
+def test_from_a_bad_step_on_nothing_changes_until_it_is_told(cleaner, run_dir, tmp_path):
+    """It is told at the next line, and the state is then that before it."""
+    more = ["trainer.max_steps=9", "trainer.log_every=5", "trainer.save_every=100"]
+    trainer = begin(*cleaner, *more, f"trainer.output_dir={tmp_path / 'bad'}")
+    calls = []
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return gradient * float("nan") if len(calls) == 3 else gradient
+
+    trainer.recipe.trained["cleaner"].project_in.weight.register_hook(spoil)
+    names = []
+    trainer.batches = (names.append(b.names) or b for b in trainer.batches)
+    with pytest.raises(UserError, match="grad_norm_cleaner not finite at step 2; nothing") as e:
+        trainer.run()
+    assert len(names) == 5
+    assert str(e.value).endswith("; ".join(names[2]))
+    assert not list((tmp_path / "bad" / "ckpt").glob("step-*"))
+    good = begin(*cleaner, "trainer.max_steps=2", f"trainer.output_dir={tmp_path / 'good'}")
+    good.run()
+    bad, expected = trainer.state.content(), good.state.content()
+    moments = [c.training["optimizers"]["cleaner"]["state"] for c in (bad, expected)]
+    for one, other in (moments, (bad.weights, expected.weights), (bad.ema, expected.ema)):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    for key in ("step", "epoch", "samples_consumed"):
+        assert bad.state[key] == expected.state[key]
+
+
+def test_fp16_leaves_out_what_overflows_and_goes_on(cleaner, run_dir):
+    trainer = begin(*cleaner, "trainer.max_steps=2", "trainer.amp=fp16")
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    trainer.state.scaler = scaler
+    network = trainer.recipe.trained["cleaner"]
+    before = network.project_in.weight.clone()
+    hook = network.project_in.weight.register_hook(lambda gradient: gradient * float("inf"))
+    trainer.step()
+    trainer.read()
+    assert torch.equal(network.project_in.weight, before)
+    assert scaler.get_scale() == 512.0
+    hook.remove()
+    trainer.step()
+    trainer.read()
+    assert not torch.equal(network.project_in.weight, before)
+
+
+def test_a_checkpoint_of_an_unfused_optimiser_goes_on_fused(cleaner, run_dir):
+    begin(*cleaner, "trainer.max_steps=1").run()
+    trainer = begin(f"trainer.ckpt_dir={run_dir}", "trainer.max_steps=2")
+    saved = trainer.state.optimizers["cleaner"].state_dict()
+    for group in saved["param_groups"]:
+        group.update(fused=None, foreach=True)
+    load_optimizer(trainer.state.optimizers["cleaner"], saved)
+    assert all(g["fused"] for g in trainer.state.optimizers["cleaner"].param_groups)
+    trainer.run()
+    assert trainer.state.step == 2

@@ -94,13 +94,31 @@ class World:
         dist.scatter_object_list(box, given, src=0, group=self._cpu_group)
         return box[0]
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on at least one rank."""
+    def any_later(self, flag: bool) -> Callable[[], bool]:
+        """Ask whether the flag is set on at least one rank, without waiting for the others.
+
+        Returns:
+            A function that gives the answer, and waits until all have asked.
+        """
         if self.size == 1:
-            return flag
+            return lambda: flag
         value = torch.tensor([int(flag)])
-        dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self._cpu_group)
-        return bool(value.item())
+        work = dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self._cpu_group, async_op=True)
+
+        def answer() -> bool:
+            work.wait()
+            return bool(value.item())
+
+        return answer
+
+    def any_on_device(self, flag: torch.Tensor) -> torch.Tensor:
+        """Return 1 if the flag, () 1.0 or 0.0 on the device, is 1 on at least one rank.
+
+        The process waits neither for the device nor for the others. The flag itself may change.
+        """
+        if self.size > 1:
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return flag
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """Average named numbers over the ranks; all ranks have the same names in one order."""
