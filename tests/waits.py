@@ -39,6 +39,8 @@ class _Listener(TorchDispatchMode):
 
 
 def _has_mask(args: tuple) -> bool:
+    if len(args) > 2 and isinstance(args[2], torch.Tensor) and args[2].numel() == 1:
+        return False  # x[mask] = number, which torch does as masked_fill
     indices = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ()
     return any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in indices)
 

@@ -439,3 +439,36 @@ def test_a_checkpoint_of_an_unfused_optimiser_goes_on_fused(cleaner, run_dir):
     assert all(g["fused"] for g in trainer.state.optimizers["cleaner"].param_groups)
     trainer.run()
     assert trainer.state.step == 2
+
+
+def test_several_scores_choose_the_best_checkpoint_together(tiny_stages, run_dir, capsys):
+    """The first is better at step 2 by a fifth, the second worse by a tenth; step 3 is neither."""
+    more = ["trainer.max_steps=3", "trainer.validate_every=1", f"trainer.output_dir={run_dir}"]
+    named = "trainer.best_by=[log_spectral_distance,dnsmos_overall]"
+    pytest.importorskip("speechmos")
+    trainer = begin(*tiny_stages["pretrain"], *more, named)
+    values = {1: (10.0, 3.0), 2: (8.0, 2.7), 3: (8.1, 2.7)}
+    trainer.recipe.validate = lambda clip: dict(
+        zip(trainer.recipe.best_by, values[trainer.state.step], strict=True)
+    )
+    trainer.run()
+    assert Checkpoint.open(run_dir, "best").state["step"] == 2
+    assert trainer.state.best_score == pytest.approx((8.0 / 2.7) ** 0.5)
+    trainer.lock.close()
+    capsys.readouterr()
+    other = begin(f"trainer.ckpt_dir={run_dir}", "trainer.best_by=null", "trainer.max_steps=4")
+    assert other.state.best_score == float("inf")
+    assert "trainer.best_by was log_spectral_distance, dnsmos_overall and is" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_score_that_validation_does_not_give_is_refused_at_once(tiny_stages, cleaner, run_dir):
+    """A vocoder's losses do not tell which checkpoint is better."""
+    with pytest.raises(UserError, match=r"best_by=loss is no .*log_spectral_distance, mel_dist"):
+        begin(*tiny_stages["finetune"], "trainer.best_by=[loss,mel_distance]")
+    with pytest.raises(UserError, match=r"best_by=mel_distance is no .*feature_distance, loss, l1"):
+        begin(*cleaner, "trainer.best_by=[mel_distance]")
+    with pytest.raises(UserError, match=r"best_by=\[\] is no score"):
+        begin(*cleaner, "trainer.best_by=[]")
+    assert not run_dir.exists()

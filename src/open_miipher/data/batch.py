@@ -39,8 +39,9 @@ class Batch:
         return replace(self, **moved)
 
     def pin_memory(self) -> Self:
-        """Copy these tensors to page-locked memory; torch's loader calls this."""
-        return replace(self, **{name: t.pin_memory() for name, t in self._tensors().items()})
+        """Copy all tensors to page-locked memory; torch's loader calls this."""
+        pinned = {name: t.pin_memory() for name, t in self._tensors().items()}
+        return replace(self, positions=self.positions.pin_memory(), **pinned)
 
     def _tensors(self) -> dict[str, Any]:
         values = {own.name: getattr(self, own.name) for own in fields(self)}

@@ -44,6 +44,7 @@ class FeatureCleaner(Recipe[PairBatch]):
     Config = FeatureCleanerConfig
     data_kinds = (PairBatch,)
     score = "feature_distance"
+    scores = ("loss", *LOSSES)
     parts = ("encoder", "cleaner")
 
     def __init__(self, data: AudioSource, seed: int, config: FeatureCleanerConfig) -> None:

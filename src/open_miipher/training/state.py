@@ -74,7 +74,7 @@ class TrainingState:
         overrides: the command-line overrides that composed it.
         step: optimiser steps taken.
         seconds: spent training, resumed runs included.
-        best_score: the lowest validation score so far.
+        best_score: the lowest overall score of a validation so far (`Recipe.overall`).
         run_id: the logger's identifier of the run.
     """
 

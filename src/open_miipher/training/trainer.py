@@ -274,8 +274,9 @@ class Trainer:
         means = {name: sum(s[name] for s in ordered) / len(ordered) for name in ordered[0]}
         self.scores = means
         self._log("validation", means)
-        if means[recipe.score] < self.state.best_score:
-            self.state.best_score = means[recipe.score]
+        overall = recipe.overall(means)
+        if overall < self.state.best_score:
+            self.state.best_score = overall
             self.save(best=True)
 
     def sample(self) -> None:
