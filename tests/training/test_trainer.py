@@ -472,3 +472,21 @@ def test_a_score_that_validation_does_not_give_is_refused_at_once(tiny_stages, c
     with pytest.raises(UserError, match=r"best_by=\[\] is no score"):
         begin(*cleaner, "trainer.best_by=[]")
     assert not run_dir.exists()
+
+
+def test_cudnn_tries_its_algorithms_on_the_fixed_shapes_of_training_alone(cleaner, run_dir):
+    trainer = begin(*cleaner, "trainer.max_steps=1", "trainer.validate_every=1")
+    seen, recipe = [], trainer.recipe
+    before = torch.backends.cudnn.benchmark
+    passes, validate = recipe.passes, recipe.validate
+
+    def noted(name: str) -> None:
+        seen.append((name, torch.backends.cudnn.benchmark))
+
+    recipe.passes = lambda *a: [noted("forward"), passes(*a)][1]
+    recipe.trained["cleaner"].project_in.weight.register_hook(lambda _: noted("backward"))
+    recipe.validate = lambda clip: [noted("validate"), validate(clip)][1]
+    trainer.run()
+    assert seen[:2] == [("forward", True), ("backward", True)]
+    assert ("validate", False) in seen
+    assert torch.backends.cudnn.benchmark == before

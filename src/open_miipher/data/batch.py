@@ -19,6 +19,8 @@ class Batch:
 
     Attributes:
         kind: what it holds, as an error message describes it.
+        has_one_shape: whether all batches of a training run have the same shape, so that it pays to
+            try which algorithm is the fastest.
         positions: (batch,) int64 on the CPU, places in the endless stream; they select the noise
             that a step draws.
         names: file, epoch and index of each sample, for messages.
@@ -27,6 +29,7 @@ class Batch:
     """
 
     kind: ClassVar[str]
+    has_one_shape: ClassVar[bool] = False
     positions: Tensor
     names: list[str]
     failures: list[str]
@@ -86,6 +89,7 @@ class PairBatch(Batch):
     """
 
     kind = "pairs of clean and damaged speech"
+    has_one_shape = True
     clean: Tensor
     damaged: Tensor
     lengths: Tensor

@@ -16,7 +16,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.gpu_support import gpu_problem, read_driver
 from open_miipher.base.paths import printable
 from open_miipher.distributed.place import is_first_here, place
-from open_miipher.distributed.process import die_with_launcher
+from open_miipher.distributed.process import allow_open_files, die_with_launcher
 
 T = TypeVar("T")
 
@@ -68,6 +68,11 @@ class World:
     def is_main(self) -> bool:
         """Whether this is rank 0, which alone writes."""
         return self.rank == 0
+
+    @property
+    def may_fork(self) -> bool:
+        """Whether this process may be forked; NCCL and the network below it do not survive that."""
+        return self._cpu_group is None
 
     def gather(self, item: Any) -> list[Any]:
         """Return every rank's (picklable) item, in rank order, on every rank."""
@@ -194,7 +199,7 @@ def start(
 ) -> World:
     """Join the ranks that torchrun (or SLURM) started; alone without them.
 
-    Also ties a worker to the life of its torchrun.
+    Also ties a worker to the life of its torchrun, and raises the limit of open files.
 
     Args:
         device: `cpu`, `cuda`, or None for a GPU where there is one.
@@ -212,6 +217,7 @@ def start(
     if collectives and ranks_per_device > 1:
         raise ValueError("collectives on the GPU need one for each rank")
     die_with_launcher()
+    allow_open_files()
     rank, size, local_rank = place()
     chosen = _device(device, local_rank // ranks_per_device, cpu_option)
     if size == 1:

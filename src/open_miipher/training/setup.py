@@ -73,6 +73,7 @@ def prepare(run: Run, world: World) -> Trainer:
         world.size,
         config.num_workers,
         pin_memory=world.device.type == "cuda",
+        start_method="fork" if world.may_fork else "spawn",
     )
     return Trainer(
         config,

@@ -228,7 +228,8 @@ class Trainer:
             batch = next(self.batches).to(self.world.device)
             names += batch.names
             self.failures += batch.failures + batch.broken
-            with self._unsynchronised(micro_step < accumulation - 1):
+            unsynchronised = self._unsynchronised(micro_step < accumulation - 1)
+            with unsynchronised, _fastest_algorithms(batch.has_one_shape):
                 for item in self._passes(batch):
                     self.state.scaler.scale(item.loss / accumulation).backward()
                     for name, value in _named(item, self.recipe.main).items():
@@ -376,6 +377,17 @@ class Trainer:
         finally:
             for network in networks:
                 network.train()
+
+
+@contextlib.contextmanager
+def _fastest_algorithms(wanted: bool) -> Iterator[None]:
+    """Let cuDNN try its algorithms on each new shape; what restores has ever new shapes."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _named(item: Pass, main: str) -> dict[str, torch.Tensor]:
