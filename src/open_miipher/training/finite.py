@@ -24,7 +24,7 @@ class FiniteCheck:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self.skip = torch.zeros((), device=world.device)
+        self.skip = torch.zeros((), dtype=torch.float32, device=world.device)
         self._num_skipped = torch.zeros((), dtype=torch.int64, device=world.device)
         self._names: list[str] = []  # of the values
         self._values = self._bad = torch.empty(0, device=world.device)
@@ -57,7 +57,9 @@ class FiniteCheck:
         bad = ~self._values[: len(judged)].isfinite()
         was_good = self._num_skipped == 0
         self._bad = bad if not self.has_news else torch.where(was_good, bad, self._bad)
-        self.skip = torch.maximum(self.skip, self._world.any_on_device(bad.any().float()))
+        self.skip = torch.maximum(
+            self.skip, self._world.any_on_device(bad.any().to(self.skip.dtype))
+        )
         self._num_skipped += self.skip.long()
         self._samples.append(samples)
 

@@ -183,7 +183,8 @@ class Trainer:
         else:
             self.check.note({**losses, **named}, {}, names)
         for name, norm in norms.items():
-            self._update(name, torch.maximum(self.check.skip, 1.0 - norm.isfinite().float()))
+            overflows = norm.isfinite().logical_not().to(self.check.skip.dtype)
+            self._update(name, torch.maximum(self.check.skip, overflows))
         state.scaler.update()
         state.advance(self.config.batch_size, self.check.skip)
         return {**losses, **named}
