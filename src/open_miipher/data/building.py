@@ -70,6 +70,7 @@ def build_train_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
         config.max_degradation_failures,
         config.max_broken_samples,
         pad=True,
+        number_at=files.number_at if config.draw_by == "duration" else None,
     )
 
 
