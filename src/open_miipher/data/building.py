@@ -34,6 +34,7 @@ class DegradedSpeech:
 
     def __init__(self, config: DataConfig) -> None:
         self.config, self.sample_rate = config, config.sample_rate
+        self.crop_seconds = config.crop_seconds
 
     def train(self, seed: int) -> DegradedSpeechDataset:
         """Build the training data; see `build_train_data`."""

@@ -123,6 +123,7 @@ class Preprocessed:
 
     def __init__(self, config: PreprocessedConfig) -> None:
         self.config, self.sample_rate = config, config.sample_rate
+        self.crop_seconds = config.crop_seconds
         self._storage = Storage(config.s3)
 
     def train(self, seed: int) -> PreprocessedDataset:

@@ -159,6 +159,8 @@ class AudioSource(Protocol):
 
     Attributes:
         sample_rate: of the waveforms, in Hz.
+        crop_seconds: length of a crop in training.
     """
 
     sample_rate: int
+    crop_seconds: float

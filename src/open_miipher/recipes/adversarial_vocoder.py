@@ -32,7 +32,7 @@ from open_miipher.losses import (
     discriminator_loss,
     generator_losses,
 )
-from open_miipher.recipes.parts import at_rate, check_fit
+from open_miipher.recipes.parts import at_rate, check_crops, check_fit
 from open_miipher.recipes.recipe import (
     Pass,
     Recipe,
@@ -125,6 +125,7 @@ class AdversarialVocoder(Recipe[PairBatch]):
         self.sample_rate, self.seed = data.sample_rate, seed
         self.weights, self.adversarial = config.loss_weights, config.adversarial
         self.encoder: Encoder = self.build("encoder", ENCODERS, config.encoder, key="model.encoder")
+        check_crops(self.encoder, data)
         self.base["encoder"] = self.encoder
         features = (self.encoder.width, self.encoder.frame_rate)
         self.vocoder: AdversarialGenerator = self.build(
