@@ -105,9 +105,9 @@ def check_crops(encoder: Encoder, data: AudioSource) -> None:
     """
     if encoder.needs_statistics and data.crop_seconds < _SHORTEST_CROP_SECONDS:
         raise UserError(
-            f"data.crop_seconds={data.crop_seconds:g} is too short for model.encoder: it normalises "
-            "a crop by its own statistics, which are too far from those of the whole file that "
-            f"restoring takes; give at least {_SHORTEST_CROP_SECONDS:g}"
+            f"data.crop_seconds={data.crop_seconds:g} is too short for model.encoder, which "
+            "normalises a crop by its own statistics: they are too far from those of the whole "
+            f"file, which restoring takes; give at least {_SHORTEST_CROP_SECONDS:g}"
         )
 
 
