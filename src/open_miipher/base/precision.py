@@ -63,4 +63,7 @@ def without_parametrisations(network: nn.Module) -> None:
     """Replace weights that are computed in every call, such as by weight norm, by their values."""
     for module in network.modules():
         for name in list(getattr(module, "parametrizations", ())):
+            value = nn.Parameter(getattr(module, name).detach(), requires_grad=False)
             parametrize.remove_parametrizations(module, name)
+            delattr(module, name)  # of frozen weights, torch leaves a tensor that is no parameter
+            module.register_parameter(name, value)

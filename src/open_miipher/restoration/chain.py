@@ -113,6 +113,7 @@ class Chain:
         self.needs_statistics = cleaner.encoder.needs_statistics
         self.restores_level = vocoder.restores_level
         weights = _fingerprint(cleaner, vocoder, specs or {})
+        self.amp = amp
         self.fingerprint = weights if amp == "no" else f"{weights}-{amp}"
         self.origin = "no checkpoint"
         without_parametrisations(self.cleaner)

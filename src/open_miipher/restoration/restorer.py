@@ -22,6 +22,7 @@ from open_miipher.restoration.batches import restore_chunks
 from open_miipher.restoration.chain import DEFAULT_MODEL, Chain, Model
 from open_miipher.restoration.job import Chunk, Job, RestoreOptions
 from open_miipher.restoration.streams import ArraySink, PeakSink, Sink, Source
+from open_miipher.restoration.trial import CPU_BATCH, Trial, suited_amp, try_batches
 
 Waveform = TypeVar("Waveform", np.ndarray, Tensor)
 
@@ -40,12 +41,17 @@ class Restorer:
         options: of the restoration; by default, several channels become one.
         batch_size: the most chunks that the model restores at once.
 
+    Attributes:
+        trial: that the batch size was found by, if there was one.
+
     Raises:
         UserError: the options do not fit the model.
     """
 
+    trial: Trial | None = None
+
     def __init__(
-        self, model: Model, options: RestoreOptions | None = None, batch_size: int = 4
+        self, model: Model, options: RestoreOptions | None = None, batch_size: int = CPU_BATCH
     ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch size {batch_size!r}: choose a whole number, 1 or more")
@@ -56,16 +62,16 @@ class Restorer:
         self.options.grid(model)
 
     def __str__(self) -> str:
-        return f"model {self.model}"
+        return f"model {self.model}" + (f", in {self.trial}" if self.trial else "")
 
     @classmethod
     def from_checkpoint(
         cls,
         path: str | Path | Checkpoint = DEFAULT_MODEL,
         options: RestoreOptions | None = None,
-        batch_size: int = 4,
+        batch_size: int | None = None,
         device: torch.device | str | None = None,
-        amp: Literal["bf16", "no"] = "no",
+        amp: Literal["bf16", "no"] | None = None,
         ema: bool = True,
         encoder_source: str | None = None,
     ) -> "Restorer":
@@ -75,19 +81,25 @@ class Restorer:
             path: a checkpoint folder of a whole chain, its run's output directory, or an open
                 checkpoint; by default the model that comes with the project.
             options: of the restoration.
-            batch_size: the most chunks that the model restores at once.
+            batch_size: the most chunks that the model restores at once; by default, what a trial
+                of some seconds finds on a GPU, and 4 on a CPU.
             device: by default, a GPU if there is one.
-            amp: bf16 computes in mixed precision.
+            amp: see `Chain`; by default bf16 on GPUs that compute in it, and no elsewhere.
             ema: load the moving average of the weights if the checkpoint has one.
             encoder_source: path or name of the base encoder, if it has moved since training.
 
         Raises:
             UserError: the checkpoint does not hold a complete chain, or the options do not fit it.
         """
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        chain = Chain.from_checkpoint(path, device, amp, ema, encoder_source)
-        return cls(chain, options, batch_size)
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        amp = amp or suited_amp(where)
+        chain = Chain.from_checkpoint(path, where, amp, ema, encoder_source)
+        if batch_size is not None or where.type != "cuda":
+            return cls(chain, options, batch_size or CPU_BATCH)
+        trial = try_batches(chain, (options or RestoreOptions()).grid(chain))
+        restorer = cls(chain, options, trial.batch_size)
+        restorer.trial = trial
+        return restorer
 
     def restore(self, waveform: Waveform, sample_rate: int) -> tuple[Waveform, int]:
         """Restore one waveform of any length.
