@@ -39,13 +39,18 @@ def stay_in_float32(*modules: nn.Module) -> None:
         setattr(module, _FLOAT32, True)
 
 
+def stays_in_float32(module: nn.Module) -> bool:
+    """Whether `stay_in_float32` marked a module."""
+    return getattr(module, _FLOAT32, False)
+
+
 def store_in_bf16(network: nn.Module) -> None:
     """Store a network's weights in bfloat16, but for what is marked with `stay_in_float32`.
 
     Then it runs without autocast, which would convert every weight anew in each call. Buffers keep
     their type. Where a float32 part hands over to others, these need `as_stored`.
     """
-    if getattr(network, _FLOAT32, False):
+    if stays_in_float32(network):
         return
     for parameter in network.parameters(recurse=False):
         parameter.data = parameter.data.bfloat16()

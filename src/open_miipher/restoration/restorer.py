@@ -95,7 +95,7 @@ class Restorer:
         amp = amp or suited_amp(where)
         chain = Chain.from_checkpoint(path, where, amp, ema, encoder_source)
         if batch_size is not None or where.type != "cuda":
-            return cls(chain, options, batch_size or CPU_BATCH)
+            return cls(chain, options, CPU_BATCH if batch_size is None else batch_size)
         trial = try_batches(chain, (options or RestoreOptions()).grid(chain))
         restorer = cls(chain, options, trial.batch_size)
         restorer.trial = trial
