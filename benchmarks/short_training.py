@@ -6,8 +6,8 @@ With the same seeds in two trees, it shows what a change of the code does to tra
         --noisy-dir TEST/noisy --clean-dir TEST/clean --output-dir O
 
 Both chains learn on the CPU in float32: `demo` (log-mel, conformer, WaveFit with power) and `sidon`
-(a small w2v-BERT of random weights, LoRA, DAC's decoder). Writes O/scores.json: the mean losses of the
-last 50 steps of each stage, and what src/evaluate.py measures of the restored files.
+(a small w2v-BERT of random weights, LoRA, DAC's decoder). Writes O/scores.json: the mean losses of
+the last 50 steps of each stage, and what src/evaluate.py measures of the restored files.
 """
 
 import argparse

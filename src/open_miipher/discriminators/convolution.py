@@ -49,7 +49,7 @@ def convolution(
 ) -> Conv1d:
     """Return a weight-normalised convolution, padded with half a kernel of zeros on both sides.
 
-    The first of a network hears the waveform, and does so in float32 whatever the others compute in.
+    The first of a network hears the waveform: in float32, whatever the others compute in.
     """
     made = Conv1d(width_in, width_out, kernel_size, stride, kernel_size // 2, groups=groups)
     if is_first:
