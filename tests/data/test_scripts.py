@@ -10,7 +10,11 @@ from unittest import mock
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from open_miipher.audio.mel import LogMel, MelConfig
+from open_miipher.base.registry import from_mapping
+from open_miipher.config import compose_run
 from open_miipher.data import LabelledAudio, LabelledAudioConfig
 from open_miipher.data.config import AudioDirs, HeldOutAudio
 from open_miipher.data.files import Files
@@ -300,3 +304,67 @@ def test_sc09_does_not_mix_with_other_files(run_script, tmp_path):
     status, _, err = prepare(run_script, source, output)
     assert status == 2
     assert "holds 1 files that are not of this part (the first: one/other.wav)" in err
+
+
+# Mels in files.
+
+
+def test_mels_in_files_are_those_that_training_makes(run_script, make_dir, tmp_path):
+    rng = np.random.default_rng(0)
+    waveforms = {f"{k}/{k}.wav": rng.uniform(-0.5, 0.5, 30000 + 5000 * k) for k in range(2)}
+    root = make_dir("speech", {name: (w, 22050) for name, w in waveforms.items()})
+    output = tmp_path / "mel256"
+    dirs = f"data.train.dir_list=[{root}]"
+    arguments = ("make_mels", "experiment=ljspeech", dirs, f"+output_dir={output}")
+    status, out, _ = run_script(*arguments)
+    assert status == 0
+    assert "2 mels of 80 bands" in out
+    vocoder = ["model=diffwave_vocoder_64", "experiment=ljspeech"]
+    config = compose_run([*vocoder, dirs, f"data.train.mel_dir={output}"])
+    data = config.data.train(0)
+    log_mel = LogMel(from_mapping(MelConfig, config.model["mel"]))
+    for position in range(4):
+        sample = data[position]
+        own = log_mel(torch.from_numpy(sample.waveform)[None])[0].T
+        assert own.shape == sample.mel.shape == (80, 64)
+        inside = slice(2, -2)  # frames that see nothing beyond the crop
+        torch.testing.assert_close(torch.from_numpy(sample.mel)[:, inside], own[:, inside])
+
+
+def test_making_mels_goes_on_and_does_not_mix_front_ends(run_script, make_dir, tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 8000)
+    root = make_dir("speech", {f"{k}.wav": (noise, 22050) for k in range(3)})
+    output = tmp_path / "mels"
+    arguments = ["make_mels", f"data.train.dir_list=[{root}]", f"+output_dir={output}"]
+    arguments.append("experiment=ljspeech")
+    run_script(*arguments)
+    before = (output / "0.npy").stat().st_mtime_ns
+    (output / "1.npy").unlink()
+    assert "1 mels of 80 bands, 2 were there" in run_script(*arguments)[1]
+    assert (output / "0.npy").stat().st_mtime_ns == before
+    status, _, err = run_script(*arguments, "model.mel.f_max=11025")
+    assert status == 2
+    assert "mel.json tells of another front end than model.mel" in err
+
+
+def test_mels_that_cannot_be_made_are_refused(run_script, make_dir, tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (8000, 2))
+    same = make_dir("same", {"a.wav": (noise[:, 0], 22050), "a.flac": (noise[:, 0], 22050)})
+    stereo = make_dir("stereo", {"a.wav": (noise, 22050)})
+    start = ["make_mels", "experiment=ljspeech"]
+    output = f"+output_dir={tmp_path / 'mels'}"
+    cases = [
+        ([], "give one folder for the mels: +output_dir=DIR"),
+        ([output, f"data.train.dir_list=[{same}]"], "would have one mel, a.npy: rename one"),
+        ([output, f"data.train.dir_list=[{stereo}]"], "a.wav has several channels"),
+        ([output, "data.train.dir_list=[]"], "data.train.dir_list is empty"),
+        ([output, "model.mel.sample_rate=16000"], "model.mel.sample_rate=16000 is not data.samp"),
+    ]
+    for arguments, words in cases:
+        status, _, err = run_script(*start, *arguments)
+        assert status == 2
+        assert words in err
+        assert len(err.splitlines()) == 1
+    status, _, err = run_script("make_mels", "model=digit_classifier", output)
+    assert "model=digit_classifier has no model.mel" in err
+    assert not (tmp_path / "mels").exists()

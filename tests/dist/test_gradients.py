@@ -66,6 +66,7 @@ def test_ranks_average_on_pretrained_encoders(run_script, tiny_stages, tiny_hube
         "trainer.amp=no",
         "trainer.logger.kind=none",
         *(o for o in tiny_stages["cleaner"] if o.startswith(("data.", "trainer."))),
+        "data.crop_seconds=3",
         SIX,
     ]
     adapters = ["model.cleaner.bottleneck=8", "model.cleaner.init=random"]
