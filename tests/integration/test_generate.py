@@ -93,6 +93,14 @@ def test_mels_are_vocoded_one_by_one(runs, run_script, tmp_path):
     assert "nan.npy is empty, or holds NaN" in said
     assert sorted(files(out)) == ["a.wav", "deep/b.wav"]
     assert soundfile.info(out / "deep/b.wav").frames == 7 * 64
+    (mels / "mel.json").write_text('{"hop_length": 128, "n_mels": 20}')
+    refused = run_script(*words, "--output-dir", out, check=False)
+    assert refused.returncode == 2
+    assert "mels of another front end than the model's: sample_rate is None, not 8000" in (
+        refused.stderr
+    )
+    assert "hop_length is 128, not 64" in refused.stderr
+    (mels / "mel.json").unlink()
     alone = tmp_path / "alone"
     run_script(*words, "--output-dir", alone, "--mel-name", "b")
     assert files(alone) == {"deep/b.wav": files(out)["deep/b.wav"]}
@@ -105,7 +113,7 @@ def test_mels_are_vocoded_one_by_one(runs, run_script, tmp_path):
         ("sashimi", ["--n-samples", "0"], "must be at least 1"),
         (
             "sashimi",
-            ["--sampler", "fast", "--fast-levels", "1e-9,.1"],
+            ["--sampler", "fast", "--fast-levels", "1e-9,.1"],  # less noise than in training
             "fast level 1 .* is outside the trained range",
         ),
         ("sashimi", ["--sampler", "fast", "--fast-levels", "a,b"], "give numbers with commas"),
