@@ -70,6 +70,7 @@ class DiffusionConfig:
     diffusion_step_embed_dim_in: int | None = None
     diffusion_step_embed_dim_mid: int | None = None
     diffusion_step_embed_dim_out: int | None = None
+    diffusion_step_embed_exponent: float | None = None
     mel_upsample: tuple[int, ...] | None = None
     res_channels: int | None = None
     skip_channels: int | None = None
