@@ -86,6 +86,7 @@ class PairBatch(Batch):
         clean: (batch, samples), zero beyond `lengths`; float32, or int16 until `to`.
         damaged: like `clean`, and aligned with it.
         lengths: (batch,) int64, number of samples before the padding.
+        is_full: whether it is known that there is no padding, without asking the device.
     """
 
     kind = "pairs of clean and damaged speech"
@@ -93,6 +94,12 @@ class PairBatch(Batch):
     clean: Tensor
     damaged: Tensor
     lengths: Tensor
+    is_full: bool = field(default=False, kw_only=True)
+
+    @property
+    def true_lengths(self) -> Tensor | None:
+        """`lengths`, or None if it is known that there is no padding."""
+        return None if self.is_full else self.lengths
 
     @classmethod
     def join(cls, samples: Sequence[tuple[int, PairSample]], num_samples: int | None) -> Self:
@@ -112,6 +119,7 @@ class PairBatch(Batch):
             _stack([sample.damaged for _, sample in samples], num_samples),
             torch.tensor(lengths),
             broken=[reason for _, sample in samples for reason in sample.broken],
+            is_full=min(lengths) == num_samples,
         )
 
     def to(self, device: torch.device | str) -> Self:
