@@ -24,7 +24,7 @@ from open_miipher.checkpoint import NEWEST, Checkpoint, complete_checkpoints
 from open_miipher.corpus.preprocessing.config import Preprocessing, PreprocessingOptions
 from open_miipher.data import DATA
 from open_miipher.data.config import PreprocessingData
-from open_miipher.recipes import recipe_class
+from open_miipher.recipes import named_output_dir, recipe_class
 from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
@@ -92,7 +92,8 @@ def _resumed(ckpt_dir: Any, which: Any, kept: Sequence[str]) -> Checkpoint | Non
         return None
     if ckpt_dir != AUTO:
         return Checkpoint.open(str(ckpt_dir), str(which))
-    output_dir = compose_plain(kept)["trainer"]["output_dir"]
+    plain = compose_plain(kept)
+    output_dir = plain["trainer"]["output_dir"] or named_output_dir(plain["model"])
     if output_dir is None:
         raise UserError(
             "trainer.ckpt_dir=auto resumes the run in trainer.output_dir; set trainer.output_dir"

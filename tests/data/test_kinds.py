@@ -7,7 +7,16 @@ import pytest
 from open_miipher.base.errors import UserError
 from open_miipher.base.registry import build
 from open_miipher.config import compose_plain, compose_run
-from open_miipher.data import DATA, DegradedSpeech, Preprocessed, PreprocessedConfig
+from open_miipher.data import (
+    DATA,
+    Audio,
+    AudioConfig,
+    DegradedSpeech,
+    LabelledAudio,
+    LabelledAudioConfig,
+    Preprocessed,
+    PreprocessedConfig,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = sorted(path.stem for path in (ROOT / "config/model").glob("*.yaml"))
@@ -15,7 +24,10 @@ KINDS = {
     "default": (DegradedSpeech, 24000),
     "preprocessed": (Preprocessed, 24000),
     "preprocessed_48k": (Preprocessed, 48000),
+    "audio": (Audio, 16000),
+    "labelled_audio": (LabelledAudio, 16000),
 }
+DEFAULTS = {Audio: AudioConfig(), LabelledAudio: LabelledAudioConfig()}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -29,6 +41,9 @@ def test_a_configuration_holds_every_key_of_its_kind_and_the_defaults(name):
     if kind is Preprocessed:
         built.config.sample_rate, built.config.crop_seconds = 24000, 10.0
         assert built.config == PreprocessedConfig()
+    if kind in DEFAULTS:
+        built.config.crop_seconds = 1.0
+        assert built.config == DEFAULTS[kind]
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -54,7 +69,10 @@ def test_urls_are_one_or_a_list(override, urls):
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (["data.name=tapes"], "data.name=tapes is unknown; choose one of degraded_speech, prepr"),
+        (
+            ["data.name=tapes"],
+            "data.name=tapes is unknown; choose one of audio, degraded_sp",
+        ),
         (["data=preprocessed", "+data.train.dir_list=[a]"], "unknown key data.train"),
         (["data=preprocessed", "data.train_urls=3"], "data.train_urls must be a list, not 3"),
         (["data=preprocessed", "data.s3.retries=often"], "data.s3.retries='often' must be a whole"),

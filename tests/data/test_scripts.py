@@ -2,13 +2,21 @@
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from open_miipher.audio.mel import LogMel, MelConfig
+from open_miipher.base.registry import from_mapping
+from open_miipher.config import compose_run
+from open_miipher.data import LabelledAudio, LabelledAudioConfig
+from open_miipher.data.config import AudioDirs, HeldOutAudio
 from open_miipher.data.files import Files
 from open_miipher.data.material import RecordedResponses
 from open_miipher.degradation.reverb import direct_path
@@ -199,3 +207,164 @@ def test_a_split_needs_speakers(run_script, tmp_path):
     )
     assert status == 2
     assert "names no speaker of a.wav" in errors
+
+
+# Spoken digits out of Speech Commands.
+
+
+def speech_commands(root: Path) -> Path:
+    """Made-up clips in the archive's layout: a voice in each part, and words that are no digits."""
+    lists: dict[str, list[str]] = {"validation_list.txt": [], "testing_list.txt": []}
+    digits = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+    rng = np.random.default_rng(0)
+    for word in (*digits, "bed", "_background_noise_"):
+        (root / word).mkdir(parents=True)
+        for voice, name in (
+            ("aa", None),
+            ("bb", "validation_list.txt"),
+            ("cc", "testing_list.txt"),
+        ):
+            path = f"{word}/{voice}_nohash_0.wav"
+            soundfile.write(root / path, rng.uniform(-0.5, 0.5, 800), 16000)
+            if name:
+                lists[name].append(path)
+    for name, paths in lists.items():
+        (root / name).write_text("".join(f"{path}\n" for path in paths))
+    return root
+
+
+def prepare(run_script, source: Path, output: Path) -> tuple[int, str, str]:
+    arguments = ("--speech-commands", source, "--output-dir", output, "--num-workers", 1)
+    return run_script("prepare_sc09", *arguments)
+
+
+def test_sc09_has_the_parts_of_the_lists_and_labels_by_folder(run_script, tmp_path):
+    source, output = speech_commands(tmp_path / "all"), tmp_path / "sc09"
+    status, out, _ = prepare(run_script, source, output)
+    assert status == 0
+    assert len(out.splitlines()) == 3
+    for part, voice in {"train": "aa", "valid": "bb", "test": "cc"}.items():
+        entries = read_index(output / part).entries
+        assert len(entries) == 10
+        assert {Path(entry.file_path).name for entry in entries} == {f"{voice}_nohash_0.wav"}
+        assert {entry.extra["speaker"] for entry in entries} == {voice}
+    linked = output / "train/seven/aa_nohash_0.wav"
+    assert linked.samefile(source / "seven/aa_nohash_0.wav")
+    held_out = HeldOutAudio([str(output / "test")])
+    train = AudioDirs([str(output / "train")])
+    data = LabelledAudio(LabelledAudioConfig(crop_seconds=0.05, train=train, test=held_out))
+    assert (len(data.labels), data.labels[0]) == (10, "eight")
+    assert data.train(0).num_items == data.validation(0).num_items == 10
+
+
+def test_sc09_goes_on_after_an_interruption(run_script, tmp_path):
+    """On another disk too, where files are copied."""
+    source, output = speech_commands(tmp_path / "all"), tmp_path / "sc09"
+    prepare(run_script, source, output)
+    kept = output / "train/one/aa_nohash_0.wav"
+    before = kept.stat().st_ino
+    (output / "train/two/aa_nohash_0.wav").unlink()
+    (output / "train/metadata.csv").unlink()
+    with mock.patch.object(Path, "hardlink_to", side_effect=OSError):
+        assert prepare(run_script, source, output)[0] == 0
+    assert kept.stat().st_ino == before
+    copied = output / "train/two/aa_nohash_0.wav"
+    assert copied.read_bytes() == (source / "two/aa_nohash_0.wav").read_bytes()
+    assert not copied.samefile(source / "two/aa_nohash_0.wav")
+    assert len(read_index(output / "train")) == 10
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        ("testing_list.txt", "has no testing_list.txt: give the folder into which the archive"),
+        ("six", "has no files in six: give the folder"),
+        ("two/bb_nohash_0.wav", "lacks 1 files of its lists (the first: two/bb_nohash_0.wav)"),
+        ("two/aa_nohash_0.wav", "leave no file of two for train"),
+    ],
+)
+def test_sc09_refuses_half_an_archive(run_script, tmp_path, harm, words):
+    source = speech_commands(tmp_path / "all")
+    path = source / harm
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    status, _, err = prepare(run_script, source, tmp_path / "sc09")
+    assert status == 2
+    assert words in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "sc09").exists()
+
+
+def test_sc09_does_not_mix_with_other_files(run_script, tmp_path):
+    source, output = speech_commands(tmp_path / "all"), tmp_path / "sc09"
+    (output / "train/one").mkdir(parents=True)
+    soundfile.write(output / "train/one/other.wav", np.zeros(80), 16000)
+    status, _, err = prepare(run_script, source, output)
+    assert status == 2
+    assert "holds 1 files that are not of this part (the first: one/other.wav)" in err
+
+
+# Mels in files.
+
+
+def test_mels_in_files_are_those_that_training_makes(run_script, make_dir, tmp_path):
+    rng = np.random.default_rng(0)
+    waveforms = {f"{k}/{k}.wav": rng.uniform(-0.5, 0.5, 30000 + 5000 * k) for k in range(2)}
+    root = make_dir("speech", {name: (w, 22050) for name, w in waveforms.items()})
+    output = tmp_path / "mel256"
+    dirs = f"data.train.dir_list=[{root}]"
+    arguments = ("make_mels", "experiment=ljspeech", dirs, f"+output_dir={output}")
+    status, out, _ = run_script(*arguments)
+    assert status == 0
+    assert "2 mels of 80 bands" in out
+    vocoder = ["model=diffwave_vocoder_64", "experiment=ljspeech"]
+    config = compose_run([*vocoder, dirs, f"data.train.mel_dir={output}"])
+    data = config.data.train(0)
+    log_mel = LogMel(from_mapping(MelConfig, config.model["mel"]))
+    for position in range(4):
+        sample = data[position]
+        own = log_mel(torch.from_numpy(sample.waveform)[None])[0].T
+        assert own.shape == sample.mel.shape == (80, 64)
+        inside = slice(2, -2)  # frames that see nothing beyond the crop
+        torch.testing.assert_close(torch.from_numpy(sample.mel)[:, inside], own[:, inside])
+
+
+def test_making_mels_goes_on_and_does_not_mix_front_ends(run_script, make_dir, tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 8000)
+    root = make_dir("speech", {f"{k}.wav": (noise, 22050) for k in range(3)})
+    output = tmp_path / "mels"
+    arguments = ["make_mels", f"data.train.dir_list=[{root}]", f"+output_dir={output}"]
+    arguments.append("experiment=ljspeech")
+    run_script(*arguments)
+    before = (output / "0.npy").stat().st_mtime_ns
+    (output / "1.npy").unlink()
+    assert "1 mels of 80 bands, 2 were there" in run_script(*arguments)[1]
+    assert (output / "0.npy").stat().st_mtime_ns == before
+    status, _, err = run_script(*arguments, "model.mel.f_max=11025")
+    assert status == 2
+    assert "mel.json tells of another front end than model.mel" in err
+
+
+def test_mels_that_cannot_be_made_are_refused(run_script, make_dir, tmp_path):
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, (8000, 2))
+    same = make_dir("same", {"a.wav": (noise[:, 0], 22050), "a.flac": (noise[:, 0], 22050)})
+    stereo = make_dir("stereo", {"a.wav": (noise, 22050)})
+    start = ["make_mels", "experiment=ljspeech"]
+    output = f"+output_dir={tmp_path / 'mels'}"
+    cases = [
+        ([], "give one folder for the mels: +output_dir=DIR"),
+        ([output, f"data.train.dir_list=[{same}]"], "would have one mel, a.npy: rename one"),
+        ([output, f"data.train.dir_list=[{stereo}]"], "a.wav has several channels"),
+        ([output, "data.train.dir_list=[]"], "data.train.dir_list is empty"),
+        ([output, "model.mel.sample_rate=16000"], "model.mel.sample_rate=16000 is not data.samp"),
+    ]
+    for arguments, words in cases:
+        status, _, err = run_script(*start, *arguments)
+        assert status == 2
+        assert words in err
+        assert len(err.splitlines()) == 1
+    status, _, err = run_script("make_mels", "model=digit_classifier", output)
+    assert "model=digit_classifier has no model.mel" in err
+    assert not (tmp_path / "mels").exists()

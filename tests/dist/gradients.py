@@ -25,7 +25,7 @@ def make_trainer(overrides: list[str], output_dir: Path, world: World) -> Traine
     trainer = prepare(run, world)
     dtype = torch.get_default_dtype()
     trainer.batches = (
-        replace(batch, clean=batch.clean.to(dtype), damaged=batch.damaged.to(dtype))
+        replace(batch, **{name: getattr(batch, name).to(dtype) for name in batch.waveforms})
         for batch in trainer.batches
     )
     return trainer

@@ -16,10 +16,12 @@ from open_miipher.evaluation.measures import (
     level_and_band,
     load_measures,
     log_spectral_distance,
+    mel_cepstral_distance,
 )
 
 RATE = 24000
 SETTINGS = Settings()
+COMPARED = ("log_spectral_distance", "mel_distances")
 NISQA_WEIGHTS = Path(__file__).parents[3] / "shared/models/nisqa/nisqa.tar"
 
 
@@ -75,7 +77,45 @@ def test_the_log_spectral_distance_does_not_depend_on_levels():
     assert same["log_spectral_distance"] == pytest.approx(0, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["level", "log_spectral_distance", "dnsmos", "estoi", "pesq"])
+def test_the_mel_cepstral_distance_of_a_known_change_of_the_cepstrum():
+    wanted = np.random.default_rng(0).standard_normal((50, 80))
+    band = np.arange(80) + 0.5
+
+    def changed(**by):
+        return wanted + sum(a * np.cos(np.pi * int(d[1:]) * band / 80) for d, a in by.items())
+
+    to_decibels = 10 / np.log(10)
+    one = mel_cepstral_distance(changed(c3=0.2), wanted)
+    assert one == pytest.approx(to_decibels * np.sqrt(2) * 0.2)
+    two = mel_cepstral_distance(changed(c1=0.3, c13=0.4), wanted)
+    assert two == pytest.approx(to_decibels * np.sqrt(2) * 0.5)
+    # c_0 is the level, c_14 too fine
+    assert mel_cepstral_distance(changed(c0=5.0, c14=1.0), wanted) == pytest.approx(0, abs=1e-9)
+    # with all coefficients, Parseval: the difference of the bands in dB
+    other = np.random.default_rng(1).standard_normal((50, 80))
+    difference = 20 / np.log(10) * (other - wanted)
+    difference -= difference.mean(axis=1, keepdims=True)
+    every = mel_cepstral_distance(other, wanted, 79)
+    assert every == pytest.approx(np.sqrt((difference**2).mean(axis=1)).mean())
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050, 48000])
+def test_mel_distances_of_another_level_and_of_nothing(rate):
+    reference = Signal(noise(0, 1.0, rate), rate)
+    distances = loaded("mel_distances")
+    assert distances(reference, reference) == {"mel_cepstral_distance": 0, "log_mel_distance": 0}
+    louder = distances(Signal(2 * reference.waveform, rate), reference)
+    assert louder["log_mel_distance"] == pytest.approx(np.log(2), rel=1e-4)
+    assert louder["mel_cepstral_distance"] == pytest.approx(0, abs=1e-3)
+    other = distances(Signal(noise(1, 1.0, rate), rate), reference)
+    coloured = np.convolve(reference.waveform, [1.0, -0.95], "same").astype(np.float32)
+    tilted = distances(Signal(coloured, rate), reference)
+    assert other["mel_cepstral_distance"] < tilted["mel_cepstral_distance"]
+
+
+@pytest.mark.parametrize(
+    "name", ["level", "log_spectral_distance", "mel_distances", "dnsmos", "estoi", "pesq"]
+)
 def test_silence_has_no_value_and_says_so(name):
     pytest.importorskip({"dnsmos": "speechmos", "estoi": "pystoi", "pesq": "pesq"}.get(name, "sys"))
     silence = Signal(np.zeros(48000, dtype=np.float32), 16000)
@@ -88,7 +128,9 @@ def test_silence_has_no_value_and_says_so(name):
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 50])
-@pytest.mark.parametrize("name", ["level", "log_spectral_distance", "dnsmos", "estoi", "pesq"])
+@pytest.mark.parametrize(
+    "name", ["level", "log_spectral_distance", "mel_distances", "dnsmos", "estoi", "pesq"]
+)
 def test_what_is_too_short_has_no_value_and_says_so(name, num_samples):
     pytest.importorskip({"dnsmos": "speechmos", "estoi": "pystoi", "pesq": "pesq"}.get(name, "sys"))
     signal = Signal(noise()[:num_samples], RATE)
@@ -158,3 +200,12 @@ def test_weights_that_are_none_are_named(tmp_path):
     (tmp_path / "nisqa.tar").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"nisqa\.tar does not hold the weights"):
         MEASURES["nisqa"].load(Settings(tmp_path / "nisqa.tar"))
+
+
+def test_only_what_is_asked_for_is_taken():
+    only = Settings(only=("level", "estoi"))
+    assert set(load_measures(only, True)[0]) <= {"level", "estoi"}
+    loaded_ones, left_out = load_measures(only, False)
+    assert (set(loaded_ones), set(left_out)) == ({"level"}, {"estoi"})
+    with pytest.raises(UserError, match="there is no measure mos; there are level, dnsmos"):
+        load_measures(Settings(only=("mos",)), True)

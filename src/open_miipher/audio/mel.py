@@ -1,10 +1,14 @@
-"""Log-mel spectra at a fixed frame rate, and the way back to magnitudes."""
+"""Log-mel spectra at a fixed frame rate, the way back to magnitudes, and files of them."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 from open_miipher.base.precision import in_float32
 
 
@@ -94,3 +98,42 @@ class LogMel(nn.Module):
             center=False,
             return_complex=True,
         )
+
+
+class MelError(UserError):
+    """A file is no log-mel spectrum of the kind that is wanted; the message names it."""
+
+
+def read_mel(path: Path, num_bands: int) -> np.ndarray:
+    """Read a log-mel spectrum, as dataset/script/make_mels.py or another program wrote it.
+
+    Args:
+        path: a .npy file of floats, (bands, frames); nothing pickled is read.
+        num_bands: that it must have.
+
+    Returns:
+        (bands, frames), mapped from the file and not looked at yet.
+
+    Raises:
+        MelError: it is missing, damaged, or something else.
+    """
+    name = printable(path)
+    try:
+        mel = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, EOFError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise MelError(f"{name} cannot be read: {reason}") from error
+    except ValueError as error:
+        raise MelError(
+            f"{name} is damaged, or holds Python objects, which are never loaded: write a plain "
+            "array of floats with numpy.save"
+        ) from error
+    if not isinstance(mel, np.ndarray) or mel.ndim != 2 or mel.dtype.kind != "f":
+        found = f"{mel.dtype} of shape {mel.shape}" if isinstance(mel, np.ndarray) else "several"
+        raise MelError(f"{name} holds {found}: a mel is one array of floats, (bands, frames)")
+    if len(mel) != num_bands:
+        raise MelError(
+            f"{name} has {len(mel)} bands and {mel.shape[1]} frames: (bands, frames) with "
+            f"{num_bands} bands are wanted"
+        )
+    return mel

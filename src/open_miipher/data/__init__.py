@@ -1,13 +1,23 @@
-"""Batches and their sources: directories of speech, shards of pairs, and how pairs are made."""
+"""Batches and their sources: directories of audio, shards of pairs, and how pairs are made."""
 
-from open_miipher.data.batch import Batch, PairBatch, PairSample
+from open_miipher.data.audio import Audio, AudioDataset, LabelledAudio
+from open_miipher.data.batch import (
+    AudioBatch,
+    AudioSample,
+    Batch,
+    LabelledBatch,
+    PairBatch,
+    PairSample,
+)
 from open_miipher.data.building import DegradedSpeech, build_test_data, build_train_data
 from open_miipher.data.config import (
+    AudioConfig,
     AugmentConfig,
     ClipsConfig,
     CropConfig,
     DataConfig,
     HeldOutSource,
+    LabelledAudioConfig,
     PreprocessedConfig,
     TrainSource,
 )
@@ -20,10 +30,17 @@ from open_miipher.data.source import Dataset, DataSource
 DATA: dict[str, type[DataSource]] = {
     "degraded_speech": DegradedSpeech,
     "preprocessed": Preprocessed,
+    "audio": Audio,
+    "labelled_audio": LabelledAudio,
 }
 
 __all__ = [
     "DATA",
+    "Audio",
+    "AudioBatch",
+    "AudioConfig",
+    "AudioDataset",
+    "AudioSample",
     "AugmentConfig",
     "Batch",
     "ClipsConfig",
@@ -34,6 +51,9 @@ __all__ = [
     "DegradedSpeech",
     "DegradedSpeechDataset",
     "HeldOutSource",
+    "LabelledAudio",
+    "LabelledAudioConfig",
+    "LabelledBatch",
     "Order",
     "PairBatch",
     "PairSample",

@@ -1,4 +1,4 @@
-"""Batches: the fields of every batch, and batches of clean and damaged speech."""
+"""Batches: the fields of every batch, pairs of clean and damaged speech, and audio alone."""
 
 import math
 from collections.abc import Sequence
@@ -21,6 +21,8 @@ class Batch:
         kind: what it holds, as an error message describes it.
         has_one_shape: whether all batches of a training run have the same shape, so that it pays to
             try which algorithm is the fastest.
+        waveforms: the fields that hold audio: float32, full scale 1, or int16 until `to`, which
+            halves what is copied between processes and to the device.
         positions: (batch,) int64 on the CPU, places in the endless stream; they select the noise
             that a step draws.
         names: file, epoch and index of each sample, for messages.
@@ -30,16 +32,36 @@ class Batch:
 
     kind: ClassVar[str]
     has_one_shape: ClassVar[bool] = False
+    waveforms: ClassVar[tuple[str, ...]] = ()
     positions: Tensor
     names: list[str]
     failures: list[str]
     broken: list[str] = field(default_factory=list, kw_only=True)
 
+    @classmethod
+    def of(cls, samples: Sequence[tuple[int, Any]], *tensors: Tensor | None) -> Self:
+        """Make a batch of samples that have a name, failures and broken items.
+
+        Args:
+            samples: each with its position.
+            *tensors: the fields of this kind, in order.
+        """
+        return cls(
+            torch.tensor([position for position, _ in samples]),
+            [sample.name for _, sample in samples],
+            [failure for _, sample in samples for failure in sample.failures],
+            *tensors,
+            broken=[reason for _, sample in samples for reason in sample.broken],
+        )
+
     def to(self, device: torch.device | str) -> Self:
-        """Copy all tensors except `positions` to a device; from pinned memory without waiting."""
+        """Copy all tensors except `positions` to a device, and make `waveforms` floats there.
+
+        From pinned memory, this does not wait.
+        """
         tensors = self._tensors()
         moved = {n: t.to(device, non_blocking=True) for n, t in tensors.items()}
-        return replace(self, **moved)
+        return replace(self, **moved | {n: _as_float(moved[n]) for n in self.waveforms})
 
     def pin_memory(self) -> Self:
         """Copy all tensors to page-locked memory; torch's loader calls this."""
@@ -91,6 +113,7 @@ class PairBatch(Batch):
 
     kind = "pairs of clean and damaged speech"
     has_one_shape = True
+    waveforms = ("clean", "damaged")
     clean: Tensor
     damaged: Tensor
     lengths: Tensor
@@ -111,24 +134,92 @@ class PairBatch(Batch):
         """
         lengths = [len(sample.clean) for _, sample in samples]
         num_samples = num_samples or max(lengths)
-        return cls(
-            torch.tensor([position for position, _ in samples]),
-            [sample.name for _, sample in samples],
-            [failure for _, sample in samples for failure in sample.failures],
+        batch = cls.of(
+            samples,
             _stack([sample.clean for _, sample in samples], num_samples),
             _stack([sample.damaged for _, sample in samples], num_samples),
             torch.tensor(lengths),
-            broken=[reason for _, sample in samples for reason in sample.broken],
-            is_full=min(lengths) == num_samples,
         )
+        return replace(batch, is_full=min(lengths) == num_samples)
 
-    def to(self, device: torch.device | str) -> Self:
-        """Copy to a device, like `Batch.to`, and convert int16 waveforms to floats there.
 
-        Full scale is 1. int16 halves what is copied between processes and to the device.
+@dataclass
+class AudioSample:
+    """One clip.
+
+    Attributes:
+        waveform: (samples,) float32, or int16.
+        mel: (bands, frames) float32 that was read from a file; None: there is none.
+        label: number of its label, where there are labels.
+        name: file, epoch and index.
+        failures: none; nothing is done to the clip that could fail.
+        broken: why items could not be read whose place this one took.
+    """
+
+    waveform: np.ndarray
+    mel: np.ndarray | None
+    label: int
+    name: str
+    failures: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+
+@dataclass
+class AudioBatch(Batch):
+    """Audio.
+
+    Attributes:
+        waveform: (batch, samples), zero beyond `lengths`; float32, or int16 until `to`.
+        lengths: (batch,) int64, number of samples before the padding.
+        mels: (batch, bands, frames) float32 read from files, or None.
+    """
+
+    kind = "audio"
+    has_one_shape = True
+    waveforms = ("waveform",)
+    waveform: Tensor
+    lengths: Tensor
+    mels: Tensor | None
+
+    @classmethod
+    def join(cls, samples: Sequence[tuple[int, AudioSample]], num_samples: int) -> Self:
+        """Join samples; shorter ones are padded.
+
+        Args:
+            samples: each with its position; all or none have a mel, equally long.
+            num_samples: length of the batch, if no sample is longer.
         """
-        moved = super().to(device)
-        return replace(moved, clean=_as_float(moved.clean), damaged=_as_float(moved.damaged))
+        return cls.of(samples, *_audio([sample for _, sample in samples], num_samples))
+
+
+@dataclass
+class LabelledBatch(AudioBatch):
+    """Audio with labels.
+
+    Attributes:
+        label: (batch,) int64, numbers of labels.
+    """
+
+    kind = "audio with labels"
+    label: Tensor
+
+    @classmethod
+    def join(cls, samples: Sequence[tuple[int, AudioSample]], num_samples: int) -> Self:
+        """Join samples, as `AudioBatch.join` does."""
+        own = [sample for _, sample in samples]
+        labels = torch.tensor([sample.label for sample in own])
+        return cls.of(samples, *_audio(own, num_samples), labels)
+
+
+def _audio(
+    samples: Sequence[AudioSample], num_samples: int
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return waveforms, lengths and mels of a batch."""
+    lengths = [len(sample.waveform) for sample in samples]
+    waveform = _stack([sample.waveform for sample in samples], max(num_samples, *lengths))
+    mels = [sample.mel for sample in samples if sample.mel is not None]
+    stacked = torch.from_numpy(np.stack(mels)) if mels else None
+    return waveform, torch.tensor(lengths), stacked
 
 
 def _stack(waveforms: Sequence[np.ndarray], num_samples: int) -> Tensor:

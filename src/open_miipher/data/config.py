@@ -130,6 +130,88 @@ class PreprocessedConfig:
 
 
 @dataclass
+class AudioDirs:
+    """Directories of audio, each with a metadata.csv, and a folder of mels of their files."""
+
+    dir_list: list[str] = field(default_factory=list)
+    mel_dir: str | None = None
+
+
+@dataclass
+class HeldOutAudio(AudioDirs):
+    """The same for validation, with the number and length of its clips; None: as the crops."""
+
+    num_clips: int = 16
+    clip_seconds: float | None = None
+
+
+@dataclass
+class MelShape:
+    """What the files in `mel_dir` hold: bands, and samples from frame to frame."""
+
+    n_mels: int = 80
+    hop_length: int = 256
+
+
+@dataclass
+class AudioFields:
+    """All of `data` for audio alone but its name."""
+
+    sample_rate: int = 16000
+    crop_seconds: float = 1.0
+    train: AudioDirs = field(default_factory=AudioDirs)
+    test: HeldOutAudio = field(default_factory=HeldOutAudio)
+    mel: MelShape = field(default_factory=MelShape)
+    max_broken_samples: float = 0.01
+
+    @property
+    def crop_samples(self) -> int:
+        """Length of a crop, in samples."""
+        return round(self.crop_seconds * self.sample_rate)
+
+    def check(self) -> None:
+        """Check that the numbers are in range.
+
+        Raises:
+            UserError: some are not; the message lists each with its key.
+        """
+        seconds, hop = self.test.clip_seconds, self.mel.hop_length
+        rules = {
+            "data.sample_rate must be at least 8000": self.sample_rate >= 8000,
+            "data.crop_seconds must be above 0": self.crop_samples > 0,
+            "data.test.clip_seconds must be above 0, or null": seconds is None or seconds > 0,
+            "data.test.num_clips must be at least 1": self.test.num_clips >= 1,
+            "data.mel.n_mels and data.mel.hop_length must be at least 1": (
+                self.mel.n_mels >= 1 and hop >= 1
+            ),
+            "data.max_broken_samples must lie within 0 … 1": 0 <= self.max_broken_samples <= 1,
+        }
+        problems = [rule for rule, kept in rules.items() if not kept]
+        if not problems and self.train.mel_dir is not None and self.crop_samples % hop:
+            near = max(1, round(self.crop_samples / hop)) * hop
+            problems.append(
+                f"data.crop_seconds={self.crop_seconds:g} gives {self.crop_samples} samples, no "
+                f"multiple of data.mel.hop_length={hop}: with data.train.mel_dir take "
+                f"{near / self.sample_rate:.6f} ({near} samples)"
+            )
+        report(problems)
+
+
+@dataclass
+class AudioConfig(AudioFields):
+    """All of `data` for audio alone."""
+
+    name: Literal["audio"] = "audio"
+
+
+@dataclass
+class LabelledAudioConfig(AudioFields):
+    """All of `data` for audio with labels."""
+
+    name: Literal["labelled_audio"] = "labelled_audio"
+
+
+@dataclass
 class RawSource(TrainSource):
     """Clean speech as indexed directories and as tar files; noise and impulse responses."""
 

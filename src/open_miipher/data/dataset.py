@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from open_miipher.base.amounts import duration
 from open_miipher.data.batch import PairBatch, PairSample
 from open_miipher.data.config import AugmentConfig, CropConfig
-from open_miipher.data.files import File, Files
+from open_miipher.data.files import File, Files, described
 from open_miipher.data.order import Order
 from open_miipher.data.source import (
     FailureLimit,
@@ -75,11 +74,7 @@ class DegradedSpeechDataset:
     @property
     def described(self) -> str:
         """See `Dataset.described`."""
-        if isinstance(self._files, Files):
-            seconds = self._files.seconds
-        else:
-            seconds = sum(file.info.num_frames / file.info.sample_rate for file in self._files)
-        return f"{len(self._files):,} files, {duration(seconds)}"
+        return described(self._files)
 
     def __getitem__(self, position: int) -> PairSample:
         """Make the sample at a position of the endless stream."""
@@ -108,7 +103,7 @@ class DegradedSpeechDataset:
         return replace(sample, name=name, broken=broken)
 
     def _make(self, file: File, rng: np.random.Generator) -> PairSample:
-        clean, start = self._draw_crop(file, rng)
+        clean, start = draw_crop(file, rng, self.crop_samples, self.sample_rate, self._crop)
         if self._augment is not None:
             clean = augmented(clean, self.crop_samples, self.sample_rate, self._augment, rng)
         trace = Trace(target=clean)
@@ -122,24 +117,46 @@ class DegradedSpeechDataset:
             trace.failures,
         )
 
-    def _draw_crop(self, file: File, rng: np.random.Generator) -> tuple[np.ndarray, int]:
-        """Return a crop that is loud enough, or else the loudest one, and its first sample."""
-        channel = file.draw_channel(rng)
-        spare = file.num_samples(self.sample_rate) - self.crop_samples
-        if spare <= 0:
-            whole = file.read(channel, 0, self.crop_samples + spare, self.sample_rate)
-            return whole, 0
-        lowest_power = 10.0 ** (self._crop.min_level_db / 10.0)
-        loudest, best, best_start = -1.0, np.empty(0, np.float32), 0
-        for _ in range(self._crop.num_candidates):
-            start = int(rng.integers(spare + 1))
-            crop = file.read(channel, start, self.crop_samples, self.sample_rate)
-            crop_power = power(crop)
-            if crop_power > loudest:
-                loudest, best, best_start = crop_power, crop, start
-            if loudest >= lowest_power:
-                break
-        return best, best_start
+
+def draw_crop(
+    file: File,
+    rng: np.random.Generator,
+    crop_samples: int,
+    sample_rate: int,
+    config: CropConfig,
+    step: int = 1,
+) -> tuple[np.ndarray, int]:
+    """Draw a channel and a crop of a file that is loud enough, or else the loudest one.
+
+    Args:
+        file: what is cropped; a shorter one is returned whole.
+        rng: source of randomness.
+        crop_samples: length of the crop.
+        sample_rate: of the crop, in Hz.
+        config: how many are drawn, and what is loud enough.
+        step: the crop begins at a multiple of it, in samples.
+
+    Returns:
+        (samples,) float32 and its first sample.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    channel = file.draw_channel(rng)
+    spare = file.num_samples(sample_rate) - crop_samples
+    if spare <= 0:
+        return file.read(channel, 0, crop_samples + spare, sample_rate), 0
+    lowest_power = 10.0 ** (config.min_level_db / 10.0)
+    loudest, best, best_start = -1.0, np.empty(0, np.float32), 0
+    for _ in range(config.num_candidates):
+        start = int(rng.integers(spare // step + 1)) * step
+        crop = file.read(channel, start, crop_samples, sample_rate)
+        crop_power = power(crop)
+        if crop_power > loudest:
+            loudest, best, best_start = crop_power, crop, start
+        if loudest >= lowest_power:
+            break
+    return best, best_start
 
 
 def augmented(

@@ -1,6 +1,9 @@
 """The files of several indexes as one list."""
 
+import filecmp
+import warnings
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +16,13 @@ import numpy as np
 from open_miipher.audio.io import AudioError, AudioInfo, read
 from open_miipher.audio.level import scale_problem
 from open_miipher.audio.recording import Recording
+from open_miipher.base.amounts import duration
 from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 from open_miipher.distributed import is_first_here
 from open_miipher.index import Entry, Index, index_command, read_index, verify_index
+
+_MOST_COMPARED = 2000  # files, by their content
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,14 @@ class Files:
         columns = [index.columns for index in self._indexes]
         return np.cumsum(np.concatenate([own.num_frames / own.sample_rate for own in columns]))
 
+    def num_shorter(self, num_samples: int, sample_rate: int) -> int:
+        """Count the files that have fewer samples, once resampled to `sample_rate` Hz."""
+        columns = (index.columns for index in self._indexes)
+        return sum(
+            int((own.num_frames * sample_rate < (num_samples - 0.5) * own.sample_rate).sum())
+            for own in columns
+        )
+
     @property
     def seconds(self) -> float:
         """Length of all files together."""
@@ -127,6 +142,85 @@ class Files:
     def fingerprint(self) -> str:
         """SHA-256 over the indexes, in order."""
         return sha256("".join(index.fingerprint for index in self._indexes).encode()).hexdigest()
+
+
+def described(files: Files | Sequence[File]) -> str:
+    """Say how many files there are, and how long they are together."""
+    if isinstance(files, Files):
+        seconds = files.seconds
+    else:
+        seconds = sum(file.info.num_frames / file.info.sample_rate for file in files)
+    return f"{len(files):,} files, {duration(seconds)}"
+
+
+def open_files(dir_list: list[str], key: str, sample_rate: int) -> Files:
+    """Open files that need the full band: clean targets, and impulse responses of rooms.
+
+    Warns of files with a lower sample rate.
+
+    Raises:
+        UserError: a directory, its index or a listed file is missing or wrong.
+    """
+    files = Files(dir_list)
+    num_below = files.num_below(sample_rate)
+    if num_below:
+        warnings.warn(
+            f"{num_below} of {len(files)} files of {key} have a lower rate than "
+            f"data.sample_rate={sample_rate}: their upper band is empty",
+            stacklevel=3,
+        )
+    return files
+
+
+def held_out(files: Files, num_clips: int, trained_on: Sequence[str]) -> list[File]:
+    """Return clips for validation, evenly spaced in the index; warns of those that are trained on.
+
+    Args:
+        files: to choose from.
+        num_clips: how many, if there are as many.
+        trained_on: the directories of the training data.
+    """
+    count = min(num_clips, len(files))
+    clips = [files[k * len(files) // count] for k in range(count)]
+    if trained_on and is_first_here():  # which says it for all
+        _warn_of_shared(clips, Files(trained_on))
+    return clips
+
+
+def _warn_of_shared(clips: Sequence[File], trained: Files) -> None:
+    """Warn of clips that are trained on, whichever directory, link or copy has them there.
+
+    Only files of a clip's rate, length and channels are looked at; where these are many, because
+    all have one length, only those of a clip's name.
+    """
+    by_info: dict[AudioInfo, list[File]] = defaultdict(list)
+    for clip in clips:
+        by_info[clip.info].append(clip)
+    likely = list(trained.like(by_info))
+    if len(likely) > _MOST_COMPARED:
+        names = {clip.path.name for clip in clips}
+        likely = [file for file in likely if file.path.name in names]
+    shared = {
+        clip.path: file.path
+        for file in likely
+        for clip in by_info[file.info]
+        if _is_same(clip.path, file.path)
+    }
+    for path, other in list(shared.items())[:1]:
+        warnings.warn(
+            f"{len(shared)} of the {len(clips)} validation clips, such as {printable(path)} "
+            f"({printable(other)}), are in data.train.dir_list and in data.test.dir_list: "
+            "validation will not show overfitting",
+            stacklevel=4,
+        )
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two files are one, or have the same content."""
+    try:
+        return one.samefile(other) or filecmp.cmp(one, other, shallow=False)
+    except OSError:
+        return False
 
 
 _verified: set[tuple[Path, str]] = set()

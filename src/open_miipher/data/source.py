@@ -164,3 +164,11 @@ class AudioSource(Protocol):
 
     sample_rate: int
     crop_seconds: float
+
+
+class LabelSource(AudioSource, Protocol):
+    """What a recipe for audio with labels reads besides."""
+
+    @property
+    def labels(self) -> Sequence[str]:
+        """The names of the labels, by their numbers."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.precision import as_stored
 from open_miipher.encoders.base import Encoder, attention_mask
 from open_miipher.encoders.convolutional import ConvolutionalFrontEnd
 from open_miipher.encoders.front_ends import SAMPLE_RATE, KaldiMel
@@ -106,7 +107,7 @@ class SpeechModel(Encoder):
         return self.front_end.measure(blocks)
 
     def _transform(self, hidden: Tensor, frame_lengths: Tensor) -> Tensor:
-        hidden = self.projection(hidden)
+        hidden = self.projection(as_stored(hidden, self.projection))
         # The projections of all models but HuBERT also return their input.
         hidden = hidden if isinstance(hidden, Tensor) else hidden[0]
         mask = attention_mask(frame_lengths, hidden.shape[1])

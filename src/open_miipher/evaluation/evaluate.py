@@ -36,6 +36,8 @@ _LENGTHS_DIFFER = 0.05  # s; more than rounding and a codec's padding
 _RESAMPLES = 2000  # of the bootstrap
 
 Row = dict[str, str | float]
+Summary = dict[str, dict[str, float]]
+"""Name to mean, low, high (95 % interval) and n."""
 
 
 @dataclass
@@ -237,7 +239,7 @@ def measure_all(files: Sequence[Files], evaluator: Evaluator, num_workers: int) 
             ) from error
 
 
-def summarise(rows: Sequence[Row], columns: Sequence[str]) -> dict[str, dict[str, float]]:
+def summarise(rows: Sequence[Row], columns: Sequence[str]) -> Summary:
     """Return for every column that has values: mean, 95 % bootstrap interval, number of files."""
     summary = {}
     rng = np.random.default_rng(0)
@@ -260,7 +262,7 @@ def write_results(
     output_dir: Path,
     rows: Sequence[Row],
     columns: Sequence[str],
-    summary: dict[str, dict[str, float]],
+    summary: Summary,
 ) -> None:
     """Write per_file.csv and summary.json."""
     header = ["file", "seconds", *columns, "problems"]
@@ -272,7 +274,7 @@ def write_results(
     write_lines(output_dir / SUMMARY, [json.dumps(summary, indent=1)])
 
 
-def summary_table(summary: dict[str, dict[str, float]]) -> str:
+def summary_table(summary: Summary) -> str:
     """Format the means, restored beside input, with half the width of their intervals."""
 
     def cell(name: str) -> str:

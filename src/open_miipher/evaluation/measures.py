@@ -8,6 +8,7 @@ the packages of their authors, or those that the field uses.
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 
 from open_miipher.audio.resample import resample
-from open_miipher.base.errors import UserError
+from open_miipher.base.errors import UserError, report
 
 Values = dict[str, float]
+
+_MEL_BANDS, _MEL_FLOOR = 80, 1e-5  # up to 8 kHz; of a magnitude
 
 
 @dataclass
@@ -66,10 +69,12 @@ class Settings:
     """What the measures need from the user.
 
     Attributes:
+        only: names of the measures to take; empty: all that can be taken.
         nisqa_weights: the file nisqa.tar, which no package has; None: no NISQA.
     """
 
     nisqa_weights: Path | None = None
+    only: tuple[str, ...] = ()
 
 
 def load_measures(
@@ -83,9 +88,16 @@ def load_measures(
 
     Returns:
         Functions by name, and the reason for each that was left out.
+
+    Raises:
+        UserError: `settings.only` has a name that no measure has.
     """
+    unknown = [name for name in settings.only if name not in MEASURES]
+    report([f"there is no measure {name}; there are {', '.join(MEASURES)}" for name in unknown])
     loaded, left_out = {}, {}
     for name, measure in MEASURES.items():
+        if settings.only and name not in settings.only:
+            continue
         if measure.needs_reference and not has_reference:
             left_out[name] = "it compares with clean recordings: give --reference-dir"
             continue
@@ -128,6 +140,53 @@ def log_spectral_distance(signal: Signal, reference: Signal | None) -> Values:
     floor = wanted.max() * 1e-8
     difference = 10 * np.log10(np.maximum(wanted, floor) / np.maximum(given, floor))
     return {"log_spectral_distance": float(np.sqrt((difference**2).mean(axis=1)).mean())}
+
+
+def _load_mel_distances(_: Settings) -> Measured:
+    import torch
+
+    from open_miipher.audio.mel import LogMel, MelConfig
+
+    @lru_cache(maxsize=4)
+    def front_end(rate: int) -> LogMel:
+        size = _window_length(rate)
+        top = min(8000.0, rate / 2)
+        return LogMel(MelConfig(rate, size, size, size // 4, _MEL_BANDS, 20.0, top, _MEL_FLOOR))
+
+    def distances(signal: Signal, reference: Signal | None) -> Values:
+        assert reference is not None
+        _check_audible(signal, reference)
+        waveforms = np.stack([signal.waveform, reference.waveform]).astype(np.float32)
+        with torch.inference_mode():
+            given, wanted = front_end(signal.sample_rate)(torch.from_numpy(waveforms)).numpy()
+        return {
+            "mel_cepstral_distance": mel_cepstral_distance(given, wanted),
+            "log_mel_distance": float(np.abs(given - wanted).mean()),
+        }
+
+    return distances
+
+
+def mel_cepstral_distance(
+    given: np.ndarray, wanted: np.ndarray, num_coefficients: int = 13
+) -> float:
+    """Return the mel-cepstral distance in dB, which does not depend on the level.
+
+    Kubichek, "Mel-cepstral distance measure for objective speech quality assessment", 1993: the
+    mean over frames of (10 / ln 10) · √(2 Σ (c_d - c'_d)²), c_1 … c_D being the cepstrum of the log
+    spectrum, ln |M| = c_0 + Σ c_d cos(…). With all coefficients, that is the root mean square over
+    the bands of their difference in dB, less its mean.
+
+    Args:
+        given: (frames, bands), natural logarithms of mel magnitudes.
+        wanted: likewise.
+        num_coefficients: D.
+    """
+    from scipy.fft import dct  # slow to import
+
+    cepstrum = dct(given.astype(np.float64) - wanted, axis=1) / given.shape[1]
+    squares = np.square(cepstrum[:, 1 : 1 + num_coefficients]).sum(axis=1)
+    return float(10 / np.log(10) * np.sqrt(2 * squares).mean())
 
 
 def _check_audible(signal: Signal, reference: Signal | None = None, seconds: float = 0.02) -> None:
@@ -289,6 +348,9 @@ MEASURES: dict[str, Measure] = {
     "pesq": Measure(("pesq",), True, _load_pesq, "pip install pesq, which needs a C compiler"),
     "log_spectral_distance": Measure(
         ("log_spectral_distance",), True, lambda _: log_spectral_distance
+    ),
+    "mel_distances": Measure(
+        ("mel_cepstral_distance", "log_mel_distance"), True, _load_mel_distances
     ),
     "speaker_similarity": Measure(("speaker_similarity",), True, _load_similarity),
 }

@@ -5,6 +5,8 @@ from typing import Any
 
 from open_miipher.base.errors import UserError
 from open_miipher.recipes.adversarial_vocoder import AdversarialVocoder
+from open_miipher.recipes.classifier import Classifier
+from open_miipher.recipes.diffusion import Diffusion
 from open_miipher.recipes.feature_cleaner import FeatureCleaner
 from open_miipher.recipes.parts import fill_parts
 from open_miipher.recipes.recipe import ParameterGroup, Pass, Recipe, Sound
@@ -14,6 +16,8 @@ RECIPES: dict[str, type[Recipe[Any]]] = {
     "feature_cleaner": FeatureCleaner,
     "adversarial_vocoder": AdversarialVocoder,
     "waveform_cleaner": WaveformCleaner,
+    "classifier": Classifier,
+    "diffusion": Diffusion,
 }
 
 
@@ -32,4 +36,19 @@ def recipe_class(model: Mapping[str, Any]) -> type[Recipe[Any]]:
     return RECIPES[name]
 
 
-__all__ = ["RECIPES", "ParameterGroup", "Pass", "Recipe", "Sound", "fill_parts", "recipe_class"]
+def named_output_dir(model: Mapping[str, Any]) -> str | None:
+    """Return where a run goes that the recipe names and `trainer.output_dir` does not; or None."""
+    name = recipe_class(model).run_name(model)
+    return None if name is None else f"output/{name}"
+
+
+__all__ = [
+    "RECIPES",
+    "ParameterGroup",
+    "Pass",
+    "Recipe",
+    "Sound",
+    "fill_parts",
+    "named_output_dir",
+    "recipe_class",
+]

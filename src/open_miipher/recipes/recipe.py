@@ -72,6 +72,7 @@ class Recipe(ABC, Generic[B]):
             checkpoint of an earlier stage.
         takes: maps a key of `model` that names an earlier stage's checkpoint to the networks whose
             weights are taken from it, if this recipe has them.
+        samples_folder: of the output directory, that gets the sounds to listen to.
         base: pretrained modules by name. They are never trained, and a checkpoint does not hold
             their weights, only their `fingerprint()` and how they are built.
         trained: the networks that train, by name. The first is the main one: only that one is
@@ -86,6 +87,7 @@ class Recipe(ABC, Generic[B]):
     rising: ClassVar[frozenset[str]] = frozenset()
     parts: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    samples_folder: ClassVar[str] = "samples"
 
     def __init__(self) -> None:
         self.best_by: Sequence[str] = (self.score,)
@@ -170,6 +172,18 @@ class Recipe(ABC, Generic[B]):
     def is_given(cls, part: str, spec: Mapping[str, Any]) -> bool:
         """Whether the configuration gives a part, instead of leaving it to an earlier stage."""
         return "name" in spec
+
+    @classmethod
+    def run_name(cls, model: Mapping[str, Any]) -> str | None:
+        """Return what a run without `trainer.output_dir` is called in `output/`.
+
+        Args:
+            model: the `model` part of the configuration, which may be wrong still.
+
+        Returns:
+            The name, or None for the model's name and the time.
+        """
+        return None
 
     def parameter_groups(self, network: nn.Module) -> list[ParameterGroup]:
         """Sort a network's trainable parameters into groups for its optimiser.

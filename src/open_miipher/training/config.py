@@ -46,7 +46,8 @@ class TrainerConfig:
     Attributes:
         batch_size: samples per step, over all ranks and micro batches.
         max_steps: the step at which this run ends.
-        output_dir: where everything is written; None: output/<model>/<run name>.
+        output_dir: where everything is written; None: output/<model>/<run name>, or the name that
+            the recipe gives.
         device: cpu or cuda; None: a GPU if there is one.
         num_workers: loader processes per rank; 0 loads in the rank's own process.
         amp: bf16 or fp16 autocast, or no.

@@ -31,16 +31,16 @@ class Logger(Protocol):
 
 
 class FileLogger:
-    """Samples as FLAC and PNG files under `samples/step-NNNNNNNN/`; curves stay in metrics.jsonl.
+    """Samples as FLAC and PNG files in a folder for each step; curves stay in metrics.jsonl.
 
     Args:
-        output_dir: the run's.
+        directory: of these folders, `step-NNNNNNNN`.
     """
 
     run_id = None
 
-    def __init__(self, output_dir: Path) -> None:
-        self.directory = output_dir / "samples"
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Do nothing."""
@@ -175,12 +175,13 @@ def _picture(sounds: Mapping[str, Sound]) -> np.ndarray:
 def build_loggers(
     config: LoggerConfig,
     output_dir: Path,
+    samples_folder: str,
     settings: Mapping[str, Any],
     run_id: str | None,
     step: int,
 ) -> list[Logger]:
     """Return the file logger and the one that `trainer.logger.kind` names."""
-    loggers: list[Logger] = [FileLogger(output_dir)]
+    loggers: list[Logger] = [FileLogger(output_dir / samples_folder)]
     if config.kind == "wandb":
         loggers.append(WandbLogger(config, output_dir, settings, run_id))
     if config.kind == "tensorboard":

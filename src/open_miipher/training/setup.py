@@ -22,7 +22,7 @@ from open_miipher.checkpoint import (
 )
 from open_miipher.data import Dataset, train_batches, validation_batches
 from open_miipher.distributed import StopSignal, World, hold, mark_requeue
-from open_miipher.recipes import RECIPES, Recipe, fill_parts, recipe_class
+from open_miipher.recipes import RECIPES, Recipe, fill_parts, named_output_dir, recipe_class
 from open_miipher.training.config import AUTO, Run
 from open_miipher.training.console import Console
 from open_miipher.training.loggers import build_loggers
@@ -59,7 +59,7 @@ def prepare(run: Run, world: World) -> Trainer:
     config = run.trainer
     for line in _about(run, world, output_dir, train_data, state):
         console.line(line)
-    logging = (config.logger, output_dir, run.plain)
+    logging = (config.logger, output_dir, state.recipe.samples_folder, run.plain)
     loggers = world.agree(
         lambda: build_loggers(*logging, state.run_id, state.step) if world.is_main else []
     )
@@ -153,8 +153,12 @@ def _fill(run: Run, started: str, sources: dict[str, Checkpoint]) -> Run:
     plain = run.plain
     logger = {**plain["trainer"]["logger"]}
     logger["run_name"] = logger["run_name"] or started
-    output_dir = plain["trainer"]["output_dir"] or f"output/{run.name}/{logger['run_name']}"
     model = run.model
+    output_dir = (
+        plain["trainer"]["output_dir"]
+        or named_output_dir(model)
+        or f"output/{run.name}/{logger['run_name']}"
+    )
     if run.resumed is None:  # a resumed run's configuration is complete already
         model = fill_parts(recipe_class(model), model, list(sources.values()))
     trainer = {**plain["trainer"], "output_dir": output_dir, "logger": logger}

@@ -1,0 +1,23 @@
+"""Diffusion: noise schedules and samplers over a backbone, chosen by its name in `BACKBONES`."""
+
+from open_miipher.base.registry import Registry
+from open_miipher.diffusion.backbone import Backbone, BackboneConfig, check_hop
+from open_miipher.diffusion.condition import MelCondition
+from open_miipher.diffusion.sampling import sample
+from open_miipher.diffusion.sashimi import SaShiMi
+from open_miipher.diffusion.schedule import Descent, NoiseSchedule, ScheduleConfig
+from open_miipher.diffusion.wavenet import WaveNet
+
+BACKBONES = Registry[Backbone]("backbone", {"wavenet": WaveNet, "sashimi": SaShiMi})
+
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "BackboneConfig",
+    "Descent",
+    "MelCondition",
+    "NoiseSchedule",
+    "ScheduleConfig",
+    "check_hop",
+    "sample",
+]
