@@ -115,9 +115,10 @@ class Diffusion(Recipe[AudioBatch]):
 
         Short clips count with the silence behind them, which is to be generated too.
         """
-        drawn = uniform(stream_keys(self.seed, batch.positions, _STEP))
-        steps = (drawn * self.schedule.num_steps).long().to(batch.waveform.device)
-        keys = stream_keys(self.seed, batch.positions, _NOISE)
+        positions = batch.positions.to(batch.waveform.device, non_blocking=True)
+        drawn = uniform(stream_keys(self.seed, positions, _STEP))
+        steps = (drawn * self.schedule.num_steps).long()
+        keys = stream_keys(self.seed, positions, _NOISE)
         error = self._error(networks["backbone"], batch.waveform, self._mel(batch), steps, keys)
         loss = error.mean()
         yield Pass("backbone", loss, {"noise": loss})
