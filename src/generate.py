@@ -3,6 +3,7 @@
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,6 @@ if TYPE_CHECKING:  # what is slow to import comes after the command line was rea
     from open_miipher.diffusion.generator import Generator
     from open_miipher.distributed import World
 
-FAST_LEVELS = "1e-4,1e-3,.01,.05,.2,.5"
 BATCH_SIZE = 16
 
 DESCRIPTION = """\
@@ -82,9 +82,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     add(
         "--fast-levels",
-        default=FAST_LEVELS,
         metavar="B,B,…",
-        help="variances of the steps, from the least noise (default: %(default)s)",
+        help="variances of the steps, from the least noise (default: the paper's six, "
+        "1e-4,1e-3,.01,.05,.2,.5)",
     )
     add("--device", metavar="cpu|cuda", help="default: a GPU where there is one")
     add(
@@ -169,14 +169,23 @@ def _generator(
         replace(checkpoint, is_verified=True), world.device, arguments.amp, not arguments.no_ema
     )
     if arguments.sampler == "fast":
-        try:
-            levels = [float(level) for level in arguments.fast_levels.split(",")]
-        except ValueError as error:
-            raise UserError(
-                f"--fast-levels {arguments.fast_levels}: give numbers with commas, as {FAST_LEVELS}"
-            ) from error
-        generator.use_fast(levels)
+        generator.use_fast(_levels(arguments.fast_levels))
+    elif arguments.fast_levels is not None:
+        raise UserError("--fast-levels goes with --sampler fast")
     return generator
+
+
+def _levels(text: str | None) -> Sequence[float]:
+    from open_miipher.diffusion import FAST_LEVELS
+
+    if text is None:
+        return FAST_LEVELS
+    try:
+        return [float(level) for level in text.split(",")]
+    except ValueError as error:
+        raise UserError(
+            f"--fast-levels {text}: give numbers with commas, as 1e-4,.01,.5"
+        ) from error
 
 
 def _inputs(arguments: argparse.Namespace, generator: "Generator") -> "Numbers | MelFiles":
@@ -203,9 +212,8 @@ def _inputs(arguments: argparse.Namespace, generator: "Generator") -> "Numbers |
     if given:
         option = given[0].replace("_", "-")
         raise UserError(f"--{option} goes with clips from nothing: leave it out beside --mel-dir")
-    mel = generator.condition.log_mel.config
-    seconds = mel.hop_length / mel.sample_rate
-    return MelFiles(arguments.mel_dir, arguments.mel_name, mel.n_mels, seconds)
+    config = generator.condition.log_mel.config
+    return MelFiles(arguments.mel_dir, arguments.mel_name, config)
 
 
 def _default_output(checkpoint: "Checkpoint") -> Path:

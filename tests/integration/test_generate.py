@@ -93,6 +93,14 @@ def test_mels_are_vocoded_one_by_one(runs, run_script, tmp_path):
     assert "nan.npy is empty, or holds NaN" in said
     assert sorted(files(out)) == ["a.wav", "deep/b.wav"]
     assert soundfile.info(out / "deep/b.wav").frames == 7 * 64
+    (mels / "mel.json").write_text('{"hop_length": 128, "n_mels": 20}')
+    refused = run_script(*words, "--output-dir", out, check=False)
+    assert refused.returncode == 2
+    assert "mels of another front end than the model's: sample_rate is None, not 8000" in (
+        refused.stderr
+    )
+    assert "hop_length is 128, not 64" in refused.stderr
+    (mels / "mel.json").unlink()
     alone = tmp_path / "alone"
     run_script(*words, "--output-dir", alone, "--mel-name", "b")
     assert files(alone) == {"deep/b.wav": files(out)["deep/b.wav"]}
@@ -105,7 +113,7 @@ def test_mels_are_vocoded_one_by_one(runs, run_script, tmp_path):
         ("sashimi", ["--n-samples", "0"], "must be at least 1"),
         (
             "sashimi",
-            ["--sampler", "fast", "--fast-levels", "1e-9,.1"],
+            ["--sampler", "fast", "--fast-levels", "1e-9,.1"],  # less noise than in training
             "fast level 1 .* is outside the trained range",
         ),
         ("sashimi", ["--sampler", "fast", "--fast-levels", "a,b"], "give numbers with commas"),
@@ -125,3 +133,21 @@ def test_what_does_not_fit_is_refused_in_a_sentence(of, more, words, runs, run_s
     assert done.returncode == 2
     assert re.search(f"^error: .*{words}", done.stderr, re.M), done.stderr
     assert not files(tmp_path)
+
+
+def test_a_vocoder_copies_a_directory_at_any_rate(runs, run_script, tones, tmp_path):
+    """Its rate is 8 kHz; a copy has the rate of the model, and the length of its original."""
+    source = tmp_path / "in"
+    source.mkdir()
+    waveform = 0.3 * np.sin(np.arange(24000) / 10)
+    soundfile.write(source / "long.wav", waveform, 24000)
+    soundfile.write(source / "short.wav", waveform[:3001], 24000)
+    words = ["src/inference.py", "--ckpt-dir", runs / "vocoder", "--input-audio-dir", source]
+    run_script(*words, "--output-dir", tmp_path / "out", "--device", "cpu")
+    for file, frames in (("long.wav", 8000), ("short.wav", 1000)):
+        info = soundfile.info(tmp_path / "out" / file)
+        assert (info.samplerate, info.frames) == (RATE, frames)
+    words[2] = runs / "wavenet"
+    refused = run_script(*words, "--output-dir", tmp_path / "none", check=False)
+    assert refused.returncode == 2
+    assert "makes speech from nothing and cannot restore any" in refused.stderr

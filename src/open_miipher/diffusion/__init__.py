@@ -3,15 +3,16 @@
 from open_miipher.base.registry import Registry
 from open_miipher.diffusion.backbone import Backbone, BackboneConfig, check_hop
 from open_miipher.diffusion.condition import MelCondition
-from open_miipher.diffusion.sampling import sample
+from open_miipher.diffusion.sampling import descend, sample
 from open_miipher.diffusion.sashimi import SaShiMi
-from open_miipher.diffusion.schedule import Descent, NoiseSchedule, ScheduleConfig
+from open_miipher.diffusion.schedule import FAST_LEVELS, Descent, NoiseSchedule, ScheduleConfig
 from open_miipher.diffusion.wavenet import WaveNet
 
 BACKBONES = Registry[Backbone]("backbone", {"wavenet": WaveNet, "sashimi": SaShiMi})
 
 __all__ = [
     "BACKBONES",
+    "FAST_LEVELS",
     "Backbone",
     "BackboneConfig",
     "Descent",
@@ -19,5 +20,6 @@ __all__ = [
     "NoiseSchedule",
     "ScheduleConfig",
     "check_hop",
+    "descend",
     "sample",
 ]

@@ -1,6 +1,7 @@
 """From noise to sound, over any backbone."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -10,7 +11,6 @@ from open_miipher.diffusion.backbone import Backbone
 from open_miipher.diffusion.schedule import Descent, posterior_variances
 
 
-@torch.no_grad()
 def sample(
     backbone: Backbone,
     descent: Descent,
@@ -42,16 +42,36 @@ def sample(
         drawn = white_noise(keys, torch.zeros_like(keys), channels * num_samples)
         return drawn.view(len(items), channels, num_samples)
 
+    x = descend(backbone, descent, noise, mel)
+    return x[:, 0] if channels == 1 else x
+
+
+@torch.no_grad()
+def descend(
+    backbone: Backbone,
+    descent: Descent,
+    noise: Callable[[int], Tensor],
+    mel: Tensor | None = None,
+) -> Tensor:
+    """Do what `sample` does, with noise that the caller draws.
+
+    Args:
+        backbone, descent, mel: see `sample`.
+        noise: gives the noise after a number of steps that are left, (batch, channels, samples);
+            that of all steps is the start.
+
+    Returns:
+        (batch, channels, samples) float32 in [−1, 1].
+    """
     deviations = [math.sqrt(variance) for variance in posterior_variances(descent.betas)]
     alpha_bars = [math.prod(1 - b for b in descent.betas[: t + 1]) for t in range(len(deviations))]
     x = noise(len(deviations))
     with backbone.unchanging():
         for t in reversed(range(len(deviations))):
             beta = descent.betas[t]
-            steps = torch.full((len(items),), descent.steps[t], device=device, dtype=torch.float64)
+            steps = torch.full((len(x),), descent.steps[t], device=x.device, dtype=torch.float64)
             guess = backbone(x, steps, mel).float()
             x = (x - beta / math.sqrt(1 - alpha_bars[t]) * guess) / math.sqrt(1 - beta)
             if t:
                 x = x + deviations[t] * noise(t)
-    x = x.clamp(-1, 1)
-    return x[:, 0] if channels == 1 else x
+    return x.clamp(-1, 1)

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError, report
 
+FAST_LEVELS = (1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5)
+"""Variances of the six steps of DiffWave's fast sampling."""
+
 
 @dataclass
 class ScheduleConfig:

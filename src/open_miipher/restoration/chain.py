@@ -1,6 +1,7 @@
 """The trained chain, encoder → cleaner → vocoder, built from a checkpoint."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -14,9 +15,14 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.noise import white_noise
 from open_miipher.base.paths import printable
 from open_miipher.base.precision import store_in_bf16, without_parametrisations
+from open_miipher.base.registry import build, from_mapping
 from open_miipher.checkpoint import Checkpoint
 from open_miipher.cleaners import Cleaner
+from open_miipher.cleaners.untouched import Untouched
+from open_miipher.diffusion import Backbone
+from open_miipher.encoders import ENCODERS
 from open_miipher.vocoders import Vocoder
+from open_miipher.vocoders.diffwave import DiffWave, DiffWaveConfig
 
 DEFAULT_MODEL = Path(__file__).resolve().parents[3] / "pretrained" / "default"
 """The model that comes with the project; manifests name it `default-FINGERPRINT`."""
@@ -105,7 +111,8 @@ class Chain:
         self.cleaner = cleaner.to(device).eval()
         self.vocoder = vocoder.to(device).eval()
         # Includes the GPU's number: "cuda" alone can mean another GPU in another thread.
-        self.device = next(self.cleaner.parameters()).device
+        parameters = itertools.chain(self.cleaner.parameters(), self.vocoder.parameters())
+        self.device = next(parameters).device
         self.input_rate = cleaner.encoder.sample_rate
         self.input_hop = cleaner.encoder.hop_length
         self.output_rate = vocoder.sample_rate
@@ -147,6 +154,8 @@ class Chain:
             UserError: the checkpoint or the chain in it is incomplete, or weights do not fit.
         """
         checkpoint = path if isinstance(path, Checkpoint) else Checkpoint.open(path)
+        if "backbone" in checkpoint.networks:
+            return cls._copying(checkpoint, device, amp, ema)
         _check_chain(checkpoint)
         changes = {} if encoder_source is None else {"encoder": {"source": encoder_source}}
         cleaner = cast(Cleaner, checkpoint.build("cleaner", ema, changes))
@@ -156,10 +165,41 @@ class Chain:
         chain = cls(cleaner, vocoder, device, amp, specs)
         if checkpoint.path.resolve() == DEFAULT_MODEL:
             chain.fingerprint = f"default-{chain.fingerprint}"
-        averages = ema and any(map(checkpoint.has_ema, ("cleaner", "generator")))
-        which = " (moving average of the weights)" if averages else ""
-        chain.origin = f"{printable(checkpoint.path)}, step {checkpoint.state['step']}{which}"
+        chain._tell_origin(checkpoint, ema and any(map(checkpoint.has_ema, specs)))
         return chain
+
+    @classmethod
+    def _copying(
+        cls,
+        checkpoint: Checkpoint,
+        device: torch.device | str,
+        amp: Literal["bf16", "no"],
+        ema: bool,
+    ) -> "Chain":
+        """Build a chain that copies speech with a diffusion vocoder, and cleans nothing.
+
+        Raises:
+            UserError: the diffusion hears no mel, or the checkpoint is damaged.
+        """
+        model = checkpoint.config["model"]
+        if model["unconditional"]:
+            raise UserError(
+                f"{checkpoint.path} makes speech from nothing and cannot restore any: generate "
+                "with src/generate.py, or pass a checkpoint of stage 3 (model=…_finetune)"
+            )
+        encoder = build(ENCODERS, {"name": "log_mel", **model["mel"]}, key="model.mel")
+        backbone = checkpoint.networks["backbone"].spec
+        spec = {"backbone": backbone, "mel": model["mel"], "diffusion": model["diffusion"]}
+        config = from_mapping(DiffWaveConfig, spec, "model")
+        vocoder = DiffWave(encoder.width, encoder.frame_rate, config)
+        vocoder.backbone = cast(Backbone, checkpoint.build("backbone", ema))
+        chain = cls(Untouched(encoder), vocoder, device, amp, spec)
+        chain._tell_origin(checkpoint, ema and checkpoint.has_ema("backbone"))
+        return chain
+
+    def _tell_origin(self, checkpoint: Checkpoint, averages: bool) -> None:
+        which = " (moving average of the weights)" if averages else ""
+        self.origin = f"{printable(checkpoint.path)}, step {checkpoint.state['step']}{which}"
 
     @torch.inference_mode()
     def measure(self, blocks: Iterable[np.ndarray]) -> Tensor:

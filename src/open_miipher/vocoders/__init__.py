@@ -3,6 +3,7 @@
 from open_miipher.base.registry import Registry
 from open_miipher.vocoders.base import AdversarialGenerator, Vocoder
 from open_miipher.vocoders.dac import Dac
+from open_miipher.vocoders.diffwave import DiffWave
 from open_miipher.vocoders.istft import Istft
 from open_miipher.vocoders.wavefit import WaveFit
 
@@ -10,5 +11,5 @@ __all__ = ["VOCODERS", "AdversarialGenerator", "Vocoder"]
 
 VOCODERS = Registry[Vocoder](
     "vocoder",
-    {"dac": Dac, "istft": Istft, "wavefit": WaveFit},
+    {"dac": Dac, "diffwave": DiffWave, "istft": Istft, "wavefit": WaveFit},
 )
