@@ -9,8 +9,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +28,15 @@ ROOT = Path(__file__).resolve().parents[1]
 NEEDED = ("transformers", "hydra", "soundfile", "soxr", "safetensors", "pytest", "scipy")
 # bfloat16 has 8 bits: each of some hundred successive operations has a rounding error of 2^-9.
 LARGEST_ERROR = {"features": 0.05, "waveform": 0.2}
-TRAIN_BATCH = 32
-SUMMARY = ("steps_per_second", "audio_x_real_time", "times_real_time", "peak_memory_bytes")
+# Of what is to compute in float32, against float64. TF32 has errors of 3e-4, bfloat16 of 2e-3.
+LARGEST_FLOAT32_ERROR = 2e-5
+FAMILIES = {"miipher2": ("feature_cleaner", "wavefit_pretrain", "wavefit_finetune")}
+FAMILIES["sidon"] = ("feature_predictor", "vocoder_pretrain", "vocoder_finetune")
+TRAIN_BATCH = {"miipher2": 32, "sidon": 16}
+SUMMARY = (
+    *("steps_per_second", "audio_x_real_time", "times_real_time", "peak_memory_bytes"),
+    "waits_a_step",
+)
 
 Outcome = tuple[bool, str, dict[str, Any]]
 
@@ -48,25 +57,28 @@ class Checks:
 
     Args:
         out: folder for logs and figures.
-        scratch: folder for the encoder, some gigabytes that are not needed afterwards.
+        scratch: folder for the encoders, some gigabytes that are not needed afterwards.
         device: cuda or cpu.
         tiny: use a small encoder, short audio and few steps, to rehearse on a CPU.
     """
 
     def __init__(self, out: Path, scratch: Path, device: str, tiny: bool) -> None:
         self.out, self.device, self.tiny = out, device, tiny
-        self.tower = scratch / "tower"
-        self.encoder = f"model.encoder.source={self.tower}"
+        self.folders = {family: scratch / family for family in FAMILIES}
         self.results: list[Result] = []
 
     def run(self) -> bool:
         """Run all checks; a failed one does not stop the rest."""
         self.check("tests marked gpu", self.tests)
-        self.check("an encoder of random weights", self.make_tower)
-        self.check("bf16 against float32", self.compare_bf16)
-        for stage in ("feature_cleaner", "wavefit_pretrain", "wavefit_finetune"):
-            self.check(f"train miipher2_{stage}", lambda stage=stage: self.train(stage))
-        self.check("restore with miipher2", self.restore)
+        self.check("encoders of random weights", self.make_encoders)
+        self.check("resampling and front ends in float32", self.front_ends)
+        for family, stages in FAMILIES.items():
+            self.check(f"bf16 against float32, {family}", partial(self.compare_bf16, family))
+            self.check(f"what stays in float32, {family}", partial(self.float32_parts, family))
+            for stage in stages:
+                self.check(f"train {family}_{stage}", partial(self.train, family, stage))
+            self.check(f"restore with {family}", partial(self.restore, family))
+        self.check("two processes", self.two_processes)
         return all(result.passed for result in self.results)
 
     def check(self, name: str, action: Callable[[], Outcome]) -> None:
@@ -89,22 +101,93 @@ class Checks:
         passed, last = self.command("pytest", words)
         return passed, last, {}
 
-    def make_tower(self) -> Outcome:
-        """Write an audio tower of Gemma 4's size (or a small one) as `save_pretrained` does."""
+    def make_encoders(self) -> Outcome:
+        """Write encoders of the papers' sizes (or small ones) as `save_pretrained` does."""
+        from transformers import SeamlessM4TFeatureExtractor, Wav2Vec2BertConfig, Wav2Vec2BertModel
         from transformers.models.gemma4.configuration_gemma4 import Gemma4AudioConfig
         from transformers.models.gemma4.modeling_gemma4 import Gemma4AudioModel
 
         small = {"hidden_size": 64, "num_hidden_layers": 6, "num_attention_heads": 4}
         torch.manual_seed(0)
         tower = Gemma4AudioModel(Gemma4AudioConfig(**(small if self.tiny else {})))
-        tower.save_pretrained(self.tower)
-        count = sum(parameter.numel() for parameter in tower.parameters())
-        return True, f"{count / 1e6:.1f} M parameters", {"parameters": count}
+        tower.save_pretrained(self.folders["miipher2"])
+        small = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+        sizes = {"num_hidden_layers": 8, **(small if self.tiny else {})}  # so many are used
+        bert = Wav2Vec2BertModel(Wav2Vec2BertConfig(**sizes))
+        bert.save_pretrained(self.folders["sidon"])
+        SeamlessM4TFeatureExtractor().save_pretrained(self.folders["sidon"])
+        counts = [sum(p.numel() for p in model.parameters()) / 1e6 for model in (tower, bert)]
+        return True, " and ".join(f"{count:.1f} M parameters" for count in counts), {}
 
     @torch.inference_mode()
-    def compare_bf16(self) -> Outcome:
-        """Compare the cleaner's features and the vocoder's waveform in bf16 with float32."""
-        cleaner, vocoder = (part.to(self.device).eval() for part in self.parts())
+    def front_ends(self) -> Outcome:
+        """Compare resampling and log-mel features with those of the CPU."""
+        from open_miipher.audio.mel import LogMel, MelConfig
+        from open_miipher.recipes.parts import at_rate
+
+        waveform = speech_like(2.0, 24000)
+        lengths = torch.full((2,), waveform.shape[1])
+        mel = LogMel(MelConfig())
+        here = {"at_rate": at_rate(waveform, lengths, 24000, 16000)[0], "log_mel": mel(waveform)}
+        waveform, lengths = waveform.to(self.device), lengths.to(self.device)
+        there = {"at_rate": at_rate(waveform, lengths, 24000, 16000)[0]}
+        there["log_mel"] = mel.to(self.device)(waveform)
+        return self.judge({k: relative_error(v, there[k].cpu()) for k, v in here.items()})
+
+    def float32_parts(self, family: str) -> Outcome:
+        """Compare every layer that is to compute in float32, under autocast, with float64."""
+        from open_miipher.base.precision import stays_in_float32
+        from open_miipher.base.registry import build
+        from open_miipher.config import compose_plain
+        from open_miipher.discriminators import DISCRIMINATORS
+
+        cleaner, vocoder = self.parts(family)
+        plain = compose_plain([f"model={family}_{FAMILIES[family][1]}", self.encoder(family)])
+        networks = nn.ModuleDict({"cleaner": cleaner, "vocoder": vocoder})
+        for name, spec in plain["model"]["discriminators"].items():
+            networks[name] = build(DISCRIMINATORS, spec)
+        networks.to(self.device).eval()
+        errors: dict[str, float] = {}
+
+        def compare(name: str, layer: nn.Module, given: tuple[Tensor], output: Tensor) -> None:
+            with torch.autocast(given[0].device.type, enabled=False):
+                exact = layer._conv_forward(  # type: ignore[operator]
+                    given[0].double(), layer.weight.double(), layer.bias.double()
+                )
+            errors[name] = relative_error(exact, output)
+
+        for name, module in networks.named_modules():
+            for path, layer in module.named_modules() if stays_in_float32(module) else ():
+                if isinstance(layer, nn.Conv1d | nn.Conv2d):
+                    full = f"{name}.{path}".rstrip(".")
+                    layer.register_forward_hook(partial(compare, full))
+        seconds = 0.12 if self.tiny else 1.0
+        waveform = speech_like(seconds, cleaner.encoder.sample_rate).to(self.device)
+        lengths = torch.full((2,), waveform.shape[1], device=self.device)
+        with torch.no_grad(), torch.autocast(torch.device(self.device).type, torch.bfloat16):
+            features, _ = cleaner(waveform, lengths)
+            noise = torch.randn(2, features.shape[1] * vocoder.hop_length, device=self.device)
+            spoken = vocoder.generate(features, noise)
+            for name in plain["model"]["discriminators"]:
+                networks[name](spoken)
+        if not errors:
+            return False, "no layer is marked", {}
+        return self.judge(errors)
+
+    def judge(self, errors: dict[str, float]) -> Outcome:
+        """Hold errors of what computes in float32 against their bound."""
+        bad = {name: error for name, error in errors.items() if not error < LARGEST_FLOAT32_ERROR}
+        shown = bad or dict([max(errors.items(), key=itemgetter(1))])
+        said = ", ".join(f"{name} {error:.1e}" for name, error in shown.items())
+        said = f"{len(errors)} parts, {'too large' if bad else 'largest error'}: {said}"
+        return not bad, f"{said} (at most {LARGEST_FLOAT32_ERROR})", errors
+
+    @torch.inference_mode()
+    def compare_bf16(self, family: str) -> Outcome:
+        """Compare features and waveform of bfloat16 weights, without autocast, with float32."""
+        from open_miipher.base.precision import store_in_bf16, without_parametrisations
+
+        cleaner, vocoder = (part.to(self.device).eval() for part in self.parts(family))
         waveform = speech_like(2.0 if self.tiny else 10.0, cleaner.encoder.sample_rate)
         lengths = torch.tensor([waveform.shape[1], waveform.shape[1] // 2], device=self.device)
         waveform = waveform.to(self.device)
@@ -112,51 +195,71 @@ class Checks:
         samples = features.shape[1] * vocoder.hop_length
         noise = torch.randn(len(features), samples, device=self.device)
         exact = {"features": features, "waveform": vocoder.generate(features, noise)}
-        with torch.autocast(torch.device(self.device).type, torch.bfloat16):
-            rounded = {"features": cleaner(waveform, lengths)[0]}
-            rounded["waveform"] = vocoder.generate(features, noise)
+        for part in (cleaner, vocoder):
+            without_parametrisations(part)
+            store_in_bf16(part)
+        rounded = {"features": cleaner(waveform, lengths)[0]}
+        rounded["waveform"] = vocoder.generate(features, noise)
         errors = {name: relative_error(exact[name], rounded[name]) for name in exact}
         said = ", ".join(f"{k} {e:.4f} (at most {LARGEST_ERROR[k]})" for k, e in errors.items())
         return all(errors[k] <= LARGEST_ERROR[k] for k in errors), f"error {said}", errors
 
-    def parts(self) -> tuple[nn.Module, nn.Module]:
-        """Build the paper's cleaner, with adapters that do something, and its vocoder."""
+    def encoder(self, family: str) -> str:
+        """Return the override that names a family's encoder."""
+        return f"model.encoder.source={self.folders[family]}"
+
+    def parts(self, family: str) -> tuple[nn.Module, nn.Module]:
+        """Build a family's cleaner, with adapters that do something, and its vocoder."""
         from open_miipher.base.registry import build
         from open_miipher.cleaners import CLEANERS
         from open_miipher.config import compose_plain
         from open_miipher.encoders import ENCODERS
         from open_miipher.vocoders import VOCODERS
 
-        first = compose_plain(["model=miipher2_feature_cleaner", self.encoder])["model"]
-        second = compose_plain(["model=miipher2_wavefit_pretrain", self.encoder])["model"]
+        first, second = (
+            compose_plain([f"model={family}_{stage}", self.encoder(family)])["model"]
+            for stage in FAMILIES[family][:2]
+        )
         torch.manual_seed(0)
         encoder = build(ENCODERS, first["encoder"])
-        cleaner = build(CLEANERS, {**first["cleaner"], "init": "random"}, encoder)
+        cleaner = build(CLEANERS, first["cleaner"], encoder)
+        for parameter in cleaner.parameters():
+            if parameter.requires_grad and parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.1 * parameter[0].numel() ** -0.5)
         rate = encoder.sample_rate / encoder.hop_length
         vocoder = build(VOCODERS, second["vocoder"], encoder.width, rate)
-        for module in vocoder.modules():  # an untrained vocoder changes nearly nothing: scale it up
-            if isinstance(module, nn.Conv1d):
+        for module in vocoder.modules():  # untrained, it changes nearly nothing
+            if family == "miipher2" and isinstance(module, nn.Conv1d):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
         return cleaner, vocoder
 
-    def train(self, stage: str) -> Outcome:
-        """Measure the training of a paper-size stage."""
-        words = ["benchmarks/train.py", "--model", f"miipher2_{stage}", "--device", self.device]
-        batch = 2 if self.tiny else TRAIN_BATCH
-        extra = [f"trainer.batch_size={batch}", "trainer.amp=bf16", self.encoder]
+    def train(self, family: str, stage: str, launcher: Sequence[str] = ()) -> Outcome:
+        """Measure the training of a paper-size stage, and that its steps wait for nothing."""
+        words = [*launcher, "benchmarks/train.py", "--model", f"{family}_{stage}"]
+        words += ["--device", self.device]
+        batch = 2 if self.tiny else TRAIN_BATCH[family]
+        extra = [f"trainer.batch_size={batch}", "trainer.amp=bf16", self.encoder(family)]
         if self.tiny:
             words += ["--steps", "1", "--warmup", "1"]
-            extra += ["data.crop_seconds=0.64", "trainer.num_workers=0"]
-        return self.benchmark(f"train_{stage}", words, extra)
+            extra += ["trainer.num_workers=0"]
+        passed, said, figures = self.benchmark(f"train_{family}_{stage}", words, extra)
+        return passed and not figures["waits_a_step"], said, figures
 
-    def restore(self) -> Outcome:
+    def two_processes(self) -> Outcome:
+        """Train under torchrun on two GPUs, where there are two."""
+        if self.device == "cuda" and torch.cuda.device_count() < 2:
+            return True, "not tried: there is one GPU", {}
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        return self.train("miipher2", "feature_cleaner", launcher)
+
+    def restore(self, family: str) -> Outcome:
         """Measure the restoring of files by a paper-size chain."""
-        words = ["benchmarks/restore.py", "--model", "miipher2_wavefit_finetune"]
+        words = ["benchmarks/restore.py", "--model", f"{family}_{FAMILIES[family][2]}"]
         words += ["--device", self.device, "--amp", "bf16"]
         size = ("1", "2", "1") if self.tiny else ("8", "60", "16")
         for option, value in zip(("--files", "--seconds", "--batch-size"), size, strict=True):
             words += [option, value]
-        return self.benchmark("restore", words, [self.encoder])
+        return self.benchmark(f"restore_{family}", words, [self.encoder(family)])
 
     def benchmark(self, name: str, words: list[str], overrides: list[str]) -> Outcome:
         """Run a benchmark that writes its figures as JSON."""

@@ -15,6 +15,7 @@ import resource
 import sys
 import tempfile
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,8 +107,9 @@ def measure(trainer: Trainer, warmup: int, steps: int) -> dict[str, Any]:
     """Time optimiser steps after a warm-up.
 
     Returns:
-        Steps a second, peak memory in bytes, and the share of the time spent waiting for data, in
-        the passes' forward, in backward, and in clipping, stepping and averaging.
+        Steps a second, peak memory in bytes, how often a step that is not logged waits for the GPU
+        (None on a CPU), and the share of the time spent waiting for data, in the passes' forward,
+        in backward, and in clipping, stepping and averaging.
     """
     clock = Clock(trainer)
     for _ in range(warmup):
@@ -117,8 +119,9 @@ def measure(trainer: Trainer, warmup: int, steps: int) -> dict[str, Any]:
     for _ in range(steps):
         trainer.step()
     total = clock.now() - began
-    data, forward, gradients = (clock.seconds[n] for n in ("data", "forward", "accumulate"))
     cuda = trainer.world.device.type == "cuda"
+    waits = waits_of_a_step(trainer) if cuda else None
+    data, forward, gradients = (clock.seconds[n] for n in ("data", "forward", "accumulate"))
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "device": torch.cuda.get_device_name() if cuda else "cpu",
@@ -127,6 +130,7 @@ def measure(trainer: Trainer, warmup: int, steps: int) -> dict[str, Any]:
         "batch_size": trainer.config.batch_size,
         "amp": trainer.config.amp,
         "steps_per_second": steps / total,
+        "waits_a_step": waits,
         "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else resident,
         "share": {
             "data": data / total,
@@ -135,6 +139,18 @@ def measure(trainer: Trainer, warmup: int, steps: int) -> dict[str, Any]:
             "update": (total - gradients) / total,
         },
     }
+
+
+def waits_of_a_step(trainer: Trainer) -> int:
+    """Count the operations of one step in which the processor waits for the GPU."""
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            trainer.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
 
 
 class Clock:

@@ -210,6 +210,7 @@ launch_on() { # JOB_ID HOST…: put torchrun before COMMAND; one torchrun runs o
     # A shared store would stay the one of the first round, and a node that joins later would not
     # find it.
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+    ulimit -n "$(ulimit -Hn)" # the launcher whose store all ranks ask holds a connection to each
   fi
   mkdir -p "$OUTPUT_DIR"
   if [[ $NPROC == gpu ]] && ! has_gpu; then

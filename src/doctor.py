@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from open_miipher.base.errors import exit_on_user_error
+from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.gpu_support import Driver, gpu_problem, read_driver
 from open_miipher.base.paths import existing_parent
 
@@ -251,10 +251,28 @@ def check_limits() -> Iterator[Finding]:
         yield Finding("ok", "open files", f"{soft}")
 
 
+def check_restoring() -> Iterator[Finding]:
+    """How the model that comes with the project would restore here: precision and batches."""
+    torch, restoration = load("torch"), load("open_miipher.restoration")
+    if isinstance(torch, str) or isinstance(restoration, str):
+        return  # said above
+    try:
+        restorer = restoration.Restorer.from_checkpoint()
+    except (UserError, RuntimeError) as error:
+        mend = "read what is said of the GPUs above; --device cpu needs none"
+        yield Finding("problem", "restoring", str(error).splitlines()[0], mend)
+        return
+    device = restorer.model.device
+    kind = "bf16" if restorer.model.amp == "bf16" else "float32"
+    how = restorer.trial or f"batches of {restorer.batch_size} chunks"
+    yield Finding("ok", "restoring", f"on {device}, in {kind}, in {how}")
+
+
 def findings() -> Iterator[Finding]:
     """Every check in the order of the screen."""
     yield from check_python()
     yield from check_torch()
+    yield from check_restoring()
     yield from check_audio()
     yield from check_folders()
     yield check_wandb()

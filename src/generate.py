@@ -203,9 +203,8 @@ def _inputs(arguments: argparse.Namespace, generator: "Generator") -> "Numbers |
     if given:
         option = given[0].replace("_", "-")
         raise UserError(f"--{option} goes with clips from nothing: leave it out beside --mel-dir")
-    mel = generator.condition.log_mel.config
-    seconds = mel.hop_length / mel.sample_rate
-    return MelFiles(arguments.mel_dir, arguments.mel_name, mel.n_mels, seconds)
+    config = generator.condition.log_mel.config
+    return MelFiles(arguments.mel_dir, arguments.mel_name, config)
 
 
 def _default_output(checkpoint: "Checkpoint") -> Path:

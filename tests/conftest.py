@@ -67,6 +67,14 @@ def speech_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six short clips of two tones, indexed."""
+    from tiny_diffusion import make_tones
+
+    return make_tones(tmp_path_factory.mktemp("tones"))
+
+
+@pytest.fixture(scope="session")
 def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return `warm.run_script`."""
     return warm.run_script

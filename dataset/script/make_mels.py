@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from open_miipher.data.files import Files
 
 _DEFAULT_MODEL = "model=diffwave_vocoder_64"
-_FRONT_END = "mel.json"
 
 
 def _arguments() -> argparse.Namespace:
@@ -136,10 +135,11 @@ def _claim(output_dir: Path, front_end: dict[str, Any]) -> None:
     """
     import json
 
+    from open_miipher.audio.mel import FRONT_END_NAME
     from open_miipher.base.atomic import write_lines
 
     output_dir.mkdir(parents=True, exist_ok=True)
-    note, text = output_dir / _FRONT_END, json.dumps(front_end, indent=1)
+    note, text = output_dir / FRONT_END_NAME, json.dumps(front_end, indent=1)
     if note.exists() and note.read_text().strip() != text:
         raise UserError(
             f"{printable(note)} tells of another front end than model.mel: choose another "

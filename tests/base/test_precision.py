@@ -84,7 +84,7 @@ def test_discriminators_hear_the_waveform_in_float32(sizes, channels) -> None:
     network = build(DISCRIMINATORS, sizes)
     found = types(network, torch.randn(1, 4096))
     modules = dict(network.named_modules())
-    layers = {name: both for name, both in found.items() if hasattr(modules[name], "is_first")}
+    layers = {name: both for name, both in found.items() if hasattr(modules[name], "kernel_size")}
     for name, both in layers.items():
         assert both == FLOAT if modules[name].in_channels == channels else both[1] == BF16, name
     assert {both[1] for both in layers.values()} == {FLOAT[0], BF16}

@@ -34,3 +34,12 @@ def test_positions_stay_where_noise_is_named():
     batch = PairBatch.join([(7, sample(3))], None).to("meta")
     assert batch.positions.device.type == "cpu"
     assert {t.device.type for t in (batch.clean, batch.damaged, batch.lengths)} == {"meta"}
+
+
+def test_positions_are_pinned_too_and_stay_behind(monkeypatch):
+    """From ordinary memory their copy for a step's noise would wait for the device."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor + 1)
+    given = PairBatch.join([(4, sample(3)), (5, sample(3))], None)
+    pinned = given.pin_memory()
+    assert pinned.positions.tolist() == [5, 6]
+    assert pinned.to("meta").positions.device.type == "cpu"

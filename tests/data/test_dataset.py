@@ -2,6 +2,7 @@
 
 import dataclasses
 import warnings
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -62,6 +63,27 @@ def test_positions_follow_the_order(speech_dir):
         assert np.array_equal(
             dataset[position].clean, dataset.sample(*dataset.order.at(position)).clean
         )
+
+
+def test_files_are_drawn_by_their_duration_if_asked(make_dir):
+    """Of a minute and of two seconds: thirty to one, in two directories and at two rates."""
+    long = make_dir("long", {"a.wav": (np.ones(60 * 1000, np.float32), 1000)})
+    short = make_dir("short", {f"{n}.wav": (np.ones(2 * 2000, np.float32), 2000) for n in range(9)})
+    given = config(long, train=TrainSource([long, short]), draw_by="duration")
+    dataset = build_train_data(given, seed=7)
+    assert dataset.num_items == 10
+    drawn = []
+    for epoch in range(20):
+        names = [dataset.sample(epoch, index).name.split(" epoch ")[0] for index in range(10)]
+        assert names.count("long/a.wav") in (7, 8)  # of 7.7
+        drawn += names
+    counts = Counter(drawn)
+    assert 150 <= counts.pop("long/a.wav") <= 158
+    assert len(counts) == 9
+    again = build_train_data(given, seed=7).sample(3, 4)
+    assert np.array_equal(again.clean, dataset.sample(3, 4).clean)
+    numbers = [dataset._files.number_at(share) for share in (0.0, 0.769, 0.770, 0.9999, 1.0)]
+    assert numbers == [0, 0, 1, 9, 9]
 
 
 def test_pairs_are_equally_long_and_never_the_same_memory(speech_dir):

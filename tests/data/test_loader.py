@@ -102,6 +102,16 @@ def test_equal_samples_for_any_workers_ranks_and_accumulation(speech_dir):
         assert rows(batches) == expected
 
 
+@pytest.mark.dist
+def test_spawned_workers_give_the_same_samples(speech_dir):
+    """Where NCCL runs, none may be forked."""
+    data = dataset(speech_dir)
+    expected = rows(list(islice(train_batches(data, 0, 2), 3)))
+    batches = train_batches(data, 0, 2, num_workers=2, start_method="spawn")
+    assert rows(list(islice(batches, 3))) == expected
+    batches.close()
+
+
 def test_validation_gives_every_clip_once_whatever_the_ranks(speech_dir):
     data = dataset(speech_dir, pad=False)
     expected = rows(list(validation_batches(data)))
@@ -205,18 +215,18 @@ sys.path[:0] = [{src!r}, {here!r}]
 import multiprocessing
 from test_loader import dataset
 from open_miipher.data import train_batches
-batches = train_batches(dataset({speech!r}), 0, batch_size=2, num_workers=2)
+batches = train_batches(dataset({speech!r}), 0, batch_size=2, num_workers=2, start_method={how!r})
 next(batches)
 print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 {then}
 """
 
 
-def start(speech_dir: str, then: str) -> tuple[subprocess.Popen[str], list[int]]:
+def start(speech_dir: str, then: str, how: str = "fork") -> tuple[subprocess.Popen[str], list[int]]:
     """Run a program with two workers; give it and the workers' process ids."""
     here = Path(__file__).parent
     src = str(here.parents[1] / "src")
-    code = PROGRAM.format(src=src, here=str(here), speech=speech_dir, then=then)
+    code = PROGRAM.format(src=src, here=str(here), speech=speech_dir, then=then, how=how)
     program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     return program, [int(pid) for pid in program.stdout.readline().split()]
 
@@ -236,8 +246,9 @@ def wait_until_ended(pids: list[int]) -> bool:
 
 
 @pytest.mark.dist
-def test_workers_pass_over_stop_signals_of_others_and_end_with_the_program(speech_dir):
-    program, workers = start(speech_dir, "time.sleep(60)")
+@pytest.mark.parametrize("how", ["fork", "spawn"])
+def test_workers_pass_over_stop_signals_of_others_and_end_with_the_program(speech_dir, how):
+    program, workers = start(speech_dir, "time.sleep(60)", how)
     for pid in workers:
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGINT)

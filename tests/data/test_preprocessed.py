@@ -53,6 +53,17 @@ def test_an_epoch_holds_every_pair_once_in_another_order(urls, tmp_path):
     assert orders[0] != orders[1] != orders[2]
 
 
+def test_pairs_are_drawn_by_their_length_if_asked(tmp_path):
+    long = write_shards(tmp_path / "long", [1], seconds=4.0)
+    short = write_shards(tmp_path / "short", [4, 2], seconds=1.0)
+    data = source([*long, *short], draw_by="duration").train(seed=3)
+    drawn = [data.sample(epoch, k).name.split()[0] for epoch in range(20) for k in range(7)]
+    share = Counter(drawn)[long[0]] / len(drawn)
+    assert share == pytest.approx(0.4, abs=0.04)
+    pairs = data._pairs
+    assert {pairs.number_at(share) for share in np.linspace(0, 1, 200)} == set(range(7))
+
+
 def test_both_sides_are_the_same_crop_of_what_the_shard_holds(urls):
     data = source(urls).train(seed=0)
     starts = set()

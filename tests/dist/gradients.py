@@ -25,7 +25,7 @@ def make_trainer(overrides: list[str], output_dir: Path, world: World) -> Traine
     trainer = prepare(run, world)
     dtype = torch.get_default_dtype()
     trainer.batches = (
-        replace(batch, clean=batch.clean.to(dtype), damaged=batch.damaged.to(dtype))
+        replace(batch, **{name: getattr(batch, name).to(dtype) for name in batch.waveforms})
         for batch in trainer.batches
     )
     return trainer
@@ -33,7 +33,7 @@ def make_trainer(overrides: list[str], output_dir: Path, world: World) -> Traine
 
 def keep_gradients(trainer: Trainer, file: Path, world: World) -> None:
     losses, _ = trainer.accumulate()
-    losses = world.mean(losses)
+    losses = world.mean({name: float(value) for name, value in losses.items()})
     gradients = {
         network: {key: p.grad for key, p in module.named_parameters() if p.requires_grad}
         for network, module in trainer.recipe.trained.items()

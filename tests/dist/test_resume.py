@@ -11,12 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_diffusion import BACKBONES, overrides
 
 from open_miipher.checkpoint import Checkpoint
 
 pytestmark = pytest.mark.dist
 
 STEPS = 12
+
+
+@pytest.fixture(scope="module")
+def tiny_stages(tiny_stages, tones) -> dict[str, list[str]]:
+    return {**tiny_stages, **{name: overrides(name, tones) for name in BACKBONES}}
 
 
 def processes_of(directory: Path) -> list[int]:
@@ -159,11 +165,11 @@ def check_killed_run_equals_unbroken(torchrun, start_script, run_script, tiny_st
 
     def check(ranks: int, victim: str, when, recipe: str = "pretrain") -> None:
         broken, unbroken = tmp_path / "broken", tmp_path / "unbroken"
-        overrides = settings(tiny_stages, recipe, broken)
+        words = settings(tiny_stages, recipe, broken)
         if victim == "ranks":
-            run_whose_ranks_are_killed(start_script, overrides, ranks, lambda: when(broken))
+            run_whose_ranks_are_killed(start_script, words, ranks, lambda: when(broken))
         else:
-            run_killed_once(torchrun, overrides, broken, ranks, victim, lambda: when(broken))
+            run_killed_once(torchrun, words, broken, ranks, victim, lambda: when(broken))
         run_script("src/train.py", f"trainer.ckpt_dir={broken}", ranks=ranks)
         run_script("src/train.py", *settings(tiny_stages, recipe, unbroken), ranks=ranks)
         assert_equal_runs(broken, unbroken, tolerance=0.0)
@@ -171,7 +177,10 @@ def check_killed_run_equals_unbroken(torchrun, start_script, run_script, tiny_st
     return check
 
 
-@pytest.mark.parametrize(("recipe", "victim"), [("pretrain", "torchrun"), ("waveform", "ranks")])
+@pytest.mark.parametrize(
+    ("recipe", "victim"),
+    [("pretrain", "torchrun"), *((name, "ranks") for name in ("waveform", *BACKBONES))],
+)
 def test_two_ranks_that_were_killed_resume_bit_for_bit(
     check_killed_run_equals_unbroken, recipe, victim
 ):
@@ -203,14 +212,14 @@ def test_killed_while_a_checkpoint_is_written(check_killed_run_equals_unbroken):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("recipe", ["cleaner", "pretrain", "waveform"])
+@pytest.mark.parametrize("recipe", ["cleaner", "pretrain", "waveform", *BACKBONES])
 def test_other_ranks_and_workers_draw_the_same_samples(run_script, tiny_stages, tmp_path, recipe):
     """4 samples a step: half the run with 2 ranks, the rest with 1, 4 or other workers."""
     unbroken, half = tmp_path / "unbroken", tmp_path / "half"
     run_script("src/train.py", *settings(tiny_stages, recipe, unbroken))
     end = f"trainer.max_steps={STEPS}"
-    overrides = [o for o in settings(tiny_stages, recipe, half) if o != end]
-    run_script("src/train.py", *overrides, f"trainer.max_steps={STEPS // 2}", ranks=2)
+    words = [o for o in settings(tiny_stages, recipe, half) if o != end]
+    run_script("src/train.py", *words, f"trainer.max_steps={STEPS // 2}", ranks=2)
     for ranks, workers in ((1, 1), (4, 0), (2, 2)):
         mixed = shutil.copytree(half, tmp_path / f"mixed-{ranks}-{workers}", symlinks=True)
         more = [f"trainer.output_dir={mixed}", end, f"trainer.num_workers={workers}"]

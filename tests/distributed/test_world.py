@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from open_miipher.base.atomic import replacing
 from open_miipher.base.errors import UserError
-from open_miipher.distributed import StopSignal, contact, hold, start
+from open_miipher.distributed import StopSignal, contact, hold, start, world
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -25,8 +25,35 @@ def test_alone_without_a_launcher(monkeypatch):
     assert (world.rank, world.size, world.is_main) == (0, 1, True)
     assert world.gather("x") == ["x"]
     assert world.mean({"a": 2.0}) == {"a": 2.0}
-    assert world.any(True)
-    assert not world.any(False)
+    assert world.any_later(True)()
+    assert not world.any_later(False)()
+
+
+def test_as_many_files_may_be_open_as_the_system_allows():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
+    try:
+        start("cpu")
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_nccl_starts_only_where_gradients_are_averaged_and_forbids_forks(monkeypatch):
+    """Corpus runs and preprocessing talk over the CPU."""
+    import torch
+
+    began = []
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(world, "_device", lambda *_: torch.device("cuda:0"))
+    monkeypatch.setattr(world, "_store", lambda *_: None)
+    monkeypatch.setattr(world, "_check_shared_gpus", lambda *_: None)
+    monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: began.append(backend))
+    monkeypatch.setattr(dist, "new_group", lambda **_: "gloo beside it")
+    assert not start().may_fork
+    assert start(collectives=False).may_fork
+    assert began == ["nccl", "gloo"]
 
 
 def test_agree_marks_the_error_as_shared():

@@ -141,20 +141,26 @@ def checkpoint(tmp_path_factory, stock):
 
 
 @pytest.fixture(scope="session")
-def encoder(checkpoint):
-    """Kind -> our encoder with two of the three layers."""
+def encoder_spec(checkpoint):
+    """Kind -> how to build our encoder with two of the three layers."""
+
+    def get(kind):
+        if kind in ("log_mel", "stft"):
+            return {"name": kind}
+        depth = "num_layers" if kind in NAMES else "layer"
+        spec = {"name": NAMES.get(kind, "transformers"), "source": str(checkpoint(kind))}
+        return {**spec, depth: USED}
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def encoder(encoder_spec):
+    """Kind -> our encoder; one for all tests."""
     from open_miipher.base.registry import build
     from open_miipher.encoders import ENCODERS
 
-    @functools.cache
-    def get(kind):
-        if kind in ("log_mel", "stft"):
-            return build(ENCODERS, {"name": kind})
-        depth = "num_layers" if kind in NAMES else "layer"
-        spec = {"name": NAMES.get(kind, "transformers"), "source": str(checkpoint(kind))}
-        return build(ENCODERS, {**spec, depth: USED})
-
-    return get
+    return functools.cache(lambda kind: build(ENCODERS, encoder_spec(kind)))
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import waits
 
 KINDS = [
     "gemma4",
@@ -52,6 +53,15 @@ def test_frames_and_batching(kind, encoder, speech_like):
         single = alone(model, clip)
         scale = max(1.0, single.abs().max().item())
         torch.testing.assert_close(row[:length], single, atol=1e-5 * scale, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_nothing_waits_for_the_device(kind, encoder):
+    """transformers looks whether a mask hides anything, at every call."""
+    model = encoder(kind)
+    with waits.counted() as seen:
+        model(torch.randn(2, 6400), torch.tensor([6400, 3000]))
+    assert not seen
 
 
 @pytest.mark.slow

@@ -131,9 +131,9 @@ def test_overlapping_chunks_draw_the_same_noise_at_the_same_sample(
     drawn: list[Tensor] = []
     generate = model.vocoder.generate
 
-    def spy(features: Tensor, noise: Tensor) -> Tensor:
+    def spy(features: Tensor, noise: Tensor, frame_lengths: Tensor | None) -> Tensor:
         drawn.extend(noise)
-        return generate(features, noise)
+        return generate(features, noise, frame_lengths)
 
     monkeypatch.setattr(model.vocoder, "generate", spy)
     options = RestoreOptions(seed=5, **CHUNKS)

@@ -16,7 +16,7 @@ from open_miipher.distributed import Share
 ROOT = Path(inference.__file__).parent
 NETWORKS = ("encoders", "cleaners", "vocoders", "layers")
 
-CORPUS_BOUND, BOUND = 3, 20
+CORPUS_BOUND, BOUND = 3, 22
 
 
 def test_one_restored_file_crosses_few_files(chain, tmp_path, monkeypatch, capsys) -> None:

@@ -100,7 +100,7 @@ def test_it_restores(imported):
         assert restored.any()
 
 
-TINY = ["data.crop_seconds=0.5"]
+TINY = ["data.crop_seconds=3"]
 TINY += ["trainer.batch_size=2", "trainer.num_workers=0", "trainer.device=cpu", "trainer.amp=no"]
 TINY += ["trainer.max_steps=1", "trainer.sample_every=0", "trainer.logger.kind=none"]
 

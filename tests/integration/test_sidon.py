@@ -96,7 +96,7 @@ def common(speech: Path, output_dir: Path) -> list[str]:
         f"data.train.dir_list=[{speech}]",
         f"data.test.dir_list=[{speech}]",
         f"trainer.output_dir={output_dir}",
-        "data.crop_seconds=0.6",
+        "data.crop_seconds=3",
         "data.test.num_clips=1",
         "data.test.clip_seconds=0.5",
         "trainer.batch_size=2",

@@ -11,9 +11,9 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.plain import differing_keys
 from open_miipher.checkpoint import Checkpoint, Content, write_checkpoint
 from open_miipher.config import compose_run
-from open_miipher.recipes import fill_parts
+from open_miipher.recipes import Recipe, fill_parts
 from open_miipher.recipes.adversarial_vocoder import AdversarialVocoder, loud_starts
-from open_miipher.recipes.parts import at_rate, check_fit
+from open_miipher.recipes.parts import at_rate, check_crops, check_fit
 from open_miipher.recipes.recipe import check_weights, frozen
 from open_miipher.training.setup import build_recipe
 
@@ -120,3 +120,20 @@ def test_a_recipe_with_another_front_end_is_refused(tiny_stages):
     run = compose_run([*tiny_stages["pretrain"], "model.vocoder.mel.n_fft=4096"])
     with pytest.raises(UserError, match=r"differs in n_fft \(4096, the features have 2048\)"):
         build_recipe(run.model, SimpleNamespace(sample_rate=24000), 0)
+
+
+def test_crops_that_say_too_little_of_their_file_are_refused():
+    of_crop, of_nothing = (SimpleNamespace(needs_statistics=needs) for needs in (True, False))
+    with pytest.raises(UserError, match=r"data\.crop_seconds=2\.9 .*give at least 3$"):
+        check_crops(of_crop, SimpleNamespace(crop_seconds=2.9))
+    check_crops(of_crop, SimpleNamespace(crop_seconds=3.0))
+    check_crops(of_nothing, SimpleNamespace(crop_seconds=0.4))
+
+
+@pytest.mark.parametrize("model", ["sidon_feature_predictor", "sidon_vocoder_pretrain"])
+def test_every_recipe_asks_for_long_crops(model, monkeypatch):
+    run = compose_run([f"model={model}", "data.crop_seconds=1"])
+    asked = SimpleNamespace(needs_statistics=True, width=1024, frame_rate=50.0)
+    monkeypatch.setattr(Recipe, "build", lambda *_, **__: asked)
+    with pytest.raises(UserError, match=r"data\.crop_seconds=1 is too short"):
+        build_recipe(run.model, run.data, 0)

@@ -146,6 +146,7 @@ def test_scores_and_samples_of_a_clip(recipe):
         scores = recipe.validate(clip)
         sounds = recipe.samples(clip)
     assert scores[recipe.score] > 0
+    assert {name for name in recipe.scores if name not in recipe.rising} <= scores.keys()
     first = next(recipe.passes(clip, recipe.trained))
     assert scores["loss"] == pytest.approx(first.loss.item(), rel=1e-5)
     assert {name: scores[name] for name in first.losses} == pytest.approx(
@@ -157,6 +158,19 @@ def test_scores_and_samples_of_a_clip(recipe):
         assert sound.waveform.isfinite().all()
         assert sound.sample_rate == 24000
     assert recipe.samples(None) == {}
+
+
+def test_a_vocoder_is_judged_by_dnsmos_if_asked(tiny_stages):
+    pytest.importorskip("speechmos")
+    recipe = build_recipe(compose_run(tiny_stages["pretrain"]).model, DATA, 0)
+    recipe.best_by = ["mel_distance", "dnsmos_overall"]
+    with torch.no_grad():
+        scores = recipe.validate(batch(size=1))
+    assert 1.0 <= scores["dnsmos_overall"] <= 5.0
+    assert recipe.overall(scores) == pytest.approx(
+        (scores["mel_distance"] / scores["dnsmos_overall"]) ** 0.5
+    )
+    assert recipe._opinions(torch.zeros(24000))["dnsmos_overall"] == 1.0
 
 
 def test_weights_go_round(recipe):

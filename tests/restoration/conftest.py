@@ -68,6 +68,8 @@ class QuieterLater(StandIn):
 class Noise(StandIn):
     """Gives back the noise that it starts from."""
 
+    restores_level = False
+
     def answer(self, waveform: Tensor, noise: Tensor) -> Tensor:
         return noise.clone()
 

@@ -91,13 +91,14 @@ def test_the_output_lies_where_the_input_lay(stand_in, rate_in: int) -> None:
 
 
 def test_overlapping_chunks_draw_the_same_noise_at_the_same_sample(stand_in) -> None:
-    restorer = Restorer(stand_in("noise"), RestoreOptions(seed=7, **SMALL))
+    restorer = Restorer(stand_in("noise"), RestoreOptions(seed=7, level="none", **SMALL))
     restored, _ = restorer.restore(noise(1000), RATE)
     np.testing.assert_allclose(restored, stream(7, 1000), atol=1e-6)
 
 
 def test_both_channels_start_from_the_same_noise(stand_in) -> None:
-    restorer = Restorer(stand_in("noise"), RestoreOptions(channels="each", **SMALL))
+    options = RestoreOptions(channels="each", level="none", **SMALL)
+    restorer = Restorer(stand_in("noise"), options)
     left, right = restorer.restore(noise(600).reshape(2, 300), RATE)[0]
     np.testing.assert_array_equal(left, right)
 
@@ -124,7 +125,8 @@ def test_a_silent_chunk_changes_nothing_after_it(stand_in, name: str, level: str
         np.concatenate([0 * before, silence, after]), RATE
     )
     assert not with_speech[4 * RATE : 6 * RATE].any()
-    np.testing.assert_array_equal(with_speech[5 * RATE :], with_silence[5 * RATE :])
+    # But for the level at which the model gets it, which the rest of the file has part in.
+    np.testing.assert_allclose(with_speech[5 * RATE :], with_silence[5 * RATE :], atol=2e-4)
     assert with_speech[7 * RATE :].any()
 
 
@@ -406,7 +408,7 @@ def test_no_overlap_works(stand_in) -> None:
     options = RestoreOptions(chunk_seconds=96 / RATE, overlap_seconds=0)
     waveform = noise(1234)
     restored, _ = Restorer(stand_in("same"), options).restore(waveform, RATE)
-    np.testing.assert_array_equal(restored, waveform)
+    np.testing.assert_allclose(restored, waveform, atol=1e-7)
 
 
 def test_a_level_leaves_out_a_constant_offset() -> None:

@@ -46,7 +46,7 @@ def test_by_chunks_neighbours_differ_and_the_source_is_read_once(stand_in):
     assert np.abs(restored - (waveform - waveform.mean())).max() > 0.1
 
 
-@pytest.mark.parametrize(("num_kept", "reads"), [(4000, 1), (3999, 2)])
+@pytest.mark.parametrize(("num_kept", "reads"), [(4000, 1), (3999, 3)])
 def test_a_long_signal_is_read_again_rather_than_kept(stand_in, monkeypatch, num_kept, reads):
     monkeypatch.setattr(job, "KEPT_SAMPLES", num_kept)
     waveform, opened = drifting(2000, num_channels=2), []
@@ -95,7 +95,7 @@ def test_signals_in_one_batch_keep_their_own_statistics(stand_in):
     for done, waveform in zip(jobs, waveforms, strict=True):
         expected = waveform - waveform.mean(1, keepdims=True)
         np.testing.assert_allclose(done.sink.waveform, expected, atol=2e-6)
-        assert (done.seconds["measure"] > 0) == (waveform.shape[1] > 800)
+    assert len(model.measured) == 3
     assert {True, False} == set(model.given)
     assert (4, 800) in model.batches
 

@@ -18,6 +18,7 @@ from open_miipher.config import compose_run
 from open_miipher.distributed import World, start
 from open_miipher.index import Entry, read_index, write_index
 from open_miipher.training import Trainer, prepare
+from open_miipher.training.optimization import load_optimizer
 
 
 def begin(*overrides: str) -> Trainer:
@@ -381,3 +382,111 @@ def test_a_validation_that_ends_worse_than_the_damage_is_told(cleaner, capsys):
     assert "validation ended with a feature_distance of 1.5, the damaged input's is 1" in (
         capsys.readouterr().out
     )
+
+
+def test_from_a_bad_step_on_nothing_changes_until_it_is_told(cleaner, run_dir, tmp_path):
+    """It is told at the next line, and the state is then that before it."""
+    more = ["trainer.max_steps=9", "trainer.log_every=5", "trainer.save_every=100"]
+    trainer = begin(*cleaner, *more, f"trainer.output_dir={tmp_path / 'bad'}")
+    calls = []
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        calls.append(1)
+        return gradient * float("nan") if len(calls) == 3 else gradient
+
+    trainer.recipe.trained["cleaner"].project_in.weight.register_hook(spoil)
+    names = []
+    trainer.batches = (names.append(b.names) or b for b in trainer.batches)
+    with pytest.raises(UserError, match="grad_norm_cleaner not finite at step 2; nothing") as e:
+        trainer.run()
+    assert len(names) == 5
+    assert str(e.value).endswith("; ".join(names[2]))
+    assert not list((tmp_path / "bad" / "ckpt").glob("step-*"))
+    good = begin(*cleaner, "trainer.max_steps=2", f"trainer.output_dir={tmp_path / 'good'}")
+    good.run()
+    bad, expected = trainer.state.content(), good.state.content()
+    moments = [c.training["optimizers"]["cleaner"]["state"] for c in (bad, expected)]
+    for one, other in (moments, (bad.weights, expected.weights), (bad.ema, expected.ema)):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    for key in ("step", "epoch", "samples_consumed"):
+        assert bad.state[key] == expected.state[key]
+
+
+def test_fp16_leaves_out_what_overflows_and_goes_on(cleaner, run_dir):
+    trainer = begin(*cleaner, "trainer.max_steps=2", "trainer.amp=fp16")
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    trainer.state.scaler = scaler
+    network = trainer.recipe.trained["cleaner"]
+    before = network.project_in.weight.clone()
+    hook = network.project_in.weight.register_hook(lambda gradient: gradient * float("inf"))
+    trainer.step()
+    trainer.read()
+    assert torch.equal(network.project_in.weight, before)
+    assert scaler.get_scale() == 512.0
+    hook.remove()
+    trainer.step()
+    trainer.read()
+    assert not torch.equal(network.project_in.weight, before)
+
+
+def test_a_checkpoint_of_an_unfused_optimiser_goes_on_fused(cleaner, run_dir):
+    begin(*cleaner, "trainer.max_steps=1").run()
+    trainer = begin(f"trainer.ckpt_dir={run_dir}", "trainer.max_steps=2")
+    saved = trainer.state.optimizers["cleaner"].state_dict()
+    for group in saved["param_groups"]:
+        group.update(fused=None, foreach=True)
+    load_optimizer(trainer.state.optimizers["cleaner"], saved)
+    assert all(g["fused"] for g in trainer.state.optimizers["cleaner"].param_groups)
+    trainer.run()
+    assert trainer.state.step == 2
+
+
+def test_several_scores_choose_the_best_checkpoint_together(tiny_stages, run_dir, capsys):
+    """The first is better at step 2 by a fifth, the second worse by a tenth; step 3 is neither."""
+    more = ["trainer.max_steps=3", "trainer.validate_every=1", f"trainer.output_dir={run_dir}"]
+    named = "trainer.best_by=[log_spectral_distance,dnsmos_overall]"
+    pytest.importorskip("speechmos")
+    trainer = begin(*tiny_stages["pretrain"], *more, named)
+    values = {1: (10.0, 3.0), 2: (8.0, 2.7), 3: (8.1, 2.7)}
+    trainer.recipe.validate = lambda clip: dict(
+        zip(trainer.recipe.best_by, values[trainer.state.step], strict=True)
+    )
+    trainer.run()
+    assert Checkpoint.open(run_dir, "best").state["step"] == 2
+    assert trainer.state.best_score == pytest.approx((8.0 / 2.7) ** 0.5)
+    trainer.lock.close()
+    capsys.readouterr()
+    other = begin(f"trainer.ckpt_dir={run_dir}", "trainer.best_by=null", "trainer.max_steps=4")
+    assert other.state.best_score == float("inf")
+    assert "trainer.best_by was log_spectral_distance, dnsmos_overall and is" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_score_that_validation_does_not_give_is_refused_at_once(tiny_stages, cleaner, run_dir):
+    """A vocoder's losses do not tell which checkpoint is better."""
+    with pytest.raises(UserError, match=r"best_by=loss is no .*log_spectral_distance, mel_dist"):
+        begin(*tiny_stages["finetune"], "trainer.best_by=[loss,mel_distance]")
+    with pytest.raises(UserError, match=r"best_by=mel_distance is no .*feature_distance, loss, l1"):
+        begin(*cleaner, "trainer.best_by=[mel_distance]")
+    with pytest.raises(UserError, match=r"best_by=\[\] is no score"):
+        begin(*cleaner, "trainer.best_by=[]")
+    assert not run_dir.exists()
+
+
+def test_cudnn_tries_its_algorithms_on_the_fixed_shapes_of_training_alone(cleaner, run_dir):
+    trainer = begin(*cleaner, "trainer.max_steps=1", "trainer.validate_every=1")
+    seen, recipe = [], trainer.recipe
+    before = torch.backends.cudnn.benchmark
+    passes, validate = recipe.passes, recipe.validate
+
+    def noted(name: str) -> None:
+        seen.append((name, torch.backends.cudnn.benchmark))
+
+    recipe.passes = lambda *a: [noted("forward"), passes(*a)][1]
+    recipe.trained["cleaner"].project_in.weight.register_hook(lambda _: noted("backward"))
+    recipe.validate = lambda clip: [noted("validate"), validate(clip)][1]
+    trainer.run()
+    assert seen[:2] == [("forward", True), ("backward", True)]
+    assert ("validate", False) in seen
+    assert torch.backends.cudnn.benchmark == before

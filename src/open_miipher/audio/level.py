@@ -12,6 +12,7 @@ compared without them (`without_rumble`).
 """
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -32,6 +33,10 @@ ACTIVE_BELOW_LOUDEST = 10 ** (-30 / 10)
 FLOOR_PERCENTILE = 10
 """The noise floor is this percentile of the power of a chunk's frames: the level of its pauses."""
 
+
+SPEECH_RMS = 10 ** (-26 / 20)
+"""Models are given speech at this level of its active frames: -26 dB of full scale, the nominal
+level of ITU-T P.56, which the crops of training have around them."""
 
 RUMBLE = 100.0, 150.0
 """Hz: levels leave out what lies below the first, and all of what lies above the second counts."""
@@ -101,6 +106,39 @@ def active_frames(power: np.ndarray) -> np.ndarray:
     """
     least = max(ACTIVE_ABOVE_FLOOR * noise_floor(power), ACTIVE_BELOW_LOUDEST * power.max())
     return (power >= least) & (power > 0)
+
+
+def speech_gains(blocks: Iterable[np.ndarray], sample_rate: int) -> np.ndarray:
+    """Measure the gains that bring the speech of a signal to `SPEECH_RMS`.
+
+    A signal without speech is brought there as a whole; near silence is not scaled up beyond what
+    a peak of `SILENCE` would be. A constant offset is no level.
+
+    Args:
+        blocks: each (channels, n) float32, at least one.
+        sample_rate: Hz.
+
+    Returns:
+        (channels,) float32. They do not depend on how the signal is cut into blocks.
+    """
+    size = round(FRAME_SECONDS * sample_rate)
+    powers: list[np.ndarray] = []
+    rest: np.ndarray | None = None
+    for block in blocks:
+        samples = block if rest is None else np.concatenate([rest, block], axis=1)
+        end = samples.shape[1] // size * size
+        frames = samples[:, :end].reshape(len(samples), -1, size)
+        powers.append(frames.var(axis=2, dtype=np.float64))
+        rest = samples[:, end:]
+    if rest is not None and rest.shape[1]:
+        powers.append(rest.var(axis=1, dtype=np.float64)[:, None])
+    return np.array([_speech_gain(power) for power in np.concatenate(powers, axis=1)], np.float32)
+
+
+def _speech_gain(power: np.ndarray) -> float:
+    active = active_frames(power)
+    mean = float(power[active].mean() if active.any() else power.mean())
+    return SPEECH_RMS / max(math.sqrt(mean), SILENCE) if mean > 0 else 1.0
 
 
 def fit_gain(reference: np.ndarray, restored: np.ndarray) -> float | None:

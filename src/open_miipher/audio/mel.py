@@ -100,6 +100,10 @@ class LogMel(nn.Module):
         )
 
 
+FRONT_END_NAME = "mel.json"
+"""In a folder of mels, what dataset/script/make_mels.py made them by: a `MelConfig`."""
+
+
 class MelError(UserError):
     """A file is no log-mel spectrum of the kind that is wanted; the message names it."""
 

@@ -70,12 +70,22 @@ class Stft(nn.Module):
         frames = padded.unfold(1, self.config.n_fft, self.config.hop_length) * self.window
         return _scaled(torch.fft.rfft(frames), self.config.power)
 
-    def inverse(self, spectrum: Tensor) -> Tensor:
-        """Undo `forward`: (batch, frames, bins) complex64 -> (batch, frames · hop_length)."""
+    def inverse(self, spectrum: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Undo `forward`.
+
+        Args:
+            spectrum: (batch, frames, bins) complex64.
+            mask: (batch, frames) bool, the frames that there are; None: all.
+
+        Returns:
+            (batch, frames · hop_length) float32.
+        """
         spectrum = _scaled(spectrum, 1 / self.config.power)
         frames = torch.fft.irfft(spectrum, self.config.n_fft) * self.window
-        overlap = self._overlap_add(self.window.square().expand(1, frames.shape[1], -1))
-        return self._overlap_add(frames) / overlap
+        windows = self.window.square().expand(1, frames.shape[1], -1)
+        if mask is not None:
+            frames, windows = frames * mask[..., None], windows * mask[..., None]
+        return self._overlap_add(frames) / self._overlap_add(windows).clamp_min(_SMALLEST_POWER)
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """(batch, frames, n_fft) -> (batch, frames · hop_length)."""

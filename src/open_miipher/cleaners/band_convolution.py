@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
-from open_miipher.base.precision import in_float32
+from open_miipher.base.precision import as_stored, in_float32, stay_in_float32
 from open_miipher.cleaners.base import Cleaner
 from open_miipher.encoders import Encoder
 from open_miipher.encoders.base import frame_mask
@@ -98,6 +98,7 @@ class BandConvolution(Cleaner):
         self.synthesis = nn.ModuleList(
             nn.Conv2d(2 * width, _OUTPUTS * bins, 1) for bins, _ in config.bands
         )
+        stay_in_float32(self.analysis, self.join, self.synthesis)
         for layer in self.synthesis:
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -120,7 +121,7 @@ class BandConvolution(Cleaner):
             spectrum = features[:, :2] / level * mask[:, None, :, None]
         with in_float32(waveform.device):
             bands = self._into_bands(spectrum) * mask[:, None, :, None]
-        hidden = bands
+        hidden = as_stored(bands, self.blocks)
         for block in self.blocks:
             hidden = block(hidden, mask)
         with in_float32(waveform.device):

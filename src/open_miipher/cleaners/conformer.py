@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from open_miipher.base.precision import as_stored
 from open_miipher.cleaners.base import Cleaner
 from open_miipher.encoders import Encoder
 from open_miipher.encoders.base import frame_mask
@@ -72,7 +73,8 @@ class ConformerCleaner(Cleaner):
         with torch.no_grad():
             features, frame_lengths = self.encoder(waveform, lengths, statistics)
         mask = frame_mask(frame_lengths, features.shape[1])
-        hidden = self.project_in((features - self.feature_mean) / self.feature_scale)
+        scaled = (features - self.feature_mean) / self.feature_scale
+        hidden = self.project_in(as_stored(scaled, self.project_in))
         for block in self.blocks:
             hidden = block(hidden, mask)
         change = (self.project_out(hidden) * self.feature_scale).to(features.dtype)

@@ -1,6 +1,8 @@
 """The corpus run that generates: sounds from nothing by number, or from files of mels."""
 
+import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from open_miipher.audio.io import AudioWriter
-from open_miipher.audio.mel import MelError, read_mel
+from open_miipher.audio.mel import FRONT_END_NAME, MelConfig, MelError, read_mel
 from open_miipher.base.atomic import remove_leftovers
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import file_stamp, printable
@@ -84,25 +86,35 @@ class MelFiles(Inputs):
     Args:
         root: of the files.
         name: of the only one that is wanted, without its ending; None: all.
-        num_bands: that each must have.
-        seconds: of a frame.
+        config: the front end that they must come from.
     """
 
     unit = "spectrograms"
 
-    def __init__(self, root: Path, name: str | None, num_bands: int, seconds: float) -> None:
-        self._files, self._name = root, name
-        self._bands, self._seconds = num_bands, seconds
+    def __init__(self, root: Path, name: str | None, config: MelConfig) -> None:
+        self._files, self._name, self._config = root, name, config
         self.root = str(root.resolve())
 
     def check(self, output_dir: Path) -> None:
-        """See that the folder is there.
+        """See that the folder is there, and what dataset/script/make_mels.py noted of it.
 
         Raises:
-            UserError: it is not.
+            UserError: it is not, or its mels are of another front end.
         """
         if not self._files.is_dir():
             raise UserError(f"{printable(self._files)} (--mel-dir) is no folder")
+        note = self._files / FRONT_END_NAME
+        if not note.exists():
+            return
+        noted, ours = json.loads(note.read_text()), asdict(self._config)
+        differing = [
+            f"{k} is {noted.get(k)}, not {ours[k]}" for k in ours if noted.get(k) != ours[k]
+        ]
+        if differing:
+            raise UserError(
+                f"{printable(self._files)} holds mels of another front end than the model's: "
+                f"{', '.join(differing)}; make them anew with dataset/script/make_mels.py"
+            )
 
     def ids(self) -> list[str]:
         """Return the paths of the files below the folder.
@@ -132,12 +144,13 @@ class MelFiles(Inputs):
         Raises:
             MelError: it is no mel of so many bands.
         """
-        frames = read_mel(self._files / item, self._bands).shape[1]
-        return Item(item, output, frames * self._seconds, stamp, None)
+        frames = read_mel(self._files / item, self._config.n_mels).shape[1]
+        seconds = frames * self._config.hop_length / self._config.sample_rate
+        return Item(item, output, seconds, stamp, None)
 
     def open(self, item: Item) -> Iterator[tuple[list[str], Tensor, Tensor | None]]:
         """Give the name, the number and the mel; the number follows from the file's path alone."""
-        mel = np.array(read_mel(self._files / item.id, self._bands), np.float32)
+        mel = np.array(read_mel(self._files / item.id, self._config.n_mels), np.float32)
         if not np.isfinite(mel).all() or not mel.size:
             raise MelError(f"{printable(self._files / item.id)} is empty, or holds NaN or infinity")
         number = int.from_bytes(sha256(item.id.encode()).digest()[:7])

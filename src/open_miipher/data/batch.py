@@ -19,6 +19,8 @@ class Batch:
 
     Attributes:
         kind: what it holds, as an error message describes it.
+        has_one_shape: whether all batches of a training run have the same shape, so that it pays to
+            try which algorithm is the fastest.
         waveforms: the fields that hold audio: float32, full scale 1, or int16 until `to`, which
             halves what is copied between processes and to the device.
         positions: (batch,) int64 on the CPU, places in the endless stream; they select the noise
@@ -29,6 +31,7 @@ class Batch:
     """
 
     kind: ClassVar[str]
+    has_one_shape: ClassVar[bool] = False
     waveforms: ClassVar[tuple[str, ...]] = ()
     positions: Tensor
     names: list[str]
@@ -61,8 +64,9 @@ class Batch:
         return replace(self, **moved | {n: _as_float(moved[n]) for n in self.waveforms})
 
     def pin_memory(self) -> Self:
-        """Copy these tensors to page-locked memory; torch's loader calls this."""
-        return replace(self, **{name: t.pin_memory() for name, t in self._tensors().items()})
+        """Copy all tensors to page-locked memory; torch's loader calls this."""
+        pinned = {name: t.pin_memory() for name, t in self._tensors().items()}
+        return replace(self, positions=self.positions.pin_memory(), **pinned)
 
     def _tensors(self) -> dict[str, Any]:
         values = {own.name: getattr(self, own.name) for own in fields(self)}
@@ -107,6 +111,7 @@ class PairBatch(Batch):
     """
 
     kind = "pairs of clean and damaged speech"
+    has_one_shape = True
     waveforms = ("clean", "damaged")
     clean: Tensor
     damaged: Tensor
@@ -162,6 +167,7 @@ class AudioBatch(Batch):
     """
 
     kind = "audio"
+    has_one_shape = True
     waveforms = ("waveform",)
     waveform: Tensor
     lengths: Tensor

@@ -25,6 +25,7 @@ class DegradedSpeech:
 
     def __init__(self, config: DataConfig) -> None:
         self.config, self.sample_rate = config, config.sample_rate
+        self.crop_seconds = config.crop_seconds
 
     def train(self, seed: int) -> DegradedSpeechDataset:
         """Build the training data; see `build_train_data`."""
@@ -61,6 +62,7 @@ def build_train_data(config: DataConfig, seed: int) -> DegradedSpeechDataset:
         config.max_degradation_failures,
         config.max_broken_samples,
         pad=True,
+        number_at=files.number_at if config.draw_by == "duration" else None,
     )
 
 

@@ -7,6 +7,9 @@ from open_miipher.base.errors import report
 from open_miipher.degradation import DegradationConfig
 from open_miipher.shards import S3Config
 
+DrawBy = Literal["file", "duration"]
+"""Whether an epoch has every file once, or each as often as its share of all seconds asks."""
+
 
 @dataclass
 class TrainSource:
@@ -49,6 +52,7 @@ class DataConfig:
     name: Literal["degraded_speech"] = "degraded_speech"
     sample_rate: int = 24000
     crop_seconds: float = 10.0
+    draw_by: DrawBy = "file"
     train: TrainSource = field(default_factory=TrainSource)
     test: HeldOutSource = field(default_factory=HeldOutSource)
     crop: CropConfig = field(default_factory=CropConfig)
@@ -98,6 +102,7 @@ class PreprocessedConfig:
     name: Literal["preprocessed"] = "preprocessed"
     sample_rate: int = 24000
     crop_seconds: float = 10.0
+    draw_by: DrawBy = "file"
     train_urls: list[str] | str = field(default_factory=list)
     val_urls: list[str] | str = field(default_factory=list)
     is_s3: bool = False

@@ -9,7 +9,13 @@ from open_miipher.data.batch import PairBatch, PairSample
 from open_miipher.data.config import AugmentConfig, CropConfig
 from open_miipher.data.files import File, Files, described
 from open_miipher.data.order import Order
-from open_miipher.data.source import FailureLimit, broken_limit, readable_sample
+from open_miipher.data.source import (
+    FailureLimit,
+    NumberAt,
+    broken_limit,
+    item_of,
+    readable_sample,
+)
 from open_miipher.degradation import Stage, Trace
 from open_miipher.degradation.base import power
 
@@ -32,6 +38,7 @@ class DegradedSpeechDataset:
         max_failures: failed degradations per sample above which the loader stops the run.
         max_broken: share of unreadable samples above which it does.
         pad: make every batch as long as a crop, even if its samples are shorter.
+        number_at: of the files, to draw them by their length; None: each once an epoch.
     """
 
     def __init__(
@@ -47,7 +54,9 @@ class DegradedSpeechDataset:
         max_failures: float,
         max_broken: float,
         pad: bool,
+        number_at: NumberAt | None = None,
     ) -> None:
+        self._number_at = number_at
         self._files, self.fingerprint, self.order = files, fingerprint, order
         self.sample_rate, self.crop_samples = sample_rate, round(crop_seconds * sample_rate)
         self._crop, self._augment, self._degradation = crop, augment, degradation
@@ -80,14 +89,15 @@ class DegradedSpeechDataset:
 
         Args:
             epoch: counted from 0.
-            index: of the file, 0 … num_items - 1.
+            index: of the place in the epoch, 0 … num_items - 1: without `number_at`, the file.
 
         Raises:
             UserError: too many files in a row cannot be read.
         """
         rng = np.random.default_rng((self.order.seed, epoch, index))
+        first = item_of(index, self.num_items, rng, self._number_at)
         sample, broken = readable_sample(
-            lambda number: self._make(self._files[number], rng), index, self.num_items, rng
+            lambda number: self._make(self._files[number], rng), first, self.num_items, rng
         )
         name = f"{sample.name} epoch {epoch} index {index}"
         return replace(sample, name=name, broken=broken)

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from itertools import accumulate
 from pathlib import Path
@@ -112,6 +113,16 @@ class Files:
     def num_below(self, sample_rate: int) -> int:
         """Count the files of a lower rate, in Hz."""
         return sum(int((i.columns.sample_rate < sample_rate).sum()) for i in self._indexes)
+
+    def number_at(self, share: float) -> int:
+        """Return the file that lies at a share of the length of all, from 0 to 1, end to end."""
+        ends = self._ends_in_seconds
+        return min(int(np.searchsorted(ends, share * ends[-1], side="right")), len(ends) - 1)
+
+    @cached_property
+    def _ends_in_seconds(self) -> np.ndarray:
+        columns = [index.columns for index in self._indexes]
+        return np.cumsum(np.concatenate([own.num_frames / own.sample_rate for own in columns]))
 
     def num_shorter(self, num_samples: int, sample_rate: int) -> int:
         """Count the files that have fewer samples, once resampled to `sample_rate` Hz."""

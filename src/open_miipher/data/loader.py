@@ -4,7 +4,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from threading import Thread
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import DataLoader
@@ -30,6 +30,7 @@ def train_batches(
     num_ranks: int = 1,
     num_workers: int = 0,
     pin_memory: bool = False,
+    start_method: Literal["fork", "spawn"] = "fork",
 ) -> Iterator[Batch]:
     """Yield this rank's micro batches, without end.
 
@@ -45,13 +46,15 @@ def train_batches(
         num_ranks: number of ranks.
         num_workers: processes that make batches ahead; 0 makes them in this process.
         pin_memory: copy batches to page-locked memory, from which a GPU copies without waiting.
+        start_method: how the workers start. Those that are spawned take some seconds, and have all
+            they need in memory of their own, but for what is mapped from a file.
 
     Raises:
         UserError: the batch size is not divisible, a file cannot be read any more, or too many
             samples failed.
     """
     positions = micro_batches(start_position, batch_size, grad_accumulation, rank, num_ranks)
-    batches = _load(dataset, positions, num_workers, pin_memory)
+    batches = _load(dataset, positions, num_workers, pin_memory, start_method)
     return _checked(batches, dataset.failure_limits)
 
 
@@ -99,6 +102,7 @@ def _load(
     positions: Iterable[list[int]],
     num_workers: int,
     pin_memory: bool = False,
+    start_method: Literal["fork", "spawn"] = "fork",
 ) -> Iterator[Batch | UserError]:
     fetcher = _Fetcher(dataset)
     loader = DataLoader(
@@ -108,8 +112,8 @@ def _load(
         num_workers=num_workers,
         worker_init_fn=_start_worker,
         prefetch_factor=_PREFETCHED_BATCHES if num_workers else None,
-        # Forked, so that the trainer is the worker's parent: a worker ends when its parent does.
-        multiprocessing_context="fork" if num_workers else None,
+        # Not "forkserver": the trainer is to be the worker's parent, with which a worker ends.
+        multiprocessing_context=start_method if num_workers else None,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # otherwise the loader would draw from the global generator
     )

@@ -6,7 +6,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from hashlib import sha256
 from itertools import accumulate
 
@@ -116,6 +116,23 @@ class Pairs:
         place = bisect_right(self._ends, number)
         shard = self._shards[place]
         return Pair(self._storage, shard, number - self._ends[place] + len(shard))
+
+    def number_at(self, share: float) -> int:
+        """Return the pair at a share of all bytes, from 0 to 1; bytes stand for seconds.
+
+        How long a pair is stands in it alone.
+        """
+        ends = self._ends_in_bytes
+        place = share * ends[-1]
+        shard = min(bisect_right(ends, place), len(ends) - 1)
+        bounds = self._shards[shard].bounds
+        within = bounds[0] + place - (ends[shard] - (bounds[-1] - bounds[0]))
+        number = int(np.searchsorted(bounds, within, side="right")) - 1
+        return self._ends[shard] - len(self._shards[shard]) + min(number, len(bounds) - 2)
+
+    @cached_property
+    def _ends_in_bytes(self) -> list[int]:
+        return list(accumulate(int(shard.bounds[-1] - shard.bounds[0]) for shard in self._shards))
 
     @property
     def fingerprint(self) -> str:

@@ -12,7 +12,13 @@ from open_miipher.data.batch import PairBatch, PairSample
 from open_miipher.data.config import PreprocessedConfig
 from open_miipher.data.order import Order
 from open_miipher.data.pairs import Pair, Pairs, WrongRateError, check_apart, index_shards
-from open_miipher.data.source import FailureLimit, broken_limit, readable_sample
+from open_miipher.data.source import (
+    FailureLimit,
+    NumberAt,
+    broken_limit,
+    item_of,
+    readable_sample,
+)
 from open_miipher.shards import ShardIndex, Storage, StorageError, expand, is_s3
 
 
@@ -35,6 +41,7 @@ class PreprocessedDataset:
         crop_seconds: length of a crop; shorter pairs give shorter ones.
         max_broken: share of damaged samples above which the loader stops the run.
         pad: make every batch as long as a crop, even if its samples are shorter.
+        number_at: of the pairs, to draw them by their length; None: each once an epoch.
     """
 
     def __init__(
@@ -46,7 +53,9 @@ class PreprocessedDataset:
         crop_seconds: float,
         max_broken: float,
         pad: bool,
+        number_at: NumberAt | None = None,
     ) -> None:
+        self._number_at = number_at
         self._pairs, self.fingerprint, self.order = pairs, fingerprint, order
         self._pad = pad
         self.sample_rate, self.crop_samples = sample_rate, round(crop_seconds * sample_rate)
@@ -75,7 +84,7 @@ class PreprocessedDataset:
 
         Args:
             epoch: counted from 0.
-            index: of the pair, 0 … num_items - 1.
+            index: of the place in the epoch, 0 … num_items - 1: without `number_at`, the pair.
 
         Raises:
             UserError: the pair has another sample rate, or too many in a row are damaged.
@@ -84,7 +93,7 @@ class PreprocessedDataset:
         rng = np.random.default_rng((self.order.seed, epoch, index))
         crop, broken = readable_sample(
             lambda number: self._pairs[number].draw_crop(rng, self.crop_samples, self.sample_rate),
-            index,
+            item_of(index, self.num_items, rng, self._number_at),
             self.num_items,
             rng,
             fatal=(StorageError, WrongRateError),
@@ -114,6 +123,7 @@ class Preprocessed:
 
     def __init__(self, config: PreprocessedConfig) -> None:
         self.config, self.sample_rate = config, config.sample_rate
+        self.crop_seconds = config.crop_seconds
         self._storage = Storage(config.s3)
 
     def train(self, seed: int) -> PreprocessedDataset:
@@ -153,8 +163,9 @@ class Preprocessed:
         pad: bool,
     ) -> PreprocessedDataset:
         limit = self.config.max_broken_samples
+        by_length = pairs.number_at if pad and self.config.draw_by == "duration" else None
         dataset = PreprocessedDataset(
-            used, pairs.fingerprint, order, self.sample_rate, crop_seconds, limit, pad
+            used, pairs.fingerprint, order, self.sample_rate, crop_seconds, limit, pad, by_length
         )
         dataset.sample(0, 0)  # finds a wrong rate or wrong member names before any training
         return dataset

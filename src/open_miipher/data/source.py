@@ -37,6 +37,27 @@ def broken_limit(share: float) -> FailureLimit:
     return FailureLimit(share, "data.max_broken_samples", "samples could not be read", "broken")
 
 
+NumberAt = Callable[[float], int]
+"""Gives the item that lies at a share of the length of all items, from 0 to 1, end to end."""
+
+
+def item_of(
+    index: int, num_items: int, rng: np.random.Generator, number_at: NumberAt | None
+) -> int:
+    """Return the item that a place in an epoch takes; an epoch has as many places as items.
+
+    By their length, each place has an equal part of the whole to draw from: in every epoch an item
+    comes as often as its length asks, but for one time more or less.
+
+    Args:
+        index: of the place.
+        num_items: how many there are.
+        rng: seeded by seed, epoch and index.
+        number_at: for items that are drawn in proportion to their length; None: each once.
+    """
+    return index if number_at is None else number_at((index + rng.random()) / num_items)
+
+
 def readable_sample(
     make: Callable[[int], T],
     index: int,
@@ -138,22 +159,14 @@ class AudioSource(Protocol):
 
     Attributes:
         sample_rate: of the waveforms, in Hz.
+        crop_seconds: length of a crop in training.
     """
 
     sample_rate: int
-
-
-class CropSource(AudioSource, Protocol):
-    """What a recipe reads besides that is for crops of one length.
-
-    Attributes:
-        crop_seconds: length of a crop.
-    """
-
     crop_seconds: float
 
 
-class LabelSource(CropSource, Protocol):
+class LabelSource(AudioSource, Protocol):
     """What a recipe for audio with labels reads besides."""
 
     @property

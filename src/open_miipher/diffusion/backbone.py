@@ -147,7 +147,8 @@ def convolution(
 class MelUpsample(nn.Module):
     """Mel frames to samples by transposed convolutions over bands and time (DiffWave, section 3.4).
 
-    (batch, bands, frames) -> (batch, bands, frames · product of the factors).
+    (batch, bands, frames) -> (batch, bands, frames · product of the factors). At the start they
+    interpolate linearly: from random kernels, the condition takes thousands of steps to be heard.
     """
 
     def __init__(self, factors: tuple[int, ...]) -> None:
@@ -157,7 +158,11 @@ class MelUpsample(nn.Module):
             made = nn.ConvTranspose2d(
                 1, 1, (3, 2 * factor), stride=(1, factor), padding=(1, factor // 2)
             )
-            nn.init.kaiming_normal_(made.weight)
+            ramp = (torch.arange(factor) + 0.5) / factor
+            nn.init.zeros_(made.weight)
+            nn.init.zeros_(made.bias)
+            with torch.no_grad():
+                made.weight[0, 0, 1] = torch.cat([ramp, ramp.flip(0)])
             self.layers.append(weight_norm(made))
 
     def forward(self, mel: Tensor) -> Tensor:

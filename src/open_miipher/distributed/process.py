@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -38,6 +39,16 @@ def die_with_launcher() -> None:
     command = Path(f"/proc/{os.getppid()}/cmdline")
     if command.exists() and b"python" not in command.read_bytes():
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def allow_open_files() -> None:
+    """Raise the limit of open files to what the system allows at most.
+
+    Ranks hold a connection to each other one that they talk to; the usual 1,024 are not enough for
+    a thousand of them.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def ignore_stop_signals() -> None:

@@ -16,7 +16,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.gpu_support import gpu_problem, read_driver
 from open_miipher.base.paths import printable
 from open_miipher.distributed.place import is_first_here, place
-from open_miipher.distributed.process import die_with_launcher
+from open_miipher.distributed.process import allow_open_files, die_with_launcher
 
 T = TypeVar("T")
 
@@ -69,6 +69,11 @@ class World:
         """Whether this is rank 0, which alone writes."""
         return self.rank == 0
 
+    @property
+    def may_fork(self) -> bool:
+        """Whether this process may be forked; NCCL and the network below it do not survive that."""
+        return self._cpu_group is None
+
     def gather(self, item: Any) -> list[Any]:
         """Return every rank's (picklable) item, in rank order, on every rank."""
         if self.size == 1:
@@ -94,13 +99,31 @@ class World:
         dist.scatter_object_list(box, given, src=0, group=self._cpu_group)
         return box[0]
 
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on at least one rank."""
+    def any_later(self, flag: bool) -> Callable[[], bool]:
+        """Ask whether the flag is set on at least one rank, without waiting for the others.
+
+        Returns:
+            A function that gives the answer, and waits until all have asked.
+        """
         if self.size == 1:
-            return flag
+            return lambda: flag
         value = torch.tensor([int(flag)])
-        dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self._cpu_group)
-        return bool(value.item())
+        work = dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self._cpu_group, async_op=True)
+
+        def answer() -> bool:
+            work.wait()
+            return bool(value.item())
+
+        return answer
+
+    def any_on_device(self, flag: torch.Tensor) -> torch.Tensor:
+        """Return 1 if the flag, () 1.0 or 0.0 on the device, is 1 on at least one rank.
+
+        The process waits neither for the device nor for the others. The flag itself may change.
+        """
+        if self.size > 1:
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return flag
 
     def mean(self, values: Mapping[str, float]) -> dict[str, float]:
         """Average named numbers over the ranks; all ranks have the same names in one order."""
@@ -176,7 +199,7 @@ def start(
 ) -> World:
     """Join the ranks that torchrun (or SLURM) started; alone without them.
 
-    Also ties a worker to the life of its torchrun.
+    Also ties a worker to the life of its torchrun, and raises the limit of open files.
 
     Args:
         device: `cpu`, `cuda`, or None for a GPU where there is one.
@@ -194,6 +217,7 @@ def start(
     if collectives and ranks_per_device > 1:
         raise ValueError("collectives on the GPU need one for each rank")
     die_with_launcher()
+    allow_open_files()
     rank, size, local_rank = place()
     chosen = _device(device, local_rank // ranks_per_device, cpu_option)
     if size == 1:

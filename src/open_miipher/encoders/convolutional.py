@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from open_miipher.base.precision import in_float32
+from open_miipher.base.precision import as_stored, in_float32, stay_in_float32
 from open_miipher.encoders.front_ends import STANDARDISE_EPS, standardise
 from open_miipher.encoders.statistics import StreamMoments, own_statistics, with_tail
 
@@ -28,6 +28,7 @@ class ConvolutionalFrontEnd(nn.Module):
         """
         super().__init__()
         self.conv_layers = extractor.conv_layers
+        stay_in_float32(self.conv_layers[0])
         self.do_normalise = do_normalise
         self.hop_length, self.receptive_field = 1, 1
         for layer in self.conv_layers:
@@ -71,7 +72,7 @@ class ConvolutionalFrontEnd(nn.Module):
             else:
                 hidden = first(waveform[:, None])
         for layer in rest:
-            hidden = layer(hidden)
+            hidden = layer(as_stored(hidden, layer))
         return hidden.transpose(1, 2)
 
     def measure(self, blocks: Iterable[Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.precision import as_stored
 from open_miipher.encoders.base import Encoder, frame_mask
 from open_miipher.encoders.convolutional import ConvolutionalFrontEnd
 from open_miipher.encoders.front_ends import SAMPLE_RATE, KaldiMel
@@ -106,7 +107,7 @@ class SpeechModel(Encoder):
         return self.front_end.measure(blocks)
 
     def _transform(self, hidden: Tensor, frame_lengths: Tensor) -> Tensor:
-        hidden = self.projection(hidden)
+        hidden = self.projection(as_stored(hidden, self.projection))
         # The projections of all models but HuBERT also return their input.
         hidden = hidden if isinstance(hidden, Tensor) else hidden[0]
         mask = frame_mask(frame_lengths, hidden.shape[1])
@@ -182,7 +183,26 @@ def _cut(model_config: Any, config: SpeechModelConfig) -> None:
     model_config.add_adapter = False
     if model_config.model_type == MEL_FAMILY:
         model_config.use_intermediate_ffn_before_adapter = False
-        model_config._attn_implementation = "sdpa"  # RelativeKeyAttention needs its boolean masks
+    if model_config.model_type != "wavlm":  # which has an attention of its own
+        model_config._attn_implementation = _unread_masks()
+
+
+def _unread_masks() -> str:
+    """Return the name of an attention that takes boolean masks and never looks into them.
+
+    The stock one asks at every call whether a mask hides anything, and waits for the device to say.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.masking_utils import sdpa_mask
+
+    def mask(*args: Any, attention_mask: Tensor | None = None, **options: Any) -> Tensor | None:
+        options["allow_is_bidirectional_skip"] = attention_mask is None
+        return sdpa_mask(*args, attention_mask=attention_mask, **options)
+
+    AttentionInterface.register("sdpa_unread", sdpa_attention_forward)
+    AttentionMaskInterface.register("sdpa_unread", mask)
+    return "sdpa_unread"
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.precision import as_stored
 from open_miipher.encoders.base import Encoder, frame_mask
 from open_miipher.encoders.front_ends import SAMPLE_RATE, Gemma3nMel, Gemma4Mel
 from open_miipher.encoders.pretrained import load_part, read_json
@@ -67,7 +68,7 @@ class UsmGemma4(Encoder):
 
     def encode(self, waveform: Tensor, frame_lengths: Tensor) -> Tensor:
         """(batch, frames · 640) -> (batch, frames, width); see `Encoder.encode`."""
-        mel = self.front_end(waveform)
+        mel = as_stored(self.front_end(waveform), self.tower)
         mel_mask = frame_mask(4 * frame_lengths - 1, mel.shape[1])
         features = self.tower(mel, mel_mask).last_hidden_state
         return _silence(features, frame_lengths)
@@ -114,7 +115,8 @@ class UsmGemma3n(Encoder):
 
     def encode(self, waveform: Tensor, frame_lengths: Tensor) -> Tensor:
         """(batch, frames · 640) -> (batch, frames, width); see `Encoder.encode`."""
-        hidden = self._subsample(self.front_end(waveform), frame_lengths)
+        mel = as_stored(self.front_end(waveform), self.tower)
+        hidden = self._subsample(mel, frame_lengths)
         padding = ~frame_mask(frame_lengths, hidden.shape[1])
         for layer in self.layers:
             hidden = layer(hidden, padding)

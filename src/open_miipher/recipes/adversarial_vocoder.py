@@ -1,7 +1,8 @@
 """Stages 2 and 3: a vocoder learns to turn features into speech, against discriminators."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,6 +16,13 @@ from open_miipher.data.batch import PairBatch
 from open_miipher.data.source import AudioSource
 from open_miipher.discriminators import DISCRIMINATORS
 from open_miipher.encoders import ENCODERS, Encoder
+from open_miipher.evaluation.measures import (
+    MEASURES,
+    CannotMeasureError,
+    Measured,
+    Settings,
+    Signal,
+)
 from open_miipher.losses import (
     Kind,
     MultiResolutionSTFTConfig,
@@ -24,7 +32,7 @@ from open_miipher.losses import (
     discriminator_loss,
     generator_losses,
 )
-from open_miipher.recipes.parts import at_rate, check_fit
+from open_miipher.recipes.parts import at_rate, check_crops, check_fit
 from open_miipher.recipes.recipe import (
     Pass,
     Recipe,
@@ -36,6 +44,8 @@ from open_miipher.recipes.recipe import (
 from open_miipher.vocoders import VOCODERS, AdversarialGenerator
 from open_miipher.vocoders.base import Pieces, cut
 
+DNSMOS = MEASURES["dnsmos"]
+_LOWEST_OPINION = 1.0  # of a mean opinion score
 ADVERSARIAL_LOSSES = ("adversarial", "feature_matching")
 SPECTRAL_LOSSES = {"stft": ("stft_convergence", "stft_magnitude"), "mel": ("mel",)}
 _VALIDATION_NOISE_SEED = 0
@@ -97,6 +107,8 @@ class AdversarialVocoder(Recipe[PairBatch]):
     Config = AdversarialVocoderConfig
     data_kinds = (PairBatch,)
     score = "log_spectral_distance"
+    scores = ("mel_distance", *DNSMOS.columns)  # not the losses, which do not tell what is better
+    rising = frozenset(DNSMOS.columns)
     parts = ("encoder", "cleaner", "vocoder", "discriminators")
     takes: ClassVar = {
         "cleaner_ckpt_dir": ("cleaner",),
@@ -106,12 +118,14 @@ class AdversarialVocoder(Recipe[PairBatch]):
     def __init__(self, data: AudioSource, seed: int, config: AdversarialVocoderConfig) -> None:
         super().__init__()
         self.spectral = _spectral_losses(data.sample_rate, config)
+        self.mel_distance = MultiScaleMelLoss(data.sample_rate, MultiScaleMelConfig())
         spectral_names = (name for key in self.spectral for name in SPECTRAL_LOSSES[key])
         names = (*ADVERSARIAL_LOSSES, *spectral_names)
         check_weights(config.loss_weights, names, "model.loss_weights")
         self.sample_rate, self.seed = data.sample_rate, seed
         self.weights, self.adversarial = config.loss_weights, config.adversarial
         self.encoder: Encoder = self.build("encoder", ENCODERS, config.encoder, key="model.encoder")
+        check_crops(self.encoder, data)
         self.base["encoder"] = self.encoder
         features = (self.encoder.width, self.encoder.frame_rate)
         self.vocoder: AdversarialGenerator = self.build(
@@ -141,6 +155,18 @@ class AdversarialVocoder(Recipe[PairBatch]):
         )
 
     @classmethod
+    def check_scores(cls, names: Sequence[str]) -> None:
+        """See `Recipe.check_scores`."""
+        super().check_scores(names)
+        if cls.rising.intersection(names):
+            try:
+                DNSMOS.load(Settings())
+            except ImportError as error:
+                raise UserError(
+                    f"trainer.best_by asks for dnsmos: {error}: {DNSMOS.install}"
+                ) from error
+
+    @classmethod
     def is_given(cls, part: str, spec: Mapping[str, Any]) -> bool:
         """See `Recipe.is_given`; `discriminators` has one key per discriminator and no `name`."""
         return bool(spec) if part == "discriminators" else super().is_given(part, spec)
@@ -149,12 +175,14 @@ class AdversarialVocoder(Recipe[PairBatch]):
         """Move every network, and the losses' windows, to a device."""
         super().to(device)
         self.spectral.to(device)
+        self.mel_distance.to(device)
 
     def passes(self, batch: PairBatch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
         """Yield the generator's pass, then the discriminators' pass on the same outputs."""
         features = self._features(batch)
         target, pieces = self._pieces(batch, features.shape[1])
-        keys = stream_keys(self.seed, batch.positions, _NOISE).to(target.device, non_blocking=True)
+        positions = batch.positions.to(target.device, non_blocking=True)
+        keys = stream_keys(self.seed, positions, _NOISE)
         places = pieces.starts * self.vocoder.hop_length
         noise = self._noise(keys[pieces.crops], places, target.shape[1])
         spoken = networks["generator"](features, noise, pieces)
@@ -171,14 +199,21 @@ class AdversarialVocoder(Recipe[PairBatch]):
         yield Pass("discriminator", loss, {"discriminator": loss})
 
     def validate(self, batch: PairBatch) -> dict[str, float]:
-        """Return the generator's losses, and the log-spectral distance (dB) of its output."""
+        """Return the generator's losses, and distances of its output from the clean speech.
+
+        These are the log-spectral distance (dB) and that of DAC's log-mel spectra; if the run
+        chooses by it, also what DNSMOS thinks of the output.
+        """
         first = next(self.passes(batch, self.trained))
         target, restored = self._restore(batch)
         scores = {
             "loss": float(first.loss),
             **{name: float(value) for name, value in first.losses.items()},
             "log_spectral_distance": self._distance(target, restored),
+            "mel_distance": float(self.mel_distance(target, restored)["mel"]),
         }
+        if self.rising.intersection(self.best_by):
+            scores |= self._opinions(restored[0])
         if self.cleaner is not None:
             damaged = batch.damaged[:, : int(batch.lengths[0])]
             damaged = self.vocoder.target(damaged, damaged)
@@ -216,8 +251,9 @@ class AdversarialVocoder(Recipe[PairBatch]):
         clean = nn.functional.pad(batch.clean, (0, num_frames * hop - batch.clean.shape[1]))
         count = min(self.segment_frames or num_frames, num_frames)
         numbers = range(_PIECE, _PIECE + self.pieces_per_crop)
-        keys = torch.stack([stream_keys(self.seed, batch.positions, n) for n in numbers], dim=1)
-        draws = uniform(keys.to(clean.device, non_blocking=True))
+        positions = batch.positions.to(clean.device, non_blocking=True)
+        keys = torch.stack([stream_keys(self.seed, positions, n) for n in numbers], dim=1)
+        draws = uniform(keys)
         spare = num_frames - count - 2 * vocoder.margin_frames
         starts = loud_starts(clean, hop, count, draws, vocoder.margin_frames if spare >= 0 else 0)
         crops = torch.arange(len(starts), device=starts.device).repeat_interleave(len(numbers))
@@ -248,6 +284,17 @@ class AdversarialVocoder(Recipe[PairBatch]):
 
     def _distance(self, target: Tensor, estimate: Tensor) -> float:
         return float(log_spectral_distance(target, estimate, self.sample_rate)[0])
+
+    def _opinions(self, restored: Tensor) -> dict[str, float]:
+        """Return DNSMOS's opinions of (samples,); the lowest, if it can have none of silence."""
+        try:
+            return self._dnsmos(Signal(restored.float().cpu().numpy(), self.sample_rate), None)
+        except CannotMeasureError:
+            return dict.fromkeys(DNSMOS.columns, _LOWEST_OPINION)
+
+    @cached_property
+    def _dnsmos(self) -> Measured:
+        return DNSMOS.load(Settings())
 
 
 def _spectral_losses(sample_rate: int, config: AdversarialVocoderConfig) -> nn.ModuleDict:

@@ -11,7 +11,7 @@ from open_miipher.data.batch import PairBatch
 from open_miipher.data.source import AudioSource
 from open_miipher.encoders import ENCODERS, Encoder
 from open_miipher.losses import feature_losses
-from open_miipher.recipes.parts import at_rate
+from open_miipher.recipes.parts import at_rate, check_crops
 from open_miipher.recipes.recipe import Pass, Recipe, Sound, check_weights, weighted_sum
 
 LOSSES = ("l1", "l2", "spectral_convergence")
@@ -44,6 +44,7 @@ class FeatureCleaner(Recipe[PairBatch]):
     Config = FeatureCleanerConfig
     data_kinds = (PairBatch,)
     score = "feature_distance"
+    scores = ("loss", *LOSSES)
     parts = ("encoder", "cleaner")
 
     def __init__(self, data: AudioSource, seed: int, config: FeatureCleanerConfig) -> None:
@@ -51,6 +52,7 @@ class FeatureCleaner(Recipe[PairBatch]):
         check_weights(config.loss_weights, LOSSES, "model.loss_weights")
         self.sample_rate, self.weights = data.sample_rate, config.loss_weights
         self.encoder: Encoder = self.build("encoder", ENCODERS, config.encoder, key="model.encoder")
+        check_crops(self.encoder, data)
         self.base["encoder"] = self.encoder
         self.cleaner: Cleaner = self.build(
             "cleaner", CLEANERS, config.cleaner, self.encoder, key="model.cleaner"

@@ -1,6 +1,7 @@
 """The interface between a recipe and the trainer."""
 
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -63,7 +64,10 @@ class Recipe(ABC, Generic[B]):
 
     Attributes:
         data_kinds: the kinds of batches that it trains on.
-        score: the name of the validation value that chooses the best checkpoint; lower is better.
+        score: the name of the validation value that chooses the best checkpoint by default.
+        scores: the other validation values that may choose it (`trainer.best_by`).
+        rising: those of which more is better; of all others less is.
+        best_by: what chooses it in this run; costly values are measured only if named here.
         parts: the keys of `model` that a configuration may leave empty, to be filled in from the
             checkpoint of an earlier stage.
         takes: maps a key of `model` that names an earlier stage's checkpoint to the networks whose
@@ -79,11 +83,14 @@ class Recipe(ABC, Generic[B]):
     Config: ClassVar[type]
     data_kinds: ClassVar[tuple[type[Batch], ...]]
     score: ClassVar[str]
+    scores: ClassVar[tuple[str, ...]] = ()
+    rising: ClassVar[frozenset[str]] = frozenset()
     parts: ClassVar[tuple[str, ...]] = ()
     takes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     samples_folder: ClassVar[str] = "samples"
 
     def __init__(self) -> None:
+        self.best_by: Sequence[str] = (self.score,)
         self.base: dict[str, nn.Module] = {}
         self.trained: dict[str, nn.Module] = {}
         self.frozen: dict[str, nn.Module] = {}
@@ -115,6 +122,32 @@ class Recipe(ABC, Generic[B]):
             batch: one clip, or None if there is no validation data: then an unconditional recipe
                 generates sounds, and any other returns nothing.
         """
+
+    @classmethod
+    def check_scores(cls, names: Sequence[str]) -> None:
+        """Check that validation gives the scores that `trainer.best_by` names.
+
+        Raises:
+            UserError: it does not, or what measures one is not installed.
+        """
+        known = (cls.score, *cls.scores)
+        unknown = [name for name in names if name not in known]
+        if unknown or not names:
+            raise UserError(
+                f"trainer.best_by={', '.join(unknown) or '[]'} is no score of this validation; "
+                f"give a list of {', '.join(known)}, or null for {cls.score}"
+            )
+
+    def overall(self, scores: Mapping[str, float]) -> float:
+        """Return how bad a validation is: the geometric mean of the scores in `best_by`.
+
+        Of a rising score it takes the inverse. So equal shares count alike: what makes one score
+        1 % better and another 1 % worse changes nothing.
+        """
+        factors = [
+            1.0 / scores[name] if name in self.rising else scores[name] for name in self.best_by
+        ]
+        return math.prod(factors) ** (1.0 / len(factors))
 
     @property
     def main(self) -> str:

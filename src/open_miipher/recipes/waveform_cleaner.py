@@ -61,6 +61,7 @@ class WaveformCleaner(Recipe[PairBatch]):
     Config = WaveformCleanerConfig
     data_kinds = (PairBatch,)
     score = "loss"
+    scores = (*COMPRESSED_LOSSES, "log_spectral_distance")
     parts = ("encoder", "cleaner", "vocoder")
 
     def __init__(self, data: AudioSource, seed: int, config: WaveformCleanerConfig) -> None:
@@ -135,7 +136,8 @@ class WaveformCleaner(Recipe[PairBatch]):
     def _restore(self, batch: PairBatch, cleaner: nn.Module, seed: int) -> Tensor:
         """Return (batch, samples) restored waveforms, zero beyond each sample's length."""
         features, _ = cleaner(batch.damaged, batch.lengths)
-        keys = stream_keys(seed, batch.positions, _NOISE).to(features.device, non_blocking=True)
+        positions = batch.positions.to(features.device, non_blocking=True)
+        keys = stream_keys(seed, positions, _NOISE)
         num_samples = features.shape[1] * self.vocoder.hop_length
         noise = white_noise(keys, torch.zeros_like(keys), num_samples)
         width = batch.damaged.shape[1]

@@ -13,6 +13,7 @@ from torch import Tensor
 from open_miipher.base.errors import UserError
 from open_miipher.base.noise import white_noise
 from open_miipher.base.paths import printable
+from open_miipher.base.precision import store_in_bf16, without_parametrisations
 from open_miipher.checkpoint import Checkpoint
 from open_miipher.cleaners import Cleaner
 from open_miipher.vocoders import Vocoder
@@ -61,11 +62,13 @@ class Model(Protocol):
         starts: Tensor,
         statistics: Tensor | None = None,
     ) -> Tensor:
-        """Restore a batch of chunks with the same number of frames.
+        """Restore a batch of chunks; each result is what it would be alone.
 
         Args:
-            waveform: (batch, frames * input_hop) at `input_rate`, zero beyond `lengths`.
-            lengths: (batch,) samples before the padding; at least one of them in the last frame.
+            waveform: (batch, frames * input_hop) at `input_rate`, zero beyond `lengths`; speech at
+                about `audio.level.SPEECH_RMS`.
+            lengths: (batch,) samples before the padding; at least one of them in the last frame of
+                the longest chunk.
             keys: (batch,) int64, the noise stream of each chunk's signal (`base.noise`); ignored by
                 a model that does not start from noise.
             starts: (batch,) int64, start of each chunk's output in its signal, in samples: the
@@ -74,7 +77,7 @@ class Model(Protocol):
                 normalised by its own.
 
         Returns:
-            (batch, frames * output_hop) float32 on the CPU.
+            (batch, frames * output_hop) float32 on the CPU; anything beyond a chunk's last frame.
         """
 
 
@@ -84,10 +87,10 @@ class Chain:
     Printed, it says which model it is, of which checkpoint, and where it is.
 
     Args:
-        cleaner: with its encoder.
+        cleaner: with its encoder. Both networks are the chain's from then on, and changed.
         vocoder: for the cleaner's features.
         device: that both are moved to.
-        amp: bf16 computes in mixed precision.
+        amp: bf16 stores the weights in bfloat16 and computes in it where that is not heard.
         specs: the plain data that the two were built from; part of the fingerprint.
     """
 
@@ -110,9 +113,14 @@ class Chain:
         self.needs_statistics = cleaner.encoder.needs_statistics
         self.restores_level = vocoder.restores_level
         weights = _fingerprint(cleaner, vocoder, specs or {})
+        self.amp = amp
         self.fingerprint = weights if amp == "no" else f"{weights}-{amp}"
         self.origin = "no checkpoint"
-        self._bf16 = amp == "bf16"
+        without_parametrisations(self.cleaner)
+        without_parametrisations(self.vocoder)
+        if amp == "bf16":
+            store_in_bf16(self.cleaner)
+            store_in_bf16(self.vocoder)
 
     def __str__(self) -> str:
         return f"{self.fingerprint}, of {self.origin}, on {self.device}"
@@ -131,7 +139,7 @@ class Chain:
         Args:
             path: a checkpoint folder, a run's output directory, or an open checkpoint.
             device: that the models are moved to.
-            amp: bf16 computes in mixed precision.
+            amp: see `Chain`.
             ema: load the moving average of the weights if the checkpoint has one.
             encoder_source: path or name of the base encoder, if it has moved since training.
 
@@ -170,6 +178,8 @@ class Chain:
         statistics: Tensor | None = None,
     ) -> Tensor:
         """Restore a batch of chunks (see `Model.restore`)."""
+        frame_lengths = -(-lengths // self.input_hop)
+        are_alike = int(frame_lengths.min()) == waveform.shape[1] // self.input_hop
         waveform, lengths = waveform.to(self.device), lengths.to(self.device)
         num_samples = waveform.shape[1] // self.input_hop * self.output_hop
         noise = (
@@ -177,10 +187,9 @@ class Chain:
             if self.vocoder.needs_noise
             else torch.zeros((), device=self.device).expand(len(waveform), num_samples)
         )
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            features, _ = self.cleaner(waveform, lengths, statistics)
-            restored = self.vocoder.generate(features, noise)
-        return restored.float().cpu()
+        features, frame_lengths = self.cleaner(waveform, lengths, statistics)
+        ends = None if are_alike else frame_lengths
+        return self.vocoder.generate(features, noise, ends).float().cpu()
 
 
 def _check_chain(checkpoint: Checkpoint) -> None:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from open_miipher.audio.chunking import ChunkGrid, Tap
 from open_miipher.audio.formats import is_number, whole_rate
+from open_miipher.audio.level import speech_gains
 from open_miipher.audio.mixing import Mix
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.errors import UserError, report
@@ -112,7 +114,7 @@ class RestoreOptions:
 
 KEPT_SAMPLES = 1 << 24
 """A signal up to this size (64 MiB; 17 minutes of one channel at 16 kHz) stays in memory after its
-first pass; a longer one is read again."""
+first pass, which measures it; a longer one is read again."""
 
 
 @dataclass(eq=False)
@@ -127,7 +129,8 @@ class Chunk:
         start: of its output in the whole output, in samples at the model's output rate.
         statistics: (channels, numbers) of the whole signal, to normalise by; None: the chunk is
             normalised by its own.
-        audible: indices of the channels that need the model; the others are digital silence.
+        to_restore: indices of the channels that the model has still to restore; digital silence
+            needs no model.
         restored: (channels, frames * output_hop), zero until the model has restored it.
     """
 
@@ -137,7 +140,7 @@ class Chunk:
     num_samples: int
     start: int
     statistics: Tensor | None
-    audible: list[int]
+    to_restore: list[int]
     restored: np.ndarray
 
 
@@ -155,6 +158,7 @@ class Job:
         num_written: frames of the output that went to the sink so far.
         seconds: wall time spent on the job, by stage: measure, read, model, level, write.
         mix: how the source's channels become one, once it is read; None if they are not mixed.
+        gains: (channels,) of what the model is given, so that its speech has always one level.
     """
 
     source: Source
@@ -166,6 +170,7 @@ class Job:
     num_written: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     mix: Mix | None = None
+    gains: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         model, source = self.model, self.source
@@ -175,6 +180,7 @@ class Job:
         self.sample_rate, self.num_samples, self.num_channels = shape
         num_input = num_output_frames(source.num_frames, source.sample_rate, model.input_rate)
         self.num_model_frames = -(-num_input // model.input_hop)
+        self.gains = np.ones(self.num_channels, np.float32)
         self._is_kept = num_input * self.num_channels <= KEPT_SAMPLES
 
     @contextmanager
@@ -208,24 +214,26 @@ class Job:
         return (
             self.model.needs_statistics
             and self.options.normalise_over == "file"
-            and self.options.strength > 0
             and self.grid.num_chunks(self.num_model_frames) > 1  # else chunk and file are the same
         )
 
     def _opened(self) -> tuple[Iterator[np.ndarray], Tensor | None]:
-        """Return the source's blocks from its start, and its statistics if they are needed."""
+        """Measure the source; return its blocks from its start, and statistics if needed."""
         if self.mono and self.source.num_channels > 1:
             with self.timed("measure"):
                 self.mix = self.source.mix
-        if not self._needs_statistics():
-            return self._blocks(), None
-        if not self._is_kept:
-            with self.timed("measure"):
-                return self._blocks(), self.model.measure(self._blocks())
-        with self.timed("read"):
-            kept = list(self._blocks())
+        if self.options.strength == 0:
+            return self._blocks(), None  # the model is not asked
+        blocks = self._blocks
+        if self._is_kept:
+            with self.timed("read"):
+                kept = list(blocks())
+            blocks = partial(iter, kept)
         with self.timed("measure"):
-            return iter(kept), self.model.measure(kept)
+            self.gains = speech_gains(blocks(), self.model.input_rate)
+            if not self._needs_statistics():
+                return blocks(), None
+            return blocks(), self.model.measure(self.gains[:, None] * block for block in blocks())
 
     def _chunk(
         self,
@@ -239,7 +247,7 @@ class Job:
         num_output = num_frames * model.output_hop
         num_samples = waveform.shape[1]
         padding = num_frames * model.input_hop - num_samples
-        audible = [c for c, row in enumerate(waveform) if row.any() and self.options.strength > 0]
+        speaks = [c for c, row in enumerate(waveform) if row.any() and self.options.strength > 0]
         return Chunk(
             self,
             index,
@@ -247,6 +255,6 @@ class Job:
             num_samples,
             start * model.output_hop,
             statistics,
-            audible,
+            speaks,
             np.zeros((self.num_channels, num_output), dtype=np.float32),
         )

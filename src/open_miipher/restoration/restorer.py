@@ -3,7 +3,6 @@
 Reading, the model and writing work at the same time, and chunks of several signals share a batch.
 """
 
-import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,12 +16,13 @@ from torch import Tensor
 
 from open_miipher.audio.io import LARGEST_SAMPLE, AudioError
 from open_miipher.base.errors import UserError, notice
-from open_miipher.base.noise import noise_key
 from open_miipher.checkpoint import Checkpoint
 from open_miipher.restoration.assembler import Assembler
+from open_miipher.restoration.batches import restore_chunks
 from open_miipher.restoration.chain import DEFAULT_MODEL, Chain, Model
 from open_miipher.restoration.job import Chunk, Job, RestoreOptions
 from open_miipher.restoration.streams import ArraySink, PeakSink, Sink, Source
+from open_miipher.restoration.trial import CPU_BATCH, Trial, suited_amp, try_batches
 
 Waveform = TypeVar("Waveform", np.ndarray, Tensor)
 
@@ -41,12 +41,17 @@ class Restorer:
         options: of the restoration; by default, several channels become one.
         batch_size: the most chunks that the model restores at once.
 
+    Attributes:
+        trial: that the batch size was found by, if there was one.
+
     Raises:
         UserError: the options do not fit the model.
     """
 
+    trial: Trial | None = None
+
     def __init__(
-        self, model: Model, options: RestoreOptions | None = None, batch_size: int = 4
+        self, model: Model, options: RestoreOptions | None = None, batch_size: int = CPU_BATCH
     ) -> None:
         if not isinstance(batch_size, int) or batch_size < 1:
             raise UserError(f"batch size {batch_size!r}: choose a whole number, 1 or more")
@@ -57,16 +62,16 @@ class Restorer:
         self.options.grid(model)
 
     def __str__(self) -> str:
-        return f"model {self.model}"
+        return f"model {self.model}" + (f", in {self.trial}" if self.trial else "")
 
     @classmethod
     def from_checkpoint(
         cls,
         path: str | Path | Checkpoint = DEFAULT_MODEL,
         options: RestoreOptions | None = None,
-        batch_size: int = 4,
+        batch_size: int | None = None,
         device: torch.device | str | None = None,
-        amp: Literal["bf16", "no"] = "no",
+        amp: Literal["bf16", "no"] | None = None,
         ema: bool = True,
         encoder_source: str | None = None,
     ) -> "Restorer":
@@ -76,19 +81,25 @@ class Restorer:
             path: a checkpoint folder of a whole chain, its run's output directory, or an open
                 checkpoint; by default the model that comes with the project.
             options: of the restoration.
-            batch_size: the most chunks that the model restores at once.
+            batch_size: the most chunks that the model restores at once; by default, what a trial
+                of some seconds finds on a GPU, and 4 on a CPU.
             device: by default, a GPU if there is one.
-            amp: bf16 computes in mixed precision.
+            amp: see `Chain`; by default bf16 on GPUs that compute in it, and no elsewhere.
             ema: load the moving average of the weights if the checkpoint has one.
             encoder_source: path or name of the base encoder, if it has moved since training.
 
         Raises:
             UserError: the checkpoint does not hold a complete chain, or the options do not fit it.
         """
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        chain = Chain.from_checkpoint(path, device, amp, ema, encoder_source)
-        return cls(chain, options, batch_size)
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        amp = amp or suited_amp(where)
+        chain = Chain.from_checkpoint(path, where, amp, ema, encoder_source)
+        if batch_size is not None or where.type != "cuda":
+            return cls(chain, options, CPU_BATCH if batch_size is None else batch_size)
+        trial = try_batches(chain, (options or RestoreOptions()).grid(chain))
+        restorer = cls(chain, options, trial.batch_size)
+        restorer.trial = trial
+        return restorer
 
     def restore(self, waveform: Waveform, sample_rate: int) -> tuple[Waveform, int]:
         """Restore one waveform of any length.
@@ -169,18 +180,13 @@ def _checked(waveform: np.ndarray) -> np.ndarray:
 
 
 T = TypeVar("T")
-Kind = tuple[int, bool]  # of a chunk: output samples, and whether it has its file's statistics
-
-PATIENCE = 4
-"""If a chunk's batch is not full after the chunks of this many batches, it is restored as it is."""
 
 
 def restore_jobs(jobs: Iterable[Job], model: Model, batch_size: int) -> Iterator[Job]:
     """Restore signals, several at once.
 
-    A batch has chunks of any jobs, all with the same number of frames, so nothing is padded and no
-    result depends on the rest of the batch. Chunks with and without statistics of their files are
-    not mixed. Sort jobs by length: neighbouring jobs of similar length fill batches faster.
+    A batch has chunks of any jobs, of like lengths (see `batches`); no result depends on the rest
+    of its batch.
 
     Args:
         jobs: taken one by one, when there is room.
@@ -196,7 +202,7 @@ def restore_jobs(jobs: Iterable[Job], model: Model, batch_size: int) -> Iterator
         UserError: the GPU's memory is too small for a batch.
     """
     chunks = in_background(_read(jobs), depth=2 * batch_size)
-    restored = in_background(_run(chunks, model, batch_size), depth=2)
+    restored = in_background(restore_chunks(chunks, model, batch_size), depth=2)
     assemblers: dict[Job, Assembler] = {}
     with closing(chunks), closing(restored):
         try:
@@ -251,51 +257,3 @@ def _read(jobs: Iterable[Job]) -> Iterator[Chunk | Job]:
         except AudioError as error:
             job.error = error
             yield job
-
-
-def _run(items: Iterator[Chunk | Job], model: Model, batch_size: int) -> Iterator[Chunk | Job]:
-    """Restore the chunks in batches; pass other items through."""
-    waiting: dict[Kind, list[Chunk]] = {}  # the kind that has waited longest comes first
-    since: dict[Kind, int] = {}
-    for position, item in enumerate(items):
-        if not isinstance(item, Chunk) or not item.audible:
-            yield item
-        else:
-            kind = item.restored.shape[1], item.statistics is not None
-            waiting.setdefault(kind, []).append(item)
-            since.setdefault(kind, position)
-            if sum(len(chunk.audible) for chunk in waiting[kind]) >= batch_size:
-                del since[kind]
-                yield from _restore(waiting.pop(kind), model, batch_size)
-        oldest = next(iter(waiting), None)
-        if oldest is not None and position - since[oldest] >= PATIENCE * batch_size:
-            del since[oldest]
-            yield from _restore(waiting.pop(oldest), model, batch_size)
-    for chunks in waiting.values():
-        yield from _restore(chunks, model, batch_size)
-
-
-def _restore(chunks: list[Chunk], model: Model, batch_size: int) -> list[Chunk]:
-    rows = [(chunk, channel) for chunk in chunks for channel in chunk.audible]
-    for first in range(0, len(rows), batch_size):
-        batch = rows[first : first + batch_size]
-        waveform = torch.from_numpy(np.stack([chunk.waveform[c] for chunk, c in batch]))
-        lengths = torch.tensor([chunk.num_samples for chunk, _ in batch])
-        keys = torch.cat([noise_key(chunk.job.options.seed) for chunk, _ in batch])
-        starts = torch.tensor([chunk.start for chunk, _ in batch])
-        given = [chunk.statistics[c] for chunk, c in batch if chunk.statistics is not None]
-        statistics = torch.stack(given) if given else None
-        began = time.perf_counter()
-        try:
-            restored = model.restore(waveform, lengths, keys, starts, statistics).numpy()
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                f"the GPU's memory is too small for {len(batch)} chunks of "
-                f"{waveform.shape[1] / model.input_rate:g} s at once; use a smaller batch size "
-                "or shorter chunks"
-            ) from error
-        share = (time.perf_counter() - began) / len(batch)
-        for (chunk, channel), row in zip(batch, restored, strict=True):
-            chunk.restored[channel] = row
-            chunk.job.seconds["model"] += share
-    return chunks

@@ -59,6 +59,8 @@ class TrainerConfig:
         validate_every: steps between validations; 0: never.
         sample_every: steps between samples to listen to; 0: never.
         num_samples: number of clips to listen to.
+        best_by: names of validation scores; the best checkpoint is the one with the least geometric
+            mean of them (of those that rise, of their inverses). None: the recipe's `score`.
         keep_last: number of newest checkpoints to keep, besides the best one.
         seed: of weights, order, damage and noise.
         timeout_minutes: how long a rank waits for another rank.
@@ -85,6 +87,7 @@ class TrainerConfig:
     validate_every: int = 1000
     sample_every: int = 5000
     num_samples: int = 4
+    best_by: list[str] | None = None
     keep_last: int = 3
     seed: int = 0
     timeout_minutes: float = 30.0

@@ -21,12 +21,19 @@ class Ema:
         self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Add the weights after `step` optimiser steps to the average."""
+    def update(self, step: int, skip: Tensor | float = 0.0) -> None:
+        """Add the weights after `step` optimiser steps to the average.
+
+        Args:
+            step: counted from 1.
+            skip: 1 to change nothing; it may be on the weights' device, and is not waited for.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         averages = list(self.average.values())
         weights = [self.parameters[name] for name in self.average]
-        torch._foreach_lerp_(averages, weights, 1.0 - decay)
+        changes = torch._foreach_sub(weights, averages)
+        torch._foreach_mul_(changes, (1.0 - skip) * (1.0 - decay))
+        torch._foreach_add_(averages, changes)
 
     def over(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the network's `weights`, with the average in place of each averaged one."""

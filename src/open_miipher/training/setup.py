@@ -73,6 +73,7 @@ def prepare(run: Run, world: World) -> Trainer:
         world.size,
         config.num_workers,
         pin_memory=world.device.type == "cuda",
+        start_method="fork" if world.may_fork else "spawn",
     )
     return Trainer(
         config,
@@ -93,10 +94,13 @@ def _check(run: Run, world: World) -> None:
     """Check the trainer's keys, and that the recipe can train on this kind of data.
 
     Raises:
-        UserError: a key does not fit, or the data is of another kind.
+        UserError: a key does not fit, the data is of another kind, or validation has no such score.
     """
     run.trainer.check(world.size)
-    kinds, given = recipe_class(run.model).data_kinds, run.data.batch_type
+    recipe = recipe_class(run.model)
+    if run.trainer.best_by is not None:
+        recipe.check_scores(run.trainer.best_by)
+    kinds, given = recipe.data_kinds, run.data.batch_type
     if not issubclass(given, kinds):
         wanted = " or ".join(kind.kind for kind in kinds)
         raise UserError(
@@ -288,6 +292,8 @@ def _state(
     config = run.trainer
     recipe = build_recipe(run.model, run.data, config.seed)
     recipe.to(world.device)
+    if config.best_by is not None:
+        recipe.best_by = config.best_by
     _check_optimizers(run, recipe)
     if run.resumed is None:
         _start_weights(recipe, sources)
@@ -308,6 +314,13 @@ def _state(
         console.line(f"resumed from {checkpoint.path} at step {state.step}")
         if notice:
             console.line(notice)
+        before = checkpoint.config["trainer"].get("best_by") or [recipe.score]
+        if list(recipe.best_by) != before:
+            state.best_score = float("inf")
+            console.line(
+                f"trainer.best_by was {', '.join(before)} and is {', '.join(recipe.best_by)}: the "
+                "next validation gives the first best checkpoint"
+            )
     for name, network in recipe.trained.items():
         count = sum(p.numel() for p in network.parameters() if p.requires_grad)
         console.line(f"{name}: {count / 1e6:.2f} M trainable parameters")

@@ -11,7 +11,12 @@ import torch
 from open_miipher.checkpoint import Checkpoint, Content, load_weights, weights_of
 from open_miipher.recipes import Recipe
 from open_miipher.training.ema import Ema
-from open_miipher.training.optimization import OptimizerConfig, apply_config, build_optimizer
+from open_miipher.training.optimization import (
+    OptimizerConfig,
+    apply_config,
+    build_optimizer,
+    load_optimizer,
+)
 
 
 @dataclass
@@ -69,7 +74,7 @@ class TrainingState:
         overrides: the command-line overrides that composed it.
         step: optimiser steps taken.
         seconds: spent training, resumed runs included.
-        best_score: the lowest validation score so far.
+        best_score: the lowest overall score of a validation so far (`Recipe.overall`).
         run_id: the logger's identifier of the run.
     """
 
@@ -111,12 +116,17 @@ class TrainingState:
             overrides,
         )
 
-    def advance(self, batch_size: int) -> None:
-        """Count one optimiser step and update the average."""
+    def advance(self, batch_size: int, skip: torch.Tensor) -> None:
+        """Count one optimiser step and update the average, unless `skip`, on the device, is 1."""
         self.step += 1
         self.position.consumed += batch_size
         if self.ema is not None:
-            self.ema.update(self.step)
+            self.ema.update(self.step, skip)
+
+    def take_back(self, num_steps: int, batch_size: int) -> None:
+        """Count steps no more in which nothing was updated."""
+        self.step -= num_steps
+        self.position.consumed -= num_steps * batch_size
 
     def averaged(self) -> contextlib.AbstractContextManager[None]:
         """Give the main network its averaged weights inside the `with` block."""
@@ -163,7 +173,7 @@ class TrainingState:
         training = checkpoint.training_state()
         for name, optimizer in self.optimizers.items():
             # Copied: on some file systems a file that is still mapped cannot be pruned.
-            optimizer.load_state_dict(copy.deepcopy(training["optimizers"][name]))
+            load_optimizer(optimizer, copy.deepcopy(training["optimizers"][name]))
             groups = recipe.parameter_groups(recipe.trained[name])
             apply_config(optimizer, groups, optimizers[name])
         if training["scaler"]:  # empty unless the run was in fp16

@@ -2,7 +2,6 @@
 
 import contextlib
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -14,7 +13,6 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from open_miipher.base.amounts import duration
-from open_miipher.base.errors import UserError
 from open_miipher.base.plain import shell_override
 from open_miipher.checkpoint import prune, write_checkpoint
 from open_miipher.data import Batch
@@ -22,6 +20,7 @@ from open_miipher.distributed import StopSignal, World, is_under_torchrun, mark_
 from open_miipher.recipes import Pass, Sound
 from open_miipher.training.config import TrainerConfig
 from open_miipher.training.console import Console
+from open_miipher.training.finite import FiniteCheck
 from open_miipher.training.loggers import Logger
 from open_miipher.training.metrics_log import MetricsLog
 from open_miipher.training.optimization import (
@@ -76,6 +75,8 @@ class Trainer:
         self.scores: dict[str, float] = {}  # of the last validation
         self.was_zero = False  # the loss, and it was said
         self.failures: list[str] = []  # samples that could not be made, not reported yet
+        self.check, self.values = FiniteCheck(world), dict[str, float]()
+        self.asked: Callable[[], bool] = lambda: False  # whether to stop, as of the step before
         self.networks = {n: self._wrap(network) for n, network in self.recipe.trained.items()}
         self.metrics = (
             MetricsLog(output_dir / "metrics.jsonl", state.step) if world.is_main else None
@@ -90,7 +91,7 @@ class Trainer:
             Whether it came to its end.
 
         Raises:
-            UserError: a loss is not finite, or a checkpoint cannot be written.
+            UserError: a loss or a gradient is not finite, or a checkpoint cannot be written.
         """
         state, config = self.state, self.config
         self.console.start(state.step, config.max_steps)
@@ -98,19 +99,21 @@ class Trainer:
         started = begun - state.seconds
         stopping = False
         while state.step < config.max_steps and not stopping:
-            losses = self.step()
+            self.step()
             state.seconds = time.monotonic() - started
             if self._is_time(config.log_every):
+                losses = self.world.mean(self.read())
                 rate = (state.step - first_step) / (time.monotonic() - begun)
                 to_go = duration((config.max_steps - state.step) / rate)
-                self._log("train", self.world.mean(losses), f"  {rate:.3g} steps/s, {to_go} to go")
+                self._log("train", losses, f"  {rate:.3g} steps/s, {to_go} to go")
             if self._is_time(config.validate_every):
                 self.validate()
             if self._is_time(config.sample_every):
                 self.sample()
-            stopping = self.world.any(self.stop.received is not None)
+            stopping = self._has_to_stop()
             if self._is_time(config.save_every):
                 self.save()
+        self.asked()
         self._report_failures()
         self.save()
         unfinished = state.step < config.max_steps
@@ -148,39 +151,76 @@ class Trainer:
             f"{resume}{note}"
         )
 
-    def step(self) -> dict[str, float]:
-        """Take one optimiser step of every network.
+    def _has_to_stop(self) -> bool:
+        """Whether some rank has received a signal; several ranks know it one step later.
+
+        They ask each other while the next step is computed, so that none waits for the answer.
+        """
+        received = self.stop.received is not None
+        if self.world.size == 1:
+            return received
+        asked, self.asked = self.asked, self.world.any_later(received)
+        return asked()
+
+    def step(self) -> dict[str, torch.Tensor]:
+        """Take one optimiser step of every network, without waiting for the device.
+
+        If a loss or a gradient is not finite on some rank, neither this step nor any after it
+        changes a weight, a moment or an average; `read` finds that.
 
         Returns:
-            This rank's losses: `loss` (the main network's total) and every named one.
-
-        Raises:
-            UserError: a loss or a gradient is not finite on some rank; no network was updated.
+            What `read` gives, still on the device.
         """
         state, recipe = self.state, self.recipe
         seed = np.random.SeedSequence([self.config.seed, state.step, self.world.rank])
         torch.manual_seed(int(seed.generate_state(1)[0]))  # for dropout
         losses, names = self.accumulate()
-        if losses["loss"] == 0.0 and not self.was_zero:
+        norms = {n: self._clip(n, network) for n, network in recipe.trained.items()}
+        named = {f"grad_norm_{name}": norm for name, norm in norms.items()}
+        # With fp16, a step whose gradients overflow is left out, and the scaler lowers its scale.
+        if state.scaler.is_enabled():
+            self.check.note(losses, named, names)
+        else:
+            self.check.note({**losses, **named}, {}, names)
+        for name, norm in norms.items():
+            overflows = norm.isfinite().logical_not().to(self.check.skip.dtype)
+            self._update(name, torch.maximum(self.check.skip, overflows))
+        state.scaler.update()
+        state.advance(self.config.batch_size, self.check.skip)
+        return {**losses, **named}
+
+    def read(self) -> dict[str, float]:
+        """Wait for the device, and return this rank's losses and gradient norms of the last step.
+
+        The losses are `loss` (the main network's total) and every named one. Called on every rank
+        before anything leaves a step: a line, a validation, a checkpoint.
+
+        Raises:
+            UserError: a loss or a gradient was not finite on some rank, in the last step or before;
+                the state is that before the bad step.
+        """
+        if not self.check.has_news:
+            return self.values
+        first_sample = self.check.last_samples[0]
+        self.values, num_skipped = self.check.read()
+        if num_skipped:
+            self.state.take_back(num_skipped, self.config.batch_size)
+            bad, self.check = self.check, FiniteCheck(self.world)
+            raise bad.error(self.state.step, num_skipped)
+        if self.values["loss"] == 0.0 and not self.was_zero:
             self.was_zero = True
             self.console.line(
-                f"step {state.step}  warning: the loss is exactly 0, as it is where all training "
-                f"data is digital silence; the first sample: {names[0]}"
+                f"step {self.state.step}  warning: the loss is exactly 0, as it is where all "
+                f"training data is digital silence; the first sample: {first_sample}"
             )
-        norms = {f"grad_norm_{n}": self._clip(n, network) for n, network in recipe.trained.items()}
-        # With fp16, the scaler skips a step whose gradients overflow and lowers its scale.
-        self._check_finite(losses if state.scaler.is_enabled() else {**losses, **norms}, names)
-        for name in recipe.trained:
-            self._update(name)
-        state.scaler.update()
-        state.advance(self.config.batch_size)
-        return {**losses, **norms}
+        return self.values
 
-    def accumulate(self) -> tuple[dict[str, float], list[str]]:
+    def accumulate(self) -> tuple[dict[str, torch.Tensor], list[str]]:
         """Run the passes of a step's micro batches and accumulate the gradients.
 
         Returns:
-            This rank's losses, averaged over the micro batches, and the names of its samples.
+            This rank's losses, averaged over the micro batches, still on the device, and the names
+            of its samples.
         """
         accumulation = self.config.grad_accumulation
         means: dict[str, torch.Tensor] = {}
@@ -189,14 +229,14 @@ class Trainer:
             batch = next(self.batches).to(self.world.device)
             names += batch.names
             self.failures += batch.failures + batch.broken
-            with self._unsynchronised(micro_step < accumulation - 1):
+            unsynchronised = self._unsynchronised(micro_step < accumulation - 1)
+            with unsynchronised, _fastest_algorithms(batch.has_one_shape):
                 for item in self._passes(batch):
                     self.state.scaler.scale(item.loss / accumulation).backward()
                     for name, value in _named(item, self.recipe.main).items():
                         share = value.detach().float() / accumulation
                         means[name] = means[name] + share if name in means else share
-        # The only synchronisation with the GPU in a step: all losses are read together.
-        return dict(zip(means, torch.stack(list(means.values())).tolist(), strict=True)), names
+        return means, names
 
     def _passes(self, batch: Batch) -> Iterator[Pass]:
         iterator = self.recipe.passes(batch, self.networks)
@@ -207,35 +247,25 @@ class Trainer:
                 return
             yield item
 
-    def _clip(self, name: str, network: nn.Module) -> float:
+    def _clip(self, name: str, network: nn.Module) -> torch.Tensor:
         self.state.scaler.unscale_(self.state.optimizers[name])
         limit = self.config.max_grad_norm or float("inf")
-        return float(nn.utils.clip_grad_norm_(network.parameters(), limit))
+        return nn.utils.clip_grad_norm_(network.parameters(), limit)
 
-    def _update(self, name: str) -> None:
+    def _update(self, name: str, skip: torch.Tensor) -> None:
+        """Take the step of an optimiser unless `skip` is 1, as the device alone knows."""
         optimizer = self.state.optimizers[name]
         set_learning_rate(optimizer, learning_rate(self.optimizers[name], self.state.step))
-        self.state.scaler.step(optimizer)
+        optimizer.found_inf = skip  # as torch's own scaler does it
+        optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-
-    def _check_finite(self, losses: Mapping[str, float], names: list[str]) -> None:
-        bad = [name for name, value in losses.items() if not math.isfinite(value)]
-        if not self.world.any(bool(bad)):
-            return
-        reports = self.world.gather((bad, names if bad else []))
-        which = sorted({name for bad_names, _ in reports for name in bad_names})
-        samples = [name for _, sample_names in reports for name in sample_names]
-        raise UserError(
-            f"{', '.join(which)} not finite at step {self.state.step}; nothing was updated; "
-            f"the samples of the step: {'; '.join(samples)}",
-            shared=True,
-        )
 
     def validate(self) -> None:
         """Score the fixed clips with the averaged weights, on all ranks; save a new best."""
         recipe = self.recipe
         if self.clips is None:
             return
+        self.read()
         with self._evaluating():
             scores = {}
             for clip in self.clips(self.world.rank, self.world.size):
@@ -246,12 +276,14 @@ class Trainer:
         means = {name: sum(s[name] for s in ordered) / len(ordered) for name in ordered[0]}
         self.scores = means
         self._log("validation", means)
-        if means[recipe.score] < self.state.best_score:
-            self.state.best_score = means[recipe.score]
+        overall = recipe.overall(means)
+        if overall < self.state.best_score:
+            self.state.best_score = overall
             self.save(best=True)
 
     def sample(self) -> None:
         """Log sounds on rank 0: of the first clips, or unconditional ones if there are no clips."""
+        self.read()
         if not self.world.is_main:
             return
         with self._evaluating():
@@ -271,6 +303,7 @@ class Trainer:
 
         A step that is saved already is not saved again, unless it is the best one.
         """
+        self.read()
         if self.saved_step == self.state.step and not best:
             return
 
@@ -345,6 +378,17 @@ class Trainer:
         finally:
             for network in networks:
                 network.train()
+
+
+@contextlib.contextmanager
+def _fastest_algorithms(wanted: bool) -> Iterator[None]:
+    """Let cuDNN try its algorithms on each new shape; what restores has ever new shapes."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = wanted
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _named(item: Pass, main: str) -> dict[str, torch.Tensor]:

@@ -1,13 +1,18 @@
 """What every vocoder is to the rest of the package, and what adversarial training asks besides."""
 
+import contextlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from open_miipher.audio.mel import MelConfig
+from open_miipher.encoders.base import frame_mask
 
 
 class Vocoder(nn.Module, ABC):
@@ -30,16 +35,59 @@ class Vocoder(nn.Module, ABC):
     mel: MelConfig | None = None
 
     @abstractmethod
-    def generate(self, features: Tensor, noise: Tensor) -> Tensor:
+    def generate(
+        self, features: Tensor, noise: Tensor, frame_lengths: Tensor | None = None
+    ) -> Tensor:
         """Vocode for listening, without a graph.
 
         Args:
             features: (batch, frames, feature_width).
             noise: (batch, frames * hop_length), standard normal; anything if it needs none.
+            frame_lengths: (batch,) valid frames of each clip, on which alone its output depends;
+                None: all are.
 
         Returns:
-            (batch, frames * hop_length) float32.
+            (batch, frames * hop_length) float32; anything beyond a clip's end.
         """
+
+
+_MISSING: ContextVar[Tensor | None] = ContextVar("missing", default=None)
+
+
+@contextlib.contextmanager
+def ending(missing: Tensor | None) -> Iterator[None]:
+    """Within, convolutions that `see_ends` see zeros beyond each clip's end, as if it were alone.
+
+    Args:
+        missing: (batch,) frames by which each clip is shorter than the batch; None: none is.
+    """
+    previous = _MISSING.set(missing)
+    try:
+        yield
+    finally:
+        _MISSING.reset(previous)
+
+
+def see_ends(network: nn.Module, rate: int) -> None:
+    """Have a network's convolutions end with each clip where `ending` says so.
+
+    Args:
+        network: has convolutions, whose inputs all have the same rate.
+        rate: samples of these inputs per frame.
+    """
+    for module in network.modules():
+        is_convolution = isinstance(module, nn.Conv1d | nn.ConvTranspose1d)
+        if is_convolution and module.kernel_size != (1,):
+            module.register_forward_pre_hook(partial(_silence_beyond, rate))
+
+
+def _silence_beyond(rate: int, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
+    missing = _MISSING.get()
+    if missing is None:
+        return None
+    [x] = inputs
+    valid = frame_mask(x.shape[-1] - missing * rate, x.shape[-1])
+    return (x.masked_fill(~valid[:, None], 0.0),)
 
 
 @dataclass
@@ -85,7 +133,11 @@ class AdversarialGenerator(Vocoder):
 
     @abstractmethod
     def forward(
-        self, features: Tensor, noise: Tensor, pieces: Pieces | None = None
+        self,
+        features: Tensor,
+        noise: Tensor,
+        pieces: Pieces | None = None,
+        frame_lengths: Tensor | None = None,
     ) -> list[Tensor]:
         """Vocode for training.
 
@@ -93,6 +145,7 @@ class AdversarialGenerator(Vocoder):
             features: (crops, frames, feature_width).
             noise: (pieces, samples of a piece), standard normal; anything if it needs none.
             pieces: of the crops, to speak; None: each as a whole.
+            frame_lengths: see `generate`; without pieces alone.
 
         Returns:
             The output of every iteration, (pieces, samples of a piece) each, the final one last.
@@ -111,6 +164,8 @@ class AdversarialGenerator(Vocoder):
         """
 
     @torch.no_grad()
-    def generate(self, features: Tensor, noise: Tensor) -> Tensor:
+    def generate(
+        self, features: Tensor, noise: Tensor, frame_lengths: Tensor | None = None
+    ) -> Tensor:
         """Return the last of what `forward` returns, bit for bit; see `Vocoder.generate`."""
-        return self(features, noise)[-1]
+        return self(features, noise, frame_lengths=frame_lengths)[-1]

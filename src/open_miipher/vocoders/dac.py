@@ -9,8 +9,9 @@ from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
 from open_miipher.base.errors import report
-from open_miipher.base.precision import in_float32
-from open_miipher.vocoders.base import AdversarialGenerator, Pieces, cut
+from open_miipher.base.precision import as_stored, in_float32, stay_in_float32
+from open_miipher.encoders.base import frame_mask
+from open_miipher.vocoders.base import AdversarialGenerator, Pieces, cut, ending, see_ends
 from open_miipher.vocoders.gain import at_peak_of
 
 
@@ -83,11 +84,24 @@ class Dac(AdversarialGenerator):
             for module in list(self.decoder.modules()):
                 if isinstance(module, nn.Conv1d | nn.ConvTranspose1d):
                     weight_norm(module)
+        stay_in_float32(self.decoder.conv1, self.decoder.snake1, self.decoder.conv2)
+        rate = 1
+        see_ends(self.decoder.conv1, rate)
+        for block, factor in zip(self.decoder.block, config.upsampling_rates, strict=True):
+            see_ends(block.conv_t1, rate)
+            rate *= factor
+            for unit in (block.res_unit1, block.res_unit2, block.res_unit3):
+                see_ends(unit, rate)
+        see_ends(self.decoder.conv2, rate)
         self.num_missing = missing_samples(config.upsampling_rates)
         self.margin_frames = reach(config.upsampling_rates)
 
     def forward(
-        self, features: Tensor, noise: Tensor, pieces: Pieces | None = None
+        self,
+        features: Tensor,
+        noise: Tensor,
+        pieces: Pieces | None = None,
+        frame_lengths: Tensor | None = None,
     ) -> list[Tensor]:
         """Vocode; see `AdversarialGenerator.forward`. The one output is float32.
 
@@ -95,7 +109,7 @@ class Dac(AdversarialGenerator):
         restoring has at the ends of a file alone.
         """
         if pieces is None:
-            return [self._decode(features)]
+            return [self._decode_clips(features, frame_lengths)]
         size = min(features.shape[1], pieces.num_frames + 2 * self.margin_frames)
         first = (pieces.starts - self.margin_frames).clamp(0, features.shape[1] - size)
         decoded = self._decode(cut(features, pieces.crops, first, size))
@@ -103,11 +117,20 @@ class Dac(AdversarialGenerator):
         within = (pieces.starts - first) * self.hop_length
         return [cut(decoded, rows, within, pieces.num_frames * self.hop_length)]
 
+    def _decode_clips(self, features: Tensor, frame_lengths: Tensor | None) -> Tensor:
+        if frame_lengths is None:
+            return self._decode(features)
+        with ending(features.shape[1] - frame_lengths):
+            decoded = self._decode(features)
+        heard = frame_lengths * self.hop_length - self.num_missing
+        return decoded * frame_mask(heard, decoded.shape[1])
+
     def _decode(self, features: Tensor) -> Tensor:
         """(batch, frames, feature_width) -> (batch, frames * hop_length)."""
         decoder = self.decoder
         with in_float32(features.device):
             x = decoder.conv1(features.float().transpose(1, 2))
+        x = as_stored(x, decoder.block)
         for block in decoder.block:
             x = block(x)
         with in_float32(features.device):

@@ -38,15 +38,15 @@ class PeakGain(nn.Module):
     restores_level = False
     scale = 1.0
 
-    def levels(self, features: Tensor) -> Tensor:
+    def levels(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the peak that each sample shall have: (batch,)."""
         return features.new_full(features.shape[:1], PEAK, dtype=torch.float32)
 
-    def start(self, noise: Tensor, features: Tensor) -> Tensor:
+    def start(self, noise: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, samples) standard normal -> the same."""
         return noise
 
-    def forward(self, waveform: Tensor, levels: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, levels: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, samples) float32, levels (batch,) -> (batch, samples) at those peaks."""
         peaks = waveform.abs().amax(dim=-1).clamp_min(SMALLEST_PEAK)
         return waveform * (levels / peaks)[:, None]
@@ -64,6 +64,9 @@ class PowerGain(nn.Module):
     own. P_c comes from the pseudo-inverse of the mel basis. It smooths the magnitudes, so P_c is
     below the true power: by 0.05-0.2 dB on clean speech, 0.7 dB on white noise, 4 dB on a sine at
     8 kHz. A log-mel at its floor gives silence.
+
+    Its methods take a mask of the frames that there are, (batch, frames) bool; None: all. What they
+    are given beyond a clip's end must be zeros.
 
     Args:
         config: the mel front end that the features come from.
@@ -90,18 +93,20 @@ class PowerGain(nn.Module):
         self.register_buffer("window", window, persistent=False)
 
     @torch.no_grad()
-    def levels(self, features: Tensor) -> Tensor:
+    def levels(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return the power that log-mel features (batch, frames, n_mels) imply: (batch,)."""
         powers = self.log_mel.magnitude_from(features).square()
         two_sided = 2 * powers.sum(dim=-1) - powers[..., 0] - powers[..., -1]
-        return two_sided.mean(dim=-1) / self.n_fft
+        mean = two_sided.mean(-1) if mask is None else (two_sided * mask).sum(-1) / mask.sum(-1)
+        return mean / self.n_fft
 
-    def forward(self, waveform: Tensor, levels: Tensor) -> Tensor:
+    def forward(self, waveform: Tensor, levels: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, samples) float32, levels (batch,) -> (batch, samples) with those powers."""
         # By Parseval's theorem, the power of all frames is the power of the samples, each weighted
         # by the windows that cover it: no transform is needed.
         num_frames = waveform.shape[1] // self.hop_length
-        powers = (waveform.square() * self._coverage(num_frames)).sum(dim=-1) / num_frames
+        count = num_frames if mask is None else mask.sum(-1)
+        powers = (waveform.square() * self._coverage(num_frames, mask)).sum(dim=-1) / count
         return waveform * (levels.sqrt() * torch.rsqrt(powers + SMALLEST_POWER))[:, None]
 
     def target(self, clean: Tensor, whole: Tensor) -> Tensor:
@@ -109,7 +114,7 @@ class PowerGain(nn.Module):
         return clean
 
     @torch.no_grad()
-    def start(self, noise: Tensor, features: Tensor) -> Tensor:
+    def start(self, noise: Tensor, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Give white noise the spectral envelope of the log-mel.
 
         Koizumi et al., "SpecGrad" (Interspeech 2022, arXiv 2203.16749): y = G⁺ M G ε. G is the
@@ -125,17 +130,19 @@ class PowerGain(nn.Module):
         Args:
             noise: (batch, frames * hop_length) standard normal.
             features: (batch, frames, n_mels) log-mel.
+            mask: (batch, frames) bool.
 
         Returns:
             (batch, frames * hop_length) float32.
         """
         magnitudes = self.log_mel.magnitude_from(features).clamp_min(self.log_mel.config.floor)
-        waveform = self._inverse(self._transform(noise.float()) * self._filters(magnitudes))
+        filtered = self._transform(noise.float()) * self._filters(magnitudes)
+        waveform = self._inverse(filtered, mask)
         before = None
         for _ in range(self.griffin_lim_steps):
             spectrum = self._transform(waveform)
             ahead = spectrum if before is None else spectrum + MOMENTUM * (spectrum - before)
-            waveform = self._inverse(ahead * (magnitudes / ahead.abs().clamp_min(1e-12)))
+            waveform = self._inverse(ahead * (magnitudes / ahead.abs().clamp_min(1e-12)), mask)
             before = spectrum
         return waveform
 
@@ -156,14 +163,19 @@ class PowerGain(nn.Module):
         frames = padded.unfold(-1, size, self.hop_length) * self.window
         return torch.fft.rfft(frames, n=self.n_fft)
 
-    def _inverse(self, spectrum: Tensor) -> Tensor:
+    def _inverse(self, spectrum: Tensor, mask: Tensor | None) -> Tensor:
         """G⁺: (batch, frames, bins) -> (batch, frames * hop_length)."""
         frames = torch.fft.irfft(spectrum, n=self.n_fft)[..., : len(self.window)] * self.window
-        return self._overlap_add(frames) / self._coverage(frames.shape[1])
+        if mask is None:
+            return self._overlap_add(frames) / self._coverage(frames.shape[1], None)
+        samples = mask.repeat_interleave(self.hop_length, dim=1)
+        coverage = self._coverage(frames.shape[1], mask).masked_fill(~samples, 1.0)
+        return self._overlap_add(frames * mask[..., None]) * samples / coverage
 
-    def _coverage(self, num_frames: int) -> Tensor:
-        """Return the sum of the squared windows over each sample: (num_frames * hop_length,)."""
-        return self._overlap_add(self.window.square().expand(1, num_frames, -1))[0]
+    def _coverage(self, num_frames: int, mask: Tensor | None) -> Tensor:
+        """Return the sum of the squared windows over each sample: (1 or batch, samples)."""
+        windows = self.window.square().expand(1, num_frames, -1)
+        return self._overlap_add(windows if mask is None else windows * mask[..., None])
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """Sum frames (batch, frames, win_length), each centred on its hop: (batch, samples)."""

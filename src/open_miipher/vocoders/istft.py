@@ -7,6 +7,7 @@ from torch import Tensor
 
 from open_miipher.audio.stft import Stft, StftConfig
 from open_miipher.base.errors import UserError
+from open_miipher.encoders.base import frame_mask
 from open_miipher.vocoders.base import Vocoder
 
 
@@ -42,15 +43,23 @@ class Istft(Vocoder):
         self.sample_rate, self.hop_length = config.sample_rate, config.hop_length
         self.stft = Stft(config)
 
-    def forward(self, features: Tensor, noise: Tensor) -> Tensor:
+    def forward(
+        self, features: Tensor, noise: Tensor, frame_lengths: Tensor | None = None
+    ) -> Tensor:
         """Vocode with a graph; see `Vocoder.generate`."""
+        mask = None
+        if frame_lengths is not None:
+            mask = frame_mask(frame_lengths, features.shape[1])
+            noise = noise * mask.repeat_interleave(self.hop_length, dim=1)
         features = features.float()
         real, imaginary, gain = features.split(self.config.num_bins, dim=2)
         filling = self.stft(noise / self.stft.window.norm())  # of unit power in every bin
         spectrum = torch.complex(real + gain * filling.real, imaginary + gain * filling.imag)
-        return self.stft.inverse(spectrum)
+        return self.stft.inverse(spectrum, mask)
 
     @torch.no_grad()
-    def generate(self, features: Tensor, noise: Tensor) -> Tensor:
+    def generate(
+        self, features: Tensor, noise: Tensor, frame_lengths: Tensor | None = None
+    ) -> Tensor:
         """(batch, frames, 3 · bins) -> (batch, frames · hop); see `Vocoder.generate`."""
-        return self(features, noise)
+        return self(features, noise, frame_lengths)

@@ -15,9 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from open_miipher.audio.mel import MelConfig
 from open_miipher.base.errors import report
-from open_miipher.base.precision import in_float32
+from open_miipher.base.precision import as_stored, in_float32
+from open_miipher.encoders.base import frame_mask
 from open_miipher.layers.conformer import ConformerBlock
-from open_miipher.vocoders.base import AdversarialGenerator, Pieces
+from open_miipher.vocoders.base import AdversarialGenerator, Pieces, ending, see_ends
 from open_miipher.vocoders.gain import PeakGain, PowerGain
 from open_miipher.vocoders.wavegrad import UNet, UNetConfig, repeat
 
@@ -114,10 +115,15 @@ class WaveFit(AdversarialGenerator):
         self.to_condition = nn.Conv1d(
             feature_width, config.generator.condition_channels, 3, padding=1
         )
+        see_ends(self.to_condition, 1)
         self.generator = UNet(config.generator)
 
     def forward(
-        self, features: Tensor, noise: Tensor, pieces: Pieces | None = None
+        self,
+        features: Tensor,
+        noise: Tensor,
+        pieces: Pieces | None = None,
+        frame_lengths: Tensor | None = None,
     ) -> list[Tensor]:
         """Vocode for training; `y` is detached between iterations (WaveFit, section 4.2).
 
@@ -128,6 +134,7 @@ class WaveFit(AdversarialGenerator):
             features: (crops, frames, feature_width).
             noise: (pieces, samples of a piece), standard normal.
             pieces: of the crops, to speak; None: each as a whole.
+            frame_lengths: see `Vocoder.generate`; without pieces alone.
 
         Returns:
             T waveforms (pieces, samples of a piece) float32, the final one last.
@@ -135,8 +142,22 @@ class WaveFit(AdversarialGenerator):
         Raises:
             ValueError: the noise is not as long as the features ask.
         """
-        condition = self._condition(features)
+        if frame_lengths is None:
+            return self._iterate(features, noise, pieces, None)
+        mask = frame_mask(frame_lengths, features.shape[1])
+        missing = features.shape[1] - frame_lengths
+        with ending(missing * self.config.upsample_factor):
+            return self._iterate(features, noise, None, mask)
+
+    def _iterate(
+        self, features: Tensor, noise: Tensor, pieces: Pieces | None, mask: Tensor | None
+    ) -> list[Tensor]:
+        """See `forward`; mask (batch, frames) of the valid frames."""
+        condition = self._condition(features, mask)
+        heard = None if mask is None else mask.repeat_interleave(self.hop_length, dim=1)
         if pieces is not None:
+            # What stands beyond a crop's end decides no peak, and is heard by no convolution.
+            heard = pieces.mask
             frames = condition.transpose(1, 2)
             condition = pieces.of(frames, self.config.upsample_factor).transpose(1, 2)
             features = pieces.of(features)
@@ -144,19 +165,20 @@ class WaveFit(AdversarialGenerator):
             raise ValueError(f"noise {tuple(noise.shape)} for features {tuple(features.shape)}")
         # Levels and filters need float32 whatever the network runs in.
         with in_float32(features.device):
-            levels = self.gain.levels(features.float())
-            waveform = self.gain.start(noise.float(), features.float())
-            if pieces is not None:
-                # What stands beyond a crop's end decides no peak, and is heard by no convolution.
-                waveform = waveform * pieces.mask
-                levels = levels if self.restores_level else pieces.peaks
+            levels = self.gain.levels(features.float(), mask)
+            noise = noise.float() if mask is None else noise.float() * heard
+            waveform = self.gain.start(noise, features.float(), mask)
+            if pieces is not None and not self.restores_level:
+                levels = pieces.peaks
+            if heard is not None:
+                waveform = waveform * heard
         outputs = []
         for step in range(self.config.num_iterations, 0, -1):
             waveform = waveform.detach()
             residual = self._residual(waveform / self.gain.scale, condition, step)
             with in_float32(features.device):
                 cleaner = waveform - self.gain.scale * residual.float()
-                waveform = self.gain(cleaner if pieces is None else cleaner * pieces.mask, levels)
+                waveform = self.gain(cleaner if heard is None else cleaner * heard, levels, mask)
             outputs.append(waveform)
         return outputs
 
@@ -164,22 +186,34 @@ class WaveFit(AdversarialGenerator):
         """Return clean speech as it is (gain `power`), or as `at_peak_of` has it (gain `peak`)."""
         return self.gain.target(clean, whole)
 
-    def _condition(self, features: Tensor) -> Tensor:
+    def _condition(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, frames, feature_width) -> (batch, condition_channels, generator frames)."""
         if self.config.mel is not None:
             # The floor becomes 0, as is the padding of the convolutions; magnitude 1 becomes 1.
             features = 1 - features / math.log(self.config.mel.floor)
+        features = as_stored(features, self.to_condition)
         if self.config.pre_net.rate == "features":
-            features = self.pre_net(features)
-        x = self._upsample(features.transpose(1, 2))
+            features = self._pre_net(features, mask)
+        x = self._upsample(features.transpose(1, 2), mask)
         if self.config.pre_net.rate == "upsampled":
-            x = self.pre_net(x.transpose(1, 2)).transpose(1, 2)
+            factor = self.config.upsample_factor
+            mask = None if mask is None else mask.repeat_interleave(factor, dim=1)
+            x = self._pre_net(x.transpose(1, 2), mask).transpose(1, 2)
         return self.to_condition(x)
 
-    def _upsample(self, x: Tensor) -> Tensor:
+    def _pre_net(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        for block in self.pre_net:
+            x = block(x, mask)
+        return x
+
+    def _upsample(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(batch, width, frames) -> (batch, width, frames * upsample_factor)."""
         if self.config.upsample == "repeat":
             return repeat(x, self.config.upsample_factor)
+        if mask is not None:  # beyond its end, a clip goes on as it ended
+            places = torch.arange(x.shape[2], device=x.device)
+            last = torch.minimum(places, mask.sum(1, keepdim=True) - 1)
+            x = x.gather(2, last[:, None].expand_as(x))
         return interpolate(x, self.config.upsample_factor)
 
     def _residual(self, waveform: Tensor, condition: Tensor, step: int) -> Tensor:

@@ -7,13 +7,16 @@ have the same rate, feature-wise linear modulation (FiLM) joins them.
 
 import math
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import mul
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from open_miipher.base.errors import report
-from open_miipher.base.precision import in_float32
+from open_miipher.base.precision import as_stored, in_float32, stay_in_float32
+from open_miipher.vocoders.base import see_ends
 
 NEGATIVE_SLOPE = 0.2
 DOWN_DILATIONS = (1, 2, 4)
@@ -108,6 +111,8 @@ class UNet(nn.Module):
             )
         )
         self.last = _convolution(config.up_channels[-1], config.fold, 3)
+        stay_in_float32(self.stem, self.last)
+        self._know_ends(list(accumulate(config.up_factors, mul)))
         # At first the network removes nearly nothing: with features that carry power, the start
         # already has the envelope of the speech, which a random network would destroy.
         with torch.no_grad():
@@ -127,7 +132,8 @@ class UNet(nn.Module):
         """
         x = waveform.unflatten(1, (-1, self.fold)).transpose(1, 2)
         with in_float32(x.device):  # what is rounded here is heard above 8 kHz
-            levels = [self.stem(x.float())]
+            stem = self.stem(x.float())
+        levels = [as_stored(stem, self.down_blocks)]
         for block in self.down_blocks:
             levels.append(block(levels[-1]))
         pairs = [
@@ -138,6 +144,17 @@ class UNet(nn.Module):
             x = block(x, pairs.pop() if pairs else None)
         with in_float32(x.device):
             return self.last(x.float()).transpose(1, 2).flatten(1)
+
+    def _know_ends(self, rates: list[int]) -> None:
+        """Tell the convolutions their rates: places per frame of the condition, from the lowest."""
+        see_ends(self.stem, rates[-1])
+        see_ends(self.last, rates[-1])
+        for up_block, rate in zip(self.up_blocks, rates, strict=True):
+            see_ends(up_block, rate)
+        for down_block, rate in zip(self.down_blocks, rates[-2::-1], strict=True):
+            see_ends(down_block, rate)
+        for film, rate in zip(self.films, rates[::-1][self.first_film :], strict=True):
+            see_ends(film, rate)
 
 
 class DownBlock(nn.Module):

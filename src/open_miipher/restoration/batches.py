@@ -1,0 +1,136 @@
+"""Gather chunks of like lengths into batches, and have the model restore these."""
+
+import time
+from bisect import insort
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from open_miipher.base.errors import UserError
+from open_miipher.base.noise import noise_key
+from open_miipher.restoration.chain import Model
+from open_miipher.restoration.job import Chunk, Job
+
+LITTLE_PADDING, MOST_PADDING = 0.05, 0.15
+"""Shares of a batch that are padding: a full batch with less than the first goes at once, and none
+has more than the second."""
+
+PATIENCE = 12
+"""When channels for so many batches wait, the one that has waited longest goes with its likes."""
+
+Row = tuple[Chunk, int]  # and the channel of it
+
+
+class Waiting:
+    """Channels of chunks that wait for a batch, the shortest first.
+
+    Args:
+        batch_size: the most of them in a batch.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self._batch_size = batch_size
+        self._rows: list[tuple[int, int, Row]] = []  # frames, order of arrival, row
+        self._num_seen = 0
+
+    def add(self, row: Row) -> list[Row]:
+        """Have a row wait; return the batch that shall go now, or nothing."""
+        insort(self._rows, (row[0].restored.shape[1], self._num_seen, row))
+        self._num_seen += 1
+        if len(self._rows) >= self._batch_size:
+            paddings = self._paddings(self._batch_size)
+            best = int(paddings.argmin())
+            if paddings[best] <= LITTLE_PADDING:
+                return self._take(best, self._batch_size)
+        if len(self._rows) < PATIENCE * self._batch_size:
+            return []
+        return self._with(min(range(len(self._rows)), key=lambda place: self._rows[place][1]))
+
+    def rest(self) -> Iterator[list[Row]]:
+        """Yield all that wait, in batches, the longest first."""
+        while self._rows:
+            yield self._with(len(self._rows) - 1)
+
+    def _with(self, place: int) -> list[Row]:
+        """Take the largest batch around a row that is not padded too much."""
+        size = min(self._batch_size, len(self._rows))
+        while True:
+            first = max(0, place - size + 1)
+            paddings = self._paddings(size)[first : place + 1]
+            best = int(paddings.argmin())
+            if paddings[best] <= MOST_PADDING:  # a row alone has none
+                return self._take(first + best, size)
+            size -= 1
+
+    def _paddings(self, size: int) -> np.ndarray:
+        """Return the share of padding of every batch of neighbours, by its first row."""
+        lengths = np.array([length for length, _, _ in self._rows])
+        sums = np.concatenate([[0], lengths.cumsum()])
+        return 1 - (sums[size:] - sums[:-size]) / (size * lengths[size - 1 :])
+
+    def _take(self, first: int, size: int) -> list[Row]:
+        taken = self._rows[first : first + size]
+        del self._rows[first : first + size]
+        return [row for _, _, row in taken]
+
+
+def restore_chunks(
+    items: Iterator[Chunk | Job], model: Model, batch_size: int
+) -> Iterator[Chunk | Job]:
+    """Restore chunks in batches; pass other items through, and chunks with nothing to restore.
+
+    Chunks with and without statistics of their files are not mixed.
+
+    Args:
+        items: what is to be restored.
+        model: restores a batch.
+        batch_size: the most channels of chunks in a batch.
+
+    Raises:
+        UserError: the GPU's memory is too small for a batch.
+    """
+    waiting = {given: Waiting(batch_size) for given in (False, True)}
+    for item in items:
+        if not isinstance(item, Chunk) or not item.to_restore:
+            yield item
+            continue
+        for channel in list(item.to_restore):
+            batch = waiting[item.statistics is not None].add((item, channel))
+            yield from _restore(batch, model)
+    for kind in waiting.values():
+        for batch in kind.rest():
+            yield from _restore(batch, model)
+
+
+def _restore(batch: list[Row], model: Model) -> Iterator[Chunk]:
+    """Restore a batch; yield the chunks that are now restored as a whole."""
+    if not batch:
+        return
+    num_samples = max(chunk.waveform.shape[1] for chunk, _ in batch)
+    waveform = torch.zeros(len(batch), num_samples)
+    for row, (chunk, channel) in zip(waveform.numpy(), batch, strict=True):
+        samples = chunk.waveform[channel]
+        np.multiply(samples, chunk.job.gains[channel], out=row[: len(samples)])
+    lengths = torch.tensor([chunk.num_samples for chunk, _ in batch])
+    keys = torch.cat([noise_key(chunk.job.options.seed) for chunk, _ in batch])
+    starts = torch.tensor([chunk.start for chunk, _ in batch])
+    given = [chunk.statistics[c] for chunk, c in batch if chunk.statistics is not None]
+    statistics = torch.stack(given) if given else None
+    began = time.perf_counter()
+    try:
+        restored = model.restore(waveform, lengths, keys, starts, statistics).numpy()
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the GPU's memory is too small for {len(batch)} chunks of "
+            f"{num_samples / model.input_rate:g} s at once; use a smaller batch size "
+            "or shorter chunks"
+        ) from error
+    share = (time.perf_counter() - began) / len(batch)
+    for (chunk, channel), row in zip(batch, restored, strict=True):
+        gain = chunk.job.gains[channel] if model.restores_level else np.float32(1)
+        np.divide(row[: chunk.restored.shape[1]], gain, out=chunk.restored[channel])
+        chunk.to_restore.remove(channel)
+        chunk.job.seconds["model"] += share
+        if not chunk.to_restore:
+            yield chunk

@@ -1,0 +1,89 @@
+"""How a device restores fastest: the precision that suits it, and a short trial of batch sizes."""
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from open_miipher.audio.chunking import ChunkGrid
+from open_miipher.audio.level import SPEECH_RMS
+from open_miipher.base.errors import UserError
+from open_miipher.restoration.chain import Model
+
+CPU_BATCH = 4
+"""Chunks at once on a CPU, where more of them bring nothing but memory."""
+
+LARGEST_BATCH = 256
+WORTH_IT = 1.05
+"""A batch twice as large must be so many times as fast, or it is not worth its memory."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a trial found.
+
+    Attributes:
+        batch_size: chunks at once.
+        chunk_seconds: length of a chunk.
+        speed: seconds of audio restored in a second.
+    """
+
+    batch_size: int
+    chunk_seconds: float
+    speed: float
+
+    def __str__(self) -> str:
+        return (
+            f"batches of {self.batch_size} chunks of {self.chunk_seconds:g} s, "
+            f"{self.speed:.3g} times real time in a trial"
+        )
+
+
+def suited_amp(device: torch.device) -> Literal["bf16", "no"]:
+    """Return bf16 for GPUs that compute in it, and no for others and for CPUs."""
+    if device.type != "cuda":
+        return "no"
+    return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "no"
+
+
+def try_batches(model: Model, grid: ChunkGrid, largest: int = LARGEST_BATCH) -> Trial:
+    """Double the batch of whole chunks until the memory is full or it gets hardly faster.
+
+    Args:
+        model: restores noise at the level of speech.
+        grid: has the length of a chunk.
+        largest: size to try.
+
+    Raises:
+        UserError: one chunk is too much for the memory.
+    """
+    num_samples = grid.chunk_frames * model.input_hop
+    seconds = num_samples / model.input_rate
+    best: Trial | None = None
+    size = 1
+    while size <= largest:
+        try:
+            _restore_noise(model, size, num_samples)  # kernels are chosen, memory is fetched
+            began = time.perf_counter()
+            _restore_noise(model, size, num_samples)
+        except torch.OutOfMemoryError:
+            break
+        found = Trial(size, seconds, size * seconds / (time.perf_counter() - began))
+        if best is not None and found.speed < WORTH_IT * best.speed:
+            break
+        best = found
+        size *= 2
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what the largest trial took
+    if best is None:
+        raise UserError(
+            f"the GPU's memory is too small for a chunk of {seconds:g} s; use shorter chunks"
+        )
+    return best
+
+
+def _restore_noise(model: Model, size: int, num_samples: int) -> None:
+    waveform = SPEECH_RMS * torch.randn(1, num_samples).expand(size, -1)
+    zeros = torch.zeros(size, dtype=torch.int64)
+    model.restore(waveform, torch.full_like(zeros, num_samples), zeros, zeros)

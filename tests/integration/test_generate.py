@@ -1,0 +1,135 @@
+"""`src/generate.py` as a user runs it: from nothing, from mels, killed, and given what is wrong."""
+
+import signal
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_diffusion import BACKBONES, RATE, VOCODER, overrides
+
+from open_miipher.config import compose_run
+from open_miipher.distributed import start
+from open_miipher.training import prepare
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def runs(tones, tmp_path_factory):
+    """Runs of two steps, whose backbones guess something."""
+    root = tmp_path_factory.mktemp("runs")
+    words = {name: overrides(name, tones) for name in BACKBONES}
+    words["vocoder"] = overrides("wavenet", tones, *VOCODER)
+    for name, given in words.items():
+        end = [f"trainer.output_dir={root / name}", "trainer.max_steps=2", "optimizer.lr=0.05"]
+        prepare(compose_run([*given, *end]), start("cpu")).run()
+    return root
+
+
+def files(folder) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.wav")}
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("name", BACKBONES)
+def test_three_processes_and_a_kill_make_the_files_of_one(
+    name, runs, run_script, start_script, tmp_path, wait_until
+):
+    words = ["src/generate.py", "--ckpt-dir", runs / name, "--n-samples", 64, "--batch-size", 4]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run_script(*words, "--output-dir", whole)
+    killed = start_script(*words, "--output-dir", broken, ranks=3)
+    rows = lambda: sum(p.stat().st_size for p in broken.glob(".ledger/rank-*.jsonl"))  # noqa: E731
+    wait_until(lambda: rows() or killed.is_over)
+    killed.send(signal.SIGKILL)
+    killed.end()
+    assert 4 <= len(files(broken)) < 64
+    done = run_script(*words, "--output-dir", broken, ranks=3)
+    assert "batches were made before" in done.stdout
+    assert files(broken) == files(whole)
+    assert sorted(files(whole)) == [f"{number:06d}.wav" for number in range(64)]
+    assert not list(broken.glob(".*.tmp"))
+    sounds = {content for content in files(whole).values()}
+    assert len(sounds) == 64
+    info = soundfile.info(whole / "000063.wav")
+    assert (info.samplerate, info.frames, info.channels) == (RATE, 1000, 1)
+
+
+def test_clips_go_beside_the_checkpoints_and_other_options_make_others(runs, run_script):
+    words = ["src/generate.py", "--ckpt-dir", runs / "sashimi"]
+    done = run_script(*words, "--n-samples", 3, "--ckpt", "2")
+    folder = runs / "sashimi/waveforms/2"
+    assert sorted(files(folder)) == ["000000.wav", "000001.wav", "000002.wav"]
+    assert "1 batches made, 0 failed" in done.stdout
+    again = run_script(*words, "--n-samples", 3)
+    assert "nothing to do: 1 batches were made before" in again.stdout
+    first = files(folder)["000000.wav"]
+    refused = run_script(*words, "--n-samples", 3, "--seed", 1, check=False)
+    assert refused.returncode == 2
+    assert "seed was 0 and is 1" in refused.stderr
+    run_script(*words, "--n-samples", 3, "--seed", 1, "--overwrite")
+    assert files(folder)["000000.wav"] != first
+    levels = ["--sampler", "fast", "--fast-levels", "1e-4,.1,.5"]
+    run_script(*words, "--n-samples", 1, "--output-dir", folder / "fast", *levels)
+    assert sorted(files(folder / "fast")) == ["000000.wav"]
+
+
+def test_mels_are_vocoded_one_by_one(runs, run_script, tmp_path):
+    rng = np.random.default_rng(0)
+    mels = tmp_path / "mels"
+    (mels / "deep").mkdir(parents=True)
+    np.save(mels / "a.npy", rng.normal(-5, 2, (20, 10)).astype(np.float32))
+    np.save(mels / "deep/b.npy", rng.normal(-5, 2, (20, 7)).astype(np.float32))
+    np.save(mels / "bands.npy", np.zeros((80, 7), np.float32))
+    np.save(mels / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save(mels / "nan.npy", np.full((20, 7), np.nan, np.float32))
+    words = ["src/generate.py", "--ckpt-dir", runs / "vocoder", "--mel-dir", mels]
+    out = tmp_path / "out"
+    done = run_script(*words, "--output-dir", out, check=False)
+    assert done.returncode == 3
+    said = done.stdout + done.stderr
+    assert "bands.npy has 80 bands" in said
+    assert "pickled.npy is damaged, or holds Python objects" in said
+    assert "nan.npy is empty, or holds NaN" in said
+    assert sorted(files(out)) == ["a.wav", "deep/b.wav"]
+    assert soundfile.info(out / "deep/b.wav").frames == 7 * 64
+    (mels / "mel.json").write_text('{"hop_length": 128, "n_mels": 20}')
+    refused = run_script(*words, "--output-dir", out, check=False)
+    assert refused.returncode == 2
+    assert "mels of another front end than the model's: sample_rate is None, not 8000" in (
+        refused.stderr
+    )
+    assert "hop_length is 128, not 64" in refused.stderr
+    (mels / "mel.json").unlink()
+    alone = tmp_path / "alone"
+    run_script(*words, "--output-dir", alone, "--mel-name", "b")
+    assert files(alone) == {"deep/b.wav": files(out)["deep/b.wav"]}
+
+
+@pytest.mark.parametrize(
+    ("of", "more", "words"),
+    [
+        ("sashimi", ["--mel-dir", "mels"], "this model is unconditional"),
+        ("sashimi", ["--n-samples", "0"], "must be at least 1"),
+        (
+            "sashimi",
+            ["--sampler", "fast", "--fast-levels", "1e-9,.1"],  # less noise than in training
+            "fast level 1 .* is outside the trained range",
+        ),
+        ("sashimi", ["--sampler", "fast", "--fast-levels", "a,b"], "give numbers with commas"),
+        ("vocoder", [], "makes speech of mels: give --mel-dir"),
+        ("vocoder", ["--mel-dir", "nowhere"], "nowhere .* is no folder"),
+        ("vocoder", ["--mel-dir", "src", "--n-samples", "3"], "goes with clips from nothing"),
+        ("vocoder", ["--mel-dir", "src"], r"holds no \*.npy"),
+        ("pretrained/default", [], "of model=small_restorer, which generates nothing by itself"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_sentence(of, more, words, runs, run_script, tmp_path):
+    import re
+
+    folder = of if "/" in of else runs / of
+    out = ["--output-dir", tmp_path / "out"]
+    done = run_script("src/generate.py", "--ckpt-dir", folder, *out, *more, check=False)
+    assert done.returncode == 2
+    assert re.search(f"^error: .*{words}", done.stderr, re.M), done.stderr
+    assert not files(tmp_path)
