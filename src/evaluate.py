@@ -70,6 +70,13 @@ def parse_arguments() -> argparse.Namespace:
         help="nisqa.tar of NISQA v2 (github.com/gabrielmittag/NISQA; not for commercial use)",
     )
     add(
+        "--measures",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="take only these, such as level (default: all that can be taken)",
+    )
+    add(
         "--num-workers",
         type=int,
         default=len(os.sched_getaffinity(0)),
@@ -108,7 +115,8 @@ def main() -> int:
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         report([f"--output-dir {arguments.output_dir} cannot be made: {error.strerror}"])
-    evaluator = evaluate.Evaluator(Settings(weights), reference_dir is not None)
+    settings = Settings(weights, tuple(arguments.measures))
+    evaluator = evaluate.Evaluator(settings, reference_dir is not None)
     for name, reason in evaluator.left_out.items():
         print(f"left out: {name}: {reason}", file=sys.stderr)
     judged: evaluate.Summary = {}

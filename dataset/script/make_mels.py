@@ -4,8 +4,9 @@
 
 Takes the overrides of src/train.py. Of data.train.dir_list and data.test.dir_list, every file
 a/b.wav gets OUTPUT_DIR/a/b.npy, float32, (bands, frames), by the front end in model.mel. Training
-takes them by data.train.mel_dir=OUTPUT_DIR. What is there already is kept, so that the same command
-goes on after an interruption. Exit status: 0 done, 2 wrong use.
+takes them by data.train.mel_dir=OUTPUT_DIR, and src/generate.py vocodes them by --mel-dir. What is
+there already is kept, so that the same command goes on after an interruption. Exit status: 0 done,
+2 wrong use.
 """
 
 import argparse

@@ -106,6 +106,17 @@ def test_a_signal_to_one_rank_ends_all_well(tiny_stages, tmp_path, wait_until):
     assert f"step {state['step']}: stopped by a signal" in output
 
 
+def test_a_loss_that_is_not_finite_on_one_rank_stops_all_before_they_move(
+    tiny_stages, tmp_path, run_script
+):
+    given = [*tiny_stages["cleaner"], f"trainer.output_dir={tmp_path}", "trainer.max_steps=9"]
+    said = run_script("tests/dist/bad_step.py", *given, ranks=2).stdout
+    lines = [line for line in said.splitlines() if " l1 not finite at step 1; nothing was" in line]
+    assert {line[:6] for line in lines} == {"rank 0", "rank 1"}
+    assert len({line[6:].lstrip(": ") for line in lines}) == 1
+    assert lines[0].count(" epoch ") == 2  # the samples of rank 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("sent", "minutes"), [(signal.SIGKILL, 10.0), (signal.SIGSTOP, 0.08)])
 def test_a_rank_that_is_gone_or_silent_ends_the_others_in_time(

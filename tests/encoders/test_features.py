@@ -64,6 +64,27 @@ def test_nothing_waits_for_the_device(kind, encoder):
     assert not seen
 
 
+@pytest.mark.parametrize("kind", ALL_KINDS)
+def test_attention_gets_no_mask_that_hides_nothing(kind, encoder, speech_like, monkeypatch):
+    """A full batch says so by lengths of None; its features are those of the lengths given."""
+    model = encoder(kind)
+    batch = torch.stack([torch.from_numpy(speech_like(6500, seed)) for seed in range(2)])
+    expected, lengths = model(batch, torch.tensor([6500, 6500]))
+    masks, attend = [], torch.nn.functional.scaled_dot_product_attention
+
+    def noted(*args, attn_mask=None, **options):
+        masks.append(attn_mask)
+        return attend(*args, attn_mask=attn_mask, **options)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    features, same = model(batch, None)
+    assert not any(m is not None and m.dtype == torch.bool and m.all() for m in masks)
+    assert torch.equal(same, lengths)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-5)
+    if kind in ("hubert_base", "xls_r"):
+        assert masks == [None, None]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ALL_KINDS)
 def test_frames_of_many_lengths(kind, encoder):

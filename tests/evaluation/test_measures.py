@@ -200,3 +200,12 @@ def test_weights_that_are_none_are_named(tmp_path):
     (tmp_path / "nisqa.tar").write_bytes(b"no weights")
     with pytest.raises(UserError, match=r"nisqa\.tar does not hold the weights"):
         MEASURES["nisqa"].load(Settings(tmp_path / "nisqa.tar"))
+
+
+def test_only_what_is_asked_for_is_taken():
+    only = Settings(only=("level", "estoi"))
+    assert set(load_measures(only, True)[0]) <= {"level", "estoi"}
+    loaded_ones, left_out = load_measures(only, False)
+    assert (set(loaded_ones), set(left_out)) == ({"level"}, {"estoi"})
+    with pytest.raises(UserError, match="there is no measure mos; there are level, dnsmos"):
+        load_measures(Settings(only=("mos",)), True)

@@ -6,12 +6,14 @@ The pretrained encoders have random weights, are saved locally and loaded by the
 import io
 import re
 import sys
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import waits
 
 from open_miipher.base.errors import UserError
 from open_miipher.checkpoint import Checkpoint
@@ -149,6 +151,17 @@ def test_three_stages_and_restoration(name, pairings, speech, tmp_path):
         assert rate_out == 48000
         assert len(restored) == max(1, int(num_samples * 48000 / rate + 0.5))
         assert np.isfinite(restored).all()
+
+
+def test_no_step_of_any_stage_waits_for_the_device(pairings, speech, tmp_path):
+    for overrides in stages(pairings["sidon"], speech, tmp_path):
+        trainer = prepared(overrides)
+        trainer.batches = iter(list(islice(trainer.batches, 2)))  # the loader works on the CPU
+        trainer.step()  # makes what is made once
+        with waits.counted() as seen:
+            trainer.step()
+        assert not seen
+        trainer.save()
 
 
 @pytest.mark.slow

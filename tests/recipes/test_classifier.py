@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import waits
 
 from open_miipher.base.errors import UserError
 from open_miipher.classifiers import CLASSIFIERS
@@ -151,3 +152,14 @@ def test_ranges_that_make_no_sense_are_refused():
         Classifier(data, 0, ClassifierConfig({"name": "convolutional"}, wrong))
     for key in ("model.augment.speed", "model.augment.gain_db"):
         assert key in str(caught.value)
+
+
+def test_nothing_in_a_pass_waits_for_the_device():
+    given = recipe()
+    for item in given.passes(batch(), given.trained):  # makes what is made once
+        item.loss.backward()
+    whole = batch()
+    with waits.counted() as seen:
+        for item in given.passes(whole, given.trained):
+            item.loss.backward()
+    assert not seen

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import waits
 from tiny_diffusion import BACKBONES, RATE, VOCODER, overrides
 
 from open_miipher.base.errors import UserError
@@ -176,3 +177,14 @@ def test_the_generated_sounds_are_of_full_scale_at_most(recipe):
     with torch.no_grad():
         sounds = recipe.samples(batch((0,)))
     assert np.abs(sounds["generated"].waveform.numpy()).max() <= 1.0
+
+
+def test_nothing_in_a_pass_waits_for_the_device(recipe):
+    given = recipe
+    for item in given.passes(batch(), given.trained):  # makes what is made once
+        item.loss.backward()
+    whole = batch()
+    with waits.counted() as seen:
+        for item in given.passes(whole, given.trained):
+            item.loss.backward()
+    assert not seen

@@ -1,5 +1,6 @@
 """The passes of a step, for every recipe at a small size."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -158,6 +159,22 @@ def test_scores_and_samples_of_a_clip(recipe):
         assert sound.waveform.isfinite().all()
         assert sound.sample_rate == 24000
     assert recipe.samples(None) == {}
+
+
+def test_full_batches_need_no_mask(tiny_stages, monkeypatch):
+    recipe = build_recipe(compose_run(tiny_stages["cleaner"]).model, DATA, 0)
+    masks, attend = [], torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional,
+        "scaled_dot_product_attention",
+        lambda *a, attn_mask=None: [masks.append(attn_mask), attend(*a, attn_mask=attn_mask)][1],
+    )
+    padded = batch()
+    full = replace(padded, lengths=torch.tensor([9600, 9600]))
+    expected = next(recipe.passes(full, recipe.trained)).loss
+    loss = next(recipe.passes(replace(full, is_full=True), recipe.trained)).loss
+    assert [mask is None for mask in masks] == [False, True]
+    torch.testing.assert_close(loss, expected)
 
 
 def test_a_vocoder_is_judged_by_dnsmos_if_asked(tiny_stages):

@@ -104,7 +104,7 @@ class BandConvolution(Cleaner):
             nn.init.zeros_(layer.bias)
 
     def forward(
-        self, waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None
+        self, waveform: Tensor, lengths: Tensor | None, statistics: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Encode and clean; see `Cleaner.forward`.
 

@@ -28,13 +28,13 @@ class Cleaner(nn.Module, ABC):
 
     @abstractmethod
     def forward(
-        self, waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None
+        self, waveform: Tensor, lengths: Tensor | None, statistics: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Encode and clean a batch.
 
         Args:
             waveform: (batch, samples) at the encoder's sample rate.
-            lengths: (batch,) true samples.
+            lengths: (batch,) true samples; None: all are.
             statistics: (batch, n), statistics of the signals that the clips were cut from (see
                 `Encoder.forward`); None: each clip's own, as in training.
 
@@ -43,7 +43,7 @@ class Cleaner(nn.Module, ABC):
         """
 
     @torch.no_grad()
-    def teacher(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def teacher(self, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Encode without cleaning: exactly what the base model gives, without gradients."""
         return self.encoder(waveform, lengths)
 
@@ -89,7 +89,7 @@ class HookedCleaner(Cleaner):
     """
 
     def forward(
-        self, waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None
+        self, waveform: Tensor, lengths: Tensor | None, statistics: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Encode with active hooks; see `Cleaner.forward`."""
         previous = _ACTING.set(self)

@@ -67,15 +67,17 @@ class ConformerCleaner(Cleaner):
         nn.init.zeros_(self.project_out.bias)
 
     def forward(
-        self, waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None
+        self, waveform: Tensor, lengths: Tensor | None, statistics: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Encode and clean; see `Cleaner.forward`."""
         with torch.no_grad():
             features, frame_lengths = self.encoder(waveform, lengths, statistics)
-        mask = frame_mask(frame_lengths, features.shape[1])
+        mask = None if lengths is None else frame_mask(frame_lengths, features.shape[1])
         scaled = (features - self.feature_mean) / self.feature_scale
         hidden = self.project_in(as_stored(scaled, self.project_in))
         for block in self.blocks:
             hidden = block(hidden, mask)
         change = (self.project_out(hidden) * self.feature_scale).to(features.dtype)
-        return features + change.masked_fill(~mask[:, :, None], 0.0), frame_lengths
+        if mask is not None:
+            change = change.masked_fill(~mask[:, :, None], 0.0)
+        return features + change, frame_lengths

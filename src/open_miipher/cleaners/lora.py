@@ -101,7 +101,7 @@ class Lora(HookedCleaner):
                 "layers; w2v-BERT, WavLM and HuBERT have output_dense"
             )
 
-    def teacher(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def teacher(self, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor]:
         """Encode without cleaning; see `Cleaner.teacher`.
 
         Raises:

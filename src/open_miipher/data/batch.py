@@ -108,6 +108,7 @@ class PairBatch(Batch):
         clean: (batch, samples), zero beyond `lengths`; float32, or int16 until `to`.
         damaged: like `clean`, and aligned with it.
         lengths: (batch,) int64, number of samples before the padding.
+        is_full: whether it is known that there is no padding, without asking the device.
     """
 
     kind = "pairs of clean and damaged speech"
@@ -116,6 +117,12 @@ class PairBatch(Batch):
     clean: Tensor
     damaged: Tensor
     lengths: Tensor
+    is_full: bool = field(default=False, kw_only=True)
+
+    @property
+    def true_lengths(self) -> Tensor | None:
+        """`lengths`, or None if it is known that there is no padding."""
+        return None if self.is_full else self.lengths
 
     @classmethod
     def join(cls, samples: Sequence[tuple[int, PairSample]], num_samples: int | None) -> Self:
@@ -127,12 +134,13 @@ class PairBatch(Batch):
         """
         lengths = [len(sample.clean) for _, sample in samples]
         num_samples = num_samples or max(lengths)
-        return cls.of(
+        batch = cls.of(
             samples,
             _stack([sample.clean for _, sample in samples], num_samples),
             _stack([sample.damaged for _, sample in samples], num_samples),
             torch.tensor(lengths),
         )
+        return replace(batch, is_full=min(lengths) == num_samples)
 
 
 @dataclass

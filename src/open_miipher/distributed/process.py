@@ -42,11 +42,13 @@ def die_with_launcher() -> None:
 
 
 def allow_open_files() -> None:
-    """Raise the limit of open files to what the system allows at most.
+    """Raise the limit of open files to what the system allows at most (Linux; elsewhere nothing).
 
     Ranks hold a connection to each other one that they talk to; the usual 1,024 are not enough for
     a thousand of them.
     """
+    if sys.platform != "linux":
+        return
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

@@ -3,6 +3,7 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextvars import ContextVar
 from typing import ClassVar
 
 import torch
@@ -53,14 +54,15 @@ class Encoder(nn.Module, ABC):
         return self.sample_rate / self.hop_length
 
     def forward(
-        self, waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None
+        self, waveform: Tensor, lengths: Tensor | None, statistics: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Encode a batch.
 
         Args:
             waveform: (batch, samples) at `sample_rate`, at least one sample long.
             lengths: (batch,) int64, true samples of each clip, at least 1; the samples of
-                `waveform` after them are ignored.
+                `waveform` after them are ignored. None: every clip is as long as the batch, and
+                attention does without masks.
             statistics: (batch, n), what `measure` returned for the signals that the clips were cut
                 from; None: each clip's own statistics.
 
@@ -68,16 +70,24 @@ class Encoder(nn.Module, ABC):
             features (batch, ceil(samples / hop_length), width), float32 or the autocast type, and
             their lengths (batch,) = ceil(lengths / hop_length).
         """
-        lengths = lengths.to(waveform.device)
-        # Samples are processed in float32 even under autocast.
-        waveform = waveform.float().masked_fill(~frame_mask(lengths, waveform.shape[1]), 0.0)
-        tail = -waveform.shape[1] % self.hop_length
+        batch, num_samples = waveform.shape
+        waveform = waveform.float()  # samples are processed in float32 even under autocast
+        is_full = lengths is None
+        if lengths is None:
+            lengths = torch.full((batch,), num_samples, device=waveform.device)
+        else:
+            lengths = lengths.to(waveform.device)
+            waveform = waveform.masked_fill(~frame_mask(lengths, num_samples), 0.0)
         frame_lengths = (lengths + self.hop_length - 1) // self.hop_length
-        waveform = nn.functional.pad(waveform, (0, tail))
-        if statistics is None:
-            return self.encode(waveform, frame_lengths), frame_lengths
-        statistics = statistics.to(waveform.device)
-        return self.encode_with(waveform, frame_lengths, statistics), frame_lengths
+        waveform = nn.functional.pad(waveform, (0, -num_samples % self.hop_length))
+        previous = _IS_FULL.set(is_full)
+        try:
+            if statistics is None:
+                return self.encode(waveform, frame_lengths), frame_lengths
+            statistics = statistics.to(waveform.device)
+            return self.encode_with(waveform, frame_lengths, statistics), frame_lengths
+        finally:
+            _IS_FULL.reset(previous)
 
     @abstractmethod
     def encode(self, waveform: Tensor, frame_lengths: Tensor) -> Tensor:
@@ -131,6 +141,17 @@ class Encoder(nn.Module, ABC):
     def fingerprint(self) -> str:
         """SHA-256 of the base weights as they were loaded, and of the front end's settings."""
         return self._fingerprint
+
+
+_IS_FULL: ContextVar[bool] = ContextVar("is_full", default=False)
+
+
+def attention_mask(lengths: Tensor, num_frames: int) -> Tensor | None:
+    """As `frame_mask`, for an encoder's attention; None if all is known to be valid.
+
+    Kernels without a mask are faster, and to look into one would be to wait for the device.
+    """
+    return None if _IS_FULL.get() else frame_mask(lengths, num_frames)
 
 
 def frame_mask(lengths: Tensor, num_frames: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.precision import as_stored
-from open_miipher.encoders.base import Encoder, frame_mask
+from open_miipher.encoders.base import Encoder, attention_mask
 from open_miipher.encoders.convolutional import ConvolutionalFrontEnd
 from open_miipher.encoders.front_ends import SAMPLE_RATE, KaldiMel
 from open_miipher.encoders.pretrained import find_file, how_to_fetch, hub_answers, read_json
@@ -110,9 +110,9 @@ class SpeechModel(Encoder):
         hidden = self.projection(as_stored(hidden, self.projection))
         # The projections of all models but HuBERT also return their input.
         hidden = hidden if isinstance(hidden, Tensor) else hidden[0]
-        mask = frame_mask(frame_lengths, hidden.shape[1])
+        mask = attention_mask(frame_lengths, hidden.shape[1])
         features = self.transformer(hidden, attention_mask=mask).last_hidden_state
-        return features.masked_fill(~mask[:, :, None], 0.0)
+        return features if mask is None else features.masked_fill(~mask[:, :, None], 0.0)
 
 
 class PaddingKeepingNorm(nn.Module):

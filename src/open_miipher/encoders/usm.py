@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.precision import as_stored
-from open_miipher.encoders.base import Encoder, frame_mask
+from open_miipher.encoders.base import Encoder, attention_mask, frame_mask
 from open_miipher.encoders.front_ends import SAMPLE_RATE, Gemma3nMel, Gemma4Mel
 from open_miipher.encoders.pretrained import load_part, read_json
 
@@ -69,7 +69,7 @@ class UsmGemma4(Encoder):
     def encode(self, waveform: Tensor, frame_lengths: Tensor) -> Tensor:
         """(batch, frames · 640) -> (batch, frames, width); see `Encoder.encode`."""
         mel = as_stored(self.front_end(waveform), self.tower)
-        mel_mask = frame_mask(4 * frame_lengths - 1, mel.shape[1])
+        mel_mask = attention_mask(4 * frame_lengths - 1, mel.shape[1])
         features = self.tower(mel, mel_mask).last_hidden_state
         return _silence(features, frame_lengths)
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from open_miipher.audio.resample import resample
-from open_miipher.base.errors import UserError
+from open_miipher.base.errors import UserError, report
 
 Values = dict[str, float]
 
@@ -69,10 +69,12 @@ class Settings:
     """What the measures need from the user.
 
     Attributes:
+        only: names of the measures to take; empty: all that can be taken.
         nisqa_weights: the file nisqa.tar, which no package has; None: no NISQA.
     """
 
     nisqa_weights: Path | None = None
+    only: tuple[str, ...] = ()
 
 
 def load_measures(
@@ -86,9 +88,16 @@ def load_measures(
 
     Returns:
         Functions by name, and the reason for each that was left out.
+
+    Raises:
+        UserError: `settings.only` has a name that no measure has.
     """
+    unknown = [name for name in settings.only if name not in MEASURES]
+    report([f"there is no measure {name}; there are {', '.join(MEASURES)}" for name in unknown])
     loaded, left_out = {}, {}
     for name, measure in MEASURES.items():
+        if settings.only and name not in settings.only:
+            continue
         if measure.needs_reference and not has_reference:
             left_out[name] = "it compares with clean recordings: give --reference-dir"
             continue

@@ -233,7 +233,7 @@ class AdversarialVocoder(Recipe[PairBatch]):
     def _features(self, batch: PairBatch) -> Tensor:
         source = batch.clean if self.cleaner is None else batch.damaged
         waveform, lengths = at_rate(
-            source, batch.lengths, self.sample_rate, self.encoder.sample_rate
+            source, batch.true_lengths, self.sample_rate, self.encoder.sample_rate
         )
         network = self.encoder if self.cleaner is None else self.cleaner
         with torch.no_grad():

@@ -73,6 +73,8 @@ class Classifier(Recipe[LabelledBatch]):
     Config = ClassifierConfig
     data_kinds = (LabelledBatch,)
     score = "error_rate"
+    scores = ("accuracy", "loss")
+    rising = frozenset({"accuracy"})
 
     def __init__(self, data: LabelSource, seed: int, config: ClassifierConfig) -> None:
         super().__init__()
@@ -130,8 +132,10 @@ def changed(
         (batch, samples), zero (and noise) where a clip was moved or shortened.
     """
 
+    positions = positions.to(waveform.device, non_blocking=True)
+
     def keys(draw: int) -> Tensor:
-        return stream_keys(seed, positions, draw).to(waveform.device, non_blocking=True)
+        return stream_keys(seed, positions, draw)
 
     def drawn(draw: int, low: float, high: float) -> Tensor:
         return (low + (high - low) * uniform(keys(draw)))[:, None]

@@ -138,10 +138,11 @@ class Diffusion(Recipe[Batch]):
 
         Short clips count with the silence behind them, which is to be generated too.
         """
-        drawn = uniform(stream_keys(self.seed, batch.positions, _STEP))
         waveform, mel = self._heard(batch)
-        steps = (drawn * self.schedule.num_steps).long().to(waveform.device)
-        keys = stream_keys(self.seed, batch.positions, _NOISE)
+        positions = batch.positions.to(waveform.device, non_blocking=True)
+        drawn = uniform(stream_keys(self.seed, positions, _STEP))
+        steps = (drawn * self.schedule.num_steps).long()
+        keys = stream_keys(self.seed, positions, _NOISE)
         error = self._error(networks["backbone"], waveform, mel, steps, keys)
         loss = error.mean()
         yield Pass("backbone", loss, {"noise": loss})

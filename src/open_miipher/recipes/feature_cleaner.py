@@ -61,8 +61,8 @@ class FeatureCleaner(Recipe[PairBatch]):
 
     def passes(self, batch: PairBatch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
         """Yield one pass: L1, L2 and spectral convergence to the clean audio's features."""
-        clean, lengths = self._for_encoder(batch.clean, batch.lengths)
-        damaged, _ = self._for_encoder(batch.damaged, batch.lengths)
+        clean, lengths = self._for_encoder(batch.clean, batch.true_lengths)
+        damaged, _ = self._for_encoder(batch.damaged, batch.true_lengths)
         target, frame_lengths = self.cleaner.teacher(clean, lengths)
         cleaned, _ = networks["cleaner"](damaged, lengths)
         losses = feature_losses(target, cleaned, frame_lengths)
@@ -73,8 +73,8 @@ class FeatureCleaner(Recipe[PairBatch]):
 
         S are the clean audio's features.
         """
-        clean, lengths = self._for_encoder(batch.clean, batch.lengths)
-        damaged, _ = self._for_encoder(batch.damaged, batch.lengths)
+        clean, lengths = self._for_encoder(batch.clean, batch.true_lengths)
+        damaged, _ = self._for_encoder(batch.damaged, batch.true_lengths)
         target, frame_lengths = self.cleaner.teacher(clean, lengths)
         cleaned, _ = self.cleaner(damaged, lengths)
         untouched, _ = self.cleaner.teacher(damaged, lengths)
@@ -92,7 +92,9 @@ class FeatureCleaner(Recipe[PairBatch]):
         """Return nothing: without a vocoder, there is nothing to hear."""
         return {}
 
-    def _for_encoder(self, waveform: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def _for_encoder(
+        self, waveform: Tensor, lengths: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         return at_rate(waveform, lengths, self.sample_rate, self.encoder.sample_rate)
 
 

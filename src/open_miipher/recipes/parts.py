@@ -112,17 +112,19 @@ def check_crops(encoder: Encoder, data: AudioSource) -> None:
 
 
 def at_rate(
-    waveform: Tensor, lengths: Tensor, rate_in: int, rate_out: int
-) -> tuple[Tensor, Tensor]:
+    waveform: Tensor, lengths: Tensor | None, rate_in: int, rate_out: int
+) -> tuple[Tensor, Tensor | None]:
     """Resample a padded batch on its device.
 
     Args:
         waveform: (batch, samples) at `rate_in`.
-        lengths: (batch,) samples before the padding.
+        lengths: (batch,) samples before the padding; None: there is none.
         rate_in: in Hz.
         rate_out: in Hz.
 
     Returns:
         The waveforms, ⌈samples · rate_out / rate_in⌉ long, and their lengths by the same rule.
     """
-    return resample_on_device(waveform, rate_in, rate_out), -(-lengths * rate_out // rate_in)
+    if lengths is not None:
+        lengths = -(-lengths * rate_out // rate_in)
+    return resample_on_device(waveform, rate_in, rate_out), lengths

@@ -135,7 +135,7 @@ class WaveformCleaner(Recipe[PairBatch]):
 
     def _restore(self, batch: PairBatch, cleaner: nn.Module, seed: int) -> Tensor:
         """Return (batch, samples) restored waveforms, zero beyond each sample's length."""
-        features, _ = cleaner(batch.damaged, batch.lengths)
+        features, _ = cleaner(batch.damaged, batch.true_lengths)
         positions = batch.positions.to(features.device, non_blocking=True)
         keys = stream_keys(seed, positions, _NOISE)
         num_samples = features.shape[1] * self.vocoder.hop_length

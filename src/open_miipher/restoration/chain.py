@@ -224,17 +224,18 @@ class Chain:
         statistics: Tensor | None = None,
     ) -> Tensor:
         """Restore a batch of chunks (see `Model.restore`)."""
-        frame_lengths = -(-lengths // self.input_hop)
-        are_alike = int(frame_lengths.min()) == waveform.shape[1] // self.input_hop
-        waveform, lengths = waveform.to(self.device), lengths.to(self.device)
-        num_samples = waveform.shape[1] // self.input_hop * self.output_hop
+        num_frames = waveform.shape[1] // self.input_hop
+        shortest = int(lengths.min())
+        given = None if shortest == waveform.shape[1] else lengths.to(self.device)
+        waveform = waveform.to(self.device)
+        num_samples = num_frames * self.output_hop
         noise = (
             white_noise(keys.to(self.device), starts.to(self.device), num_samples)
             if self.vocoder.needs_noise
             else torch.zeros((), device=self.device).expand(len(waveform), num_samples)
         )
-        features, frame_lengths = self.cleaner(waveform, lengths, statistics)
-        ends = None if are_alike else frame_lengths
+        features, frame_lengths = self.cleaner(waveform, given, statistics)
+        ends = None if shortest > (num_frames - 1) * self.input_hop else frame_lengths
         return self.vocoder.generate(features, noise, ends).float().cpu()
 
 

@@ -100,11 +100,12 @@ class Trainer:
         stopping = False
         while state.step < config.max_steps and not stopping:
             self.step()
+            losses = self.read() if self._is_time(config.log_every) else {}
             state.seconds = time.monotonic() - started
-            if self._is_time(config.log_every):
-                losses = self.world.mean(self.read())
+            if losses:
                 rate = (state.step - first_step) / (time.monotonic() - begun)
                 to_go = duration((config.max_steps - state.step) / rate)
+                losses = self.world.mean(losses)
                 self._log("train", losses, f"  {rate:.3g} steps/s, {to_go} to go")
             if self._is_time(config.validate_every):
                 self.validate()

@@ -16,9 +16,8 @@ from open_miipher.base.threads import in_threads
 from open_miipher.corpus.inputs import Inputs, stored_stamp
 from open_miipher.corpus.preprocessing.config import PreprocessingOptions
 from open_miipher.corpus.run import Item
-from open_miipher.data.building import open_files
 from open_miipher.data.config import PreprocessingData, RawSource
-from open_miipher.data.files import File, Files
+from open_miipher.data.files import File, Files, open_files
 from open_miipher.shards import (
     ShardError,
     Storage,
