@@ -63,6 +63,10 @@ def test_clips_go_beside_the_checkpoints_and_other_options_make_others(runs, run
     assert "1 batches made, 0 failed" in done.stdout
     again = run_script(*words, "--n-samples", 3)
     assert "nothing to do: 1 batches were made before" in again.stdout
+    assert "1 of 1 done" in run_script("src/status.py", folder).stdout
+    verify = run_script("src/status.py", folder, "--verify", check=False)
+    assert verify.returncode == 2
+    assert "holds sounds of src/generate.py" in verify.stderr
     first = files(folder)["000000.wav"]
     refused = run_script(*words, "--n-samples", 3, "--seed", 1, check=False)
     assert refused.returncode == 2

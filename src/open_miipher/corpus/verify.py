@@ -74,6 +74,11 @@ def verify(
     rows = ledger.rows(fields=_FIELDS)
     if any("outputs" in row for row in rows.values()):
         folder = shlex.quote(str(ledger.root.parent))
+        if "levels" in ledger.state()["identity"]:
+            raise UserError(
+                f"--verify checks restorations, and {folder} holds sounds of src/generate.py; the "
+                "same command makes those again that are missing or of another size"
+            )
         raise UserError(
             f"--verify checks restorations, and {folder} holds shards of src/preprocess.py; every "
             f"one of them is read by: python dataset/script/summarise_shards.py {folder}"
