@@ -30,6 +30,11 @@ result, and training continues from it:
   src/train.py model=sidon_vocoder_finetune model.cleaner_ckpt_dir=OUTPUT_DIR \\
       model.vocoder_ckpt_dir=OUTPUT_DIR …
 The published folder has no discriminators; those in the result have random weights.
+
+--kind diffwave: a file of an unconditional WaveNet of the public DiffWave code (1000000.pkl), with
+the schedule of SC09. src/generate.py generates with the result, and training continues from it:
+  src/train.py model=wavenet experiment=sc09 +model.diffusion_step_embed_exponent=-4 \\
+      trainer.init_from=OUTPUT_DIR …
 """
 MODEL = "sidon_vocoder_finetune"
 DECODER = "decoder_state_dict.pt"
@@ -42,8 +47,8 @@ def parse_arguments() -> argparse.Namespace:
         description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--kind", choices=["sidon"], required=True, help="whose weights they are")
-    add("--path", type=Path, required=True, metavar="DIR", help="the published folder")
+    add("--kind", choices=["sidon", "diffwave"], required=True, help="whose weights they are")
+    add("--path", type=Path, required=True, metavar="DIR|FILE", help="what is published")
     add("--output-dir", type=Path, required=True, metavar="DIR", help="for ckpt/step-00000000")
     add(
         "--encoder-source",
@@ -57,21 +62,27 @@ def main() -> int:
     """Read the published weights, load them into networks, and write a checkpoint."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     arguments = parse_arguments()
-    from open_miipher.checkpoint import (  # all this is slow
-        complete_checkpoints,
-        load_weights,
-        weights_of,
-        write_checkpoint,
-    )
+    from open_miipher.checkpoint import complete_checkpoints, write_checkpoint  # all this is slow
+
+    root = arguments.output_dir / "ckpt"
+    if complete_checkpoints(root):
+        raise UserError(f"{root} holds checkpoints already; choose another --output-dir")
+    is_sidon = arguments.kind == "sidon"
+    run, recipe = _import_sidon(arguments) if is_sidon else _import_diffwave(arguments)
+    written = write_checkpoint(root, _state(run, recipe).content())
+    use = "restore with python src/inference.py" if is_sidon else "python src/generate.py"
+    print(f"{written}: {use} --ckpt-dir {arguments.output_dir} …")
+    return 0
+
+
+def _import_sidon(arguments: argparse.Namespace) -> "tuple[Run, Recipe[Any]]":
+    from open_miipher.checkpoint import load_weights, weights_of
     from open_miipher.cleaners.peft_folder import read_settings, read_weights
     from open_miipher.training.setup import build_recipe
     from open_miipher.vocoders.descript import from_descript
 
     if not arguments.path.is_dir():
         raise UserError(f"{arguments.path} is not a folder; pass the published one as --path")
-    root = arguments.output_dir / "ckpt"
-    if complete_checkpoints(root):
-        raise UserError(f"{root} holds checkpoints already; choose another --output-dir")
     cleaner = read_settings(arguments.path)
     decoder, generator = from_descript(
         _read_tensors(arguments.path / DECODER), str(arguments.path / DECODER)
@@ -81,13 +92,32 @@ def main() -> int:
     network = recipe.saved["cleaner"]
     load_weights(network, read_weights(arguments.path, weights_of(network)), arguments.path)
     load_weights(recipe.saved["generator"], generator, arguments.path / DECODER)
-    written = write_checkpoint(root, _state(run, recipe).content())
-    print(f"{written}: restore with python src/inference.py --ckpt-dir {arguments.output_dir} …")
-    return 0
+    return run, recipe
 
 
-def _read_tensors(path: Path) -> "dict[str, Tensor]":
-    """Read a `torch.save` file that holds only tensors by name, without running code from it."""
+def _import_diffwave(arguments: argparse.Namespace) -> "tuple[Run, Recipe[Any]]":
+    from open_miipher.checkpoint import load_weights
+    from open_miipher.config import compose_run
+    from open_miipher.diffusion.published import from_public
+    from open_miipher.training.setup import build_recipe
+
+    state = _read_tensors(arguments.path, "model_state_dict")
+    sizes, weights = from_public(state, str(arguments.path))
+    given = [f"++model.{name}={value}" for name, value in sizes.items()]
+    where = f"trainer.output_dir={arguments.output_dir}"
+    run = compose_run(["model=wavenet", "experiment=sc09", *given, where])
+    recipe = build_recipe(run.model, run.data, run.trainer.seed)
+    load_weights(recipe.saved["backbone"], weights, arguments.path)
+    return run, recipe
+
+
+def _read_tensors(path: Path, part: str | None = None) -> "dict[str, Tensor]":
+    """Read a `torch.save` file that holds only tensors by name, without running code from it.
+
+    Args:
+        path: of the file.
+        part: name of these tensors in it, if it has others beside them.
+    """
     import torch
 
     try:
@@ -95,6 +125,8 @@ def _read_tensors(path: Path) -> "dict[str, Tensor]":
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{path} cannot be read as a file of tensors: {reason}") from error
+    if part is not None and isinstance(state, dict):
+        state = state.get(part, state)
     if not isinstance(state, dict) or not all(isinstance(t, torch.Tensor) for t in state.values()):
         raise UserError(f"{path} must hold tensors by name, and nothing else")
     return state

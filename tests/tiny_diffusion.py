@@ -8,7 +8,7 @@ import soundfile
 RATE = 8000
 TONES = (500, 1500)  # Hz
 
-_NARROW = [
+NARROW = [
     "model.diffusion_step_embed_dim_mid=16",
     "model.diffusion_step_embed_dim_out=16",
     "model.diffusion.T=8",
@@ -40,7 +40,7 @@ def overrides(backbone: str, directory: Path, *more: str) -> list[str]:
     """A run of a few seconds on one core."""
     return [
         *_SIZES[backbone],
-        *_NARROW,
+        *NARROW,
         f"data.sample_rate={RATE}",
         "data.crop_seconds=0.125",
         f"data.train.dir_list=[{directory}]",

@@ -5,7 +5,7 @@ import signal
 import numpy as np
 import pytest
 import soundfile
-from tiny_diffusion import BACKBONES, RATE, VOCODER, overrides
+from tiny_diffusion import BACKBONES, NARROW, RATE, VOCODER, overrides
 
 from open_miipher.config import compose_run
 from open_miipher.distributed import start
@@ -151,3 +151,37 @@ def test_a_vocoder_copies_a_directory_at_any_rate(runs, run_script, tones, tmp_p
     refused = run_script(*words, "--output-dir", tmp_path / "none", check=False)
     assert refused.returncode == 2
     assert "makes speech from nothing and cannot restore any" in refused.stderr
+
+
+def test_a_diffusion_is_stage_2_and_3_of_the_log_mel_restorer(
+    tiny_stages, speech_dir, run_script, tmp_path
+):
+    """Stage 1 is the demo's; the chain restores as any other, and its parts must fit."""
+    small = [
+        *(word for word in tiny_stages["finetune"] if word.startswith(("data.", "trainer."))),
+        *(word for word in NARROW if "diffusion.T" not in word and "beta_T" not in word),
+        *("model.res_channels=8", "model.skip_channels=8", "model.num_res_layers=2"),
+        *("trainer.max_steps=1", "trainer.validate_every=1", "trainer.sample_every=1"),
+        *("trainer.num_samples=1", "trainer.logger.kind=none"),
+    ]
+    [stage1] = (w for w in tiny_stages["finetune"] if w.startswith("model.cleaner_ckpt_dir="))
+    second, third = (f"trainer.output_dir={tmp_path / name}" for name in ("stage2", "stage3"))
+    run_script("src/train.py", "model=diffwave_pretrain", *small, second)
+    words = ["model=diffwave_finetune", *small, stage1, f"model.vocoder_ckpt_dir={tmp_path}/stage2"]
+    run_script("src/train.py", *words, third)
+    sounds = {p.name for p in (tmp_path / "stage3").rglob("waveforms/*/*.flac")}
+    assert sounds == {f"clip-00-{kind}.flac" for kind in ("original", "damaged", "generated")}
+    restore = ["src/inference.py", "--input-audio-dir", speech_dir, "--device", "cpu"]
+    run_script(*restore, "--ckpt-dir", tmp_path / "stage3", "--output-dir", tmp_path / "out")
+    for path in speech_dir.glob("*.wav"):
+        before, after = soundfile.info(path), soundfile.info(tmp_path / "out" / path.name)
+        assert after.samplerate == 24000
+        assert after.frames == round(before.frames * 24000 / before.samplerate)
+    for more, said in (
+        (["model.mel.n_mels=80", "data=default"], "model.encoder is not log_mel with the fields"),
+        (["data=audio"], "trains on pairs of clean and damaged speech with a cleaner alone"),
+    ):
+        others = [w for w in words if not w.startswith("data.test.clip")]
+        refused = run_script("src/train.py", *others, *more, third + "x", check=False)
+        assert refused.returncode == 2
+        assert said in refused.stderr

@@ -25,6 +25,8 @@ class BackboneConfig:
         in_channels: of the noisy signal.
         out_channels: of the guess; as many.
         diffusion_step_embed_dim_in: sines and cosines of the step.
+        diffusion_step_embed_exponent: powers of ten that their frequencies rise by; −4 in the
+            public code, whose weights need that.
         diffusion_step_embed_dim_mid: hidden width of their network.
         diffusion_step_embed_dim_out: width of what the layers are told.
         mel_bands: of the condition; None: unconditional.
@@ -36,6 +38,7 @@ class BackboneConfig:
     diffusion_step_embed_dim_in: int = 128
     diffusion_step_embed_dim_mid: int = 512
     diffusion_step_embed_dim_out: int = 512
+    diffusion_step_embed_exponent: float = 4.0
     mel_bands: int | None = None
     mel_upsample: tuple[int, ...] = (16, 16)
 
@@ -101,18 +104,19 @@ class Backbone(nn.Module, ABC):
         return parametrize.cached()
 
 
-def embed_steps(steps: Tensor, width: int) -> Tensor:
-    """Return sines and cosines of t · 10^{4 i / (width / 2 − 1)} (DiffWave, section 3.1).
+def embed_steps(steps: Tensor, width: int, exponent: float = 4.0) -> Tensor:
+    """Return sines and cosines of t · 10^{exponent · i / (width / 2 − 1)} (DiffWave, section 3.1).
 
     Args:
         steps: (batch,) t, fractions too.
         width: of the embedding: 128 in the paper, i = 0 … 63.
+        exponent: 4 in the paper.
 
     Returns:
         (batch, width) float32: the sines, then the cosines.
     """
     half = width // 2
-    exponents = 4 / (half - 1) * torch.arange(half, device=steps.device, dtype=torch.float64)
+    exponents = exponent / (half - 1) * torch.arange(half, device=steps.device, dtype=torch.float64)
     angles = steps.double()[:, None] * 10.0**exponents  # up to 2·10⁶, too much for float32
     return torch.cat([angles.sin(), angles.cos()], 1).float()
 
@@ -123,6 +127,7 @@ class StepEmbedding(nn.Module):
     def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.width = config.diffusion_step_embed_dim_in
+        self.exponent = config.diffusion_step_embed_exponent
         mid, out = config.diffusion_step_embed_dim_mid, config.diffusion_step_embed_dim_out
         self.layers = nn.Sequential(
             nn.Linear(self.width, mid), nn.SiLU(), nn.Linear(mid, out), nn.SiLU()
@@ -130,7 +135,7 @@ class StepEmbedding(nn.Module):
 
     def forward(self, steps: Tensor) -> Tensor:
         """Embed steps."""
-        embedded: Tensor = self.layers(embed_steps(steps, self.width))
+        embedded: Tensor = self.layers(embed_steps(steps, self.width, self.exponent))
         return embedded
 
 

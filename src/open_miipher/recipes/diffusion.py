@@ -1,8 +1,11 @@
-"""DiffWave: a backbone learns to guess the noise in audio, from nothing or beside a mel."""
+"""DiffWave: a backbone learns to guess the noise in audio, alone or beside a mel.
+
+The mel is that of the audio (a vocoder), or what a cleaner makes of damaged audio (a restorer).
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +13,11 @@ from torch import Tensor, nn
 from open_miipher.audio.mel import MelConfig
 from open_miipher.base.errors import UserError
 from open_miipher.base.noise import stream_keys, uniform, white_noise
+from open_miipher.cleaners import CLEANERS, Cleaner
 from open_miipher.data.audio import Audio
-from open_miipher.data.batch import AudioBatch
+from open_miipher.data.batch import AudioBatch, Batch, PairBatch
+from open_miipher.data.building import DegradedSpeech
+from open_miipher.data.preprocessed import Preprocessed
 from open_miipher.diffusion import (
     BACKBONES,
     Backbone,
@@ -21,7 +27,13 @@ from open_miipher.diffusion import (
     check_hop,
     sample,
 )
+from open_miipher.encoders import ENCODERS, Encoder
 from open_miipher.recipes.recipe import ParameterGroup, Pass, Recipe, Sound
+
+_OF_RECIPE = {
+    *("backbone", "diffusion", "unconditional", "mel", "encoder", "cleaner", "ssm_lr_scale")
+}
+"""The fields of the configuration that are not the backbone's."""
 
 _NOISE, _STEP = 0, 1  # what is drawn for a sample in a step
 _VALIDATION_SEED = 0
@@ -38,6 +50,8 @@ class DiffusionConfig:
         diffusion: the noise schedule.
         unconditional: speech from nothing; else from a mel.
         mel: the front end of a conditional backbone.
+        encoder: log_mel with the same front end, for a cleaner (name and fields).
+        cleaner: makes the mel of damaged audio (name and fields); None: it is the audio's.
         ssm_lr_scale: times the learning rate, for the parameters of state-space layers.
         in_channels … mel_upsample: of both backbones, see `BackboneConfig`.
         res_channels … dilation_cycle: see `WaveNetConfig`.
@@ -48,12 +62,15 @@ class DiffusionConfig:
     diffusion: ScheduleConfig
     unconditional: bool = True
     mel: MelConfig | None = None
+    encoder: dict[str, Any] | None = None
+    cleaner: dict[str, Any] | None = None
     ssm_lr_scale: float = 1.0
     in_channels: int | None = None
     out_channels: int | None = None
     diffusion_step_embed_dim_in: int | None = None
     diffusion_step_embed_dim_mid: int | None = None
     diffusion_step_embed_dim_out: int | None = None
+    diffusion_step_embed_exponent: float | None = None
     mel_upsample: tuple[int, ...] | None = None
     res_channels: int | None = None
     skip_channels: int | None = None
@@ -68,32 +85,35 @@ class DiffusionConfig:
 
     def spec(self) -> dict[str, Any]:
         """Return the backbone's name and those of its fields that are given."""
-        own = ("backbone", "diffusion", "unconditional", "mel", "ssm_lr_scale")
-        given = {k: v for k, v in vars(self).items() if k not in own and v is not None}
+        given = {k: v for k, v in vars(self).items() if k not in _OF_RECIPE and v is not None}
         plain = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
         bands = self.mel.n_mels if self.mel is not None and not self.unconditional else None
         return {"name": self.backbone, **plain, "mel_bands": bands}
 
 
-class Diffusion(Recipe[AudioBatch]):
+class Diffusion(Recipe[Batch]):
     """Denoising diffusion of waveforms (Kong et al., ICLR 2021, arXiv 2009.09761, algorithm 1).
 
     Args:
-        data: gives the audio, and mels if they are in files.
+        data: gives audio, and mels if they are in files; for a cleaner, pairs.
         seed: of the noise and the steps that are drawn.
         config: the diffusion and its backbone.
     """
 
     Config = DiffusionConfig
-    data_kinds = (AudioBatch,)
+    data_kinds = (AudioBatch, PairBatch)
     score = "loss"
+    parts = ("encoder", "cleaner")
+    takes: ClassVar = {"cleaner_ckpt_dir": ("cleaner",), "vocoder_ckpt_dir": ("backbone",)}
     samples_folder = "waveforms"
 
-    def __init__(self, data: Audio, seed: int, config: DiffusionConfig) -> None:
+    def __init__(
+        self, data: Audio | DegradedSpeech | Preprocessed, seed: int, config: DiffusionConfig
+    ) -> None:
         super().__init__()
         _check(data, config)
         self.seed, self.sample_rate = seed, data.sample_rate
-        self.num_samples = data.config.crop_samples
+        self.num_samples = round(data.crop_seconds * data.sample_rate)
         self.ssm_lr_scale = config.ssm_lr_scale
         self.schedule = NoiseSchedule(config.diffusion)
         self.backbone: Backbone = self.build("backbone", BACKBONES, config.spec(), key="model")
@@ -102,6 +122,9 @@ class Diffusion(Recipe[AudioBatch]):
         if not config.unconditional and config.mel is not None:
             check_hop(self.backbone.config, config.mel.hop_length)
             self.condition = MelCondition(config.mel)
+        self.cleaner: Cleaner | None = None
+        if config.encoder is not None and config.cleaner is not None:
+            self._build_cleaner(config.encoder, config.cleaner, config.mel)
 
     def to(self, device: torch.device) -> None:
         """Move the network, the schedule and the mel's front end to a device."""
@@ -110,32 +133,33 @@ class Diffusion(Recipe[AudioBatch]):
         if self.condition is not None:
             self.condition.to(device)
 
-    def passes(self, batch: AudioBatch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
+    def passes(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
         """Yield the one pass: the mean square of what is wrong in the guess of the noise.
 
         Short clips count with the silence behind them, which is to be generated too.
         """
-        positions = batch.positions.to(batch.waveform.device, non_blocking=True)
+        waveform, mel = self._heard(batch)
+        positions = batch.positions.to(waveform.device, non_blocking=True)
         drawn = uniform(stream_keys(self.seed, positions, _STEP))
         steps = (drawn * self.schedule.num_steps).long()
         keys = stream_keys(self.seed, positions, _NOISE)
-        error = self._error(networks["backbone"], batch.waveform, self._mel(batch), steps, keys)
+        error = self._error(networks["backbone"], waveform, mel, steps, keys)
         loss = error.mean()
         yield Pass("backbone", loss, {"noise": loss})
 
-    def validate(self, batch: AudioBatch) -> dict[str, float]:
+    def validate(self, batch: Batch) -> dict[str, float]:
         """Return the same error, of fixed noise, at steps spread evenly over all of them."""
         spread = (torch.arange(_VALIDATION_STEPS) + 0.5) / _VALIDATION_STEPS
-        steps = (spread * self.schedule.num_steps).long().to(batch.waveform.device)
+        waveform, mel = self._heard(batch)
+        steps = (spread * self.schedule.num_steps).long().to(waveform.device)
         keys = torch.cat(
             [stream_keys(_VALIDATION_SEED, batch.positions, k) for k in range(_VALIDATION_STEPS)]
         )
-        mel = self._mel(batch)
         mel = None if mel is None else mel.expand(_VALIDATION_STEPS, -1, -1)
-        waveform = batch.waveform.expand(_VALIDATION_STEPS, -1)
+        waveform = waveform.expand(_VALIDATION_STEPS, -1)
         return {"loss": float(self._error(self.backbone, waveform, mel, steps, keys).mean())}
 
-    def samples(self, batch: AudioBatch | None) -> dict[str, Sound]:
+    def samples(self, batch: Batch | None) -> dict[str, Sound]:
         """Return sounds from nothing, by number; or a clip, and its mel made to sound again.
 
         With clips, an unconditional model generates one sound for each, with the clip's number.
@@ -145,10 +169,12 @@ class Diffusion(Recipe[AudioBatch]):
         if batch is None:
             generated = self._sample(torch.arange(_NUM_GENERATED), self.num_samples, None)
             return {f"{n:06d}": Sound(row, self.sample_rate) for n, row in enumerate(generated)}
-        mel = self._mel(batch)
-        num_samples = self.num_samples if mel is None else batch.waveform.shape[1]
+        waveform, mel = self._heard(batch)
+        num_samples = self.num_samples if mel is None else waveform.shape[1]
         generated = self._sample(batch.positions, num_samples, mel)
-        sounds = {} if mel is None else {"original": batch.waveform[0]}
+        sounds = {} if mel is None else {"original": waveform[0]}
+        if isinstance(batch, PairBatch):
+            sounds["damaged"] = batch.damaged[0]
         sounds["generated"] = generated[0]
         return {name: Sound(waveform, self.sample_rate) for name, waveform in sounds.items()}
 
@@ -188,24 +214,54 @@ class Diffusion(Recipe[AudioBatch]):
         guess = backbone(noisy[:, None], steps.double(), mel)[:, 0]
         return (guess - noise).square().mean(1)
 
-    def _mel(self, batch: AudioBatch) -> Tensor | None:
+    def _heard(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Return the audio of a batch, (batch, samples), and what is known of it."""
+        if isinstance(batch, PairBatch) and self.cleaner is not None and self.condition is not None:
+            with torch.no_grad():
+                features, _ = self.cleaner(batch.damaged, batch.lengths)
+            return batch.clean, self.condition.scaled(features.float().transpose(1, 2))
+        if not isinstance(batch, AudioBatch):
+            raise TypeError(batch)
         if self.condition is None:
-            return None
+            return batch.waveform, None
         if batch.mels is not None:
-            return self.condition.scaled(batch.mels)
-        return self.condition(batch.waveform)
+            return batch.waveform, self.condition.scaled(batch.mels)
+        return batch.waveform, self.condition(batch.waveform)
+
+    def _build_cleaner(
+        self, encoder: Mapping[str, Any], cleaner: Mapping[str, Any], mel: MelConfig | None
+    ) -> None:
+        """Build the frozen cleaner of damaged audio, and its encoder.
+
+        Raises:
+            UserError: they do not give the mel that the backbone hears.
+        """
+        built: Encoder = self.build("encoder", ENCODERS, encoder, key="model.encoder")
+        if built.mel is None or built.mel != mel:
+            raise UserError(
+                "model.encoder is not log_mel with the fields of model.mel, which the backbone "
+                "hears: make them equal"
+            )
+        self.base["encoder"] = built
+        made: Cleaner = self.build("cleaner", CLEANERS, cleaner, built, key="model.cleaner")
+        self.frozen["cleaner"] = self.cleaner = made.requires_grad_(False).eval()
 
     def _sample(self, items: Tensor, num_samples: int, mel: Tensor | None) -> Tensor:
         return sample(self.backbone, self.schedule.full, items, num_samples, _VALIDATION_SEED, mel)
 
 
-def _check(data: Audio, config: DiffusionConfig) -> None:
+def _check(data: Audio | DegradedSpeech | Preprocessed, config: DiffusionConfig) -> None:
     """Check that the diffusion and its data fit.
 
     Raises:
         UserError: they do not.
     """
-    mel_dir, shape = data.config.train.mel_dir, data.config.mel
+    if issubclass(data.batch_type, PairBatch) != (config.cleaner is not None):
+        raise UserError(
+            "a diffusion trains on pairs of clean and damaged speech with a cleaner alone "
+            "(model=diffwave_finetune), and else on audio: choose another data=…"
+        )
+    mel_dir = data.config.train.mel_dir if isinstance(data, Audio) else None
     if config.in_channels not in (None, 1):
         raise UserError(
             f"model.in_channels={config.in_channels}: audio is read as one channel; set "
@@ -225,8 +281,11 @@ def _check(data: Audio, config: DiffusionConfig) -> None:
             f"model.mel.sample_rate={config.mel.sample_rate} but data.sample_rate="
             f"{data.sample_rate}; make them equal"
         )
+    if not isinstance(data, Audio) or mel_dir is None:
+        return
+    shape = data.config.mel
     ours, theirs = (config.mel.n_mels, config.mel.hop_length), (shape.n_mels, shape.hop_length)
-    if mel_dir is not None and ours != theirs:
+    if ours != theirs:
         raise UserError(
             f"the mels in data.train.mel_dir have {theirs[0]} bands and a hop of {theirs[1]} "
             f"(data.mel), model.mel has {ours[0]} and {ours[1]}; make them equal"

@@ -155,7 +155,7 @@ class Chain:
         """
         checkpoint = path if isinstance(path, Checkpoint) else Checkpoint.open(path)
         if "backbone" in checkpoint.networks:
-            return cls._copying(checkpoint, device, amp, ema)
+            return cls._with_diffusion(checkpoint, device, amp, ema)
         _check_chain(checkpoint)
         changes = {} if encoder_source is None else {"encoder": {"source": encoder_source}}
         cleaner = cast(Cleaner, checkpoint.build("cleaner", ema, changes))
@@ -169,14 +169,14 @@ class Chain:
         return chain
 
     @classmethod
-    def _copying(
+    def _with_diffusion(
         cls,
         checkpoint: Checkpoint,
         device: torch.device | str,
         amp: Literal["bf16", "no"],
         ema: bool,
     ) -> "Chain":
-        """Build a chain that copies speech with a diffusion vocoder, and cleans nothing.
+        """Build a chain that ends in a diffusion; without a cleaner, it copies speech.
 
         Raises:
             UserError: the diffusion hears no mel, or the checkpoint is damaged.
@@ -187,13 +187,19 @@ class Chain:
                 f"{checkpoint.path} makes speech from nothing and cannot restore any: generate "
                 "with src/generate.py, or pass a checkpoint of stage 3 (model=…_finetune)"
             )
-        encoder = build(ENCODERS, {"name": "log_mel", **model["mel"]}, key="model.mel")
+        if "cleaner" in checkpoint.networks:
+            cleaner = cast(Cleaner, checkpoint.build("cleaner", ema))
+            cleaner.merge()
+        else:
+            log_mel = {"name": "log_mel", **model["mel"]}
+            cleaner = Untouched(build(ENCODERS, log_mel, key="model.mel"))
+        encoder = cleaner.encoder
         backbone = checkpoint.networks["backbone"].spec
         spec = {"backbone": backbone, "mel": model["mel"], "diffusion": model["diffusion"]}
         config = from_mapping(DiffWaveConfig, spec, "model")
         vocoder = DiffWave(encoder.width, encoder.frame_rate, config)
         vocoder.backbone = cast(Backbone, checkpoint.build("backbone", ema))
-        chain = cls(Untouched(encoder), vocoder, device, amp, spec)
+        chain = cls(cleaner, vocoder, device, amp, spec)
         chain._tell_origin(checkpoint, ema and checkpoint.has_ema("backbone"))
         return chain
 
