@@ -6,8 +6,8 @@ With the same seeds in two trees, it shows what a change of the code does to tra
         --noisy-dir TEST/noisy --clean-dir TEST/clean --output-dir O
 
 Both chains learn on the CPU in float32: `demo` (log-mel, conformer, WaveFit with power) and `sidon`
-(a small w2v-BERT of random weights, LoRA, DAC's decoder). Writes O/scores.json: the mean losses of
-the last 50 steps of each stage, and what src/evaluate.py measures of the restored files.
+(a small w2v-BERT of random weights, LoRA, DAC's decoder). Writes O/scores_CHAIN.json: the mean
+losses of the last 50 steps of each stage, and what src/evaluate.py measures of the restored files.
 """
 
 import argparse
@@ -20,9 +20,10 @@ ROOT = Path(__file__).resolve().parents[1]
 LAST_STEPS = 50
 WIDTH, LAYERS = 64, 4
 DISCRIMINATORS = [
-    "model.discriminators.multi_period.channels=[8,16,32]",
+    "model.discriminators.multi_period.channels=[4,8,16]",
     "model.discriminators.multi_period.periods=[5,11]",
-    "model.discriminators.multi_band_stft.channels=8",
+    "model.discriminators.multi_band_stft.channels=4",
+    "model.discriminators.multi_band_stft.win_lengths=[512]",
 ]
 OVERRIDES = {
     ("demo", 1): ["model=demo_feature_cleaner", "trainer.batch_size=8"],
@@ -38,14 +39,20 @@ OVERRIDES = {
     ("sidon", 2): [
         "model=sidon_vocoder_pretrain",
         "model.vocoder.sample_rate=24000",
-        "model.vocoder.channels=96",
+        "model.vocoder.channels=64",
         "model.vocoder.upsampling_rates=[8,5,4,3]",
         *DISCRIMINATORS,
         "optimizer.generator.lr=1e-3",
         "optimizer.discriminator.lr=1e-3",
-        "trainer.batch_size=4",
+        "trainer.batch_size=2",
     ],
-    ("sidon", 3): ["model=sidon_vocoder_finetune", "data.crop_seconds=4", "trainer.batch_size=2"],
+    ("sidon", 3): [
+        "model=sidon_vocoder_finetune",
+        "data.crop_seconds=4",
+        "trainer.batch_size=1",
+        "optimizer.generator.lr=5e-4",
+        "optimizer.discriminator.lr=5e-4",
+    ],
 }
 SIDON = ["data.sample_rate=24000", "trainer.ema.enabled=false", "trainer.logger.kind=none"]
 
@@ -124,13 +131,14 @@ def main() -> None:
         parser.add_argument(f"--{name}-dir", type=Path, required=True)
     parser.add_argument("--tree", type=Path, default=ROOT, help="whose code trains and restores")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--chain", choices=["demo", "sidon"], nargs="+", default=["demo", "sidon"])
     arguments = parser.parse_args()
     for name, path in vars(arguments).items():
         if isinstance(path, Path):
             setattr(arguments, name, path.resolve())
     write_encoder(arguments.output_dir / "encoder")
     scores = {}
-    for chain in ("demo", "sidon"):
+    for chain in arguments.chain:
         output = arguments.output_dir / chain
         output.mkdir(parents=True, exist_ok=True)
         losses = {f"stage{n}": train(chain, n, arguments) for n in (1, 2, 3)}
@@ -143,7 +151,8 @@ def main() -> None:
         run(ROOT, ["src/evaluate.py", *map(str, words)], output / "evaluate.log")
         summary = json.loads((output / "scores" / "summary.json").read_text())
         scores[chain] = {**losses, "restored": summary}
-        (arguments.output_dir / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+        path = arguments.output_dir / f"scores_{'_'.join(arguments.chain)}.json"
+        path.write_text(json.dumps(scores, indent=2) + "\n")
         print(json.dumps({chain: scores[chain]}, indent=2), flush=True)
 
 

@@ -165,7 +165,7 @@ class Clock:
         self.seconds: dict[str, float] = defaultdict(float)
         accumulate, passes = trainer.accumulate, trainer.recipe.passes
 
-        def timed_accumulate() -> tuple[dict[str, float], list[str]]:
+        def timed_accumulate() -> tuple[dict[str, torch.Tensor], list[str]]:
             with self._timing("accumulate"):
                 return accumulate()
 
