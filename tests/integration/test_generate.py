@@ -189,3 +189,16 @@ def test_a_diffusion_is_stage_2_and_3_of_the_log_mel_restorer(
         refused = run_script("src/train.py", *others, *more, third + "x", check=False)
         assert refused.returncode == 2
         assert said in refused.stderr
+
+
+def test_mels_in_files_are_trained_on_and_vocoded(tones, run_script, tmp_path):
+    """From make_mels.py over data.train.mel_dir to --mel-dir, with one front end."""
+    mels, given = tmp_path / "mels", overrides("sashimi", tones, *VOCODER, "data.crop_seconds=0.12")
+    run_script("dataset/script/make_mels.py", *given, f"+output_dir={mels}")
+    assert np.load(mels / "3.npy").shape == (20, 16)
+    more = [f"data.train.mel_dir={mels}", f"trainer.output_dir={tmp_path / 'run'}"]
+    run_script("src/train.py", *given, *more, "trainer.max_steps=2", "trainer.log_every=1")
+    words = ["src/generate.py", "--ckpt-dir", tmp_path / "run", "--mel-dir", mels]
+    run_script(*words, "--output-dir", tmp_path / "out", "--sampler", "fast", "--mel-name", "3")
+    assert sorted(files(tmp_path / "out")) == ["3.wav"]
+    assert soundfile.info(tmp_path / "out/3.wav").frames == 16 * 64
