@@ -79,6 +79,7 @@ class Checks:
                 self.check(f"train {family}_{stage}", partial(self.train, family, stage))
             self.check(f"restore with {family}", partial(self.restore, family))
         self.check("two processes", self.two_processes)
+        self.check("diffusion", self.diffusion)
         return all(result.passed for result in self.results)
 
     def check(self, name: str, action: Callable[[], Outcome]) -> None:
@@ -251,6 +252,11 @@ class Checks:
             return True, "not tried: there is one GPU", {}
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
         return self.train("miipher2", "feature_cleaner", launcher)
+
+    def diffusion(self) -> Outcome:
+        """Measure the diffusions of the papers' sizes; a rehearsal measures a CPU's."""
+        words = ["benchmarks/diffusion.py", "--device", self.device, "--repeats", "1"]
+        return self.benchmark("diffusion", [*words, *([] if self.tiny else ["--paper"])], [])
 
     def restore(self, family: str) -> Outcome:
         """Measure the restoring of files by a paper-size chain."""
