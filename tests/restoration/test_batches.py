@@ -1,6 +1,5 @@
 """Which chunks share a batch, how large it is on a device, and what level the model gets."""
 
-import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -12,6 +11,7 @@ from open_miipher.audio.chunking import ChunkGrid
 from open_miipher.audio.level import SPEECH_RMS, speech_gains
 from open_miipher.base.errors import UserError
 from open_miipher.restoration import RestoreOptions, Restorer
+from open_miipher.restoration import trial as trial_module
 from open_miipher.restoration.batches import MOST_PADDING, PATIENCE, Waiting
 from open_miipher.restoration.trial import suited_amp, try_batches
 
@@ -125,6 +125,7 @@ class Card:
     """A model on a stand-in for a GPU: memory for `room` chunks, as fast as `parallel` of them."""
 
     input_rate, input_hop = 8000, 80
+    now = 0.0
 
     def __init__(self, room: int, parallel: int) -> None:
         self.room, self.parallel = room, parallel
@@ -134,15 +135,16 @@ class Card:
         if len(waveform) > self.room:
             raise torch.OutOfMemoryError("no")
         self.sizes.append(len(waveform))
-        time.sleep(0.01 * max(1.0, len(waveform) / self.parallel))
+        self.now += 0.01 * max(1.0, len(waveform) / self.parallel)
 
 
 @pytest.mark.parametrize(
     ("room", "parallel", "largest", "found"),
     [(9, 1000, 256, 8), (1000, 8, 256, 8), (1000, 1000, 16, 16), (1, 1000, 256, 1)],
 )
-def test_a_trial_finds_the_batch_that_fills_the_card(room, parallel, largest, found):
+def test_a_trial_finds_the_batch_that_fills_the_card(room, parallel, largest, found, monkeypatch):
     card = Card(room, parallel)
+    monkeypatch.setattr(trial_module.time, "perf_counter", lambda: card.now)
     trial = try_batches(card, ChunkGrid(200, 20), largest)
     assert trial.batch_size == found
     assert max(card.sizes) <= 2 * found
