@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
+from multiprocessing import resource_tracker
 from threading import Thread
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.data.batch import Batch
 from open_miipher.data.order import micro_batches
 from open_miipher.data.source import Dataset, FailureLimit
-from open_miipher.distributed import die_with_parent, ignore_stop_signals
+from open_miipher.distributed import die_with_parent, ignore_stop_signals, stop_signals_wait
 
 _PREFETCHED_BATCHES = 2
 # The share of failures is taken of at least this many samples: one early failure must not stop the
@@ -117,7 +118,10 @@ def _load(
         pin_memory=pin_memory,
         generator=torch.Generator(),  # otherwise the loader would draw from the global generator
     )
-    return iter(loader)
+    if num_workers and start_method == "spawn":
+        resource_tracker.ensure_running()  # whose own start would let the signals through
+    with stop_signals_wait():  # a spawned worker takes seconds until it ignores them
+        return iter(loader)
 
 
 def _start_worker(worker: int) -> None:

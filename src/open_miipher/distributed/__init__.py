@@ -10,7 +10,11 @@ from open_miipher.distributed.place import (
     run_as_rank,
     says,
 )
-from open_miipher.distributed.process import die_with_parent, ignore_stop_signals
+from open_miipher.distributed.process import (
+    die_with_parent,
+    ignore_stop_signals,
+    stop_signals_wait,
+)
 from open_miipher.distributed.share import Share, pack_shares, share_out
 from open_miipher.distributed.stop import REQUEUE, StopSignal, mark_requeue
 
@@ -37,6 +41,7 @@ __all__ = [
     "says",
     "share_out",
     "start",
+    "stop_signals_wait",
     "take",
     "turn",
 ]
