@@ -490,3 +490,14 @@ def test_cudnn_tries_its_algorithms_on_the_fixed_shapes_of_training_alone(cleane
     assert seen[:2] == [("forward", True), ("backward", True)]
     assert ("validate", False) in seen
     assert torch.backends.cudnn.benchmark == before
+
+
+@pytest.mark.parametrize(("amp", "is_rounded"), [("bf16", False), ("no", True)])
+def test_what_is_float32_beside_autocast_is_so_backward_too(cleaner, run_dir, amp, is_rounded):
+    trainer = begin(*cleaner, f"trainer.amp={amp}", "trainer.max_steps=1")
+    seen = []
+    weight = trainer.recipe.trained["cleaner"].project_in.weight
+    weight.register_hook(lambda _: seen.append(torch.backends.cudnn.allow_tf32))
+    trainer.step()
+    assert seen == [is_rounded]
+    assert torch.backends.cudnn.allow_tf32

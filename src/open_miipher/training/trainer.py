@@ -231,7 +231,7 @@ class Trainer:
             names += batch.names
             self.failures += batch.failures + batch.broken
             unsynchronised = self._unsynchronised(micro_step < accumulation - 1)
-            with unsynchronised, _fastest_algorithms(batch.has_one_shape):
+            with unsynchronised, _convolutions(batch.has_one_shape, self.config.amp == "no"):
                 for item in self._passes(batch):
                     self.state.scaler.scale(item.loss / accumulation).backward()
                     for name, value in _named(item, self.recipe.main).items():
@@ -382,14 +382,20 @@ class Trainer:
 
 
 @contextlib.contextmanager
-def _fastest_algorithms(wanted: bool) -> Iterator[None]:
-    """Let cuDNN try its algorithms on each new shape; what restores has ever new shapes."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = wanted
+def _convolutions(tries_algorithms: bool, are_rounded: bool) -> Iterator[None]:
+    """Choose how cuDNN convolves, forward and backward.
+
+    Args:
+        tries_algorithms: on each new shape; what restores has ever new shapes.
+        are_rounded: float32 may be TF32. Beside autocast, what is float32 is so for its precision.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.allow_tf32
+    cudnn.benchmark, cudnn.allow_tf32 = tries_algorithms, are_rounded and cudnn.allow_tf32
     try:
         yield
     finally:
-        torch.backends.cudnn.benchmark = before
+        cudnn.benchmark, cudnn.allow_tf32 = before
 
 
 def _named(item: Pass, main: str) -> dict[str, torch.Tensor]:
