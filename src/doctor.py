@@ -258,7 +258,11 @@ def check_restoring() -> Iterator[Finding]:
         return  # said above
     try:
         restorer = restoration.Restorer.from_checkpoint()
-    except (UserError, RuntimeError) as error:
+    except UserError as error:
+        mend = "get the repository's files again: git checkout pretrained"
+        yield Finding("problem", "restoring", str(error).splitlines()[0], mend)
+        return
+    except RuntimeError as error:
         mend = "read what is said of the GPUs above; --device cpu needs none"
         yield Finding("problem", "restoring", str(error).splitlines()[0], mend)
         return
@@ -281,9 +285,11 @@ def findings() -> Iterator[Finding]:
 
 def show() -> int:
     """Print the screen and return the exit status."""
-    levels = []
+    levels, troubled = [], set()
     for finding in findings():
         levels.append(finding.level)
+        if finding.level in ("problem", "broken"):
+            troubled.add(finding.topic)
         lines = finding.text.splitlines()
         print(f"{finding.level:8}{finding.topic:13}{lines[0]}", flush=True)
         for line in lines[1:]:
@@ -296,7 +302,8 @@ def show() -> int:
         print("\nTraining does not run here yet: mend what is marked broken.")
         return 1
     problems = levels.count("problem")
-    print(f"\nTraining and restoring run here{f'; {problems} to mend' if problems else ''}.")
+    what = "Training runs" if "restoring" in troubled else "Training and restoring run"
+    print(f"\n{what} here{f'; {problems} to mend' if problems else ''}.")
     return 0
 
 

@@ -220,7 +220,7 @@ def _ask_how(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--batch-size",
-        type=int,
+        type=_positive,
         metavar="N",
         help="the most chunks at once; chunks of several files go together (default: on a GPU what "
         "a trial of some seconds finds fastest, on a CPU 4)",

@@ -188,3 +188,17 @@ def test_setup_without_a_usable_python_says_so_in_one_sentence(
     assert len(said) == 1
     assert mend in said[0]
     assert not (tmp_path / ".venv").exists()
+
+
+def test_a_default_model_that_is_damaged_is_told_with_its_own_mend(monkeypatch, tmp_path, capsys):
+    from open_miipher.restoration import Restorer
+
+    (tmp_path / "default").mkdir()
+    load = Restorer.from_checkpoint
+    monkeypatch.setattr(Restorer, "from_checkpoint", lambda: load(tmp_path / "default"))
+    (finding,) = doctor.check_restoring()
+    assert finding.level == "problem"
+    assert "git checkout pretrained" in finding.mend
+    monkeypatch.setattr(doctor, "findings", doctor.check_restoring)
+    assert doctor.show() == 0
+    assert "Training runs here; 1 to mend." in capsys.readouterr().out

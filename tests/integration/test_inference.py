@@ -152,7 +152,6 @@ def test_a_dry_run_writes_nothing(command, noisy, tmp_path, capsys) -> None:
         (("--chunk-seconds", 0.001, "--overlap-seconds", 0), "feature frame"),
         (("--strength", 2), "strength"),
         (("--sample-rate", 5), "sample rate"),
-        (("--batch-size", 0), "batch size"),
         (("--format", "flac", "--subtype", "FLOAT"), "subtype"),
         (("--device", "tpu"), "tpu"),
     ],
@@ -169,6 +168,14 @@ def test_wrong_use_is_one_sentence_and_writes_nothing(
     assert "Traceback" not in captured.err
     assert not (tmp_path / "out").exists()
     assert not (noisy / "restored").exists()
+
+
+def test_no_batch_and_no_rank_is_refused_before_the_model_is_loaded(command, capsys) -> None:
+    for option in ("--batch-size", "--ranks-per-gpu"):
+        with pytest.raises(SystemExit) as ended:
+            command(option, 0, "--dry-run")
+        assert ended.value.code == 2
+        assert f"argument {option}: '0': choose 1 or more" in capsys.readouterr().err
 
 
 def test_outputs_of_another_model_are_not_mixed_in(command, peak_chain, tmp_path, capsys) -> None:

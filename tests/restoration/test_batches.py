@@ -63,7 +63,7 @@ def test_an_odd_length_waits_for_no_more_than_its_patience():
 def speech(seconds=3.0, level=0.1):
     """Bursts of tone over a soft hiss."""
     t = np.arange(int(seconds * RATE)) / RATE
-    tone = np.sqrt(2) * np.sin(2 * np.pi * 200 * t) * (t % 0.48 < 0.24)
+    tone = np.sqrt(2) * np.sin(2 * np.pi * 500 * t) * (t % 0.48 < 0.24)
     hiss = 1e-3 * np.random.default_rng(1).standard_normal(len(t))
     return (level * (tone + hiss)).astype(np.float32)[None]
 
@@ -72,7 +72,7 @@ def speech(seconds=3.0, level=0.1):
 @pytest.mark.parametrize("offset", [0.0, 0.3])
 def test_speech_comes_to_its_level_whatever_it_had(level, offset):
     waveform = speech(level=level) + np.float32(offset * level)
-    assert speech_gains([waveform], RATE) == pytest.approx(SPEECH_RMS / level, rel=2e-3)
+    assert speech_gains([waveform], RATE) == pytest.approx(SPEECH_RMS / level, rel=0.02)
 
 
 def test_gains_do_not_depend_on_blocks_and_are_each_channels_own():
@@ -84,19 +84,28 @@ def test_gains_do_not_depend_on_blocks_and_are_each_channels_own():
     assert whole[2] == 1  # silence
 
 
-def test_a_click_or_a_long_pause_hardly_moves_the_level():
-    waveform = speech(10.0)
+@pytest.mark.parametrize("level", [0.1, 0.003])
+@pytest.mark.parametrize("what", ["click", "pause", "50 Hz", "30 Hz", "slam"])
+def test_what_is_no_speech_hardly_moves_the_level(what, level):
+    waveform = speech(10.0, level)
     [expected] = speech_gains([waveform], RATE)
-    clicked = waveform.copy()
-    clicked[0, 40000] = 1.0
-    paused = np.concatenate([waveform, 1e-3 * RNG.standard_normal((1, 20 * RATE))], axis=1)
-    for changed in (clicked, paused.astype(np.float32)):
-        assert speech_gains([changed], RATE) == pytest.approx(expected, rel=0.12)
+    if what == "click":
+        waveform[0, 40000] = 0.9
+    elif what == "pause":
+        pause = 1e-3 * level * RNG.standard_normal((1, 20 * RATE))
+        waveform = np.concatenate([waveform, pause.astype(np.float32)], axis=1)
+    elif what == "slam":
+        waveform[0, 40000 : 40000 + RATE // 5] += 3 * level * RNG.standard_normal(RATE // 5)
+    else:
+        t = np.arange(waveform.shape[1]) / RATE
+        waveform += (30 * level * np.sin(2 * np.pi * int(what.split()[0]) * t)).astype(np.float32)
+    wanted = min(expected, 1 / waveform.std())  # the whole stays within full scale
+    assert speech_gains([waveform], RATE) == pytest.approx(wanted, rel=0.2)
 
 
 def test_a_hiss_without_speech_is_scaled_as_a_whole_and_near_silence_is_not_blown_up():
     hiss = (0.2 * RNG.standard_normal((1, RATE))).astype(np.float32)
-    assert speech_gains([hiss], RATE) == pytest.approx(SPEECH_RMS / 0.2, rel=0.05)
+    assert speech_gains([hiss], RATE) == pytest.approx(SPEECH_RMS / 0.2, rel=0.07)
     assert np.isfinite(1e-30 / speech_gains([1e-30 * hiss], RATE)).all()
     assert speech_gains([1e-30 * hiss], RATE) <= 1e6
 
@@ -115,7 +124,7 @@ def test_the_model_always_hears_one_level(stand_in, restores_level):
         restored, _ = Restorer(model, options, batch_size=1).restore(level * waveform, RATE)
         expected = level * waveform if restores_level else waveform / np.array([[1], [0.1]])
         expected = expected if restores_level else expected * (SPEECH_RMS / 0.1)
-        np.testing.assert_allclose(restored, expected, rtol=2e-3, atol=1e-6)
+        np.testing.assert_allclose(restored, expected, rtol=0.02, atol=1e-6)
     half = len(heard) // 2
     for loud, soft in zip(heard[:half], heard[half:], strict=True):
         torch.testing.assert_close(loud, soft, atol=1e-6, rtol=1e-5)
@@ -149,6 +158,23 @@ def test_a_trial_finds_the_batch_that_fills_the_card(room, parallel, largest, fo
     assert trial.batch_size == found
     assert max(card.sizes) <= 2 * found
     assert f"batches of {found} chunks of 2 s" in str(trial)
+
+
+def test_a_batch_too_large_for_the_memory_is_restored_in_halves(stand_in):
+    model = stand_in("same")
+    answer = model.answer
+
+    def small(waveform, noise):
+        if len(waveform) > 3:
+            raise torch.OutOfMemoryError("no")
+        return answer(waveform, noise)
+
+    model.answer = small
+    waveform = np.concatenate([speech()] * 10)
+    options = RestoreOptions(channels="each", level="none")
+    restored, _ = Restorer(model, options, batch_size=10).restore(waveform, RATE)
+    np.testing.assert_allclose(restored, waveform, atol=1e-6)
+    assert [rows for rows, _ in model.batches] == [10, 5, 2, 3, 5, 2, 3]
 
 
 def test_a_card_too_small_for_a_chunk_is_told():

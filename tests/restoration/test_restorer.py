@@ -359,7 +359,7 @@ def test_a_model_that_gives_no_numbers_is_an_error(stand_in) -> None:
 
 
 def test_too_little_memory_says_what_to_do(stand_in) -> None:
-    with pytest.raises(UserError, match=r"smaller batch size or shorter chunks"):
+    with pytest.raises(UserError, match=r"too small for a chunk of .* s; use shorter chunks"):
         Restorer(stand_in("oom")).restore(noise(100), RATE)
 
 
@@ -426,3 +426,18 @@ def test_a_level_leaves_out_a_constant_offset() -> None:
     level = Level()
     level.add(np.full((1, 999), 0.3, np.float32))  # a microphone that was never on
     assert level.rms < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"amp": "fp16"}, "amp 'fp16': choose no or bf16"),
+        ({"device": "foo"}, "device 'foo': choose cpu or cuda"),
+        ({"device": "cuda:9" if torch.cuda.is_available() else "cuda"}, "device"),
+    ],
+)
+def test_a_device_or_precision_that_is_none_is_refused(keys, says) -> None:
+    if "cuda:9" in keys.values():
+        pytest.skip("of a machine without a GPU")
+    with pytest.raises(UserError, match=says):
+        Restorer.from_checkpoint(**keys)

@@ -38,6 +38,10 @@ SPEECH_RMS = 10 ** (-26 / 20)
 """Models are given speech at this level of its active frames: -26 dB of full scale, the nominal
 level of ITU-T P.56, which the crops of training have around them."""
 
+_SHORT_SECONDS = 0.02
+_SPEECH_FROM_HZ = 200.0
+_MOST_ABOVE_MEDIAN = 10 ** (9 / 10)  # of active frames; what is louder is no speech
+
 RUMBLE = 100.0, 150.0
 """Hz: levels leave out what lies below the first, and all of what lies above the second counts."""
 
@@ -112,33 +116,65 @@ def speech_gains(blocks: Iterable[np.ndarray], sample_rate: int) -> np.ndarray:
     """Measure the gains that bring the speech of a signal to `SPEECH_RMS`.
 
     A signal without speech is brought there as a whole; near silence is not scaled up beyond what
-    a peak of `SILENCE` would be. A constant offset is no level.
+    an RMS of `SILENCE` would be. Hum, rumble and a constant offset are no level, and neither clicks
+    nor a slammed door raise it by much.
 
     Args:
-        blocks: each (channels, n) float32, at least one.
+        blocks: each (channels, n) float32, at least one sample together.
         sample_rate: Hz.
 
     Returns:
         (channels,) float32. They do not depend on how the signal is cut into blocks.
     """
-    size = round(FRAME_SECONDS * sample_rate)
-    powers: list[np.ndarray] = []
-    rest: np.ndarray | None = None
+    size = max(2, round(_SHORT_SECONDS * sample_rate))
+    powers, rest, num_samples, sums = [], np.zeros((1, 0), np.float32), 0, np.zeros((2, 1))
     for block in blocks:
-        samples = block if rest is None else np.concatenate([rest, block], axis=1)
+        samples = np.concatenate([rest, block], axis=1) if rest.size else block
+        wide = block.astype(np.float64)
+        sums = np.add(sums, [wide.sum(axis=1), np.square(wide).sum(axis=1)])
+        num_samples += block.shape[1]
         end = samples.shape[1] // size * size
-        frames = samples[:, :end].reshape(len(samples), -1, size)
-        powers.append(frames.var(axis=2, dtype=np.float64))
+        powers.append(_speech_power(samples[:, :end].reshape(len(samples), -1, size), sample_rate))
         rest = samples[:, end:]
-    if rest is not None and rest.shape[1]:
-        powers.append(rest.var(axis=1, dtype=np.float64)[:, None])
-    return np.array([_speech_gain(power) for power in np.concatenate(powers, axis=1)], np.float32)
+    mean, square = sums / num_samples
+    whole = (square - mean**2).clip(min=0.0)
+    found = np.concatenate(powers, axis=1)
+    gains = [_speech_gain(*channel) for channel in zip(found, whole, strict=True)]
+    return np.array(gains, np.float32)
 
 
-def _speech_gain(power: np.ndarray) -> float:
+def _speech_power(frames: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Return the mean square of short frames without hum and rumble.
+
+    Args:
+        frames: (channels, frames, samples) float32.
+        sample_rate: Hz.
+
+    Returns:
+        (channels, frames) float64.
+    """
+    from scipy import fft  # here, so that help is printed without it
+
+    size = frames.shape[2]
+    window = np.hanning(size).astype(np.float32)
+    first = math.ceil(_SPEECH_FROM_HZ * size / sample_rate)
+    spectra = np.abs(fft.rfft(frames * window, axis=2)[..., first:])
+    power = np.square(spectra, dtype=np.float64).sum(axis=2)
+    return 2 * power / (size * float(np.square(window).sum()))
+
+
+def _speech_gain(power: np.ndarray, whole: float) -> float:
+    """Return the gain of a channel with these powers of short frames, and of the whole."""
+    if whole <= 0:
+        return 1.0
+    # A click raises one short frame among three.
+    power = np.median(power[: len(power) // 3 * 3].reshape(-1, 3), axis=1)
+    if not power.any():  # too short to look into, or nothing but hum
+        power = np.array([whole])
     active = active_frames(power)
-    mean = float(power[active].mean() if active.any() else power.mean())
-    return SPEECH_RMS / max(math.sqrt(mean), SILENCE) if mean > 0 else 1.0
+    speech = power[active] if active.any() else power
+    level = math.sqrt(np.minimum(speech, _MOST_ABOVE_MEDIAN * np.median(speech)).mean())
+    return min(SPEECH_RMS / max(level, SILENCE), 1.0 / math.sqrt(whole))
 
 
 def fit_gain(reference: np.ndarray, restored: np.ndarray) -> float | None:

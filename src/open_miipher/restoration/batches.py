@@ -88,7 +88,7 @@ def restore_chunks(
         batch_size: the most channels of chunks in a batch.
 
     Raises:
-        UserError: the GPU's memory is too small for a batch.
+        UserError: the GPU's memory is too small for a chunk.
     """
     waiting = {given: Waiting(batch_size) for given in (False, True)}
     for item in items:
@@ -104,9 +104,26 @@ def restore_chunks(
 
 
 def _restore(batch: list[Row], model: Model) -> Iterator[Chunk]:
-    """Restore a batch; yield the chunks that are now restored as a whole."""
+    """Restore a batch, in halves where the memory is too small; yield the chunks that are whole.
+
+    Raises:
+        UserError: the GPU's memory is too small for one of them.
+    """
     if not batch:
         return
+    try:
+        yield from _restore_at_once(batch, model)
+    except torch.OutOfMemoryError as error:
+        if len(batch) == 1:
+            seconds = batch[0][0].waveform.shape[1] / model.input_rate
+            raise UserError(
+                f"the GPU's memory is too small for a chunk of {seconds:g} s; use shorter chunks"
+            ) from error
+        for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+            yield from _restore(half, model)
+
+
+def _restore_at_once(batch: list[Row], model: Model) -> list[Chunk]:
     num_samples = max(chunk.waveform.shape[1] for chunk, _ in batch)
     waveform = torch.zeros(len(batch), num_samples)
     for row, (chunk, channel) in zip(waveform.numpy(), batch, strict=True):
@@ -118,19 +135,14 @@ def _restore(batch: list[Row], model: Model) -> Iterator[Chunk]:
     given = [chunk.statistics[c] for chunk, c in batch if chunk.statistics is not None]
     statistics = torch.stack(given) if given else None
     began = time.perf_counter()
-    try:
-        restored = model.restore(waveform, lengths, keys, starts, statistics).numpy()
-    except torch.OutOfMemoryError as error:
-        raise UserError(
-            f"the GPU's memory is too small for {len(batch)} chunks of "
-            f"{num_samples / model.input_rate:g} s at once; use a smaller batch size "
-            "or shorter chunks"
-        ) from error
+    restored = model.restore(waveform, lengths, keys, starts, statistics).numpy()
     share = (time.perf_counter() - began) / len(batch)
+    whole = []
     for (chunk, channel), row in zip(batch, restored, strict=True):
         gain = chunk.job.gains[channel] if model.restores_level else np.float32(1)
         np.divide(row[: chunk.restored.shape[1]], gain, out=chunk.restored[channel])
         chunk.to_restore.remove(channel)
         chunk.job.seconds["model"] += share
         if not chunk.to_restore:
-            yield chunk
+            whole.append(chunk)
+    return whole

@@ -155,6 +155,11 @@ class Chain:
         """
         checkpoint = path if isinstance(path, Checkpoint) else Checkpoint.open(path)
         if "backbone" in checkpoint.networks:
+            if encoder_source is not None:
+                raise UserError(
+                    f"{checkpoint.path} hears log-mels and has no base encoder: leave out the "
+                    f"encoder's source, {encoder_source}"
+                )
             return cls._with_diffusion(checkpoint, device, amp, ema)
         _check_chain(checkpoint)
         changes = {} if encoder_source is None else {"encoder": {"source": encoder_source}}

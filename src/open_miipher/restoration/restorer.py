@@ -89,9 +89,12 @@ class Restorer:
             encoder_source: path or name of the base encoder, if it has moved since training.
 
         Raises:
-            UserError: the checkpoint does not hold a complete chain, or the options do not fit it.
+            UserError: the checkpoint does not hold a complete chain, the options do not fit it, or
+            there is no such device.
         """
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        where = _device(device)
+        if amp not in (None, "no", "bf16"):
+            raise UserError(f"amp {amp!r}: choose no or bf16")
         amp = amp or suited_amp(where)
         chain = Chain.from_checkpoint(path, where, amp, ema, encoder_source)
         if batch_size is not None or where.type != "cuda":
@@ -150,6 +153,22 @@ class Restorer:
         return restore_jobs(jobs, self.model, self.batch_size)
 
 
+def _device(name: torch.device | str | None) -> torch.device:
+    """Return a device; by default, a GPU if there is one.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    has_gpu = torch.cuda.is_available()
+    try:
+        device = torch.device(name or ("cuda" if has_gpu else "cpu"))
+    except RuntimeError as error:
+        raise UserError(f"device {name!r}: choose cpu or cuda") from error
+    if device.type == "cuda" and not has_gpu:
+        raise UserError(f"device {str(name)!r}: no usable GPU is here; src/doctor.py says why")
+    return device
+
+
 def _as_array(waveform: np.ndarray | Tensor) -> np.ndarray:
     if isinstance(waveform, Tensor):
         waveform = waveform.detach().cpu()
@@ -199,7 +218,7 @@ def restore_jobs(jobs: Iterable[Job], model: Model, batch_size: int) -> Iterator
 
     Raises:
         WriteError: an output cannot be written.
-        UserError: the GPU's memory is too small for a batch.
+        UserError: the GPU's memory is too small for a chunk.
     """
     chunks = in_background(_read(jobs), depth=2 * batch_size)
     restored = in_background(restore_chunks(chunks, model, batch_size), depth=2)
