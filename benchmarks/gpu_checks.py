@@ -189,7 +189,7 @@ class Checks:
         from open_miipher.base.precision import store_in_bf16, without_parametrisations
 
         cleaner, vocoder = (part.to(self.device).eval() for part in self.parts(family))
-        waveform = speech_like(2.0 if self.tiny else 10.0, cleaner.encoder.sample_rate)
+        waveform = speech_like(0.24 if self.tiny else 10.0, cleaner.encoder.sample_rate)
         lengths = torch.tensor([waveform.shape[1], waveform.shape[1] // 2], device=self.device)
         waveform = waveform.to(self.device)
         features, _ = cleaner(waveform, lengths)
