@@ -170,7 +170,7 @@ def test_a_run_goes_to_its_name_and_goes_on_from_there(tones, tmp_path, monkeypa
         (["data.test.mel_dir=mels"], "hears no mel, but data.test.mel_dir is given"),
         ([*VOCODER, "model.mel.f_max=4001"], "f_max=4001 is above half its sample rate, 4000 Hz"),
         ([*VOCODER, "model.mel.win_length=512"], "win_length=512 and n_fft=256 must be above 0"),
-        (["model.ssm_lr_scale=0"], "model.ssm_lr_scale=0 must be above 0"),
+        (["+model.ssm_lr_scale=0"], r"model\.ssm_lr_scale=0 must be above 0"),
         (["model.diffusion.T=1"], "T=1 must be at least 2"),
         (["+model.d_model=8"], "unknown key model.d_model"),
         (["model.backbone=unet"], "model.backbone='unet' must be one of wavenet, sashimi"),
