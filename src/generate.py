@@ -98,7 +98,12 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="take the trained weights themselves, not their moving average",
     )
-    add("--overwrite", action="store_true", help="make everything again")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="make everything again, and delete numbered clips of runs before that are not asked "
+        "for any more",
+    )
     add(
         "--max-failures",
         default="0",
