@@ -98,7 +98,12 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="take the trained weights themselves, not their moving average",
     )
-    add("--overwrite", action="store_true", help="make everything again")
+    add(
+        "--overwrite",
+        action="store_true",
+        help="make everything again, and delete numbered clips of runs before that are not asked "
+        "for any more",
+    )
     add(
         "--max-failures",
         default="0",
@@ -138,14 +143,15 @@ def _generate(arguments: argparse.Namespace, world: "World") -> int:
     from open_miipher.distributed import StopSignal
 
     allowed = world.agree(lambda: MaxFailures(arguments.max_failures))
+    world.agree(lambda: _check_seed(arguments.seed))
     stop = StopSignal()
     checkpoint = world.agree(lambda: Checkpoint.open(arguments.ckpt_dir, arguments.ckpt))
+    output_dir = world.agree(lambda: arguments.output_dir or _default_output(checkpoint))
     world.once_a_machine(checkpoint.verify)
     if world.device.type == "cpu":
         torch.set_num_threads(1)  # what several threads share out decides over last bits
     generator = world.agree(lambda: _generator(arguments, checkpoint, world))
     inputs = world.agree(lambda: _inputs(arguments, generator))
-    output_dir = arguments.output_dir or _default_output(checkpoint)
     if world.is_main:
         print(f"{checkpoint.described}, into {output_dir}", flush=True)
     world.on_main(lambda: inputs.check(output_dir))
@@ -158,6 +164,11 @@ def _generate(arguments: argparse.Namespace, world: "World") -> int:
         if summary.num_failed:
             print(f"the reasons: python src/status.py {shlex.quote(str(output_dir))}")
     return summary.exit_code
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < 2**63:
+        raise UserError(f"--seed {seed}: choose a whole number, 0 to 2^63 - 1")
 
 
 def _generator(
@@ -217,7 +228,15 @@ def _inputs(arguments: argparse.Namespace, generator: "Generator") -> "Numbers |
 
 
 def _default_output(checkpoint: "Checkpoint") -> Path:
-    """Return waveforms/STEP beside the folder of the run's checkpoints."""
+    """Return waveforms/STEP beside the folder of the run's checkpoints.
+
+    Raises:
+        UserError: the checkpoint is in no run's folder.
+    """
+    if checkpoint.path.parent.name != "ckpt":
+        raise UserError(
+            f"{checkpoint.path} is in no run's ckpt folder: say by --output-dir where the files go"
+        )
     return checkpoint.path.parents[1] / "waveforms" / str(checkpoint.state["step"])
 
 

@@ -95,19 +95,24 @@ def _write_all(files: "Files", output_dir: Path, front_end: dict[str, Any]) -> N
     Raises:
         UserError: a file cannot be read or written, or the folder holds mels of another front end.
     """
+    import json
+    from dataclasses import asdict
+
     import numpy as np
     import torch
     from tqdm import tqdm
 
-    from open_miipher.audio.mel import LogMel, MelConfig
-    from open_miipher.base.atomic import replacing
+    from open_miipher.audio.mel import FRONT_END_NAME, LogMel, MelConfig, check_front_end
+    from open_miipher.base.atomic import replacing, write_lines
     from open_miipher.base.registry import from_mapping
 
     config = from_mapping(MelConfig, front_end, "model.mel")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     log_mel, made = LogMel(config).to(device), 0
+    check_front_end(output_dir, config)
     try:
-        _claim(output_dir, front_end)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        write_lines(output_dir / FRONT_END_NAME, [json.dumps(asdict(config), indent=1)])
         for number in tqdm(range(len(files)), unit="file", disable=not sys.stderr.isatty()):
             file = files[number]
             path = (output_dir / file.entry.file_path).with_suffix(".npy")
@@ -125,27 +130,6 @@ def _write_all(files: "Files", output_dir: Path, front_end: dict[str, Any]) -> N
         raise UserError(f"{printable(output_dir)}: {error.strerror}") from error
     kept = f", {len(files) - made} were there" if made < len(files) else ""
     print(f"{printable(output_dir)}: {made} mels of {config.n_mels} bands{kept}")
-
-
-def _claim(output_dir: Path, front_end: dict[str, Any]) -> None:
-    """Note the front end in the folder.
-
-    Raises:
-        UserError: another one is noted there.
-    """
-    import json
-
-    from open_miipher.audio.mel import FRONT_END_NAME
-    from open_miipher.base.atomic import write_lines
-
-    output_dir.mkdir(parents=True, exist_ok=True)
-    note, text = output_dir / FRONT_END_NAME, json.dumps(front_end, indent=1)
-    if note.exists() and note.read_text().strip() != text:
-        raise UserError(
-            f"{printable(note)} tells of another front end than model.mel: choose another "
-            "+output_dir"
-        )
-    write_lines(note, [text])
 
 
 if __name__ == "__main__":

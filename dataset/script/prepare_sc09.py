@@ -77,7 +77,7 @@ def split(root: Path) -> dict[str, list[str]]:
     part_of = {
         path: part
         for part, name in LISTS.items()
-        for path in (root / name).read_text(encoding="utf-8").split()
+        for path in _listed(root / name)
         if path.partition("/")[0] in DIGITS
     }
     present = [path for word in DIGITS for path in _files(root, word)]
@@ -102,6 +102,16 @@ def split(root: Path) -> dict[str, list[str]]:
         ]
     )
     return parts
+
+
+def _listed(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{printable(path)} is damaged (byte {error.start + 1} is no UTF-8): unpack the "
+            "archive again"
+        ) from error
 
 
 def _files(root: Path, word: str) -> list[str]:

@@ -1,11 +1,15 @@
 """Log-mel against a direct computation, padding, frame counts, and the way back."""
 
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 
-from open_miipher.audio.mel import LogMel, MelConfig
+from open_miipher.audio.mel import LogMel, MelConfig, check_front_end
 from open_miipher.audio.resample import resample_on_device
+from open_miipher.base.errors import UserError
 
 
 def direct_log_mel(waveform: np.ndarray, config: MelConfig, frame: int) -> np.ndarray:
@@ -97,6 +101,61 @@ def test_nothing_of_it_is_saved_or_trained() -> None:
     log_mel = LogMel(MelConfig())
     assert not log_mel.state_dict()
     assert not list(log_mel.parameters())
+
+
+def test_a_config_that_cannot_be_is_refused_with_all_that_is_wrong() -> None:
+    with pytest.raises(UserError) as caught:
+        MelConfig(0, 512, 1024, 0, 0, 4000.0, 4000.0, 0.0)
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "5 problems:"
+    for words in (
+        "sample_rate=0 must be at least 1",
+        "hop_length=0, win_length=1024 and n_fft=512 must be above 0",
+        "n_mels=0 must be at least 1",
+        "f_min=4000 and f_max=4000 must rise",
+        "floor=0 must be above 0",
+    ):
+        assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"hop_length": 1201},
+        {"win_length": 2049},
+        {"n_mels": -1},
+        {"f_min": -1.0},
+        {"f_max": float("nan")},
+        {"floor": -1e-5},
+    ],
+)
+def test_one_value_out_of_range_is_told_in_a_sentence(more) -> None:
+    with pytest.raises(UserError, match=f"^a mel front end's .*{next(iter(more))}=[^\n]*$"):
+        MelConfig(**more)
+
+
+def test_no_mel_reaches_above_half_the_sample_rate() -> None:
+    assert LogMel(MelConfig(sample_rate=16000, f_max=8000.0)).basis.shape == (128, 1025)
+    with pytest.raises(UserError, match="f_max=8001 is above half its sample rate, 8000 Hz"):
+        LogMel(MelConfig(sample_rate=16000, f_max=8001.0))
+
+
+def test_a_folder_s_front_end_is_compared_by_value(tmp_path) -> None:
+    config = MelConfig(f_max=4000.0)
+    check_front_end(tmp_path, config)
+    note = tmp_path / "mel.json"
+    note.write_text(json.dumps({**asdict(config), "f_max": 4000, "by": "hand"}))
+    check_front_end(tmp_path, config)
+    note.write_text(json.dumps({**asdict(config), "f_max": 8000, "n_fft": 1024}))
+    with pytest.raises(UserError, match=r"n_fft is 1024, not 2048, f_max is 8000, not 4000\.0; "):
+        check_front_end(tmp_path, config)
+
+
+@pytest.mark.parametrize("damaged", [b"", b"{", b"[1]", b"null", b"\xff\xfe", b'{"n_fft": 10'])
+def test_a_damaged_note_is_told_in_a_sentence(damaged, tmp_path) -> None:
+    (tmp_path / "mel.json").write_bytes(damaged)
+    with pytest.raises(UserError, match=r"^[^\n]*mel\.json is damaged; make the mels anew [^\n]*$"):
+        check_front_end(tmp_path, MelConfig())
 
 
 @pytest.mark.gpu

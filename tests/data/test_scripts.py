@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -297,6 +298,16 @@ def test_sc09_refuses_half_an_archive(run_script, tmp_path, harm, words):
     assert not (tmp_path / "sc09").exists()
 
 
+def test_sc09_names_a_damaged_list(run_script, tmp_path):
+    source = speech_commands(tmp_path / "all")
+    with (source / "testing_list.txt").open("ab") as file:
+        file.write(b"six/\xff_nohash_0.wav\n")
+    status, _, err = prepare(run_script, source, tmp_path / "sc09")
+    assert status == 2
+    assert re.search(r"testing_list.txt is damaged \(byte \d+ is no UTF-8\): unpack", err)
+    assert len(err.splitlines()) == 1
+
+
 def test_sc09_does_not_mix_with_other_files(run_script, tmp_path):
     source, output = speech_commands(tmp_path / "all"), tmp_path / "sc09"
     (output / "train/one").mkdir(parents=True)
@@ -344,7 +355,14 @@ def test_making_mels_goes_on_and_does_not_mix_front_ends(run_script, make_dir, t
     assert (output / "0.npy").stat().st_mtime_ns == before
     status, _, err = run_script(*arguments, "model.mel.f_max=11025")
     assert status == 2
-    assert "mel.json tells of another front end than model.mel" in err
+    assert "holds mels of another front end than the model's: f_max is 8000.0, not 11025.0" in err
+    note = output / "mel.json"
+    note.write_text(note.read_text().replace("8000.0", "8000"))
+    assert "0 mels of 80 bands, 3 were there" in run_script(*arguments)[1]
+    note.write_text("{")
+    status, _, err = run_script(*arguments)
+    assert status == 2
+    assert "mel.json is damaged" in err
 
 
 def test_mels_that_cannot_be_made_are_refused(run_script, make_dir, tmp_path):

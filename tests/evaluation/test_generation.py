@@ -150,6 +150,22 @@ def test_the_intervals_are_as_wide_as_the_spread_of_other_draws():
         assert 0.3 < widths / (2 * 1.96 * between) < 3
 
 
+@pytest.mark.parametrize("outlier", [0.0, 1e4])
+@pytest.mark.parametrize("labels", [1, 2, 8])
+def test_an_interval_holds_its_score_and_ends_where_scores_end(labels, outlier):
+    """Also of clips that are all alike, but for one: its draws are skewed."""
+    judged, own = made_up(range(8))
+    reference = Reference(judged, own)
+    features = np.zeros((40, 8)) + np.linspace(0, 1e-3, 40)[:, None]
+    features[0] += outlier
+    sure = np.full((40, 8), 1e-9) + np.eye(8)[np.arange(40) % labels]
+    scores = score(Judged(np.log(sure / sure.sum(1, keepdims=True)), features), reference)
+    least = {"fid": 0, "is": 1, "mis": 1, "am": 0, "ndb": 0}
+    for name, values in scores.items():
+        most = {"is": 8, "ndb": 1}.get(name, np.inf)
+        assert least[name] <= values["low"] <= values["mean"] <= values["high"] <= most, name
+
+
 # A classifier of three tones, from training to summary.json.
 
 

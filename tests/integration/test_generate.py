@@ -1,5 +1,6 @@
 """`src/generate.py` as a user runs it: from nothing, from mels, killed, and given what is wrong."""
 
+import shutil
 import signal
 
 import numpy as np
@@ -114,6 +115,8 @@ def test_mels_are_vocoded_one_by_one(runs, run_script, tmp_path):
     ("of", "more", "words"),
     [
         ("sashimi", ["--mel-dir", "mels"], "this model is unconditional"),
+        ("nowhere", ["--seed", "-1"], r"--seed -1: choose a whole number, 0 to 2\^63 - 1"),
+        ("nowhere", ["--seed", str(2**63)], "--seed 9223372036854775808: choose a whole"),
         ("sashimi", ["--n-samples", "0"], "must be at least 1"),
         (
             "sashimi",
@@ -137,6 +140,18 @@ def test_what_does_not_fit_is_refused_in_a_sentence(of, more, words, runs, run_s
     assert done.returncode == 2
     assert re.search(f"^error: .*{words}", done.stderr, re.M), done.stderr
     assert not files(tmp_path)
+
+
+def test_a_checkpoint_outside_a_run_needs_a_place_for_the_files(runs, run_script, tmp_path):
+    copy = tmp_path / "deep/copy"
+    shutil.copytree(runs / "sashimi/ckpt/latest", copy)
+    words = ["src/generate.py", "--ckpt-dir", copy, "--n-samples", 1]
+    refused = run_script(*words, check=False)
+    assert refused.returncode == 2
+    assert "deep/copy is in no run's ckpt folder: say by --output-dir where" in refused.stderr
+    assert not files(tmp_path)
+    run_script(*words, "--output-dir", tmp_path / "out")
+    assert list(files(tmp_path)) == ["out/000000.wav"]
 
 
 def test_a_vocoder_copies_a_directory_at_any_rate(runs, run_script, tones, tmp_path):

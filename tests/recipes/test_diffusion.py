@@ -163,6 +163,14 @@ def test_a_run_goes_to_its_name_and_goes_on_from_there(tones, tmp_path, monkeypa
             [*VOCODER, "data.train.mel_dir=mels", "model.mel.n_mels=40"],
             "have 20 bands and a hop of 64 .* has 40 and 64",
         ),
+        (
+            [*VOCODER, "data.test.mel_dir=mels", "model.mel.n_mels=40"],
+            "the mels in data.test.mel_dir have 20 bands",
+        ),
+        (["data.test.mel_dir=mels"], "hears no mel, but data.test.mel_dir is given"),
+        ([*VOCODER, "model.mel.f_max=4001"], "f_max=4001 is above half its sample rate, 4000 Hz"),
+        ([*VOCODER, "model.mel.win_length=512"], "win_length=512 and n_fft=256 must be above 0"),
+        (["+model.ssm_lr_scale=0"], r"model\.ssm_lr_scale=0 must be above 0"),
         (["model.diffusion.T=1"], "T=1 must be at least 2"),
         (["+model.d_model=8"], "unknown key model.d_model"),
         (["model.backbone=unet"], "model.backbone='unet' must be one of wavenet, sashimi"),
@@ -171,6 +179,18 @@ def test_a_run_goes_to_its_name_and_goes_on_from_there(tones, tmp_path, monkeypa
 def test_what_does_not_fit_is_refused_in_a_sentence(more, words):
     with pytest.raises(UserError, match=words):
         recipe_of(*more)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_mels_in_files_are_of_the_model_s_front_end(part, tmp_path):
+    words = [*VOCODER, f"data.{part}.mel_dir={tmp_path}"]
+    front_end = compose_plain(overrides("wavenet", "nowhere", *words))["model"]["mel"]
+    note = tmp_path / "mel.json"
+    note.write_text(json.dumps({**front_end, "f_max": 4000}))
+    recipe_of(*words)
+    note.write_text(json.dumps({**front_end, "f_max": 3000}))
+    with pytest.raises(UserError, match="another front end than the model's: f_max is 3000, not 4"):
+        recipe_of(*words)
 
 
 def test_the_generated_sounds_are_of_full_scale_at_most(recipe):

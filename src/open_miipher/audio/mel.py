@@ -1,13 +1,14 @@
 """Log-mel spectra at a fixed frame rate, the way back to magnitudes, and files of them."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from open_miipher.base.errors import UserError
+from open_miipher.base.errors import UserError, report
 from open_miipher.base.paths import printable
 from open_miipher.base.precision import in_float32
 
@@ -28,6 +29,25 @@ class MelConfig:
     f_max: float = 12000.0
     floor: float = 1e-5
 
+    def __post_init__(self) -> None:
+        """Check the values.
+
+        Raises:
+            UserError: a value is out of range; the message lists all of them.
+        """
+        hop, window, n_fft = self.hop_length, self.win_length, self.n_fft
+        rules = {
+            f"sample_rate={self.sample_rate} must be at least 1": self.sample_rate >= 1,
+            f"hop_length={hop}, win_length={window} and n_fft={n_fft} must be above 0, and none "
+            "longer than the next": 0 < hop <= window <= n_fft,
+            f"n_mels={self.n_mels} must be at least 1": self.n_mels >= 1,
+            f"f_min={self.f_min:g} and f_max={self.f_max:g} must rise from 0 or more": (
+                0 <= self.f_min < self.f_max
+            ),
+            f"floor={self.floor:g} must be above 0": self.floor > 0,
+        }
+        report([f"a mel front end's {rule}" for rule, kept in rules.items() if not kept])
+
 
 class LogMel(nn.Module):
     """Natural logarithm of the mel magnitude: log(max(basis · |STFT|, floor)), in float32.
@@ -38,6 +58,10 @@ class LogMel(nn.Module):
 
     Attributes:
         basis: (n_mels, n_fft / 2 + 1).
+
+    Raises:
+        UserError: `f_max` is above half the sample rate. A config may have such a one as long as
+            nothing hears it: that of an unconditional diffusion at a low rate has.
     """
 
     basis: Tensor
@@ -46,6 +70,11 @@ class LogMel(nn.Module):
 
     def __init__(self, config: MelConfig) -> None:
         super().__init__()
+        if config.f_max > config.sample_rate / 2:
+            raise UserError(
+                f"a mel front end's f_max={config.f_max:g} is above half its sample rate, "
+                f"{config.sample_rate / 2:g} Hz: lower it"
+            )
         from torchaudio.functional import melscale_fbanks  # slow to import
 
         self.config = config
@@ -102,6 +131,40 @@ class LogMel(nn.Module):
 
 FRONT_END_NAME = "mel.json"
 """In a folder of mels, what dataset/script/make_mels.py made them by: a `MelConfig`."""
+
+
+def check_front_end(folder: Path, config: MelConfig) -> None:
+    """See that a folder's mels are of a front end, if it is noted there what they are of.
+
+    Args:
+        folder: of mels, not looked into; it may be missing.
+        config: what they must be of.
+
+    Raises:
+        UserError: they are of another one, or the note is damaged.
+    """
+    note = folder / FRONT_END_NAME
+    try:
+        noted = json.loads(note.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UserError(f"{printable(note)} cannot be read: {error.strerror}") from error
+    except ValueError:  # no UTF-8, or no JSON
+        noted = None
+    if not isinstance(noted, dict):
+        raise UserError(
+            f"{printable(note)} is damaged; make the mels anew in another folder with "
+            "dataset/script/make_mels.py, or delete the note if you know that they fit"
+        )
+    ours = asdict(config)
+    differing = [f"{k} is {noted.get(k)}, not {ours[k]}" for k in ours if noted.get(k) != ours[k]]
+    if differing:
+        raise UserError(
+            f"{printable(folder)} holds mels of another front end than the model's: "
+            f"{', '.join(differing)}; make the model's in another folder with "
+            "dataset/script/make_mels.py"
+        )
 
 
 class MelError(UserError):

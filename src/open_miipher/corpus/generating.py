@@ -1,8 +1,8 @@
 """The corpus run that generates: sounds from nothing by number, or from files of mels."""
 
-import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from open_miipher.audio.io import AudioWriter
-from open_miipher.audio.mel import FRONT_END_NAME, MelConfig, MelError, read_mel
+from open_miipher.audio.mel import MelConfig, MelError, check_front_end, read_mel
 from open_miipher.base.atomic import remove_leftovers
-from open_miipher.base.errors import UserError
+from open_miipher.base.errors import UserError, notice
 from open_miipher.base.paths import file_stamp, printable
 from open_miipher.base.rows import Row
 from open_miipher.corpus.array import OF_RESTORING
@@ -23,6 +23,8 @@ from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.run import Item, Plan
 from open_miipher.diffusion.generator import Generator
 from open_miipher.distributed import Share
+
+_BATCH = re.compile(r"(\d{6,})-(\d{6,})")  # see Numbers
 
 
 class Numbers(Inputs):
@@ -99,22 +101,11 @@ class MelFiles(Inputs):
         """See that the folder is there, and what dataset/script/make_mels.py noted of it.
 
         Raises:
-            UserError: it is not, or its mels are of another front end.
+            UserError: it is not, or its mels are of another front end, or the note is damaged.
         """
         if not self._files.is_dir():
             raise UserError(f"{printable(self._files)} (--mel-dir) is no folder")
-        note = self._files / FRONT_END_NAME
-        if not note.exists():
-            return
-        noted, ours = json.loads(note.read_text()), asdict(self._config)
-        differing = [
-            f"{k} is {noted.get(k)}, not {ours[k]}" for k in ours if noted.get(k) != ours[k]
-        ]
-        if differing:
-            raise UserError(
-                f"{printable(self._files)} holds mels of another front end than the model's: "
-                f"{', '.join(differing)}; make them anew with dataset/script/make_mels.py"
-            )
+        check_front_end(self._files, self._config)
 
     def ids(self) -> list[str]:
         """Return the paths of the files below the folder.
@@ -188,20 +179,22 @@ class Generate:
         }
 
     def plan(self, ledger: Ledger) -> Plan:
-        """Find what is left, and clear up after killed runs.
+        """Find what is left, and clear up after killed and overwritten runs.
 
         Raises:
             UserError: there is nothing to make sounds of.
         """
         found = self._inputs.ids()
         names = ledger.name_all(found, "wav", self._inputs.assign)
-        ledger.record_gone(names.keys() - set(found))
         items = {item: names[item] for item in found}
+        gone = {item: names[item] for item in names.keys() - items.keys()}
+        ledger.record_gone(gone)
         plan = find_left(self._inputs, items, ledger, self._look)
         outputs = (o for item in plan.items if item.details for o in item.details)
         remove_leftovers(self._output_dir / f"{number:06d}.wav" for number in outputs)
         remove_leftovers(self._output_dir / item.output for item in plan.items)
-        return plan
+        asked = {o for item, output in items.items() for o in _outputs(item, output)}
+        return replace(plan, num_gone=self._clear(gone, asked, ledger))
 
     def process(self, items: Share[Item]) -> Iterator[Row]:
         """Make the sounds of one rank; a signal lets a batch come to its end."""
@@ -215,6 +208,37 @@ class Generate:
             except MelError as error:
                 row["error"] = str(error)
             yield {**row, "seconds": round(item.cost, 6)}
+
+    def _clear(self, gone: Mapping[str, str], asked: Collection[str], ledger: Ledger) -> int:
+        """Delete sounds from nothing that may be of an overwritten model; the others stay.
+
+        What a row that still counts tells of was made as this run makes it. Sounds of mels stay in
+        any case: `--mel-name` with `--overwrite` asks for one, not for the end of the others.
+
+        Args:
+            gone: items that are not asked for any more, with their outputs.
+            asked: outputs that are.
+            ledger: of the run.
+
+        Returns:
+            How many items have outputs that stay.
+        """
+        rows, num_deleted, num_staying = ledger.rows(gone, ("outputs",)), 0, 0
+        valid = {name for row in rows.values() for name, _ in row["outputs"]}
+        for item, output in gone.items():
+            paths = [self._output_dir / o for o in _outputs(item, output) if o not in asked]
+            there = [path for path in paths if path.exists()]
+            stay = [path for path in there if not _BATCH.fullmatch(item) or path.name in valid]
+            for path in set(there) - set(stay):
+                path.unlink()
+                num_deleted += 1
+            num_staying += bool(stay)
+        if num_deleted:
+            notice(
+                f"deleted {num_deleted} sounds in {printable(self._output_dir)}: they are of runs "
+                "that were overwritten or killed, and not asked for any more"
+            )
+        return num_staying
 
     def finish(self, rows: Iterable[Row]) -> None:
         """Nothing is to be summed up: the ledger lists all."""
@@ -231,3 +255,11 @@ class Generate:
         with AudioWriter(path, self._generator.sample_rate, 1, format="wav") as writer:
             writer.write(sound.numpy()[None])
         return [name, path.stat().st_size]
+
+
+def _outputs(item: str, output: str) -> list[str]:
+    """Return all outputs of an item, given with the one by which the ledger names it."""
+    batch = _BATCH.fullmatch(item)
+    if batch is None:
+        return [output]
+    return [f"{number:06d}.wav" for number in range(int(batch[1]), int(batch[2]) + 1)]

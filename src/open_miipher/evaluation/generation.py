@@ -28,6 +28,8 @@ SCORES = ("fid", "is", "mis", "am", "ndb")
 TEST = "test_"
 """Before the name of a score: of the held-out real clips instead of the generated ones."""
 
+_LEAST = {"fid": 0.0, "is": 1.0, "mis": 1.0, "am": 0.0, "ndb": 0.0}
+
 LEAST_ACCURACY = 0.9
 """Of the classifier; the scores of a worse one say little."""
 
@@ -203,7 +205,8 @@ def score(judged: Judged, reference: Reference) -> Summary:
     """Return each score of clips with its 95 % bootstrap interval and the number of clips.
 
     Drawing clips again makes a set look less varied, which shifts these scores as such: the
-    interval is the spread of the resampled scores about their mean, laid around the score.
+    interval is the spread of the resampled scores about their mean, laid around the score, and no
+    wider than what a score can be.
 
     Args:
         judged: the clips, more than they have features.
@@ -218,15 +221,14 @@ def score(judged: Judged, reference: Reference) -> Summary:
         drawn.append(list(scores_of(judged.take(rows), bins[rows], reference).values()))
     spread = np.array(drawn) - np.mean(drawn, axis=0)
     low, high = np.percentile(spread, [2.5, 97.5], axis=0)
-    return {
-        name: {
-            "mean": value,
-            "low": max(0.0, value + float(low[place])),
-            "high": value + float(high[place]),
-            "n": len(judged),
-        }
-        for place, (name, value) in enumerate(whole.items())
-    }
+    low, high = np.minimum(low, 0), np.maximum(high, 0)  # a few outliers move the mean that far
+    most = {"is": float(judged.log_probabilities.shape[1]), "ndb": 1.0}
+    summary: Summary = {}
+    for place, (name, value) in enumerate(whole.items()):
+        bounds = np.array([value, value + low[place], value + high[place]])
+        mean, *ends = np.clip(bounds, _LEAST[name], most.get(name)).tolist()
+        summary[name] = {"mean": mean, "low": ends[0], "high": ends[1], "n": len(judged)}
+    return summary
 
 
 class Judge:

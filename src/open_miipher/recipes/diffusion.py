@@ -5,12 +5,13 @@ The mel is that of the audio (a vocoder), or what a cleaner makes of damaged aud
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from open_miipher.audio.mel import MelConfig
+from open_miipher.audio.mel import MelConfig, check_front_end
 from open_miipher.base.errors import UserError
 from open_miipher.base.noise import stream_keys, uniform, white_noise
 from open_miipher.cleaners import CLEANERS, Cleaner
@@ -261,17 +262,22 @@ def _check(data: Audio | DegradedSpeech | Preprocessed, config: DiffusionConfig)
             "a diffusion trains on pairs of clean and damaged speech with a cleaner alone "
             "(model=diffwave_finetune), and else on audio: choose another data=…"
         )
-    mel_dir = data.config.train.mel_dir if isinstance(data, Audio) else None
+    mel_dirs = {}
+    if isinstance(data, Audio):
+        parts = {"train": data.config.train.mel_dir, "test": data.config.test.mel_dir}
+        mel_dirs = {f"data.{part}.mel_dir": path for part, path in parts.items() if path}
+    if config.ssm_lr_scale <= 0:
+        raise UserError(f"model.ssm_lr_scale={config.ssm_lr_scale:g} must be above 0")
     if config.in_channels not in (None, 1):
         raise UserError(
             f"model.in_channels={config.in_channels}: audio is read as one channel; set "
             "model.in_channels and model.out_channels to 1"
         )
     if config.unconditional:
-        if mel_dir is not None:
+        if mel_dirs:
             raise UserError(
-                "model.unconditional=true hears no mel, but data.train.mel_dir is given: leave it "
-                "out, or set model.unconditional=false"
+                f"model.unconditional=true hears no mel, but {' and '.join(mel_dirs)} is given: "
+                "leave it out, or set model.unconditional=false"
             )
         return
     if config.mel is None:
@@ -281,12 +287,14 @@ def _check(data: Audio | DegradedSpeech | Preprocessed, config: DiffusionConfig)
             f"model.mel.sample_rate={config.mel.sample_rate} but data.sample_rate="
             f"{data.sample_rate}; make them equal"
         )
-    if not isinstance(data, Audio) or mel_dir is None:
+    if not isinstance(data, Audio) or not mel_dirs:
         return
     shape = data.config.mel
     ours, theirs = (config.mel.n_mels, config.mel.hop_length), (shape.n_mels, shape.hop_length)
     if ours != theirs:
         raise UserError(
-            f"the mels in data.train.mel_dir have {theirs[0]} bands and a hop of {theirs[1]} "
-            f"(data.mel), model.mel has {ours[0]} and {ours[1]}; make them equal"
+            f"the mels in {' and '.join(mel_dirs)} have {theirs[0]} bands and a hop of "
+            f"{theirs[1]} (data.mel), model.mel has {ours[0]} and {ours[1]}; make them equal"
         )
+    for path in mel_dirs.values():
+        check_front_end(Path(path), config.mel)
