@@ -107,7 +107,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--max-failures",
         default="0",
-        metavar="N|P%%",
+        metavar="N|P%",
         help="so many mels, or such a share, may fail without an exit status of 3 (default: "
         "%(default)s)",
     )

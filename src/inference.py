@@ -269,7 +269,7 @@ def _ask_what_is_done(group: argparse._ArgumentGroup) -> None:
     add(
         "--max-failures",
         default="0",
-        metavar="N|P%%",
+        metavar="N|P%",
         help="so many files (of shards: shards that lack a sample), or such a share, may fail "
         "without an exit status of 3 (default: %(default)s)",
     )
