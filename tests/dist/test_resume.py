@@ -224,8 +224,9 @@ def test_other_ranks_and_workers_draw_the_same_samples(run_script, tiny_stages, 
         mixed = shutil.copytree(half, tmp_path / f"mixed-{ranks}-{workers}", symlinks=True)
         more = [f"trainer.output_dir={mixed}", end, f"trainer.num_workers={workers}"]
         run_script("src/train.py", f"trainer.ckpt_dir={mixed}", *more, ranks=ranks)
-        # Magnitudes to the power 0.3 are steep near 0.
-        of_norms = 1e-3 if recipe == "waveform" else 1e-4
+        # Magnitudes to the power 0.3 are steep near 0; and what is rounded in a transform, as in
+        # SaShiMi's long convolutions, depends on the number of samples that share it.
+        of_norms = 1e-3 if recipe in ("waveform", "sashimi") else 1e-4
         assert_equal_runs(mixed, unbroken, tolerance=1e-5, of_norms=of_norms)
 
 
