@@ -227,9 +227,9 @@ def test_other_ranks_and_workers_draw_the_same_samples(run_script, tiny_stages, 
         # Magnitudes to the power 0.3 are steep near 0; and what is rounded in a transform, as in
         # SaShiMi's long convolutions, depends on the number of samples that share it.
         of_norms = 1e-3 if recipe in ("waveform", "sashimi") else 1e-4
-        # Its step embedding has next to no gradient at first, of whose rounding Adam makes steps;
+        # Some of SaShiMi has next to no gradient at first, of whose rounding Adam makes steps;
         # with other samples, weights would differ by the learning rate, 1e-3, and losses too.
-        tolerance = 1e-4 if recipe == "sashimi" else 1e-5
+        tolerance = 2e-4 if recipe == "sashimi" else 1e-5
         assert_equal_runs(mixed, unbroken, tolerance, of_norms)
 
 
