@@ -111,6 +111,7 @@ def _restore(batch: list[Row], model: Model) -> Iterator[Chunk]:
     """
     if not batch:
         return
+    halves: list[list[Row]] = []
     try:
         yield from _restore_at_once(batch, model)
     except torch.OutOfMemoryError as error:
@@ -119,8 +120,9 @@ def _restore(batch: list[Row], model: Model) -> Iterator[Chunk]:
             raise UserError(
                 f"the GPU's memory is too small for a chunk of {seconds:g} s; use shorter chunks"
             ) from error
-        for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-            yield from _restore(half, model)
+        halves = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+    for half in halves:  # out here, where the error no longer holds on to the memory
+        yield from _restore(half, model)
 
 
 def _restore_at_once(batch: list[Row], model: Model) -> list[Chunk]:
