@@ -22,9 +22,10 @@ case ${1:-} in
     # descript-audio-codec requires the first two. A test uses only its decoder, which does not need
     # them, and descript-audiotools pins older versions than ours. Resemblyzer requires the next
     # two: webrtcvad-wheels is the same as webrtcvad, built, and typing is a part of Python. PESQ
-    # has to be built: `make setup` tries to.
-    printf '%s; python_version < "3"\n' descript-audiotools argbind webrtcvad typing pesq >"$none"
-    compile --extra dev --extra evaluation --override "$none" \
+    # has to be built: `make setup` tries to. docopt is for the command that num2words comes with.
+    printf '%s; python_version < "3"\n' descript-audiotools argbind webrtcvad typing pesq docopt \
+      >"$none"
+    compile --extra dev --extra evaluation --extra text --extra synthesis --extra ray --override "$none" \
       --constraint container/requirements.lock --output-file container/requirements-dev.lock
     ;;
   cu126)
