@@ -29,7 +29,7 @@ from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
 _SECTIONS = {
-    "train": ("name", "data", "model", "optimizer", "trainer"),
+    "train": ("name", "data", "model", "optimizer", "trainer", "generate"),
     "preprocess": ("data", "preprocess"),
 }
 _UNKNOWN_KEY = re.compile("Could not override '([^']+)'")
@@ -69,6 +69,7 @@ def compose_run(overrides: Sequence[str]) -> Run:
             "experiment=finetune starts from a trained model: give trainer.init_from=OUTPUT_DIR"
         )
     trainer = from_mapping(TrainerConfig, plain["trainer"], "trainer")
+    sampled = plain.get("generate", {}).get("mel_name")  # absent from older checkpoints
     return Run(
         name=plain["name"],
         data=build(DATA, plain["data"], key="data"),
@@ -83,6 +84,7 @@ def compose_run(overrides: Sequence[str]) -> Run:
         plain=plain,
         overrides=kept,
         resumed=checkpoint,
+        sampled=None if sampled is None else str(sampled),
     )
 
 
