@@ -18,6 +18,7 @@ from open_miipher.corpus.run import run
 from open_miipher.corpus.status import survey
 from open_miipher.corpus.tars import Groups, TarShards
 from open_miipher.corpus.tokenising import Tokenise
+from open_miipher.corpus.verify import verify
 from open_miipher.shards import Sample, ShardError, ShardWriter, Storage, read_tokens
 
 SECONDS = {"a/one.wav": 1.0, "a/two.wav": 0.3, "b/three.wav": 2.01, "four.wav": 0.013}
@@ -195,6 +196,26 @@ def test_another_codec_or_bandwidth_is_another_corpus(speech, tokenise, codec_fo
     assert read(tokenise.folder)["a/one"].codes.shape == (75, 4)
 
 
+def test_verifying_finds_tokens_that_are_not_as_recorded(speech, tokenise):
+    tokenise(groups(speech))
+    ledger = Ledger(tokenise.folder)
+    assert verify(ledger, 1, False, False) == []
+    first = tokenise.folder / "tokens-000000.tar"
+    with first.open("rb") as file:
+        kept = list(read_tokens(file, "first"))[:-1]
+    with ShardWriter(first) as writer:
+        for tokens in kept:
+            data = io.BytesIO()
+            np.save(data, tokens.codes[1:])
+            about = json.dumps(tokens.about).encode()
+            writer.add(Sample(tokens.name, {"npy": data.getvalue(), "json": about}))
+    (tokenise.folder / "more.tar").write_bytes(b"")
+    problems = " ".join(wrong.problem for wrong in verify(ledger, 1, False, False))
+    assert "a/one.npy has 74 frames and had 75" in problems
+    assert "b/three.npy is missing" in problems
+    assert "more.tar is no output" in problems
+
+
 def test_a_full_disk_ends_the_run_with_a_sentence(speech, tokenise, monkeypatch):
     def full(self, sample):
         raise OSError(28, "No space left on device")
@@ -209,7 +230,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence(speech, tokenise, monkeypatch)
 
 def test_readers_refuse_tokens_of_another_codec_and_what_is_none(speech, tokenise, tmp_path):
     tokenise(groups(speech))
-    with pytest.raises(UserError, match="tokens of the codec .* and those of 0123 are needed"):
+    with pytest.raises(UserError, match=r"tokens of the codec .* and those of 0123 are needed"):
         read(tokenise.folder, "0123")
     numbers = io.BytesIO()
     np.save(numbers, np.zeros((3, 2), np.float32))

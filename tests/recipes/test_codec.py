@@ -201,7 +201,8 @@ def test_a_saved_codec_tokenises_as_it_trained(tmp_path):
     ],
 )
 def test_what_makes_no_sense_is_refused(changes, words):
+    given = {"sample_rate": 24000, "crop_seconds": 0.4, **changes.pop("data", {})}
+    spec = {"name": "encodec", **SMALL, **changes.pop("network", {})}
+    config = CodecRecipeConfig(spec, WEIGHTS, MEL, **changes)
     with pytest.raises(UserError, match=words):
-        given = {"sample_rate": 24000, "crop_seconds": 0.4, **changes.pop("data", {})}
-        spec = {"name": "encodec", **SMALL, **changes.pop("network", {})}
-        Codec(SimpleNamespace(**given), 0, CodecRecipeConfig(spec, WEIGHTS, MEL, **changes))
+        Codec(SimpleNamespace(**given), 0, config)

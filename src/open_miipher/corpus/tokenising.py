@@ -325,6 +325,7 @@ class _Shard:
             num_failed=len(failed),
             num_carried=self._num_carried,
             seconds=round(self._seconds, 6),
+            duration=round(self._seconds, 6),
             error=error,
         )
 
