@@ -97,15 +97,16 @@ def sample(
         kind = chosen % logits.shape[-1]
         is_end = (kind == network.codebook_size) & (place % books == 0)
         values = totals.gather(1, chosen)
+        parents = chosen // logits.shape[-1]
         first = torch.arange(count, device=device) < beams
-        ends.add(is_end & first & values.isfinite(), values, said, chosen // logits.shape[-1], place)
+        ends.add(is_end & first & values.isfinite(), values, said, parents, place)
         if place % books == 0 and bool(ends.is_done.all()):
             break
         # The first that go on; those that end stand behind them.
         order = torch.arange(count, device=device) + count * is_end
         going = order.topk(beams, largest=False, sorted=True).indices
         scores = values.gather(1, going).masked_fill(is_end.gather(1, going), float("-inf"))
-        parents = (chosen // logits.shape[-1]).gather(1, going)
+        parents = parents.gather(1, going)
         next_codes = kind.gather(1, going).clamp(max=network.codebook_size - 1)
         if beams > 1:
             cache.choose((first_rows + parents).flatten())

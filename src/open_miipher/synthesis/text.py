@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,11 +52,10 @@ ABBREVIATIONS = {
 }
 """Abbreviations that are written out, by language; of other languages only numbers are."""
 
-# 1,234,567.8 or 1234567.8; a minus only where no letter or digit stands before it.
-_NUMBER = re.compile(r"(?:(?<![\w-])-)?\d{1,3}(?:,\d{3})+(?:\.\d+)?(?!\d)|(?:(?<![\w-])-)?\d+(?:\.\d+)?")
-_NUMBER_WITH_COMMA = re.compile(
-    r"(?:(?<![\w-])-)?\d{1,3}(?:\.\d{3})+(?:,\d+)?(?!\d)|(?:(?<![\w-])-)?\d+(?:,\d+)?"
-)
+# A minus only where no letter or digit stands before it: 1,234,567.8 and 1234567.8, or 1.234.567,8.
+_MINUS = r"(?:(?<![\w-])-)?"
+_NUMBER = re.compile(rf"{_MINUS}(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?")
+_NUMBER_WITH_COMMA = re.compile(rf"{_MINUS}(?:\d{{1,3}}(?:\.\d{{3}})+(?!\d)|\d+)(?:,\d+)?")
 _MOST_DIGITS = 15  # of a number that is read as one; longer ones are read digit by digit
 
 
@@ -73,7 +73,10 @@ def check_language(language: str | None, key: str) -> None:
         return
     known = sorted(_num2words().CONVERTER_CLASSES)
     if language not in known:
-        raise UserError(f"{key}={language} is no language of num2words: {', '.join(known)}; or null")
+        raise UserError(
+            f"{key}={language} is no language of num2words: choose null, or "
+            f"one of {', '.join(known)}"
+        )
 
 
 def normalised(text: str, language: str | None) -> str:
@@ -131,18 +134,14 @@ def text_batch(texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         (batch, bytes) int64, 0 beyond a text's end; and (batch,) int64, how many each has, with
         the mark of its end.
     """
-    return pad_ids([text_ids(text.encode()) for text in texts])
-
-
-def text_ids(text: bytes) -> Tensor:
-    """Return the ids of one text: (bytes + 1,) int64."""
-    return torch.tensor([byte + _FIRST_BYTE for byte in text] + [_END])
-
-
-def pad_ids(ids: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Join the ids of texts to a batch, and count them."""
+    ids = [torch.from_numpy(text_ids(text.encode())) for text in texts]
     lengths = torch.tensor([len(own) for own in ids])
-    return torch.nn.utils.rnn.pad_sequence(list(ids), batch_first=True), lengths
+    return torch.nn.utils.rnn.pad_sequence(ids, batch_first=True), lengths
+
+
+def text_ids(text: bytes) -> np.ndarray:
+    """Return the ids of one text in UTF-8: (bytes + 1,) int64."""
+    return np.append(np.frombuffer(text, np.uint8).astype(np.int64) + _FIRST_BYTE, _END)
 
 
 def _num2words() -> Any:

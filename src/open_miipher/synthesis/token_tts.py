@@ -125,9 +125,8 @@ class TokenTTS(nn.Module):
             the first. The first codebook's have the end as one more code, the last.
         """
         memory, mask = self.encode(text, text_lengths)
-        batch, frames, _ = codes.shape
         read = torch.stack([table(codes[..., k]) for k, table in enumerate(self.code_tables)], 2)
-        x = torch.cat([self.start.expand(batch, 1, -1), read.flatten(1, 2)], 1)
+        x = torch.cat([self.start.expand(len(codes), 1, -1), read.flatten(1, 2)], 1)
         x = x[:, : self.num_frames * self.codebooks]
         x = x + self.code_places[: x.shape[1]]
         for layer in self.decoder:
@@ -290,9 +289,7 @@ class Cache:
         self.text = [layer.cross.keys_values(memory) for layer in network.decoder]
         shape = list(self.text[0][0].shape)
         shape[2] = num_codes
-        self._said = [
-            (memory.new_zeros(shape), memory.new_zeros(shape)) for _ in network.decoder
-        ]
+        self._said = [(memory.new_zeros(shape), memory.new_zeros(shape)) for _ in network.decoder]
 
     def add(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Add the newest code's to a layer; returns those of all codes."""
