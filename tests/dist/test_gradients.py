@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny_tts
 import torch
 from tiny_diffusion import BACKBONES, VOCODER, overrides
 
@@ -20,9 +21,12 @@ TINY_DAC = [
 
 
 @pytest.fixture(scope="module")
-def tiny_stages(tiny_stages, tones):
+def tiny_stages(tiny_stages, tones, spoken, tmp_path_factory):
+    tokens = tmp_path_factory.mktemp("tokens")  # made by the first of all runs
+    speaking = tiny_tts.overrides(spoken, f"data.tokens_dir={tokens}")
     vocoders = {f"{name}_vocoder": overrides(name, tones, *VOCODER) for name in BACKBONES}
-    return {**tiny_stages, **{name: overrides(name, tones) for name in BACKBONES}, **vocoders}
+    diffusions = {name: overrides(name, tones) for name in BACKBONES}
+    return {**tiny_stages, **diffusions, **vocoders, "token_tts": speaking}
 
 
 @pytest.fixture(scope="module")

@@ -56,6 +56,7 @@ ABBREVIATIONS = {
 _MINUS = r"(?:(?<![\w-])-)?"
 _NUMBER = re.compile(rf"{_MINUS}(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?")
 _NUMBER_WITH_COMMA = re.compile(rf"{_MINUS}(?:\d{{1,3}}(?:\.\d{{3}})+(?!\d)|\d+)(?:,\d+)?")
+_ORDINAL = re.compile(r"\b(\d{1,9})(?:st|nd|rd|th)\b")
 _MOST_DIGITS = 15  # of a number that is read as one; longer ones are read digit by digit
 
 
@@ -99,10 +100,14 @@ def normalised(text: str, language: str | None) -> str:
     def words(match: re.Match[str]) -> str:
         digits = match[0].replace(separator, "").replace(point, ".")
         if len(digits) > _MOST_DIGITS:
-            return " ".join(convert(int(d), lang=language) for d in digits if d.isdigit())
-        value = float(digits) if "." in digits else int(digits)
-        return str(convert(value, lang=language))
+            spoken = " ".join(convert(int(d), lang=language) for d in digits if d.isdigit())
+        else:
+            spoken = str(convert(float(digits) if "." in digits else int(digits), lang=language))
+        before = match.string[match.start() - 1 : match.start()]
+        return f" {spoken}" if before.isalpha() else spoken
 
+    if language == "en":
+        text = _ORDINAL.sub(lambda m: str(convert(int(m[1]), to="ordinal", lang="en")), text)
     text = (_NUMBER_WITH_COMMA if has_comma else _NUMBER).sub(words, text)
     return " ".join(text.split())
 
@@ -115,7 +120,7 @@ def text_problem(text: object, most_bytes: int) -> str | None:
         most_bytes: in UTF-8.
     """
     if not isinstance(text, str):
-        return f"{text!r:.{_SHOWN}} is a {type(text).__name__}, and no text"
+        return f"{text!r:.{_SHOWN}} is of type {type(text).__name__}, and no text"
     if not text.strip():
         return "the text is empty"
     try:
