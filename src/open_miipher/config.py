@@ -29,7 +29,7 @@ from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
 _SECTIONS = {
-    "train": ("name", "data", "model", "optimizer", "trainer", "generate"),
+    "train": ("name", "codec", "data", "model", "optimizer", "trainer", "generate"),
     "preprocess": ("data", "preprocess"),
 }
 _UNKNOWN_KEY = re.compile("Could not override '([^']+)'")
