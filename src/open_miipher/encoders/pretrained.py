@@ -16,13 +16,14 @@ from open_miipher.encoders.fetching import WEIGHTS, tower_folder
 _CONNECT_SECONDS = 5.0
 
 
-def find_file(source: str, *names: str) -> Path:
+def find_file(source: str, *names: str, what: str = "encoder") -> Path:
     """Find a file of a pretrained model; the hub is asked only if `source` is no local folder.
 
     Args:
         source: a local folder, or a hub id such as `microsoft/wavlm-large`. If only the tower of a
             multimodal model was fetched (see `fetching`), that is used.
         *names: file names, in order of preference.
+        what: the model is, for messages.
 
     Returns:
         The path of the first file that exists; it is downloaded if necessary.
@@ -38,7 +39,7 @@ def find_file(source: str, *names: str) -> Path:
         for name in names:
             if (folder / name).is_file():
                 return folder / name
-        raise UserError(f"encoder source {source} holds no {' or '.join(names)}")
+        raise UserError(f"{what} source {source} holds no {' or '.join(names)}")
     tower = tower_folder(source)
     for name in names:
         if (tower / WEIGHTS).is_file() and (tower / name).is_file():
@@ -50,7 +51,7 @@ def find_file(source: str, *names: str) -> Path:
         except (OSError, EntryNotFoundError, HFValidationError) as error:
             reason = str(error).strip().partition("\n")[0]
     raise UserError(
-        f"encoder source {source} is no folder here, and its {' or '.join(names)} could not be "
+        f"{what} source {source} is no folder here, and its {' or '.join(names)} could not be "
         f"read from the hub or its cache ({reason}); {how_to_fetch(source)}"
     )
 
@@ -84,13 +85,13 @@ def how_to_fetch(source: str) -> str:
     )
 
 
-def read_json(source: str, name: str) -> dict[str, Any]:
+def read_json(source: str, name: str, what: str = "encoder") -> dict[str, Any]:
     """Read a JSON file of a pretrained model.
 
     Raises:
         UserError: it is missing or not a JSON object.
     """
-    path = find_file(source, name)
+    path = find_file(source, name, what=what)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -1,0 +1,132 @@
+"""EnCodec's layers on batches of unlike lengths, piece by piece: what `transformers` makes of each.
+
+Every layer hears the past only: a piece needs the last inputs of the piece before, and the LSTM's
+state. What is special are the ends: the first convolutions see the signal's beginning reflected,
+and a strided one reflects the signal's last samples to a whole number of strides, at every layer
+anew. In a batch that has to happen where each item ends, and not where the batch does.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.models.encodec.modeling_encodec import (
+    EncodecConv1d,
+    EncodecConvTranspose1d,
+    EncodecLSTM,
+    EncodecResnetBlock,
+)
+
+
+class Stream:
+    """EnCodec's encoder or decoder at work on one batch; keeps what the next piece needs.
+
+    The first piece of a batch that has several must be longer than every kernel, and all but the
+    last whole frames; then the pieces together are what the whole would be.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[nn.Module, Any] = {}
+
+    def run(self, layers: nn.ModuleList, x: Tensor, lengths: Tensor) -> Tensor:
+        """Pass the next piece through layers.
+
+        Args:
+            layers: of `EncodecEncoder` or `EncodecDecoder`.
+            x: (batch, channels, positions).
+            lengths: (batch,) int64, on the CPU: positions from the piece's beginning to the end of
+                each item; negative if it ended before, greater than the piece if it goes on.
+
+        Returns:
+            (batch, channels, positions of the last layer); what lies beyond an item's end is noise.
+        """
+        for layer in layers:
+            x, lengths = self._pass(layer, x, lengths)
+        return x
+
+    def _pass(self, layer: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(layer, EncodecConv1d):
+            return self._convolve(layer, x, lengths)
+        if isinstance(layer, EncodecConvTranspose1d):
+            return self._upsample(layer, x, lengths)
+        if isinstance(layer, EncodecLSTM):
+            inputs = x.permute(2, 0, 1)
+            outputs, self._before[layer] = layer.lstm(inputs, self._before.get(layer))
+            return (outputs + inputs).permute(1, 2, 0), lengths
+        if isinstance(layer, EncodecResnetBlock):
+            branch = x
+            for part in layer.block:
+                branch, _ = self._pass(part, branch, lengths)
+            return self._pass(layer.shortcut, x, lengths)[0] + branch, lengths
+        return layer(x), lengths  # an activation, or nothing
+
+    def _convolve(self, layer: EncodecConv1d, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        convolution = layer.conv
+        stride, width = convolution.stride[0], x.shape[2]
+        left = (convolution.kernel_size[0] - 1) * convolution.dilation[0] + 1 - stride
+        before = self._before.get(layer)
+        is_first = before is None
+        x = _reflect_start(x, lengths, left) if is_first else torch.cat([before, x], dim=2)
+        if stride > 1:
+            x = nn.functional.pad(x, (0, -width % stride))
+            x = _reflect_ends(x, lengths, left, stride, width, is_first)
+        self._before[layer] = x[..., x.shape[2] - left :]
+        return convolution(x), -(-lengths // stride)
+
+    def _upsample(
+        self, layer: EncodecConvTranspose1d, x: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        convolution = layer.conv
+        stride = convolution.stride[0]
+        reach = (convolution.kernel_size[0] - 1) // stride  # inputs that an output hears besides
+        before = self._before.get(layer)
+        skipped = 0
+        if before is not None:
+            x, skipped = torch.cat([before, x], dim=2), before.shape[2]
+        self._before[layer] = x[..., x.shape[2] - reach :]
+        return convolution(x)[..., skipped * stride : x.shape[2] * stride], lengths * stride
+
+
+def _reflect_start(x: Tensor, lengths: Tensor, left: int) -> Tensor:
+    """Put an item's reflection before it; one that is too short for it is first followed by zeros.
+
+    Args:
+        x: (batch, channels, positions).
+        lengths: (batch,) of the items.
+        left: positions to put before.
+    """
+    width = x.shape[2]
+    if left and lengths.min() <= left:
+        beyond = torch.arange(width) >= lengths[:, None]
+        x = x.masked_fill(beyond[:, None].to(x.device), 0.0)
+    extended = nn.functional.pad(x, (0, max(0, left + 1 - width)))
+    return nn.functional.pad(extended, (left, 0), mode="reflect")[..., : left + width]
+
+
+def _reflect_ends(
+    x: Tensor, lengths: Tensor, left: int, stride: int, width: int, is_first: bool
+) -> Tensor:
+    """Write each item's reflection behind its end, to a whole number of strides.
+
+    Args:
+        x: (batch, channels, left + positions).
+        lengths: (batch,) of the items, from position 0 on, which is x[..., left].
+        left: positions of the past.
+        stride: of the convolution.
+        width: positions of the piece.
+        is_first: nothing came before: an item that is too short to be reflected is reflected with
+            the zeros that `_reflect_start` sees behind it.
+    """
+    places = lengths[:, None] + torch.arange(stride - 1)
+    ends_here = (lengths > 0) & (lengths <= width)
+    written = ends_here[:, None] & (places < (-(-lengths // stride) * stride)[:, None])
+    if not written.any():
+        return x
+    edge = lengths.clamp_min(left + 1 if is_first else 0)[:, None] - 1
+    sources = torch.where(places <= edge, places, 2 * edge - places)
+    # Where nothing is to be written, a value of the past is written onto itself.
+    places, sources = (torch.where(written, t + left, 0) for t in (places, sources))
+    places, sources = (
+        t[:, None].expand(-1, x.shape[1], -1).to(x.device) for t in (places, sources)
+    )
+    return x.scatter(2, places, x.gather(2, sources))

@@ -1,0 +1,29 @@
+"""A small EnCodec of random weights, of `transformers`' own class."""
+
+import torch
+
+TINY = {
+    "num_filters": 4,
+    "hidden_size": 16,
+    "num_lstm_layers": 1,
+    "target_bandwidths": [1.5, 3.0],
+}
+
+
+def make_codec(folder, **settings):
+    """Save a small EnCodec whose codebooks are of its embeddings of noise; returns the model."""
+    from transformers import EncodecConfig, EncodecModel
+
+    torch.manual_seed(0)
+    model = EncodecModel(EncodecConfig(**{**TINY, **settings})).eval()
+    channels = settings.get("audio_channels", 1)
+    levels = torch.rand(15, 1, 1) * torch.ones(1, channels, 24000)
+    with torch.no_grad():
+        seen = model.encoder(levels * torch.randn_like(levels)).transpose(1, 2).flatten(0, 1)
+        seen = seen[torch.randperm(len(seen))]
+        size = model.config.codebook_size
+        for number, layer in enumerate(model.quantizer.layers):
+            codes = seen[:size] if number == 0 else seen[:size] - seen[-size:]
+            layer.codebook.embed.copy_(codes / (1 + number))
+    model.save_pretrained(folder)
+    return model
