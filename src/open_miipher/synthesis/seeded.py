@@ -1,4 +1,4 @@
-"""Noise of a network's own `torch.randn`, item by item from seeds, whatever else is in the batch."""
+"""Noise of a network's own `torch.randn`, item by item from seeds, in whatever batch."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from open_miipher.base.noise import stream_keys, white_noise
 _STREAM_BITS = 32  # places of a channel's stream: longer than any signal
 
 
-class seeded_noise(TorchFunctionMode):  # noqa: N801 - used as a context
+class seeded_noise(TorchFunctionMode):
     """Within the block, normal noise of the shape (batch, …, time) comes from a seed an item.
 
     The n-th noise that is drawn, at a channel and a time, depends on the item's seed, n, channel

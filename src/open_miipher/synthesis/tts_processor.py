@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -143,9 +143,7 @@ def _load_vits(model: str | None, voice: str | int | None, device: str) -> tuple
     logging.disable_progress_bar()
     try:
         tokenizer = VitsTokenizer.from_pretrained(source, local_files_only=only_here)
-        network = VitsModel.from_pretrained(
-            source, dtype=torch.float32, local_files_only=only_here
-        )
+        network = VitsModel.from_pretrained(source, dtype=torch.float32, local_files_only=only_here)
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"tts.model={source} cannot be loaded: {reason}") from error
