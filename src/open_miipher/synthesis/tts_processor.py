@@ -42,12 +42,12 @@ class TTSConfig:
 class TTSProcessor:
     """Speaks texts, many at once.
 
-    What a seed holds: with `transformers`, the noise of every text comes from its own seed by
-    counter, so that a text sounds the same alone, in any batch and on any device, but for rounding
-    and for the last 0.2 s of those that are not the longest of a batch (VITS's decoder has no mask,
-    and hears the padding behind them). `whisperspeech` and `token_tts` speak one text at a time,
-    after its seed: the same sound again on the same kind of machine. `espeak` has no randomness,
-    and ignores seeds.
+    What a seed holds: with `transformers` and `token_tts`, what is drawn for a text comes from its
+    own seed by counter, so that it sounds the same alone, in any batch and on any device, but for
+    rounding, and with VITS but for the last 0.2 s of those that are not the longest of a batch (its
+    decoder has no mask, and hears the padding behind them). `whisperspeech` speaks one text at a
+    time, after its seed: the same sound again on the same kind of machine. `espeak` has no
+    randomness, and ignores seeds.
 
     Args:
         device: where to compute; `cpu`, `cuda` or `cuda:1`.
@@ -196,23 +196,23 @@ def _identify_token_tts(model: str | None, voice: str | int | None) -> str:
 
     if model is None:
         raise UserError("tts.backend=token_tts needs tts.model, the output directory of a run")
-    manifest = Checkpoint.open(model).path / "manifest.json"
-    return f"token_tts {hashlib.sha256(manifest.read_bytes()).hexdigest()[:16]}"
+    return f"token_tts {Checkpoint.open(model).identity[:16]}"
 
 
 def _load_token_tts(model: str | None, voice: str | int | None, device: str) -> tuple[Speak, int]:
-    from open_miipher.synthesis.pipeline import text_to_speech_pipeline
+    from open_miipher.checkpoint import Checkpoint
+    from open_miipher.synthesis.sampling import SamplingConfig
+    from open_miipher.synthesis.speaking import Speaker
 
-    pipeline = text_to_speech_pipeline(str(model), device=device)
+    speaker = Speaker.from_checkpoint(Checkpoint.open(str(model)), device)
 
     def speak(texts: Sequence[str], seeds: Sequence[int]) -> list[np.ndarray]:
-        said = (
-            pipeline(text, forward_params={"seed": seed})
-            for text, seed in zip(texts, seeds, strict=True)
-        )
-        return [np.asarray(each["audio"], np.float32) for each in said]
+        problems = [problem for text in texts if (problem := speaker.problem(text)) is not None]
+        if problems:
+            raise ValueError(problems[0])
+        return [sound.numpy() for sound in speaker.speak(texts, seeds, SamplingConfig())]
 
-    return speak, pipeline.sample_rate
+    return speak, speaker.sample_rate
 
 
 def _identify_espeak(model: str | None, voice: str | int | None) -> str:

@@ -66,8 +66,8 @@ class Said:
     codec: str = ""
 
 
-Processor = Callable[[str], TTSProcessor]
-"""Loads what speaks onto a device."""
+Load = Callable[[str], "tuple[TTSProcessor, AudioTokenizer]"]
+"""Loads what speaks, and the codec, onto a device."""
 
 
 @dataclass(frozen=True)
@@ -77,32 +77,31 @@ class Speaking:
     Args:
         config: of the run.
         devices: of the pool's workers, by their places.
-        load: what speaks; None: as the configuration says.
+        load: what speaks, and the codec; None: as the configuration says.
     """
 
     config: SynthesisConfig
     devices: Sequence[str]
-    load: Processor | None = None
+    load: Load | None = None
 
     def __call__(self) -> Callable[[Item], Any]:
         """Load what is needed onto this worker's device; gives `Begun` and lists of `Said`."""
         import torch
-
-        from open_miipher.codec.audio_tokenizer import AudioTokenizer
 
         device, config = self.devices[worker_place()], self.config
         if device == "cpu" and len(self.devices) > 1:
             torch.set_num_threads(max(1, torch.get_num_threads() // len(self.devices)))
         # For good: the threads of a worker would turn it on and off for each other.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        tts = config.tts
-        processor = (
-            TTSProcessor(device, tts.backend, tts.model, tts.voice)
-            if self.load is None
-            else self.load(device)
-        )
-        codec = AudioTokenizer.from_config(config.codec, device)
+        processor, codec = (self.load or self._load)(device)
         return _Speaker(config, processor, codec, _restorer(config, device)).speak
+
+    def _load(self, device: str) -> "tuple[TTSProcessor, AudioTokenizer]":
+        from open_miipher.codec.audio_tokenizer import AudioTokenizer
+
+        tts = self.config.tts
+        processor = TTSProcessor(device, tts.backend, tts.model, tts.voice)
+        return processor, AudioTokenizer.from_config(self.config.codec, device)
 
 
 def _restorer(config: SynthesisConfig, device: str) -> "Restorer | None":

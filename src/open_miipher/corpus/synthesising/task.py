@@ -25,7 +25,7 @@ from open_miipher.corpus.pool import Pool
 from open_miipher.corpus.run import Item, Plan
 from open_miipher.corpus.synthesising.config import SynthesisConfig
 from open_miipher.corpus.synthesising.outputs import Outputs, Spoken
-from open_miipher.corpus.synthesising.speaking import Begun, Processor, Said, Speaking, Text
+from open_miipher.corpus.synthesising.speaking import Begun, Load, Said, Speaking, Text
 from open_miipher.corpus.synthesising.texts import BadText, Texts
 from open_miipher.distributed import Share
 from open_miipher.index import Entry, write_index
@@ -55,7 +55,7 @@ class Synthesise:
         pool: its workers speak; without retries of its own, since those are this task's.
         devices: of the pool's workers, by their places.
         num_ranks: that have as many workers each.
-        load: what speaks; None: as the configuration says.
+        load: what speaks, and the codec; None: as the configuration says.
 
     Attributes:
         option_names: of the configuration.
@@ -70,7 +70,7 @@ class Synthesise:
         pool: Pool,
         devices: list[str],
         num_ranks: int = 1,
-        load: Processor | None = None,
+        load: Load | None = None,
     ) -> None:
         self._config, self._of_main, self._pool = config, texts, pool
         self._build, self._num_workers = Speaking(config, devices, load), len(devices)
