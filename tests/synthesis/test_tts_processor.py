@@ -125,7 +125,7 @@ def test_a_vits_that_speaks_phonemes_names_the_package_it_needs(vits, tmp_path):
         TTSProcessor("cpu", "transformers", str(tmp_path / "vits"))
 
 
-STAND_IN = '''
+STAND_IN = """
 import torch
 class Pipeline:
     def __init__(self, s2a_ref=None):
@@ -134,7 +134,7 @@ class Pipeline:
             self.s2a = "there"
     def generate(self, text, speaker=None):
         return torch.randn(1, 100 * len(text)) + (0 if speaker is None else len(speaker))
-'''
+"""
 
 
 @pytest.fixture

@@ -126,7 +126,7 @@ class Outputs:
         path.parent.mkdir(parents=True, exist_ok=True)
         with ShardWriter(path) as shard:
             for each in spoken:
-                key = Path(each.row["output"]).stem.replace(".", "_")
+                key = Path(each.row["audio"]).stem.replace(".", "_")
                 text = each.record["text"].encode()
                 shard.add(Sample(key, {"flac": each.audio or b"", "txt": text}))
                 each.record["audio"] = f"{name}#{key}.flac"

@@ -165,7 +165,7 @@ class Synthesise:
             own_seconds += row["seconds"] if row["run"] == self._run else 0.0
             if self._config.output.keep_audio == "files":
                 rate, frames = row["sample_rate"], row["num_frames"]
-                entries.append(Entry(row["output"], rate, frames, 1, {"text": text}))
+                entries.append(Entry(row["audio"], rate, frames, 1, {"text": text}))
         self._outputs.combine(tables)
         self._outputs.list_failures(failures)
         if entries:
@@ -303,7 +303,7 @@ class Synthesise:
         row = {
             "id": item.id,
             "stamp": item.stamp,
-            "output": item.output,
+            "audio": item.output,
             "outputs": [[item.output, said.audio_bytes]] if keep == "files" else [],
             "seconds": seconds,
             "sample_rate": rate,
