@@ -88,6 +88,43 @@ class TTSProcessor:
         return self._speak(texts, [0] * len(texts) if seeds is None else seeds)
 
 
+def attempt(
+    speak: Callable[[Sequence[str], Sequence[int]], list[np.ndarray]],
+    texts: Sequence[str],
+    seeds: Sequence[int],
+) -> list[np.ndarray | str]:
+    """Say texts, whatever a backend raises at one of them: an error halves the batch.
+
+    Args:
+        speak: of a `TTSProcessor`.
+        texts: not empty.
+        seeds: of each text.
+
+    Returns:
+        For each, its waveform, or what the backend raised at it alone.
+
+    Raises:
+        torch.AcceleratorError: the device is lost to this process.
+    """
+    import torch
+
+    if not texts:
+        return []
+    try:
+        return list(speak(texts, seeds))
+    except torch.AcceleratorError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a backend is others' code, and raises anything
+        if len(texts) == 1:
+            reason = str(error).strip().partition("\n")[0]
+            return [f"{type(error).__name__}: {reason}"]
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the error may be that there is no memory
+    half = len(texts) // 2
+    parts = (slice(0, half), slice(half, None))
+    return [sound for part in parts for sound in attempt(speak, texts[part], seeds[part])]
+
+
 def fingerprint(backend: str, model: str | None = None, voice: str | int | None = None) -> str:
     """Return what identifies the weights, or the program, that speaks, and its voice.
 

@@ -7,14 +7,13 @@ from collections import Counter
 import numpy as np
 import pytest
 import soundfile
+from conftest import records
 
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.status import survey
 from open_miipher.index import read_index, verify_index
 from open_miipher.shards import read_samples
-
-from conftest import records
 
 pytestmark = pytest.mark.dist
 TEXTS = [f"text number {'x' * (1 + number % 7)} {number}" for number in range(30)]

@@ -21,13 +21,12 @@ def written(path: Path, text: str) -> Path:
 
 def test_files_of_every_kind_give_the_same_texts(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
+    parquet = pytest.importorskip("pyarrow.parquet")
     texts = ["one, two", 'say "three"', "vier fünf"]
     rows = [{"text": text, "speaker": 1} for text in texts]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     table = 'text,speaker\n"one, two",1\n"say ""three""",1\nvier fünf,1\n'
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     files = [
         written(tmp_path / "a.jsonl", lines),
         written(tmp_path / "a.csv", table),

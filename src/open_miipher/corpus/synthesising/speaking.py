@@ -14,7 +14,7 @@ from open_miipher.corpus.pool import worker_place
 from open_miipher.corpus.run import Item
 from open_miipher.corpus.synthesising.config import SynthesisConfig
 from open_miipher.synthesis.judging import problem_with
-from open_miipher.synthesis.tts_processor import TTSProcessor
+from open_miipher.synthesis.tts_processor import TTSProcessor, attempt
 
 if TYPE_CHECKING:
     from open_miipher.codec.audio_tokenizer import AudioTokenizer
@@ -152,22 +152,15 @@ class _Speaker:
             yield future.result()
 
     def _sounds(self, batch: list[Text]) -> list[tuple[Text, np.ndarray | str]]:
-        """Return the sound of every text, or why there is none; an error halves the batch."""
+        """Return the sound of every text, or why there is none."""
         import torch
 
+        texts, seeds = [text.text for text in batch], [text.seed for text in batch]
         try:
-            texts, seeds = [text.text for text in batch], [text.seed for text in batch]
-            return list(zip(batch, self._processor.speak(texts, seeds), strict=True))
-        except torch.AcceleratorError as error:  # no later call on this device would go well
+            said = attempt(self._processor.speak, texts, seeds)
+        except torch.AcceleratorError as error:  # no later call in this process would go well
             raise SystemExit(1) from error
-        except Exception as error:  # noqa: BLE001 - a backend is others' code, and raises anything
-            if len(batch) == 1:
-                reason = str(error).strip().partition("\n")[0]
-                return [(batch[0], f"{type(error).__name__}: {reason}")]
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # the error may be that there is no memory
-        half = len(batch) // 2
-        return [*self._sounds(batch[:half]), *self._sounds(batch[half:])]
+        return list(zip(batch, said, strict=True))
 
     def _finish(self, sounds: list[tuple[Text, np.ndarray | str]]) -> list[Said]:
         """Judge, restore, turn into tokens and write what was said of a batch."""
