@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny_codec
 import torch
 from tiny_diffusion import BACKBONES, VOCODER, overrides
 
@@ -20,9 +21,11 @@ TINY_DAC = [
 
 
 @pytest.fixture(scope="module")
-def tiny_stages(tiny_stages, tones):
+def tiny_stages(tiny_stages, tones, speech_dir):
+    codec = {"codec": tiny_codec.overrides(speech_dir)}
     vocoders = {f"{name}_vocoder": overrides(name, tones, *VOCODER) for name in BACKBONES}
-    return {**tiny_stages, **{name: overrides(name, tones) for name in BACKBONES}, **vocoders}
+    diffusions = {name: overrides(name, tones) for name in BACKBONES}
+    return {**tiny_stages, **codec, **diffusions, **vocoders}
 
 
 @pytest.fixture(scope="module")
