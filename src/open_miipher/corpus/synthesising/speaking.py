@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from open_miipher.restoration import Restorer
 
 _AHEAD = 2  # batches that were spoken and are not written yet
+_WRITERS = 4  # files at once
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ class _Speaker:
         self._codec, self._restorer = codec, restorer
         # While the device speaks the next batch, the one before is judged, encoded and written.
         self._thread = ThreadPoolExecutor(max_workers=1)
+        self._writers = ThreadPoolExecutor(max_workers=_WRITERS)
 
     def speak(self, group: Item) -> Iterator[Begun | list[Said]]:
         """Speak a group of texts, longest first, batch by batch.
@@ -179,12 +181,9 @@ class _Speaker:
             said += [Said(text.index, r) for text, r in pairs if isinstance(r, str)]
             texts = [text for text, r in pairs if not isinstance(r, str)]
             waveforms = [r for r in restored if not isinstance(r, str)]
-        for text, waveform, codes in zip(
-            texts, waveforms, self._tokens(waveforms, rate), strict=True
-        ):
-            wanted = resample(waveform, rate, self._config.processing.sample_rate)
-            said.append(self._kept(text, wanted, codes))
-        return said
+        tokens = self._tokens(waveforms, rate)
+        rates = [rate] * len(texts)
+        return [*said, *self._writers.map(self._kept, texts, waveforms, rates, tokens)]
 
     def _tokens(self, waveforms: list[np.ndarray], rate: int) -> list[np.ndarray]:
         import torch
@@ -196,8 +195,9 @@ class _Speaker:
         lengths = torch.tensor([len(waveform) for waveform in at_codec])
         return [t.numpy() for t in self._codec.encode(pad_sequence(at_codec, True), lengths)]
 
-    def _kept(self, text: Text, waveform: np.ndarray, tokens: np.ndarray) -> Said:
+    def _kept(self, text: Text, sound: np.ndarray, rate: int, tokens: np.ndarray) -> Said:
         processing, keep = self._config.processing, self._config.output.keep_audio
+        waveform = resample(sound, rate, processing.sample_rate)
         path = self._config.folder / text.output
         audio, size = None, 0
         if keep == "files":
