@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+SRC = Path(__file__).resolve().parents[1] / "src"
+sys.path.insert(0, str(SRC))
 
 from open_miipher.audio.formats import FORMATS, FileFormat
 from open_miipher.base.errors import UserError, exit_on_user_error
@@ -60,7 +61,9 @@ def main() -> int:
     from open_miipher.restoration import DEFAULT_MODEL
 
     if not ray.is_initialized():
-        ray.init(arguments.address, log_to_driver=False)
+        # The nodes see this folder, or have the package installed.
+        path = {"env_vars": {"PYTHONPATH": str(SRC)}}
+        ray.init(arguments.address, log_to_driver=False, runtime_env=path)
     read: Any = ray.data.read_webdataset if is_tar else ray.data.read_parquet
     dataset = read(paths, decoder=None) if is_tar else read(paths)
     restored = dataset.map_batches(
@@ -72,7 +75,7 @@ def main() -> int:
         },
         batch_size=arguments.batch_size,
         batch_format="numpy",
-        concurrency=arguments.workers,
+        compute=ray.data.ActorPoolStrategy(size=arguments.workers),
         num_gpus=arguments.gpus,
         num_cpus=arguments.cpus,
     ).materialize()

@@ -28,8 +28,15 @@ def column(*values: object) -> np.ndarray:
     return array
 
 
-def decoded(data: bytes) -> tuple[np.ndarray, int]:
-    return soundfile.read(io.BytesIO(data), dtype="int16")
+def assert_same(one: bytes, other: bytes) -> None:
+    """See that two files have the same samples, but for a step where other batches round so."""
+    (samples, rate), (wanted, wanted_rate) = (
+        soundfile.read(io.BytesIO(data), dtype="int16") for data in (one, other)
+    )
+    assert (rate, samples.shape) == (wanted_rate, wanted.shape)
+    steps = np.abs(samples.astype(np.int32) - wanted)
+    assert steps.max() <= 1
+    assert (steps > 0).mean() < 0.01
 
 
 @pytest.fixture(scope="module")
@@ -182,14 +189,14 @@ def test_an_actor_that_is_killed_costs_nothing_and_results_are_inferences(
         KilledOnce,
         fn_constructor_kwargs={"mark": str(tmp_path / "mark")},
         batch_size=1,
-        concurrency=2,
+        compute=ray.data.ActorPoolStrategy(size=2),
         num_cpus=1,
     ).take_all()
     found = {row["name"]: row for row in out}
     assert len(out) == len(rows) == len(found)
     assert {name for name, row in found.items() if row["error"]} == {"bad"}
     for name, data in by_inference.items():
-        assert found[name]["bytes"] == data
+        assert_same(found[name]["bytes"], data)
     pids = (tmp_path / "pids").read_text().split()
     assert len(set(pids)) >= 3  # two actors, and the one in the place of the dead
 
@@ -218,7 +225,8 @@ def test_the_example_restores_parquet_into_parquet(tmp_path, by_inference):
     assert done.returncode == 3, done.stdout + done.stderr
     assert f"{len(FILES)} rows restored, 1 failed" in done.stdout
     rows = {row["name"]: row for row in parquet.read_table(tmp_path / "out").to_pylist()}
-    assert {name: rows[name]["bytes"] for name in by_inference} == by_inference
+    for name, data in by_inference.items():
+        assert_same(rows[name]["bytes"], data)
     again = example(*given)
     assert (again.returncode, again.stderr.count("is not empty")) == (2, 1)
 
@@ -244,7 +252,4 @@ def test_the_example_restores_shards_into_shards(tmp_path, by_inference):
     assert set(found) == set(by_inference)
     for name, members in found.items():
         assert members["txt"] == b"words"
-        restored, rate = decoded(members["flac"])
-        wanted, wanted_rate = decoded(by_inference[name])
-        assert rate == wanted_rate
-        np.testing.assert_array_equal(restored, wanted)
+        assert_same(members["flac"], by_inference[name])
