@@ -14,8 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-SRC = Path(__file__).resolve().parents[1] / "src"
-sys.path.insert(0, str(SRC))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from open_miipher.audio.formats import FORMATS, FileFormat
 from open_miipher.base.errors import UserError, exit_on_user_error
@@ -62,7 +61,7 @@ def main() -> int:
 
     if not ray.is_initialized():
         # The nodes see this folder, or have the package installed.
-        path = {"env_vars": {"PYTHONPATH": str(SRC)}}
+        path = {"env_vars": {"PYTHONPATH": sys.path[0]}}
         ray.init(arguments.address, log_to_driver=False, runtime_env=path)
     read: Any = ray.data.read_webdataset if is_tar else ray.data.read_parquet
     dataset = read(paths, decoder=None) if is_tar else read(paths)
