@@ -73,7 +73,7 @@ def test_ten_kills_and_another_number_of_workers_lose_and_repeat_nothing(tmp_pat
     last = torchrun(DRIVER, *words, "processing.num_procs_per_device=3", ranks=1)
     text, _ = last.communicate(timeout=200)
     assert last.returncode == 1, text  # torchrun's word for 3: four have failed
-    assert "4 failed" in text
+    assert "4 failures" in text
     check(out)
 
 
