@@ -79,6 +79,11 @@ def verify(
                 f"--verify checks restorations, and {folder} holds sounds of src/generate.py; the "
                 "same command makes those again that are missing or of another size"
             )
+        if "tts" in ledger.state()["identity"]:
+            raise UserError(
+                f"--verify checks restorations, and {folder} holds speech of src/synthesize.py; "
+                "the same command makes what is missing or of another size again"
+            )
         raise UserError(
             f"--verify checks restorations, and {folder} holds shards of src/preprocess.py; every "
             f"one of them is read by: python dataset/script/summarise_shards.py {folder}"
