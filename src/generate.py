@@ -1,9 +1,9 @@
-"""Generate speech with a diffusion: `src/generate.py --ckpt-dir D [--n-samples N]`."""
+"""Generate speech: `src/generate.py --ckpt-dir D [--n-samples N | --text "…"]`."""
 
 import argparse
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,30 +16,42 @@ from open_miipher.corpus.outcome import INTERRUPTED, MaxFailures
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
     from open_miipher.checkpoint import Checkpoint
     from open_miipher.corpus.generating import MelFiles, Numbers
+    from open_miipher.corpus.run import Task
     from open_miipher.diffusion.generator import Generator
     from open_miipher.distributed import World
 
 BATCH_SIZE = 16
 
 DESCRIPTION = """\
-Generate speech with a trained diffusion: clips from nothing, numbered 000000.wav …, or the sound of
-log-mels in .npy files, under their names.
+Generate speech with a trained model. A diffusion makes clips from nothing, numbered 000000.wav …,
+or the sound of log-mels in .npy files, under their names. A text-to-speech model says texts, named
+by their line and a hash of the text: 000001-1a2b3c4d.wav.
 
 Clip i depends on the model, --seed, i and --batch-size alone, so that one process or many make the
-same files. Started again, the command goes on with what is left. On a CPU each process uses one
-core: start as many as there are.
+same files; of texts said several at once, but for the last bits. Started again, the command goes on
+with what is left. On a CPU each process uses one core: start as many as there are.
 """
 
 EXAMPLES = """\
 exit status: 0 all is made, but for --max-failures; 2 wrong use, or nothing more can be written;
-3 more mels failed; 4 a signal ended the run early, and the same command goes on.
+3 more mels or texts failed; 4 a signal ended the run early, and the same command goes on.
 
 examples:
   python src/generate.py --ckpt-dir output/RUN --n-samples 16
   torchrun --standalone --nproc_per_node 8 src/generate.py --ckpt-dir output/RUN --ckpt best \\
       --output-dir clips --n-samples 2048 --batch-size 128
   python src/generate.py --ckpt-dir output/RUN --mel-dir mel256 --sampler fast
+  python src/generate.py --ckpt-dir output/RUN --text "I am happy you are here"
+  python src/generate.py --ckpt-dir output/RUN --text-file lines.txt --num-beams 4
+  python src/generate.py --ckpt-dir output/RUN --split validation --n 8
 """
+
+_OF_DIFFUSION = ("n_samples", "mel_dir", "mel_name", "fast_levels", "sampler")
+_OF_TEXT = (
+    *("text", "text_file", "split", "n", "num_beams", "no_sample", "temperature", "top_k"),
+    "max_new_tokens",
+)
+_SPLIT_TEXTS = 8
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -69,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
         "--batch-size",
         type=int,
         metavar="N",
-        help=f"of them at once (default: {BATCH_SIZE})",
+        help=f"of them, or of texts, at once (default: {BATCH_SIZE}, of texts 1)",
     )
     add("--mel-dir", type=Path, metavar="DIR", help="log-mels, .npy, (bands, frames), to vocode")
     add("--mel-name", metavar="NAME", help="the only one of them to vocode, such as LJ001-0001")
@@ -77,8 +89,7 @@ def parse_arguments() -> argparse.Namespace:
     add(
         "--sampler",
         choices=["ddpm", "fast"],
-        default="ddpm",
-        help="ddpm: every step of training; fast: the few of --fast-levels (default: %(default)s)",
+        help="ddpm: every step of training; fast: the few of --fast-levels (default: ddpm)",
     )
     add(
         "--fast-levels",
@@ -86,6 +97,19 @@ def parse_arguments() -> argparse.Namespace:
         help="variances of the steps, from the least noise (default: the paper's six, "
         "1e-4,1e-3,.01,.05,.2,.5)",
     )
+    add("--text", metavar="TEXT", help="to be said")
+    add("--text-file", type=Path, metavar="FILE", help="of texts to be said, one a line, in UTF-8")
+    add(
+        "--split",
+        choices=["train", "validation"],
+        help="say texts that the model was trained on, or validated with",
+    )
+    add("--n", type=int, metavar="N", help=f"so many of them (default: {_SPLIT_TEXTS})")
+    add("--num-beams", type=int, metavar="N", help="speeches that are followed (default: 1)")
+    add("--no-sample", action="store_true", help="say what is likeliest, and draw nothing")
+    add("--temperature", type=float, metavar="T", help="of the draws (default: 1)")
+    add("--top-k", type=int, metavar="K", help="draw among so many tokens only (default: all)")
+    add("--max-new-tokens", type=int, metavar="N", help="of a text (default: data.seconds of them)")
     add("--device", metavar="cpu|cuda", help="default: a GPU where there is one")
     add(
         "--amp",
@@ -108,8 +132,8 @@ def parse_arguments() -> argparse.Namespace:
         "--max-failures",
         default="0",
         metavar="N|P%",
-        help="so many mels, or such a share, may fail without an exit status of 3 (default: "
-        "%(default)s)",
+        help="so many mels or texts, or such a share, may fail without an exit status of 3 "
+        "(default: %(default)s)",
     )
     return parser.parse_args()
 
@@ -138,7 +162,6 @@ def _generate(arguments: argparse.Namespace, world: "World") -> int:
     import torch
 
     from open_miipher.checkpoint import Checkpoint
-    from open_miipher.corpus.generating import Generate
     from open_miipher.corpus.run import run
     from open_miipher.distributed import StopSignal
 
@@ -150,12 +173,11 @@ def _generate(arguments: argparse.Namespace, world: "World") -> int:
     world.once_a_machine(checkpoint.verify)
     if world.device.type == "cpu":
         torch.set_num_threads(1)  # what several threads share out decides over last bits
-    generator = world.agree(lambda: _generator(arguments, checkpoint, world))
-    inputs = world.agree(lambda: _inputs(arguments, generator))
+    build = _speak if "token_tts" in checkpoint.networks else _diffuse
+    task, check = world.agree(lambda: build(arguments, checkpoint, world, output_dir))
     if world.is_main:
         print(f"{checkpoint.described}, into {output_dir}", flush=True)
-    world.on_main(lambda: inputs.check(output_dir))
-    task = Generate(generator, inputs, output_dir, arguments.seed)
+    world.on_main(check)
     summary = run(task, output_dir, world, arguments.overwrite, None, stop, allowed)
     if world.is_main:
         print(summary.sentence("made"))
@@ -169,6 +191,88 @@ def _generate(arguments: argparse.Namespace, world: "World") -> int:
 def _check_seed(seed: int) -> None:
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed {seed}: choose a whole number, 0 to 2^63 - 1")
+
+
+def _refuse(arguments: argparse.Namespace, options: Sequence[str], why: str) -> None:
+    """Refuse options that another kind of model has.
+
+    Raises:
+        UserError: one is given.
+    """
+    given = [name for name in options if getattr(arguments, name) not in (None, False)]
+    if given:
+        raise UserError(f"--{given[0].replace('_', '-')} {why}")
+
+
+def _speak(
+    arguments: argparse.Namespace, checkpoint: "Checkpoint", world: "World", output_dir: Path
+) -> "tuple[Task, Callable[[], None]]":
+    """Return the task that says texts, and its last check.
+
+    Raises:
+        UserError: the options do not fit the model or each other.
+    """
+    from open_miipher.corpus.speaking import Lines, Speak, lines_of_file, texts_of_split
+    from open_miipher.synthesis import SamplingConfig
+    from open_miipher.synthesis.speaking import Speaker
+
+    _refuse(
+        arguments,
+        _OF_DIFFUSION,
+        f"goes with a diffusion, and model={checkpoint.config['name']} says texts: give --text, "
+        "--text-file or --split",
+    )
+    if arguments.amp != "no":
+        raise UserError("--amp bf16 goes with a diffusion: leave it out")
+    sources = [name for name in ("text", "text_file", "split") if getattr(arguments, name)]
+    if len(sources) != 1:
+        raise UserError("give what is to be said, by one of --text, --text-file and --split")
+    if arguments.n is not None and arguments.split is None:
+        raise UserError("--n goes with --split")
+    speaker = Speaker.from_checkpoint(
+        replace(checkpoint, is_verified=True), world.device, not arguments.no_ema
+    )
+    if arguments.text is not None:
+        texts = [arguments.text]
+        problem = speaker.problem(arguments.text)
+        if problem is not None:
+            raise UserError(f"--text: {problem}")
+    elif arguments.text_file is not None:
+        texts = lines_of_file(arguments.text_file)
+    else:
+        number = _SPLIT_TEXTS if arguments.n is None else arguments.n
+        texts = texts_of_split(checkpoint, speaker, arguments.split, number)
+    numbers = {
+        name: getattr(arguments, name)
+        for name in ("num_beams", "temperature", "top_k", "max_new_tokens")
+        if getattr(arguments, name) is not None
+    }
+    sampling = SamplingConfig(**numbers, do_sample=not arguments.no_sample, seed=arguments.seed)
+    inputs, size = Lines(texts), arguments.batch_size
+    task = Speak(speaker, inputs, output_dir, sampling, 1 if size is None else size)
+    return task, lambda: inputs.check(output_dir)
+
+
+def _diffuse(
+    arguments: argparse.Namespace, checkpoint: "Checkpoint", world: "World", output_dir: Path
+) -> "tuple[Task, Callable[[], None]]":
+    """Return the task of a diffusion, and its last check.
+
+    Raises:
+        UserError: the options do not fit the model or each other.
+    """
+    from open_miipher.corpus.generating import Generate
+
+    _refuse(
+        arguments,
+        _OF_TEXT,
+        f"goes with a text-to-speech model (model=token_tts_small, …), and "
+        f"model={checkpoint.config['name']} says no texts: leave it out",
+    )
+    generator = _generator(arguments, checkpoint, world)
+    inputs = _inputs(arguments, generator)
+    task = Generate(generator, inputs, output_dir, arguments.seed)
+    return task, lambda: inputs.check(output_dir)
 
 
 def _generator(

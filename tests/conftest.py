@@ -75,6 +75,14 @@ def tones(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `tiny_tts.make_all` makes: words of a made-up language, indexed, and a codec."""
+    from tiny_tts import make_all
+
+    return make_all(tmp_path_factory.mktemp("spoken"))
+
+
+@pytest.fixture(scope="session")
 def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Return `warm.run_script`."""
     return warm.run_script

@@ -26,7 +26,10 @@ from open_miipher.base.amounts import duration
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
 from open_miipher.index import (
+    METADATA_NAME,
+    is_ljspeech,
     keep_old,
+    match_texts,
     mends,
     read_extra_columns,
     read_foreign_columns,
@@ -71,6 +74,12 @@ def _arguments() -> argparse.Namespace:
         help="take the columns of a metadata.csv of another form (file_name, …; id|text; with "
         "semicolons) for the files that it names; it is kept as metadata.csv.old",
     )
+    anew.add_argument(
+        "--ljspeech-texts",
+        action="store_true",
+        help="take the texts of LJSpeech's metadata.csv (id|text|normalised text), in --root-dir "
+        "or the folder above, into a column text; it stays there, and the index goes into wavs/",
+    )
     return parser.parse_args()
 
 
@@ -101,6 +110,23 @@ def _extra_columns(root: Path) -> dict[str, dict[str, str]]:
         raise UserError(f"{error}; {mends(root, merge=False)}") from error
 
 
+def _ljspeech(root: Path) -> tuple[Path, Path]:
+    """Return where the index of LJSpeech's audio goes, and the table with its texts.
+
+    Raises:
+        UserError: there is no such table.
+    """
+    audio = root / "wavs" if (root / "wavs").is_dir() else root
+    places = (audio / METADATA_NAME, audio.resolve().parent / METADATA_NAME)
+    table = next((path for path in places if is_ljspeech(path)), None)
+    if table is None:
+        raise UserError(
+            f"neither {' nor '.join(map(printable, places))} is LJSpeech's table (id|text|"
+            "normalised text, without a header); --merge-columns reads other tables"
+        )
+    return audio, table
+
+
 @exit_on_user_error
 def main() -> int:
     """Scan, tell what is unreadable, write."""
@@ -110,8 +136,10 @@ def main() -> int:
         raise UserError(f"--exts {arguments.exts!r} has an empty extension")
     if arguments.num_workers < 1:
         raise UserError(f"--num-workers must be at least 1, not {arguments.num_workers}")
-    root = arguments.root_dir
-    anew = arguments.overwrite or arguments.merge_columns
+    root, table = arguments.root_dir, None
+    if arguments.ljspeech_texts:
+        root, table = _ljspeech(root)
+    anew = arguments.overwrite or arguments.merge_columns or table == root / METADATA_NAME
     extra = {} if anew else _extra_columns(root)
     found = scan(root, exts, arguments.num_workers, _progress(), whole=arguments.check)
     for _, reason in found.unreadable:
@@ -126,6 +154,10 @@ def main() -> int:
     if arguments.merge_columns:
         extra = read_foreign_columns(root, [entry.file_path for entry in found.entries])
         print(f"{len(extra)} of {len(found.entries)} files have a row in the old metadata.csv")
+    if table is not None:
+        texts = match_texts(table, [entry.file_path for entry in found.entries])
+        print(f"{len(texts)} of {len(found.entries)} files have a text in {printable(table)}")
+        extra |= {path: {**extra.get(path, {}), **own} for path, own in texts.items()}
     kept = keep_old(root) if anew else None
     if kept is not None:
         print(f"the old metadata.csv is kept as {printable(kept)}")

@@ -30,7 +30,7 @@ from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
 _SECTIONS = {
-    "train": ("name", "data", "model", "optimizer", "trainer"),
+    "train": ("name", "codec", "data", "model", "optimizer", "trainer"),
     "preprocess": ("data", "preprocess"),
 }
 SYNTHESIS = "synthetic_generation_cfg"

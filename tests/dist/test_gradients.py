@@ -4,6 +4,7 @@ import json
 
 import pytest
 import tiny_codec
+import tiny_tts
 import torch
 from tiny_diffusion import BACKBONES, VOCODER, overrides
 
@@ -21,11 +22,13 @@ TINY_DAC = [
 
 
 @pytest.fixture(scope="module")
-def tiny_stages(tiny_stages, tones, speech_dir):
-    codec = {"codec": tiny_codec.overrides(speech_dir)}
+def tiny_stages(tiny_stages, tones, speech_dir, spoken, tmp_path_factory):
+    tokens = tmp_path_factory.mktemp("tokens")  # made by the first of all runs
+    speaking = tiny_tts.overrides(spoken, f"data.tokens_dir={tokens}")
+    codec = tiny_codec.overrides(speech_dir)
     vocoders = {f"{name}_vocoder": overrides(name, tones, *VOCODER) for name in BACKBONES}
     diffusions = {name: overrides(name, tones) for name in BACKBONES}
-    return {**tiny_stages, **codec, **diffusions, **vocoders}
+    return {**tiny_stages, **diffusions, **vocoders, "codec": codec, "token_tts": speaking}
 
 
 @pytest.fixture(scope="module")

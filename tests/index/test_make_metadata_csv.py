@@ -13,6 +13,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from open_miipher.base.errors import UserError
+from open_miipher.index import read_index
+
 SCRIPT = Path(__file__).resolve().parents[2] / "dataset" / "script" / "make_metadata_csv.py"
 
 
@@ -110,6 +113,59 @@ def test_another_program_s_columns_are_taken_over(tmp_path: Path, index, kind: s
     assert old["num_frames"] == "100"
     assert index(tmp_path)[0] == 0  # an index like any other, which keeps them
     assert rows_of(tmp_path) == [new, old]
+
+
+LINES = 'LJ001-0001|He has 3 "dogs"|He has three "dogs"\nLJ001-0002|It is late, now.|\n'
+
+
+@pytest.mark.parametrize("given", ["", "wavs"])
+def test_ljspeech_s_texts_are_read_and_its_file_stays(tmp_path: Path, index, given: str) -> None:
+    """Other programs look for it where it is; so the index goes to the audio."""
+    for number in (1, 2, 3):
+        write(tmp_path / f"wavs/LJ001-{number:04d}.wav")
+    (tmp_path / "metadata.csv").write_text(LINES)
+    code, said = index(tmp_path)  # which names the option
+    assert code == 2
+    assert "LJSpeech's (id|text): with --ljspeech-texts the index goes into wavs/" in said
+    with pytest.raises(UserError, match="--ljspeech-texts"):
+        read_index(tmp_path)
+    code, said = index(tmp_path / given, "--ljspeech-texts")
+    assert code == 0
+    assert "2 of 3 files have a text in" in said
+    assert (tmp_path / "metadata.csv").read_text() == LINES
+    assert [entry.extra for entry in read_index(tmp_path / "wavs")] == [
+        {"text": 'He has three "dogs"', "raw_text": 'He has 3 "dogs"'},
+        {"text": "It is late, now.", "raw_text": "It is late, now."},
+        {"text": "", "raw_text": ""},
+    ]
+    again, said = index(tmp_path / given, "--ljspeech-texts")
+    assert again == 0
+    assert "kept as" not in said
+    assert len(list(tmp_path.rglob("*.csv*"))) == 2
+
+
+def test_ljspeech_s_file_beside_its_audio_is_kept_under_another_name(tmp_path, index) -> None:
+    write(tmp_path / "LJ001-0001.wav")
+    (tmp_path / "metadata.csv").write_text(LINES)
+    code, said = index(tmp_path, "--ljspeech-texts")
+    assert code == 0
+    assert f"kept as {tmp_path / 'metadata.csv.old'}" in said
+    assert (tmp_path / "metadata.csv.old").read_text() == LINES
+    [entry] = read_index(tmp_path)
+    assert entry.extra["text"] == 'He has three "dogs"'
+
+
+def test_another_table_is_not_taken_for_ljspeech_s(tmp_path: Path, index) -> None:
+    write(tmp_path / "a.wav")
+    code, said = index(tmp_path, "--ljspeech-texts")
+    assert code == 2
+    assert "is LJSpeech's table (id|text|normalised text" in said
+    (tmp_path / "metadata.csv").write_text(OTHERS["hub"][0])
+    assert index(tmp_path, "--ljspeech-texts")[0] == 2
+    (tmp_path / "metadata.csv").write_text("LJ001-0001|some|text\n")
+    code, said = index(tmp_path, "--ljspeech-texts")
+    assert code == 2
+    assert "has no row of any of the 1 audio files" in said
 
 
 def test_what_was_kept_is_never_replaced(tmp_path: Path, index) -> None:

@@ -22,7 +22,7 @@ _LOW = 0xFFFFFFFF
 
 
 def stream_keys(seed: int, items: Tensor, draw: int) -> Tensor:
-    """Return the key of each item's stream, for `white_noise` and `uniform`.
+    """Return the key of each item's stream, for `white_noise`, `gumbel_noise` and `uniform`.
 
     Args:
         seed: of the run, 0 … 2⁶³ - 1.
@@ -57,6 +57,21 @@ def white_noise(keys: Tensor, starts: Tensor, num_samples: int) -> Tensor:
     radius = ((((bits >> 32) & _LOW).double() + 0.5) * 2.0**-32).log_().mul_(-2.0).sqrt_()
     angle = (bits & _LOW).double().mul_(2.0 * math.pi * 2.0**-32).cos_()
     return radius.mul_(angle).float()  # the Box-Muller transform
+
+
+def gumbel_noise(keys: Tensor, count: int) -> Tensor:
+    """Read standard Gumbel noise from streams: added to log-probabilities, the greatest is a draw.
+
+    Args:
+        keys: (batch,) from `stream_keys`; the noise is made on their device.
+        count: of numbers to read from each stream.
+
+    Returns:
+        (batch, count) float32.
+    """
+    bits = _at(keys[:, None], torch.arange(count, device=keys.device)[None])
+    drawn = (((bits >> 32) & _LOW).double() + 0.5) * 2.0**-32
+    return drawn.log_().neg_().log_().neg_().float()
 
 
 def uniform(keys: Tensor) -> Tensor:

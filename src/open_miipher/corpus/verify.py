@@ -74,7 +74,7 @@ def verify(
     rows = ledger.rows(fields=_FIELDS)
     if any("outputs" in row for row in rows.values()):
         folder = shlex.quote(str(ledger.root.parent))
-        if "levels" in ledger.state()["identity"]:
+        if "from" in ledger.state()["identity"]:
             raise UserError(
                 f"--verify checks restorations, and {folder} holds sounds of src/generate.py; the "
                 "same command makes those again that are missing or of another size"

@@ -8,6 +8,8 @@ from open_miipher.data.batch import (
     LabelledBatch,
     PairBatch,
     PairSample,
+    TokenBatch,
+    TokenSample,
 )
 from open_miipher.data.building import DegradedSpeech, build_test_data, build_train_data
 from open_miipher.data.config import (
@@ -19,19 +21,22 @@ from open_miipher.data.config import (
     HeldOutSource,
     LabelledAudioConfig,
     PreprocessedConfig,
+    TokensConfig,
     TrainSource,
 )
 from open_miipher.data.dataset import DegradedSpeechDataset
 from open_miipher.data.loader import train_batches, validation_batches
 from open_miipher.data.order import Order
 from open_miipher.data.preprocessed import Preprocessed, PreprocessedDataset
-from open_miipher.data.source import Dataset, DataSource
+from open_miipher.data.source import Dataset, DataSource, MadeFirst
+from open_miipher.data.tokens import TokenDataset, Tokens
 
 DATA: dict[str, type[DataSource]] = {
     "degraded_speech": DegradedSpeech,
     "preprocessed": Preprocessed,
     "audio": Audio,
     "labelled_audio": LabelledAudio,
+    "tokens": Tokens,
 }
 
 __all__ = [
@@ -54,12 +59,18 @@ __all__ = [
     "LabelledAudio",
     "LabelledAudioConfig",
     "LabelledBatch",
+    "MadeFirst",
     "Order",
     "PairBatch",
     "PairSample",
     "Preprocessed",
     "PreprocessedConfig",
     "PreprocessedDataset",
+    "TokenBatch",
+    "TokenDataset",
+    "TokenSample",
+    "Tokens",
+    "TokensConfig",
     "TrainSource",
     "build_test_data",
     "build_train_data",

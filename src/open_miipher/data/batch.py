@@ -1,4 +1,4 @@
-"""Batches: the fields of every batch, pairs of clean and damaged speech, and audio alone."""
+"""Batches: the fields of every batch, pairs of clean and damaged speech, audio, and tokens."""
 
 import math
 from collections.abc import Sequence
@@ -209,6 +209,55 @@ class LabelledBatch(AudioBatch):
         own = [sample for _, sample in samples]
         labels = torch.tensor([sample.label for sample in own])
         return cls.of(samples, *_audio(own, num_samples), labels)
+
+
+@dataclass
+class TokenSample:
+    """One utterance.
+
+    Attributes:
+        text: (bytes + 1,) int64 ids, with the mark of the end.
+        codes: (frames, codebooks) int16, the codec's.
+        name: file, epoch and index.
+        failures: none.
+        broken: none: what cannot be read got no tokens.
+    """
+
+    text: np.ndarray
+    codes: np.ndarray
+    name: str
+    failures: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+
+
+@dataclass
+class TokenBatch(Batch):
+    """Texts, and the tokens of speech that says them.
+
+    Attributes:
+        text: (batch, bytes) int64 ids, 0 beyond `text_lengths`.
+        text_lengths: (batch,) int64.
+        codes: (batch, frames, codebooks) int64, 0 beyond `code_lengths`.
+        code_lengths: (batch,) int64, frames.
+    """
+
+    kind = "texts with the tokens of speech"
+    text: Tensor
+    text_lengths: Tensor
+    codes: Tensor
+    code_lengths: Tensor
+
+    @classmethod
+    def join(cls, samples: Sequence[tuple[int, TokenSample]]) -> Self:
+        """Join samples, given with their positions; shorter ones are padded with zeros."""
+        texts = [torch.from_numpy(sample.text) for _, sample in samples]
+        codes = [torch.from_numpy(sample.codes.astype(np.int64)) for _, sample in samples]
+        return cls.of(samples, *_padded(texts), *_padded(codes))
+
+
+def _padded(parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([len(part) for part in parts])
+    return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True), lengths
 
 
 def _audio(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from open_miipher.base.errors import report
+from open_miipher.codec import CodecConfig
 from open_miipher.degradation import DegradationConfig
 from open_miipher.shards import S3Config
 
@@ -209,6 +210,58 @@ class LabelledAudioConfig(AudioFields):
     """All of `data` for audio with labels."""
 
     name: Literal["labelled_audio"] = "labelled_audio"
+
+
+@dataclass
+class SpokenTexts:
+    """Directories of audio, each with a metadata.csv that has a column `text`."""
+
+    dir_list: list[str] = field(default_factory=list)
+
+
+@dataclass
+class HeldOutTexts(SpokenTexts):
+    """The same for validation, with the number of its utterances."""
+
+    num_clips: int = 16
+
+
+@dataclass
+class TokensConfig:
+    """All of `data` for texts with the tokens of speech."""
+
+    name: Literal["tokens"] = "tokens"
+    codec: CodecConfig = field(default_factory=CodecConfig)
+    seconds: float = 2.0
+    long_text: Literal["drop", "cut_at_pause", "keep"] = "drop"
+    normalize_text: str | None = None
+    max_text_bytes: int = 511
+    augmentation_factor: int = 4
+    augmentation_sigma: float = 6.0e-4
+    augmentation_seed: int = 0
+    tokens_dir: str | None = None
+    train: SpokenTexts = field(default_factory=SpokenTexts)
+    test: HeldOutTexts = field(default_factory=HeldOutTexts)
+    max_broken_samples: float = 0.01
+
+    def check(self) -> None:
+        """Check that the numbers are in range.
+
+        Raises:
+            UserError: some are not; the message lists each with its key.
+        """
+        rules = {
+            "data.seconds must lie within 0.1 … 60": 0.1 <= self.seconds <= 60,
+            "data.max_text_bytes must lie within 1 … 8191": 1 <= self.max_text_bytes <= 8191,
+            "data.augmentation_factor must be at least 1": self.augmentation_factor >= 1,
+            "data.augmentation_sigma must not be negative": self.augmentation_sigma >= 0,
+            "data.augmentation_seed must lie within 0 … 2^63 - 1": (
+                0 <= self.augmentation_seed < 2**63
+            ),
+            "data.test.num_clips must be at least 1": self.test.num_clips >= 1,
+            "data.max_broken_samples must lie within 0 … 1": 0 <= self.max_broken_samples <= 1,
+        }
+        report([rule for rule, kept in rules.items() if not kept])
 
 
 @dataclass

@@ -183,11 +183,11 @@ def held_out(files: Files, num_clips: int, trained_on: Sequence[str]) -> list[Fi
     count = min(num_clips, len(files))
     clips = [files[k * len(files) // count] for k in range(count)]
     if trained_on and is_first_here():  # which says it for all
-        _warn_of_shared(clips, Files(trained_on))
+        warn_of_shared(clips, Files(trained_on))
     return clips
 
 
-def _warn_of_shared(clips: Sequence[File], trained: Files) -> None:
+def warn_of_shared(clips: Sequence[File], trained: Files) -> None:
     """Warn of clips that are trained on, whichever directory, link or copy has them there.
 
     Only files of a clip's rate, length and channels are looked at; where these are many, because

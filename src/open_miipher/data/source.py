@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 
 from open_miipher.base.errors import UserError
 from open_miipher.data.batch import Batch
 from open_miipher.data.order import Order
+from open_miipher.distributed import World
 
 T = TypeVar("T")
 
@@ -152,6 +154,23 @@ class DataSource(Protocol):
 
     def validation(self, seed: int) -> Dataset | None:
         """Build the fixed clips for validation, like `train`; None if there are none."""
+
+
+@runtime_checkable
+class MadeFirst(Protocol):
+    """A data source that makes something beside the run before it can be asked for data."""
+
+    def make(self, output_dir: Path, world: World, say: Callable[[str], None]) -> None:
+        """Make what is not there yet; called on every rank, which share the work.
+
+        Args:
+            output_dir: of the run.
+            world: the ranks.
+            say: tells how far it is.
+
+        Raises:
+            UserError: on every rank alike: a key is out of range, or data is missing or wrong.
+        """
 
 
 class AudioSource(Protocol):

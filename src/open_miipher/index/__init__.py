@@ -1,6 +1,6 @@
 """The list of a directory's audio files: metadata.csv, made, read and checked."""
 
-from open_miipher.index.foreign import index_command, mends
+from open_miipher.index.foreign import index_command, is_ljspeech, match_texts, mends
 from open_miipher.index.metadata import (
     METADATA_NAME,
     Entry,
@@ -21,7 +21,9 @@ __all__ = [
     "Scan",
     "find_audio",
     "index_command",
+    "is_ljspeech",
     "keep_old",
+    "match_texts",
     "mends",
     "read_extra_columns",
     "read_foreign_columns",

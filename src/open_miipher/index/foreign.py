@@ -32,7 +32,10 @@ def no_index(path: Path) -> UserError:
     elif "file_path" in header:
         what = f"has {_DELIMITERS[delimiter]} between its columns; save it with commas, or"
     elif header == list(_LJSPEECH[: len(header)]):
-        what = "is no index, it looks like LJSpeech's (id|text);"
+        what = (
+            "is no index, it looks like LJSpeech's (id|text): with --ljspeech-texts the index goes "
+            "into wavs/, with its texts, and that is the directory to give; or"
+        )
     elif "file_name" in header:
         what = "is no index, it looks like that of an audio folder for the hub (file_name, …);"
     else:
@@ -78,6 +81,43 @@ def match_rows(path: Path, file_paths: Sequence[str]) -> dict[str, dict[str, str
         if row is not None:
             found[file_path] = {name: row[k] for k, name in own}
     return found
+
+
+def is_ljspeech(path: Path) -> bool:
+    """Whether a file looks like LJSpeech's table: `id|text|normalised text`, without a header."""
+    try:
+        return _table(path)[1][:2] == list(_LJSPEECH[:2])
+    except UserError:
+        return False
+
+
+def match_texts(path: Path, file_paths: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Read LJSpeech's table, `id|text as written|text as spoken`, for audio files.
+
+    Args:
+        path: the table, which `is_ljspeech`.
+        file_paths: of the audio files.
+
+    Returns:
+        By file path, for the files that it has rows of: `text`, as spoken where that is there, and
+        `raw_text`, as written.
+
+    Raises:
+        UserError: it has no row of any of the files.
+    """
+    rows = match_rows(path, file_paths)
+    if not rows:
+        raise UserError(
+            f"{printable(path)} has no row of any of the {len(file_paths)} audio files: its ids "
+            "must be their names, without .wav"
+        )
+    return {
+        file_path: {
+            "text": (row.get("normalised_text") or row["text"]).strip(),
+            "raw_text": row["text"].strip(),
+        }
+        for file_path, row in rows.items()
+    }
 
 
 def _table(path: Path) -> tuple[str, list[str], list[list[str]]]:

@@ -11,6 +11,7 @@ from open_miipher.recipes.diffusion import Diffusion
 from open_miipher.recipes.feature_cleaner import FeatureCleaner
 from open_miipher.recipes.parts import fill_parts
 from open_miipher.recipes.recipe import ParameterGroup, Pass, Recipe, Sound
+from open_miipher.recipes.token_tts import TokenTTSRecipe
 from open_miipher.recipes.waveform_cleaner import WaveformCleaner
 
 RECIPES: dict[str, type[Recipe[Any]]] = {
@@ -20,6 +21,7 @@ RECIPES: dict[str, type[Recipe[Any]]] = {
     "classifier": Classifier,
     "diffusion": Diffusion,
     "codec": Codec,
+    "token_tts": TokenTTSRecipe,
 }
 
 

@@ -1,1 +1,9 @@
-"""Text in, speech out: whatever speaks, by name, and whether it said the text."""
+"""Text to speech: networks that write the tokens of a codec, and how they speak."""
+
+from open_miipher.base.registry import Registry
+from open_miipher.synthesis.sampling import SamplingConfig, sample
+from open_miipher.synthesis.token_tts import StackConfig, TokenTTS, TokenTTSConfig
+
+SYNTHESISERS = Registry[TokenTTS]("synthesiser", {"token_tts": TokenTTS})
+
+__all__ = ["SYNTHESISERS", "SamplingConfig", "StackConfig", "TokenTTS", "TokenTTSConfig", "sample"]

@@ -1,5 +1,6 @@
 """Build a trainer from a configuration."""
 
+import contextlib
 import dataclasses
 import shutil
 import socket
@@ -20,7 +21,7 @@ from open_miipher.checkpoint import (
     remove_leftovers,
     set_aside,
 )
-from open_miipher.data import Dataset, train_batches, validation_batches
+from open_miipher.data import Dataset, MadeFirst, train_batches, validation_batches
 from open_miipher.distributed import StopSignal, World, hold, mark_requeue
 from open_miipher.recipes import RECIPES, Recipe, fill_parts, named_output_dir, recipe_class
 from open_miipher.training.config import AUTO, Run
@@ -51,6 +52,9 @@ def prepare(run: Run, world: World) -> Trainer:
     lock = world.agree(lambda: _own(output_dir, run) if world.is_main else None)
     console = Console(output_dir / "train.log" if world.is_main else None)
     has_best = world.on_main(lambda: _begin_branch(output_dir, run, console))
+    if isinstance(run.data, MadeFirst):
+        with _telling(console):
+            run.data.make(output_dir, world, console.line)
     train_data, test_data = world.agree(lambda: _data(run, console))
     _check_same_data([train_data, test_data], world)
     state = world.agree(lambda: _state(run, world, train_data, sources, console))
@@ -235,17 +239,24 @@ def _wrote(checkpoint: Checkpoint, output_dir: Path) -> bool:
 
 
 def _data(run: Run, console: Console) -> tuple[Dataset, Dataset | None]:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
+    with _telling(console):
         train_data = run.data.train(run.trainer.seed)
         test_data = run.data.validation(run.trainer.seed)
-    for warning in caught:
-        console.line(f"warning: {warning.message}")
     if test_data is None:
         console.line(
             f"{run.data.validation_key} is empty: no validation, no samples, no best checkpoint"
         )
     return train_data, test_data
+
+
+@contextlib.contextmanager
+def _telling(console: Console) -> Iterator[None]:
+    """Print the warnings that come from inside the block."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        yield
+    for warning in caught:
+        console.line(f"warning: {warning.message}")
 
 
 def _check_same_data(datasets: list[Dataset | None], world: World) -> None:
