@@ -10,6 +10,7 @@ import soundfile
 from conftest import records
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.rows import RowWriter
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.status import survey
 from open_miipher.index import read_index, verify_index
@@ -229,7 +230,7 @@ def test_a_full_disk_ends_the_run_in_a_sentence(synthesise, write_texts, out, mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("open_miipher.corpus.synthesising.outputs._write_csv", full)
-    with pytest.raises(UserError, match=r"out cannot be written: No space left.*goes on"):
+    with pytest.raises(UserError, match=r"csv cannot be written: No space left.*goes on"):
         synthesise(write_texts(*TEXTS[:6]))
     monkeypatch.undo()
 
@@ -240,3 +241,27 @@ def test_every_attempt_that_failed_is_logged(synthesise, write_texts, caplog):
         synthesise(write_texts("one text", "silent"), "processing.max_retries=1")
     said = [record.message for record in caplog.records if record.levelname == "WARNING"]
     assert said == [f"1, attempt {number}: the speech is silent" for number in (1, 2)]
+
+
+def test_a_kill_between_rows_and_table_leaves_no_index_twice(
+    synthesise, write_texts, out, monkeypatch
+):
+    path, write = write_texts(*TEXTS[:12]), RowWriter.write
+    num_written = 0
+
+    def die_in_between(writer, rows):
+        nonlocal num_written
+        write(writer, rows)
+        num_written += "rank-" in writer._file.name
+        if num_written == 6:  # of the 12 of the only table
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(RowWriter, "write", die_in_between)
+    with pytest.raises(KeyboardInterrupt):
+        synthesise(path, "output.keep_audio=shards")
+    monkeypatch.setattr(RowWriter, "write", write)
+    assert not list(out.glob("audio_tokens_*.csv"))
+    assert synthesise(path, "output.keep_audio=shards").num_done == 12
+    parts = [row["index"] for part in out.glob("audio_tokens_*.csv") for row in records(part)]
+    assert sorted(parts) == sorted(map(str, range(12)))
+    assert len(list((out / "audio").glob("*.tar"))) == 1

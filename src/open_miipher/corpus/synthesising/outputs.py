@@ -4,7 +4,7 @@ import csv
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from open_miipher.base.atomic import remove_leftovers, replacing, write_lines
+from open_miipher.base.atomic import is_temporary, replacing, write_lines
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row
@@ -54,31 +54,37 @@ class Outputs:
     def write_part(self, spoken: list[Spoken], failed: list[Row]) -> Iterator[Row]:
         """Write a table of what was spoken, and a list of what failed.
 
+        A file gets its name after its last row is in the ledger. Killed in between, all that it
+        holds is made again; the other way round, some of it would be there twice.
+
         Yields:
-            The ledger's rows, once all is on the disk.
+            The ledger's rows.
 
         Raises:
             UserError: the disk refuses.
         """
         name = self._prefix + _name([s.row["id"] for s in spoken] + [r["id"] for r in failed])
-        with _told(self._folder):
+        with _told(self._folder), ExitStack() as at_the_end:
             self._folder.mkdir(parents=True, exist_ok=True)
-            files = []
-            if any(each.audio is not None for each in spoken):
-                files.append(self._write_shard(f"audio/{name}.tar", spoken))
-            if spoken:
-                table = f"{_TABLE}_{name}.{self._format}"
-                records = (each.record for each in spoken)
-                write = _write_csv if self._format == "csv" else _write_parquet
-                write(self._folder / table, records)
-                files.append([table, (self._folder / table).stat().st_size])
             if failed:
                 indices = [plain_index(row["id"]) for row in failed]
                 path = self._folder / f"{_FAILED}_{name}.json"
                 write_lines(path, [json.dumps(indices)])
-        for each in spoken:
-            yield {**each.row, "outputs": [*each.row["outputs"], *files]}
-        yield from failed
+            files = []
+            if any(each.audio is not None for each in spoken):
+                shard = f"audio/{name}.tar"
+                (self._folder / shard).parent.mkdir(exist_ok=True)
+                temporary = at_the_end.enter_context(replacing(self._folder / shard))
+                _write_shard(temporary, shard, spoken)
+                files.append([shard, temporary.stat().st_size])
+            if spoken:
+                table = f"{_TABLE}_{name}.{self._format}"
+                temporary = at_the_end.enter_context(replacing(self._folder / table))
+                self._write(temporary, (each.record for each in spoken))
+                files.append([table, temporary.stat().st_size])
+            for each in spoken:
+                yield {**each.row, "outputs": [*each.row["outputs"], *files]}
+            yield from failed
 
     def combine(self, tables: Mapping[str, str]) -> None:
         """Put all tables together into audio_tokens.csv (or .parquet), every index once.
@@ -91,7 +97,10 @@ class Outputs:
         """
         counted = set(tables.values())
         path = self._folder / f"{_TABLE}.{self._format}"
-        remove_leftovers([path, *(self._folder / name for name in counted)])
+        for folder in (self._folder, self._folder / "audio"):
+            for left in folder.glob(".*.tmp"):
+                if is_temporary(left.name):
+                    left.unlink()
         for part in self._folder.glob(f"{_TABLE}_*"):
             if part.name not in counted:
                 part.unlink()
@@ -101,8 +110,8 @@ class Outputs:
             for record in _read(self._folder / name)
             if tables.get(str(record["index"])) == name
         )
-        with _told(path):
-            (_write_csv if self._format == "csv" else _write_parquet)(path, records)
+        with _told(path), replacing(path) as temporary:
+            self._write(temporary, records)
 
     def list_failures(self, failures: Iterable[Row]) -> None:
         """Write failed.csv and failed_indices_all.json, in place of the lists of single parts.
@@ -121,16 +130,18 @@ class Outputs:
             if path != whole:
                 path.unlink()
 
-    def _write_shard(self, name: str, spoken: list[Spoken]) -> list[Any]:
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with ShardWriter(path) as shard:
-            for each in spoken:
-                key = Path(each.row["audio"]).stem.replace(".", "_")
-                text = each.record["text"].encode()
-                shard.add(Sample(key, {"flac": each.audio or b"", "txt": text}))
-                each.record["audio"] = f"{name}#{key}.flac"
-        return [name, path.stat().st_size]
+    def _write(self, path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+        (_write_csv if self._format == "csv" else _write_parquet)(path, records)
+
+
+def _write_shard(path: Path, name: str, spoken: list[Spoken]) -> None:
+    """Write sound and text into a tar, and into the records where in it the sound is."""
+    with ShardWriter(path) as shard:
+        for each in spoken:
+            key = Path(each.row["audio"]).stem.replace(".", "_")
+            text = each.record["text"].encode()
+            shard.add(Sample(key, {"flac": each.audio or b"", "txt": text}))
+            each.record["audio"] = f"{name}#{key}.flac"
 
 
 def _name(indices: Iterable[str]) -> str:
@@ -141,7 +152,7 @@ def _name(indices: Iterable[str]) -> str:
 def _write_csv(
     path: Path, records: Iterable[Mapping[str, Any]], columns: tuple[str, ...] = COLUMNS
 ) -> None:
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+    with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         for record in records:
@@ -166,10 +177,7 @@ def _write_parquet(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         "seconds": pyarrow.float64(),
     }
     schema = pyarrow.schema(list(kinds.items()))
-    with (
-        replacing(path) as temporary,
-        pyarrow.parquet.ParquetWriter(temporary, schema) as writer,
-    ):
+    with pyarrow.parquet.ParquetWriter(path, schema) as writer:
         rows = list[Mapping[str, Any]]()
         for record in records:
             rows.append({**record, "tokens": np.asarray(record["tokens"]).ravel().tolist()})
