@@ -29,14 +29,15 @@ TEST_URLS="${TEST_URLS:-}"      # preprocess*.sh: the same, for validation
 DATA="${DATA:-}"                # data configuration; preprocess*.sh: webdataset_preprocess_48k
 WRITER_NAME="${WRITER_NAME:-}"  # preprocess*.sh: the folder in OUTPUT_DIR for the shards
 NUM_WRITERS="${NUM_WRITERS:-}"  # preprocess*.sh: processes a node that make them; empty: one a core
-EXTRA="${EXTRA:-}"              # more overrides, or options of src/inference.py
+TEXTS="${TEXTS:-}"              # synthesize*.sh: a hub id, or a jsonl, csv, parquet or txt file
+EXTRA="${EXTRA:-}"              # more overrides, or options of src/{inference,tokenize_audio}.py
 HF_HOME="${HF_HOME:-${HOME:-$PWD}/.cache/huggingface}"  # base encoders, fetched beforehand
 WANDB_API_KEY_FILE="${WANDB_API_KEY_FILE:-}"    # files with the keys: never on a command line
 HF_TOKEN_FILE="${HF_TOKEN_FILE:-}"
 # MASTER_ADDR and MASTER_PORT: where the processes meet; default: the first host, the job's port.
 NAMES=(IMAGE BIND SPEECH_DIRS NOISE_DIRS RIR_DIRS TEST_DIRS OUTPUT_DIR MODEL STAGE1_DIR STAGE2_DIR
   INIT_FROM BATCH_SIZE NPROC MAX_RESTARTS CKPT_DIR INPUT_DIR INPUT_SHARDS INPUT_MANIFEST NUM_SHARDS SHARD_ID SPEECH_URLS
-  TEST_URLS DATA WRITER_NAME NUM_WRITERS EXTRA HF_HOME WANDB_API_KEY_FILE HF_TOKEN_FILE)
+  TEST_URLS DATA WRITER_NAME NUM_WRITERS TEXTS EXTRA HF_HOME WANDB_API_KEY_FILE HF_TOKEN_FILE)
 # ---------------------------------------------------------------------------------------------------
 
 stop_here() {
@@ -92,8 +93,17 @@ resume() { # resume OUTPUT_DIR's newest checkpoint with its own settings, change
 }
 
 restore() { # restore the input, or the share of it that array task SHARD_ID has
-  local extra urls shard=() ledger input=()
   need OUTPUT_DIR CKPT_DIR
+  of_input src/inference.py --ckpt-dir "$CKPT_DIR"
+}
+
+tokenize() { # turn the input into a codec's tokens, or the share that array task SHARD_ID has
+  need OUTPUT_DIR
+  of_input src/tokenize_audio.py
+}
+
+of_input() { # SCRIPT OPTION…: a corpus run over the input
+  local extra urls shard=() ledger input=()
   [[ -n $INPUT_DIR$INPUT_SHARDS$INPUT_MANIFEST ]] || need INPUT_DIR
   [[ -z $INPUT_DIR ]] || input+=(--input-audio-dir "$INPUT_DIR")
   [[ -z $INPUT_MANIFEST ]] || input+=(--input-manifest "$INPUT_MANIFEST")
@@ -106,11 +116,26 @@ restore() { # restore the input, or the share of it that array task SHARD_ID has
     shard=(--num-shards "$NUM_SHARDS" --shard-id "$SHARD_ID")
     ledger=$ledger/$(printf 'shard-%05d-of-%05d' "$SHARD_ID" "$NUM_SHARDS")
   fi
-  COMMAND=(src/inference.py --ckpt-dir "$CKPT_DIR" "${input[@]}" --output-dir "$OUTPUT_DIR"
-    "${shard[@]}" "${extra[@]}")
+  COMMAND=("$@" "${input[@]}" --output-dir "$OUTPUT_DIR" "${shard[@]}" "${extra[@]}")
   REQUEUE=$ledger/REQUEUE
   OUTPUTS=("$OUTPUT_DIR")
   MAX_RESTARTS=0 # trying failed files again at once would not help
+}
+
+synthesize() { # speak TEXTS, or the share of them that array task SHARD_ID has
+  local extra shard=() ledger=$OUTPUT_DIR/.ledger
+  need OUTPUT_DIR TEXTS
+  read -ra extra <<<"$EXTRA"
+  if [[ -n $SHARD_ID ]]; then
+    need NUM_SHARDS
+    shard=("processing.num_shards=$NUM_SHARDS" "processing.shard_id=$SHARD_ID")
+    ledger=$ledger/$(printf 'shard-%05d-of-%05d' "$SHARD_ID" "$NUM_SHARDS")
+  fi
+  COMMAND=(src/synthesize.py "dataset.name=$(quoted "$TEXTS")"
+    "processing.save_dir=$(quoted "$OUTPUT_DIR")" "${shard[@]}" "${extra[@]}")
+  REQUEUE=$ledger/REQUEUE
+  OUTPUTS=("$OUTPUT_DIR")
+  MAX_RESTARTS=0 # trying failed texts again at once would not help
 }
 
 preprocess() { # make shards of degraded pairs in OUTPUT_DIR/WRITER_NAME, or task SHARD_ID's share
@@ -178,7 +203,7 @@ into_image() { # put singularity before COMMAND; bind this folder and all named 
   local folder urls wrapper binds=(--bind "$PWD")
   read -ra wrapper <<<"${CONTAINER_RUN:-}"
   for folder in $BIND $SPEECH_DIRS $NOISE_DIRS $RIR_DIRS $TEST_DIRS "$STAGE1_DIR" "$STAGE2_DIR" \
-    "$INIT_FROM" "$CKPT_DIR" "$INPUT_DIR" "$INPUT_MANIFEST" "$OUTPUT_DIR" "$HF_HOME"; do
+    "$INIT_FROM" "$CKPT_DIR" "$INPUT_DIR" "$INPUT_MANIFEST" "$TEXTS" "$OUTPUT_DIR" "$HF_HOME"; do
     [[ ! -e $folder ]] || binds+=(--bind "$(realpath -s "$folder")")
   done
   read -ra urls <<<"$SPEECH_URLS $TEST_URLS $INPUT_SHARDS"
@@ -246,7 +271,7 @@ signal_workers() { # send SIGUSR2 to this job's workers on this host; in trainin
   for folder in /proc/[0-9]*; do
     if grep -qzxF "JOB_MARK=$JOB_MARK" "$folder/environ" &&
       grep -qz '^TORCHELASTIC_RUN_ID=' "$folder/environ" &&
-      grep -qzE '^src/(train|inference|preprocess)\.py$' "$folder/cmdline"; then
+      grep -qzE '^src/(train|inference|preprocess|synthesize|tokenize_audio)\.py$' "$folder/cmdline"; then
       kill -USR2 "${folder#/proc/}" || true
     fi
   done 2>/dev/null

@@ -1,4 +1,4 @@
-"""Convert checkpoints of earlier versions: `python src/convert_checkpoint.py RUN_DIR`."""
+"""Convert checkpoints: of earlier versions, or a codec's to a folder that `transformers` reads."""
 
 import argparse
 import json
@@ -22,6 +22,9 @@ Convert checkpoints of versions before networks.json, in place: adds that file a
 of a run. Weights and the optimisers' state do not change. A run can be resumed from a converted
 checkpoint, but not bit for bit: its noise is different now, because it is drawn on the device.
 Restoring and fine-tuning work as with any checkpoint.
+
+With --codec-to, write the codec of a checkpoint of model=demo_codec as a folder (float16) that
+codec.source takes, and EncodecModel.from_pretrained; the checkpoint stays as it is.
 """
 
 
@@ -41,12 +44,24 @@ def parse_arguments() -> argparse.Namespace:
         metavar="ID|DIR",
         help="path or name of the base encoder, if it has moved since training",
     )
+    parser.add_argument(
+        "--codec-to", type=Path, metavar="DIR", help="gets the codec; must be empty or missing"
+    )
+    parser.add_argument(
+        "--ckpt",
+        default="newest",
+        metavar="newest|best|STEP",
+        help="which checkpoint of RUN_DIR --codec-to takes (default: %(default)s)",
+    )
     return parser.parse_args()
 
 
 def main() -> int:
-    """Find the checkpoints of earlier versions and convert each."""
+    """Find the checkpoints of earlier versions and convert each, or write a codec."""
     arguments = parse_arguments()
+    if arguments.codec_to is not None:
+        write_codec(arguments.path, arguments.ckpt, arguments.codec_to)
+        return 0
     from open_miipher.checkpoint.folder import NETWORKS, STATE, incompleteness
 
     folders = checkpoint_folders(arguments.path)
@@ -61,6 +76,26 @@ def main() -> int:
         print(f"{folder}: converted")
     print(f"{len(old)} converted, {len(folders) - len(old)} already up to date")
     return 0
+
+
+def write_codec(path: Path, which: str, folder: Path) -> None:
+    """Write the codec of a checkpoint as a folder of `transformers`.
+
+    Raises:
+        UserError: the checkpoint holds no codec, or the folder is not empty.
+    """
+    from open_miipher.checkpoint import Checkpoint
+    from open_miipher.codec import AudioTokenizer, Encodec
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--codec-to {folder} is there already; give a new or an empty folder")
+    checkpoint = Checkpoint.open(path, which)
+    codec = checkpoint.build("codec") if "codec" in checkpoint.networks else None
+    if not isinstance(codec, Encodec):
+        raise UserError(f"{checkpoint.path} holds no codec; give a run of model=demo_codec")
+    codec.save(folder)
+    written = AudioTokenizer("cpu", str(folder), codec.model.config.target_bandwidths[0])
+    print(f"{checkpoint.described}: codec {written.fingerprint} in {folder}")
 
 
 def checkpoint_folders(path: Path) -> list[Path]:

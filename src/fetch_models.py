@@ -1,4 +1,4 @@
-"""Fetch pretrained encoders into a cache, on a machine with a network, for those without one."""
+"""Fetch pretrained encoders and codecs into a cache, for machines without a network."""
 
 import argparse
 import errno
@@ -21,9 +21,9 @@ from open_miipher.base.paths import existing_parent
 
 CONFIG_DIR = Path(__file__).resolve().parents[1] / "config/encoder"
 DESCRIPTION = """\
-Fetch pretrained encoders into the Hugging Face cache, check them, and print the lines that make
-machines without a network use them. Of the multimodal Gemma checkpoints only the audio tower is
-fetched. An interrupted fetch is gone on with.
+Fetch pretrained encoders, and EnCodec, into the Hugging Face cache, check them, and print the lines
+that make machines without a network use them. Of the multimodal Gemma checkpoints only the audio
+tower is fetched. An interrupted fetch is gone on with.
 
 A gated model needs its licence accepted on the hub, and a token in HF_TOKEN or in the file that
 HF_TOKEN_PATH names; it is never printed.
@@ -34,6 +34,7 @@ _CLASSES = {
     **dict.fromkeys(("gemma4", "gemma4_audio"), "usm_gemma4"),
     **dict.fromkeys(("gemma3n", "gemma3n_audio"), "usm_gemma3n"),
     **dict.fromkeys(("wav2vec2-bert", "hubert", "wav2vec2", "wavlm"), "transformers"),
+    "encodec": "encodec",
 }
 _DEPTH_KEYS = {"transformers": "layer", "usm_gemma4": "num_layers", "usm_gemma3n": "num_layers"}
 _SETTINGS = ["config.json", "preprocessor_config.json"]
@@ -126,7 +127,7 @@ def fetch(name: str) -> Path | None:
     print(f"  licence: {licence or 'not stated; see its page on the hub'}")
     spec = spec or spec_of(source)
     folder = None
-    if spec["name"] != "transformers":
+    if spec["name"] not in ("transformers", "encodec"):
         files = tower_files(model)
         try:
             folder = fetch_tower(source, model.revision, files, lambda text: print(f"  {text}"))
@@ -157,7 +158,7 @@ def look_up(source: str) -> Model:
 
 
 def spec_of(source: str) -> dict[str, Any]:
-    """Describe an encoder by what its config.json says it is, at up to 8 layers."""
+    """Describe a model by what its config.json says it is, an encoder at up to 8 layers."""
     from open_miipher.encoders.pretrained import read_json
 
     config = read_json(source, "config.json")
@@ -167,6 +168,8 @@ def spec_of(source: str) -> dict[str, Any]:
             f"{source} is of type {kind}; encoders can be made of {', '.join(_CLASSES)}"
         )
     name = _CLASSES[kind]
+    if name == "encodec":
+        return {"name": name, "source": source}
     parts = config.get("audio_config") or config
     depth = parts.get("num_hidden_layers") or parts.get("conf_num_hidden_layers") or 1
     default = 8 if name == "transformers" else 6
@@ -228,7 +231,7 @@ def is_sound(tensor: Any) -> bool:
 
 
 def check(spec: dict[str, Any]) -> None:
-    """Load the encoder as a machine without a network would, and see that it works."""
+    """Load the model as a machine without a network would, and see that it works."""
     import torch
     from huggingface_hub import constants
 
@@ -237,6 +240,9 @@ def check(spec: dict[str, Any]) -> None:
 
     online, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
+        if spec["name"] == "encodec":
+            check_codec(spec["source"])
+            return
         encoder = build(ENCODERS, spec)
     finally:
         constants.HF_HUB_OFFLINE = online
@@ -249,6 +255,24 @@ def check(spec: dict[str, Any]) -> None:
     print(
         f"  checked: {len(encoder.layers)} layers load offline, {encoder.width} wide, "
         f"{encoder.frame_rate:g} Hz, all finite; fingerprint {encoder.fingerprint()[:16]}",
+        flush=True,
+    )
+
+
+def check_codec(source: str) -> None:
+    """Load a codec, and hear that it works."""
+    import torch
+
+    from open_miipher.codec import AudioTokenizer
+
+    codec = AudioTokenizer("cpu", source)
+    second = 0.1 * torch.randn(1, codec.sample_rate, generator=torch.Generator().manual_seed(0))
+    (tokens,) = codec.encode(second, torch.tensor([second.shape[1]]))
+    if not is_sound(codec.decode([tokens])[0]):
+        raise UserError(f"{source} holds NaN or Inf; remove it from the cache, fetch again")
+    print(
+        f"  checked: loads offline, {codec.frame_rate:g} frames a second of {codec.codebooks} "
+        f"tokens at {codec.bandwidth:g} kb/s; fingerprint {codec.fingerprint}",
         flush=True,
     )
 

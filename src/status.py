@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from open_miipher.corpus.verify import Wrong
 
 DESCRIPTION = """\
-Say how far a restoration, or preprocessing, is, over all its processes and array tasks: done, left,
-failed, speed, time to go, which tasks are at work, and why files failed. Works while tasks run,
-locks and writes nothing (but with --retry-failed).
+Say how far a restoration, preprocessing or tokenising is, over all its processes and array tasks:
+done, left, failed, speed, time to go, which tasks are at work, and why files failed. Works while
+tasks run, locks and writes nothing (but with --retry-failed).
 
 exit status: 0; 1 if --verify finds something wrong; 2 wrong use. With --exit-status, what the run
 ended with: 0 all is done, but for its --max-failures; 2 it could not go on (a full disk, say);
@@ -44,7 +44,8 @@ def parse_arguments() -> argparse.Namespace:
         "output_dir",
         type=Path,
         metavar="OUT",
-        help="the --output-dir of src/inference.py, or a JOB_ID folder of src/preprocess.py",
+        help="the --output-dir of src/inference.py or src/tokenize_audio.py, or a JOB_ID folder of "
+        "src/preprocess.py",
     )
     add("--json", action="store_true", help="print one JSON object with everything")
     add(

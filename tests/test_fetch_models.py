@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
+from tiny_codec import make_codec
 
 import fetch_models
 from open_miipher.base.errors import UserError
@@ -106,6 +107,7 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     tensors = load_file(root / "damaged/model.safetensors")
     tensors["model.audio_tower.layers.2.norm_out.weight"][3] = torch.nan
     save_file(tensors, root / "damaged/model.safetensors")
+    make_codec(root / "encodec")
     (root / "other").mkdir()
     (root / "other/config.json").write_text('{"model_type": "llama"}')
     return {f"someone/{path.name}": path for path in root.iterdir()}
@@ -236,6 +238,14 @@ def test_other_models_are_fetched_whole_and_nothing_beside(fetch, hub, tmp_path)
     assert hub.served["tf_model.h5"] == 0
     assert not (tmp_path / "cache").exists()
     assert len(re.findall(r"fingerprint [0-9a-f]{16}", result.stdout)) == 2
+
+
+@pytest.mark.integration
+def test_a_codec_is_fetched_and_tokenises_offline(fetch, hub, tmp_path) -> None:
+    result = fetch("someone/encodec")
+    assert result.returncode == 0, result.stderr
+    assert "75 frames a second of 2 tokens at 1.5 kb/s; fingerprint" in result.stdout
+    assert f"export HF_HOME={tmp_path / 'cache'} HF_HUB_OFFLINE=1" in result.stdout
 
 
 @pytest.mark.integration

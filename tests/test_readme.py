@@ -19,6 +19,7 @@ from open_miipher.config import (
     CONFIG_DIR,
     compose_plain,
     compose_preprocessing,
+    compose_synthesis,
     merge_overrides,
 )
 from open_miipher.training import OptimizerConfig
@@ -35,7 +36,7 @@ FOREIGN = (
     *("aws", "cd", "docker", "export", "find", "mkdir", "qsub", "qstat", "sbatch", "scancel"),
     *("singularity", "source", "squeue", "ssh", "tail", "wandb"),
 )
-FOLDERS = "benchmarks|config|container|dataset|docs|jobs|src|tests"
+FOLDERS = "benchmarks|config|container|dataset|docs|examples|jobs|src|tests"
 # What a resumed or fine-tuned run would have been started with.
 STARTED = ["model=miipher2_feature_cleaner", "data.train.dir_list=[x]"]
 
@@ -107,6 +108,15 @@ def test_the_overrides_of_preprocessing_compose() -> None:
         overrides = [word for word in arguments if "=" in word]
         if overrides:
             compose_preprocessing(overrides).check()
+        assert [word for word in arguments if "=" not in word] in ([], ["-h"], ["--cfg", "job"])
+
+
+def test_the_overrides_of_synthesis_compose() -> None:
+    for command in (c for c in OURS if split_command(c)[0] == "src/synthesize.py"):
+        _, arguments = split_command(command)
+        overrides = [word for word in arguments if "=" in word]
+        if overrides:
+            compose_synthesis(overrides).check()
         assert [word for word in arguments if "=" not in word] in ([], ["-h"], ["--cfg", "job"])
 
 
@@ -199,6 +209,7 @@ def known_keys() -> set[str]:
     return {
         *(key for overrides in compositions for key in keys_of(compose_plain(overrides))),
         *keys_of(preprocessing),
+        *keys_of(compose_synthesis([]).plain),
         *(f"optimizer.{field.name}" for field in fields(OptimizerConfig)),  # of one network
     }
 
@@ -215,7 +226,7 @@ def inline_code(text: str) -> set[str]:
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_every_key_that_is_named_exists(path: Path, known_keys: set[str]) -> None:
-    groups = "data|model|trainer|optimizer|preprocess"
+    groups = "data|model|trainer|optimizer|preprocess|dataset|tts|processing|output|logging"
     named = set()
     for code in inline_code(without_old_keys(path)):
         named |= set(re.findall(rf"(?:^|[ ~+\'])((?:{groups})\.[a-z0-9_.*]+)(?=$|[ =\'])", code))
@@ -230,7 +241,7 @@ def test_every_key_that_is_named_exists(path: Path, known_keys: set[str]) -> Non
 def test_every_option_that_is_named_exists() -> None:
     """Options in the text are ours, or those of the programs that a page is about."""
     scripts = [*ROOT.glob("src/*.py"), *ROOT.glob("dataset/script/*.py")]
-    scripts += ROOT.glob("benchmarks/*.py")
+    scripts += [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("examples/*.py")]
     ours = set(re.findall(r'"(--[a-z0-9-]+)"', "\n".join(path.read_text() for path in scripts)))
     foreign = {
         *("--fakeroot", "--build-arg", "--mksquashfs-args", "--nv", "--compat", "--containall"),

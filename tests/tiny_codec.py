@@ -10,6 +10,26 @@ TINY = {
 }
 
 
+def overrides(directory):
+    """A training run of a few seconds on one core, on indexed speech at 24 kHz."""
+    return [
+        "model=demo_codec",
+        "model.network.num_filters=2",
+        "model.network.hidden_size=8",
+        "model.network.codebook_size=32",
+        "model.mel={n_mels: [10, 20], win_lengths: [256, 1024], floor: 1.0e-4}",
+        "data.crop_seconds=0.4",
+        f"data.train.dir_list=[{directory}]",
+        f"data.test.dir_list=[{directory}]",
+        "data.test.num_clips=2",
+        "data.test.clip_seconds=0.5",
+        "trainer.batch_size=4",
+        "trainer.num_workers=0",
+        "trainer.device=cpu",
+        "trainer.sample_every=0",
+    ]
+
+
 def make_codec(folder, **settings):
     """Save a small EnCodec whose codebooks are of its embeddings of noise; returns the model."""
     from transformers import EncodecConfig, EncodecModel

@@ -4,7 +4,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from open_miipher.base.plain import from_leaves, in_quotes, leaves, nearest, sam
 from open_miipher.base.registry import build, from_mapping
 from open_miipher.checkpoint import NEWEST, Checkpoint, complete_checkpoints
 from open_miipher.corpus.preprocessing.config import Preprocessing, PreprocessingOptions
+from open_miipher.corpus.synthesising.config import SynthesisConfig
 from open_miipher.data import DATA
 from open_miipher.data.config import PreprocessingData
 from open_miipher.recipes import named_output_dir, recipe_class
@@ -29,9 +30,11 @@ from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
 _SECTIONS = {
-    "train": ("name", "codec", "data", "model", "optimizer", "trainer"),
+    "train": ("name", "codec", "data", "model", "optimizer", "trainer", "generate"),
     "preprocess": ("data", "preprocess"),
 }
+SYNTHESIS = "synthetic_generation_cfg"
+_OF_SYNTHESIS = ("dataset", "tts", "codec", "processing", "output", "logging")
 _UNKNOWN_KEY = re.compile("Could not override '([^']+)'")
 _UNKNOWN_CHOICE = re.compile("Could not find '[^'/]+/([^']+)' Available options in '[^']+': (.*)")
 # Says how this run starts and is no part of its configuration: a resume ignores the saved value.
@@ -69,6 +72,7 @@ def compose_run(overrides: Sequence[str]) -> Run:
             "experiment=finetune starts from a trained model: give trainer.init_from=OUTPUT_DIR"
         )
     trainer = from_mapping(TrainerConfig, plain["trainer"], "trainer")
+    sampled = plain.get("generate", {}).get("mel_name")  # absent from older checkpoints
     return Run(
         name=plain["name"],
         data=build(DATA, plain["data"], key="data"),
@@ -83,6 +87,7 @@ def compose_run(overrides: Sequence[str]) -> Run:
         plain=plain,
         overrides=kept,
         resumed=checkpoint,
+        sampled=None if sampled is None else str(sampled),
     )
 
 
@@ -148,6 +153,16 @@ def compose_preprocessing(overrides: Sequence[str]) -> Preprocessing:
     )
 
 
+def compose_synthesis(overrides: Sequence[str], root: str = SYNTHESIS) -> SynthesisConfig:
+    """Compose `config/synthetic_generation_cfg.yaml`, or another file there, with overrides.
+
+    Raises:
+        UserError: a group, key or value is unknown, or there is no such file.
+    """
+    plain = compose_plain(overrides, root)
+    return replace(from_mapping(SynthesisConfig, plain), plain=plain)
+
+
 def compose_plain(overrides: Sequence[str], root: str = "train") -> dict[str, Any]:
     """Compose `config/train.yaml`, or another root, with overrides into resolved plain data.
 
@@ -168,8 +183,9 @@ def compose_plain(overrides: Sequence[str], root: str = "train") -> dict[str, An
         choice = _UNKNOWN_CHOICE.search(message)
         mend = nearest(choice[1], choice[2].split()) if choice else ""
         raise UserError(f"the configuration cannot be composed: {message}{mend}") from error
-    names = [str(name) for name in cast(dict[str, Any], plain) if name not in _SECTIONS[root]]
-    report([f"there is no section {name}{nearest(name, _SECTIONS[root])}" for name in names])
+    sections = _SECTIONS.get(root, _OF_SYNTHESIS)
+    names = [str(name) for name in cast(dict[str, Any], plain) if name not in sections]
+    report([f"there is no section {name}{nearest(name, sections)}" for name in names])
     return cast(dict[str, Any], plain)
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import tiny_codec
 import tiny_tts
 import torch
 from tiny_diffusion import BACKBONES, VOCODER, overrides
@@ -21,12 +22,13 @@ TINY_DAC = [
 
 
 @pytest.fixture(scope="module")
-def tiny_stages(tiny_stages, tones, spoken, tmp_path_factory):
+def tiny_stages(tiny_stages, tones, speech_dir, spoken, tmp_path_factory):
     tokens = tmp_path_factory.mktemp("tokens")  # made by the first of all runs
     speaking = tiny_tts.overrides(spoken, f"data.tokens_dir={tokens}")
+    tokenised = {"codec": tiny_codec.overrides(speech_dir), "token_tts": speaking}
     vocoders = {f"{name}_vocoder": overrides(name, tones, *VOCODER) for name in BACKBONES}
     diffusions = {name: overrides(name, tones) for name in BACKBONES}
-    return {**tiny_stages, **diffusions, **vocoders, "token_tts": speaking}
+    return {**tiny_stages, **tokenised, **diffusions, **vocoders}
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from open_miipher.config import compose_plain, compose_preprocessing
+from open_miipher.config import compose_plain, compose_preprocessing, compose_synthesis
 
 ROOT = Path(__file__).resolve().parents[2]
 JOBS = ROOT / "jobs"
@@ -44,7 +44,7 @@ def test_shellcheck_finds_nothing():
 
 
 def test_the_same_names_everywhere():
-    assert len(NAMES) == 10
+    assert len(NAMES) == 14
     for kind in KINDS:
         found = {path.name for path in (JOBS / kind).iterdir()}
         assert sorted(found - {LOCAL_ALONE}) == NAMES
@@ -158,6 +158,33 @@ def test_an_array_restores_every_shard_and_fails_if_one_does(bench):
     assert len(bench.run("local/restore_array.sh", status=2, SHARDS="1 2", **variables)) == 2
     words = bench.run("local/restore.sh", **variables)
     assert "--shard-id" not in " ".join(words)
+
+
+def test_texts_are_spoken_by_array_tasks_too(bench):
+    given = {"TEXTS": "user/texts", "EXTRA": "tts.batch_size=64 codec=demo"}
+    for script, task in (("synthesize.sh", None), ("synthesize_array.sh", 1)):
+        shards = {} if task is None else {"NUM_SHARDS": "2", "SHARDS": "1"}
+        words = bench.run(f"local/{script}", **given, **shards)
+        overrides = words[words.index("src/synthesize.py") + 1 :]
+        config = compose_synthesis(overrides)
+        config.check()
+        assert (config.dataset.name, config.folder) == ("user/texts", bench.folder / "out")
+        assert (config.tts.batch_size, config.processing.shard_id) == (64, task)
+        assert words[words.index("--max-restarts") + 1] == "0"
+    bench.run("local/synthesize.sh", status=2)
+    assert "error: set TEXTS" in bench.output
+
+
+def test_speech_is_tokenised_by_array_tasks_too(bench, after):
+    words = bench.run("local/tokenize.sh", INPUT_DIR="speech", EXTRA="--codec demo")
+    assert after(words, "src/tokenize_audio.py") == "--input-audio-dir"
+    assert (after(words, "--codec"), "--ckpt-dir" in words) == ("demo", False)
+    words = bench.run(
+        "local/tokenize_array.sh", INPUT_MANIFEST="a.jsonl", NUM_SHARDS="3", SHARDS="2"
+    )
+    assert (after(words, "--num-shards"), after(words, "--shard-id")) == ("3", "2")
+    bench.run("local/tokenize.sh", status=2)
+    assert "error: set INPUT_DIR" in bench.output
 
 
 @pytest.mark.parametrize("status", [2, 3, 4])

@@ -68,7 +68,8 @@ class Stream:
         is_first = before is None
         x = _reflect_start(x, lengths, left) if is_first else torch.cat([before, x], dim=2)
         if stride > 1:
-            x = nn.functional.pad(x, (0, -width % stride))
+            if width % stride:
+                x = nn.functional.pad(x, (0, -width % stride))
             x = _reflect_ends(x, lengths, left, stride, width, is_first)
         self._before[layer] = x[..., x.shape[2] - left :]
         return convolution(x), -(-lengths // stride)
@@ -95,12 +96,14 @@ def _reflect_start(x: Tensor, lengths: Tensor, left: int) -> Tensor:
         lengths: (batch,) of the items.
         left: positions to put before.
     """
-    width = x.shape[2]
-    if left and lengths.min() <= left:
-        beyond = torch.arange(width) >= lengths[:, None]
+    if left == 0:
+        return x
+    extended = x
+    if lengths.min() <= left:
+        beyond = torch.arange(x.shape[2]) >= lengths[:, None]
         x = x.masked_fill(beyond[:, None].to(x.device), 0.0)
-    extended = nn.functional.pad(x, (0, max(0, left + 1 - width)))
-    return nn.functional.pad(extended, (left, 0), mode="reflect")[..., : left + width]
+        extended = nn.functional.pad(x, (0, max(0, left + 1 - x.shape[2])))
+    return torch.cat([extended[..., 1 : left + 1].flip(2), x], dim=2)
 
 
 def _reflect_ends(

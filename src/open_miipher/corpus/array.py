@@ -36,6 +36,9 @@ OF_RESTORING = OptionNames()
 OF_PREPROCESSING = OptionNames(
     "preprocess.overwrite=true", "preprocess.num_shards", "preprocess.shard_id"
 )
+OF_SYNTHESIS = OptionNames(
+    "processing.overwrite=true", "processing.num_shards", "processing.shard_id"
+)
 
 
 @dataclass(frozen=True, order=True)

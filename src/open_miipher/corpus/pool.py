@@ -1,7 +1,8 @@
 """Worker processes: each builds its own state once, and then does one item after another.
 
 They are spawned, not forked, so that nothing of this process (threads, a GPU's context) is in them.
-A worker that dies is replaced, and costs its item one try.
+A worker that dies is replaced, and costs its item one try. An item whose function gives an iterator
+is told part by part, and the worker that is at it has its next one from the first part on.
 """
 
 import math
@@ -29,8 +30,19 @@ _SPAWN = get_context("spawn")
 _DYING_SECONDS = 5.0  # between the end of its connection and its own
 _LOOK_EVERY = 0.2  # s, at whether a signal came
 _FAILED_STARTS = 3  # one after another: the next would fare no better
-_READY, _BEGUN, _DONE, _REFUSED, _BROKEN, _DIED = range(6)
+_READY, _BEGUN, _PART, _ENDED, _DONE, _REFUSED, _BROKEN, _DIED = range(8)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+
+_place = 0
+
+
+def worker_place() -> int:
+    """Return, in a worker, which of its pool's it is: 0 … number of workers - 1.
+
+    One that takes the place of a dead one has its number.
+    """
+    return _place
 
 
 class WorkerError(RuntimeError):
@@ -40,17 +52,23 @@ class WorkerError(RuntimeError):
 class _Worker:
     """One process.
 
+    Args:
+        place: what `worker_place` gives in it.
+
     Attributes:
+        place: as given.
         build: built its state, or is about to.
         is_ready: its state is built.
         item: what it was given.
+        next_item: what it is to do after that, and has been given as well.
         has_begun: whether it has read it.
         deadline: when that has taken too long, by the monotonic clock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, place: int) -> None:
+        self.place = place
         self.connection, theirs = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=_work, args=(theirs,), daemon=True)
+        self.process = _SPAWN.Process(target=_work, args=(theirs, place), daemon=True)
         resource_tracker.ensure_running()  # now: it would unblock the signals
         # While it starts, a signal to all processes would end it with a traceback.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -62,6 +80,7 @@ class _Worker:
         self.build: Callable[[], Any] | None = None
         self.is_ready = False
         self.item: Item | None = None
+        self.next_item: Item | None = None
         self.has_begun = False
         self.deadline = math.inf
 
@@ -97,11 +116,19 @@ class Pool(AbstractContextManager["Pool"]):
 
     Args:
         num_workers: at least 1; started as there are items for them.
-        seconds_per_item: after which a worker is killed, as if it had died; None: never.
+        seconds_per_item: after which a worker is killed, as if it had died; None: never. An item
+            that is told in parts has so long for each.
+        retries: how often an item is tried again whose worker died.
     """
 
-    def __init__(self, num_workers: int, seconds_per_item: float | None = None) -> None:
+    def __init__(
+        self,
+        num_workers: int,
+        seconds_per_item: float | None = None,
+        retries: int = RETRIES,
+    ) -> None:
         self._num_workers, self._seconds_per_item = num_workers, seconds_per_item
+        self._retries = retries
         self._workers: list[_Worker] = []
         self._num_failed_starts = 0
 
@@ -119,13 +146,14 @@ class Pool(AbstractContextManager["Pool"]):
 
         Args:
             build: called once in each worker; gives the function that does an item there. It is
-                picklable, and so is the result.
+                picklable, and so is the result, or each part where that is an iterator.
             items: taken as workers are free.
             stopped: whether a signal came; what is under way is given up at once.
             clear_up: called here after a worker died at an item, before that is tried again.
 
         Yields:
-            An item, what the function gave, and None; or, after its last try, None and the reason.
+            An item, what the function gave, or a part of it, and None; or, after its last try, None
+            and the reason.
 
         Raises:
             UserError: as `build` or the function; or workers die before they are ready.
@@ -134,34 +162,47 @@ class Pool(AbstractContextManager["Pool"]):
         tries: Counter[str] = Counter()
         queue: deque[Item] = deque()
         is_over = False
+
+        def fill(num_wanted: int) -> None:
+            nonlocal is_over
+            while not is_over and len(queue) < num_wanted:
+                found = next(items, None)
+                queue.extend([] if found is None else [found])
+                is_over = found is None
+
         try:
             while not stopped():
                 num_busy = sum(worker.item is not None for worker in self._workers)
-                while not is_over and len(queue) < self._num_workers - num_busy:
-                    found = next(items, None)
-                    queue += [] if found is None else [found]
-                    is_over = found is None
+                fill(self._num_workers - num_busy)
                 if not queue and not num_busy:
                     return
                 self._hand_out(queue, build)
                 for worker, kind, content in self._events():
                     item = worker.item
-                    if kind in (_DONE, _REFUSED, _BROKEN):
-                        worker.item = None
+                    if kind in (_ENDED, _DONE, _REFUSED, _BROKEN):
+                        worker.item, worker.next_item = worker.next_item, None
+                        worker.has_begun = False
                     if kind == _REFUSED:
                         raise UserError(content)
                     elif kind == _BROKEN:
                         raise WorkerError(content)
+                    elif kind == _PART and item is not None:
+                        if worker.next_item is None and not stopped():
+                            fill(1)
+                            if queue and worker.send(queue[0]):
+                                worker.next_item = queue.popleft()
+                        yield item, content, None
                     elif kind == _DONE and item is not None:
                         yield item, content, None
                     elif kind == _DIED:
                         self._remove(worker, content)
+                        queue.extend([] if worker.next_item is None else [worker.next_item])
                         if item is not None:
                             clear_up(item)
                             tries[item.id] += worker.has_begun  # else it died idle
-                            if tries[item.id] > RETRIES:
-                                how = f"its worker process ended {RETRIES + 1} times ({content})"
-                                yield item, None, how
+                            if tries[item.id] > self._retries:
+                                times = f" {self._retries + 1} times" if self._retries else ""
+                                yield item, None, f"its worker process ended{times} ({content})"
                             else:
                                 queue.appendleft(item)
         finally:
@@ -173,14 +214,16 @@ class Pool(AbstractContextManager["Pool"]):
         for worker in idle:
             if queue and worker.build is build and worker.send(queue[0]):
                 worker.item, worker.has_begun = queue.popleft(), False
-                worker.deadline = time.monotonic() + (self._seconds_per_item or math.inf)
+                worker.deadline = self._deadline()
         others = [worker for worker in idle if worker.build is not build]  # of the map before
         num_starting = sum(not worker.is_ready for worker in self._workers)
         for _ in range(len(queue) - num_starting):
             if others:
                 others.pop().start(build)
             elif len(self._workers) < self._num_workers:
-                self._workers.append(_Worker())
+                taken = {worker.place for worker in self._workers}
+                place = next(p for p in range(self._num_workers) if p not in taken)
+                self._workers.append(_Worker(place))
                 self._workers[-1].start(build)
 
     def _events(self) -> Iterator[tuple[_Worker, int, Any]]:
@@ -197,11 +240,15 @@ class Pool(AbstractContextManager["Pool"]):
             elif kind == _BEGUN:
                 worker.has_begun = True
             else:
+                worker.deadline = self._deadline()  # of the next part
                 yield worker, kind, content
         now = time.monotonic()
         for worker in [w for w in self._workers if w.item is not None and now > w.deadline]:
             worker.end()
             yield worker, _DIED, f"it took more than {self._seconds_per_item:g} s"
+
+    def _deadline(self) -> float:
+        return time.monotonic() + (self._seconds_per_item or math.inf)
 
     def _remove(self, worker: _Worker, how: str) -> None:
         """Forget a worker that is dead.
@@ -220,8 +267,10 @@ class Pool(AbstractContextManager["Pool"]):
         self._workers = [worker for worker in self._workers if worker not in workers]
 
 
-def _work(connection: Connection) -> None:
+def _work(connection: Connection, place: int) -> None:
     """Do what is sent, one message after the other, until the pool's process ends."""
+    global _place
+    _place = place
     die_with_parent()
     ignore_stop_signals()  # the pool's process decides what they mean
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
@@ -237,6 +286,10 @@ def _work(connection: Connection) -> None:
             if isinstance(content, Item):
                 connection.send((_BEGUN, None))
                 answer = (_DONE, function(content))  # type: ignore[misc]
+                if isinstance(answer[1], Iterator):
+                    for part in answer[1]:
+                        connection.send((_PART, part))
+                    answer = (_ENDED, None)
             else:
                 function, answer = content(), (_READY, None)
         except UserError as error:

@@ -14,7 +14,7 @@ from open_miipher.base.errors import UserError, report
 from open_miipher.base.paths import check_apart, file_stamp, lies_in, printable
 from open_miipher.corpus.inputs import Audio, Inputs, InputSample
 from open_miipher.corpus.run import Item
-from open_miipher.index import find_audio
+from open_miipher.index import find_audio, read_extra_columns
 from open_miipher.index.manifest import read_manifest
 from open_miipher.restoration import Source
 
@@ -146,6 +146,27 @@ class Directory(Recordings):
     def segment(self, item: str) -> Segment:
         """Return a file."""
         return Segment(os.path.join(self._root, item))
+
+
+class Indexed(Directory):
+    """All audio files under a directory, each with what the directory's metadata.csv says of it.
+
+    Args:
+        root: only read; its metadata.csv may be missing, and may lack files.
+    """
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._columns: Mapping[str, Mapping[str, Any]] = {}
+
+    def ids(self) -> list[str]:
+        """List the files by their paths, and read the index."""
+        self._columns = read_extra_columns(self._root)
+        return super().ids()
+
+    def segment(self, item: str) -> Segment:
+        """Return a file with its columns."""
+        return replace(super().segment(item), about=self._columns.get(item, _NOTHING))
 
 
 class Manifest(Recordings):

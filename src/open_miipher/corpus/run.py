@@ -85,8 +85,11 @@ class Task(Protocol):
         option_names: what messages call the program's options.
     """
 
-    identity: Mapping[str, Any]
     option_names: OptionNames
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """See above; asked on rank 0 alone."""
 
     def plan(self, ledger: Ledger) -> Plan:
         """Find the work that is left for the ledger's task; called on rank 0 alone."""

@@ -35,7 +35,7 @@ from open_miipher.shards import (
     without_audio,
 )
 
-_PREFIX = "restored-"
+_RESTORED = "restored-"
 _MEASURED_SHARDS, _MEASURED_SAMPLES = 3, 8
 _USUAL_SECONDS_PER_BYTE = 1 / 48_000  # 16 bits at 24 kHz
 
@@ -155,12 +155,13 @@ class Groups(Packed):
     Args:
         recordings: the inputs.
         size: recordings of a shard.
+        prefix: of the shards' names.
     """
 
-    def __init__(self, recordings: Recordings, size: int) -> None:
+    def __init__(self, recordings: Recordings, size: int, prefix: str = _RESTORED) -> None:
         if size < 1:
             raise UserError(f"--output-shards {size}: give the samples of a shard, 1 or more")
-        self._recordings, self._size = recordings, size
+        self._recordings, self._size, self._prefix = recordings, size, prefix
         self._members: dict[str, list[str]] = {}
         self.identity: Mapping[str, Any] = {"outputs": "shards", GROUP_SIZE: size}
 
@@ -179,11 +180,11 @@ class Groups(Packed):
     ) -> dict[str, str]:
         """Put recordings that have no shard yet into new ones, so that a shard is made once."""
         suffix = f".{extension}"
-        numbers = (n.removeprefix(_PREFIX).removesuffix(suffix) for n in set(given.values()))
+        numbers = (n.removeprefix(self._prefix).removesuffix(suffix) for n in set(given.values()))
         first = max((int(number) for number in numbers if number.isdigit()), default=-1) + 1
         new = sorted(set(items) - set(given))
         return {
-            item: f"{_PREFIX}{first + place // self._size:06d}{suffix}"
+            item: f"{self._prefix}{first + place // self._size:06d}{suffix}"
             for place, item in enumerate(new)
         }
 

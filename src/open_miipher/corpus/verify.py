@@ -1,4 +1,4 @@
-"""Decode every output of a restoration and measure it against what was recorded of it."""
+"""Decode every output of a run and measure it against what was recorded of it."""
 
 import math
 import os
@@ -17,7 +17,7 @@ from open_miipher.base.threads import in_threads
 from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger
 from open_miipher.corpus.progress import Progress
 from open_miipher.restoration import Level
-from open_miipher.shards import ShardError, read_samples
+from open_miipher.shards import ShardError, read_samples, read_tokens
 
 SILENT_BELOW = -80.0
 """dB of full scale: nothing is heard in an output below this …"""
@@ -79,6 +79,11 @@ def verify(
                 f"--verify checks restorations, and {folder} holds sounds of src/generate.py; the "
                 "same command makes those again that are missing or of another size"
             )
+        if "tts" in ledger.state()["identity"]:
+            raise UserError(
+                f"--verify checks restorations, and {folder} holds speech of src/synthesize.py; "
+                "the same command makes what is missing or of another size again"
+            )
         raise UserError(
             f"--verify checks restorations, and {folder} holds shards of src/preprocess.py; every "
             f"one of them is read by: python dataset/script/summarise_shards.py {folder}"
@@ -111,11 +116,13 @@ def problems_of(ledger: Ledger, row: Row) -> list[str]:
     path = ledger.root.parent / row["output"]
     if not path.is_file():
         return [f"{printable(path)} is missing"]
-    problems = (
-        shard_problems(path, row, ledger.samples(row["id"]))
-        if "num_samples" in row
-        else audio_problems(path, row)
-    )
+    codec = ledger.state()["identity"].get("codec")
+    if "num_samples" not in row:
+        problems = audio_problems(path, row)
+    elif codec is None:
+        problems = shard_problems(path, row, ledger.samples(row["id"]))
+    else:
+        problems = token_problems(path, codec, ledger.samples(row["id"]))
     size = path.stat().st_size
     if not problems and size != row["output_bytes"]:
         problems = [f"{printable(path)}: it has {size} bytes and had {row['output_bytes']}"]
@@ -143,6 +150,23 @@ def shard_problems(path: Path, row: Row, samples: Iterable[Row]) -> list[str]:
     if not problems and num_samples != row["num_samples"]:
         problems = [f"{printable(path)} holds {num_samples} samples and had {row['num_samples']}"]
     return problems
+
+
+def token_problems(path: Path, codec: str, samples: Iterable[Row]) -> list[str]:
+    """Compare the tokens of a shard with what was recorded of them."""
+    recorded = {s["tokens_filepath"]: s["num_frames"] for s in samples if s["error"] is None}
+    problems = []
+    try:
+        with path.open("rb") as file:
+            for tokens in read_tokens(file, printable(path), codec):
+                member, frames = f"{tokens.name}.npy", len(tokens.codes)
+                known = recorded.pop(member, frames)
+                if known != frames:
+                    place = f"{printable(path)}/{printable(member)}"
+                    problems.append(f"{place} has {frames} frames and had {known}")
+    except UserError as error:
+        return [str(error)]
+    return problems + [f"{printable(path)}/{printable(name)} is missing" for name in recorded]
 
 
 def audio_problems(file: AudioFile, row: Row) -> list[str]:

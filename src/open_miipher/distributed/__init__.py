@@ -19,7 +19,7 @@ from open_miipher.distributed.share import Share, pack_shares, share_out
 from open_miipher.distributed.stop import REQUEUE, StopSignal, mark_requeue
 
 if TYPE_CHECKING:
-    from open_miipher.distributed.world import World, contact, file_problem, start
+    from open_miipher.distributed.world import World, contact, file_problem, gathered, start
 
 __all__ = [
     "REQUEUE",
@@ -30,6 +30,7 @@ __all__ = [
     "contact",
     "die_with_parent",
     "file_problem",
+    "gathered",
     "hold",
     "holder",
     "ignore_stop_signals",

@@ -190,6 +190,19 @@ class World:
             dist.destroy_process_group()
 
 
+def gathered(tensor: torch.Tensor) -> torch.Tensor:
+    """Join the tensors of all ranks along the first dimension, in the order of the ranks.
+
+    Without other ranks, that is the tensor itself. All ranks call it, with equal shapes; no
+    gradient passes.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
 def start(
     device: str | None = None,
     timeout_minutes: float = 30.0,

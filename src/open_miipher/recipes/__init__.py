@@ -6,6 +6,7 @@ from typing import Any
 from open_miipher.base.errors import UserError
 from open_miipher.recipes.adversarial_vocoder import AdversarialVocoder
 from open_miipher.recipes.classifier import Classifier
+from open_miipher.recipes.codec import Codec
 from open_miipher.recipes.diffusion import Diffusion
 from open_miipher.recipes.feature_cleaner import FeatureCleaner
 from open_miipher.recipes.parts import fill_parts
@@ -19,6 +20,7 @@ RECIPES: dict[str, type[Recipe[Any]]] = {
     "waveform_cleaner": WaveformCleaner,
     "classifier": Classifier,
     "diffusion": Diffusion,
+    "codec": Codec,
     "token_tts": TokenTTSRecipe,
 }
 

@@ -29,6 +29,7 @@ from open_miipher.shards.members import (
     without_audio,
 )
 from open_miipher.shards.storage import S3Config, Storage, StorageError, is_s3
+from open_miipher.shards.tokens import Tokens, encode_codes, read_tokens
 from open_miipher.shards.urls import expand, names_below
 from open_miipher.shards.writing import ShardWriter, assign_keys, member_name
 
@@ -47,11 +48,13 @@ __all__ = [
     "ShardWriter",
     "Storage",
     "StorageError",
+    "Tokens",
     "WaveformInfo",
     "assign_keys",
     "audio_names",
     "decode_samples",
     "decode_waveform",
+    "encode_codes",
     "encode_waveform",
     "expand",
     "extension_of",
@@ -64,6 +67,7 @@ __all__ = [
     "read_index",
     "read_rate",
     "read_samples",
+    "read_tokens",
     "visit_members",
     "without_audio",
 ]

@@ -1,0 +1,365 @@
+"""The corpus run that speaks: texts into sound and tokens, by a pool of workers."""
+
+import logging
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from open_miipher.audio.formats import FileFormat
+from open_miipher.base.amounts import duration
+from open_miipher.base.atomic import remove_leftovers
+from open_miipher.base.paths import printable
+from open_miipher.base.rows import Row
+from open_miipher.checkpoint import Checkpoint
+from open_miipher.corpus.array import OF_SYNTHESIS
+from open_miipher.corpus.inputs import find_left
+from open_miipher.corpus.ledger import Ledger
+from open_miipher.corpus.pool import Pool
+from open_miipher.corpus.run import Item, Plan
+from open_miipher.corpus.synthesising.config import SynthesisConfig
+from open_miipher.corpus.synthesising.outputs import Outputs, Spoken
+from open_miipher.corpus.synthesising.speaking import Begun, Load, Said, Speaking, Text
+from open_miipher.corpus.synthesising.texts import BadText, Texts
+from open_miipher.distributed import Share
+from open_miipher.index import Entry, write_index
+from open_miipher.synthesis.tts_processor import fingerprint
+
+TEXTS_OF_TEST = 8
+"""Texts a worker with `processing.do_test`."""
+
+_BATCHES_A_GROUP = 8
+_LOG = logging.getLogger("open_miipher.synthesis")
+
+
+@dataclass
+class _Group:
+    """Texts that a worker has; `begun` are those of the batch that it is at."""
+
+    left: dict[str, Text]
+    begun: list[str] = field(default_factory=list)
+
+
+class Synthesise:
+    """Speaks texts and turns what was said into tokens (a `corpus.run.Task`).
+
+    Args:
+        config: all of it, checked.
+        texts: what is spoken; only rank 0 needs them.
+        pool: its workers speak; without retries of its own, since those are this task's.
+        devices: of the pool's workers, by their places.
+        num_ranks: that have as many workers each.
+        load: what speaks, and the codec; None: as the configuration says.
+
+    Attributes:
+        option_names: of the configuration.
+    """
+
+    option_names = OF_SYNTHESIS
+
+    def __init__(
+        self,
+        config: SynthesisConfig,
+        texts: Texts | None,
+        pool: Pool,
+        devices: list[str],
+        num_ranks: int = 1,
+        load: Load | None = None,
+    ) -> None:
+        self._config, self._of_main, self._pool = config, texts, pool
+        self._build, self._num_workers = Speaking(config, devices, load), len(devices)
+        self._num_ranks = num_ranks
+        task = config.array_task
+        prefix = "" if task is None else f"{task.folder}-"
+        self._outputs = Outputs(config.folder, config.output.format, prefix)
+        self._wanted: list[str] | None = None
+        self._tested: list[str] = []
+        self._run, self._began = 0, 0.0
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """All that changes what comes out of a text; loads the codec for a moment."""
+        from open_miipher.codec.audio_tokenizer import AudioTokenizer
+
+        config, source = self._config, self._config.processing.restore_ckpt_dir
+        name = Path(str(config.dataset.name))
+        return {
+            "dataset": name.name if name.exists() else str(name),
+            "split": config.dataset.split,
+            "tts": config.tts.backend,
+            "model": fingerprint(config.tts.backend, config.tts.model, config.tts.voice),
+            "codec": AudioTokenizer.from_config(config.codec).fingerprint,
+            "restored": None if source is None else _identity_of(source),
+            "sample_rate": config.processing.sample_rate,
+            "seed": config.processing.seed,
+            "format": config.output.format,
+            "keep_audio": config.output.keep_audio,
+        }
+
+    def plan(self, ledger: Ledger) -> Plan:
+        """Find the texts that are left.
+
+        Raises:
+            UserError: `remaining_indices_file` is missing, damaged, or of another set.
+        """
+        self._run, self._began = ledger.number, time.time()
+        ids = self._texts.ids()
+        names = ledger.name_all(ids, "flac", self._texts.assign)
+        gone = names.keys() - set(ids)
+        ledger.record_gone(gone)
+        self._wanted = self._texts.wanted()
+        asked = ids if self._wanted is None else self._wanted
+        if self._config.processing.do_test:
+            asked = self._tested = asked[: TEXTS_OF_TEST * self._num_workers * self._num_ranks]
+        others = Counter[bool]()
+        if len(asked) < len(ids):
+            others = self._leave_others(ledger, asked, ids)
+        plan = find_left(self._texts, {item: names[item] for item in asked}, ledger, self._look)
+        left = [item.id for item in plan.items]
+        remove_leftovers(self._config.folder / names[item] for item in left)
+        _LOG.info("%d texts to speak, of %d in %s", len(left), len(ids), self._config.dataset.name)
+        return replace(
+            plan,
+            num_done=plan.num_done + others[True],
+            num_failed=plan.num_failed + others[False],
+            num_inputs=plan.num_inputs + others.total(),
+            num_gone=len(gone),
+        )
+
+    def process(self, items: Share[Item]) -> Iterator[Row]:
+        """Speak the texts of one rank; what was spoken is written some hundred at a time."""
+        spoken, failed = list[Spoken](), list[Row]()
+        for each in self._spoken(items):
+            if isinstance(each, Spoken):
+                spoken.append(each)
+            else:
+                failed.append(each)
+            if len(spoken) + len(failed) >= self._config.processing.save_batch_size:
+                yield from self._write(spoken, failed)
+                spoken, failed = [], []
+        if spoken or failed:
+            yield from self._write(spoken, failed)
+
+    def finish(self, rows: Iterable[Row]) -> None:
+        """Combine the results, list the failures, and say how much there is."""
+        tables, entries, failures = dict[str, str](), list[Entry](), list[Row]()
+        tested, all_seconds, own_seconds = dict[str, Row](), 0.0, 0.0
+        for row in rows:
+            index = row["id"]
+            text = " ".join(str(self._texts.texts.get(index, "")).split())
+            if index in self._tested:
+                tested[index] = {**row, "text": text}
+            if row["error"] is not None:
+                reason = row["error"].removeprefix(f"{index}: ")
+                about = {"attempts": row["attempts"], "reason": reason}
+                failures.append({"index": index, "text": text, **about})
+                continue
+            tables[index] = row["outputs"][-1][0]
+            all_seconds += row["seconds"]
+            own_seconds += row["seconds"] if row["run"] == self._run else 0.0
+            if self._config.output.keep_audio == "files":
+                rate, frames = row["sample_rate"], row["num_frames"]
+                entries.append(Entry(row["audio"], rate, frames, 1, {"text": text}))
+        self._outputs.combine(tables)
+        self._outputs.list_failures(failures)
+        if entries:
+            write_index(self._config.folder, entries)
+        if self._wanted is not None:
+            self._texts.write_remaining(i for i in self._wanted if i not in tables)
+        speed = own_seconds / max(1e-9, time.time() - self._began)
+        said = (
+            f"{len(tables):,} texts, {duration(all_seconds)} of speech, {len(failures):,} failures "
+            f"in {printable(self._config.folder)}; this run spoke {duration(own_seconds)}, "
+            f"{speed:.1f} times as fast as real time"
+        )
+        _LOG.info(said)
+        for line in _table(tested):
+            print(line, flush=True)
+
+    @property
+    def _texts(self) -> Texts:
+        assert self._of_main is not None
+        return self._of_main
+
+    def _leave_others(self, ledger: Ledger, asked: list[str], ids: list[str]) -> Counter[bool]:
+        """Forget the failures of those asked for; count, of the others, those done and failed."""
+        task, own = ledger.array_task, set(ids)
+        known = ledger.rows(own if task is None else set(task.own(ids)), ("error", "seconds"))
+        wanted = set(asked)
+        ledger.forget({i: r for i, r in known.items() if i in wanted and r["error"] is not None})
+        return Counter(row["error"] is None for i, row in known.items() if i not in wanted)
+
+    def _look(self, item: str, output: str, stamp: Any) -> Item | Row:
+        """Return a text that is left, or the row of one that cannot be spoken."""
+        found = self._texts.look(item, output, stamp)
+        if isinstance(found.details, BadText):
+            return _failed(found, 0, f"{item}: {found.details.problem}")
+        problem = FileFormat("flac").refusal(output, self._config.processing.sample_rate, 1)
+        return found if problem is None else _failed(found, 0, f"{item}: {problem}")
+
+    def _write(self, spoken: list[Spoken], failed: list[Row]) -> Iterator[Row]:
+        yield from self._outputs.write_part(spoken, failed)
+        _LOG.debug("%d texts written, %d failures", len(spoken), len(failed))
+
+    def _spoken(self, items: Share[Item]) -> Iterator[Spoken | Row]:
+        """Have texts spoken, again and again with other seeds, until each is or has failed.
+
+        They go to the workers in groups of some batches. What a worker had that died is done by
+        others: the batch that it was at in halves, until the text is found that is to blame.
+        """
+        own: dict[str, Item] = {}
+        tries: Counter[str] = Counter()  # that failed
+        again: deque[list[str]] = deque()
+        groups: dict[str, _Group] = {}
+        num_taken = num_groups = 0
+
+        def hand_out() -> Iterator[Item]:
+            nonlocal num_taken, num_groups
+            while True:
+                indices = again.popleft() if again else []
+                if not indices:
+                    left = items.num_items - num_taken
+                    new = list(islice(items, self._group_size(left)))
+                    num_taken += len(new)
+                    own.update({item.id: item for item in new})
+                    indices = [item.id for item in new]
+                if not indices:
+                    return
+                num_groups += 1
+                texts = {i: self._text(own[i], tries[i]) for i in indices}
+                groups[f"group {num_groups}"] = _Group(texts)
+                cost = math.fsum(own[i].cost for i in indices)
+                yield Item(f"group {num_groups}", "", cost, None, list(texts.values()))
+
+        def fail(index: str, problem: str) -> Row | None:
+            """Count an attempt; returns the row of a text that had its last one."""
+            tries[index] += 1
+            _LOG.warning("%s, attempt %d: %s", index, tries[index], problem)
+            if tries[index] <= self._config.processing.max_retries:
+                return None
+            return _failed(own.pop(index), tries[index], f"{index}: {problem}")
+
+        def lost(group: _Group, problem: str) -> Iterator[Row]:
+            """Have the texts of a worker that died done by others."""
+            _LOG.warning("a worker was lost at %d texts: %s", len(group.left), problem)
+            to_blame, lists = _divided(group, self._config.tts.batch_size)
+            again.extend(lists)
+            if to_blame is not None:
+                row = fail(to_blame, problem)
+                if row is None:
+                    again.append([to_blame])
+                else:
+                    yield row
+
+        def heard(group: _Group, all_said: list[Said]) -> Iterator[Spoken | Row]:
+            """Take what was said well; the others are tried again together."""
+            to_retry = []
+            for said in all_said:
+                text = group.left.pop(said.index)
+                if said.problem is None:
+                    attempts = tries[said.index] + 1
+                    yield self._made(own.pop(said.index), text, said, attempts)
+                elif (row := fail(said.index, said.problem)) is None:
+                    to_retry.append(said.index)
+                else:
+                    yield row
+            again.extend([to_retry] if to_retry else [])
+
+        while True:
+            parts = self._pool.map(
+                self._build, hand_out(), lambda: items.stopped, lambda group: None
+            )
+            for item, part, problem in parts:
+                if problem is not None:
+                    yield from lost(groups.pop(item.id), problem)
+                elif isinstance(part, Begun):
+                    groups[item.id].begun = part.indices
+                elif part is not None:
+                    yield from heard(groups[item.id], part)
+            if items.stopped or not again:
+                return
+
+    def _group_size(self, num_left: int) -> int:
+        """Return how many texts a worker gets at once: some batches, towards the end fewer."""
+        size = self._config.tts.batch_size
+        share = num_left // (2 * self._num_workers)
+        return max(1, min(max(share, size), _BATCHES_A_GROUP * size))
+
+    def _text(self, item: Item, num_tries: int) -> Text:
+        seed = f"{self._config.processing.seed} {item.id} {num_tries}"
+        number = int.from_bytes(sha256(seed.encode()).digest()[:8]) >> 1
+        return Text(item.id, item.details, item.output, number, item.cost)
+
+    def _made(self, item: Item, text: Text, said: Said, attempts: int) -> Spoken:
+        rate, keep = self._config.processing.sample_rate, self._config.output.keep_audio
+        seconds = round(said.num_frames / rate, 6)
+        assert said.tokens is not None
+        row = {
+            "id": item.id,
+            "stamp": item.stamp,
+            "audio": item.output,
+            "outputs": [[item.output, said.audio_bytes]] if keep == "files" else [],
+            "seconds": seconds,
+            "sample_rate": rate,
+            "num_frames": said.num_frames,
+            "attempts": attempts,
+            "error": None,
+        }
+        record = {
+            "index": item.id,
+            "text": text.text,
+            "audio": item.output if keep == "files" else None,
+            "tokens": said.tokens,
+            "codebooks": said.tokens.shape[1],
+            "seconds": seconds,
+            "sample_rate": rate,
+            "backend": self._config.tts.backend,
+            "model": said.model,
+            "codec": said.codec,
+            "seed": text.seed,
+            "attempts": attempts,
+        }
+        return Spoken(row, record, said.audio)
+
+
+def _divided(group: _Group, batch_size: int) -> tuple[str | None, list[list[str]]]:
+    """Tell what to do with the texts of a worker that died.
+
+    Returns:
+        The text that is to blame, if it was alone in its batch; and lists of texts to do again.
+    """
+    suspects = [index for index in group.begun if index in group.left]
+    suspects = suspects or list(group.left)[:batch_size]
+    rest = [index for index in group.left if index not in set(suspects)]
+    half = len(suspects) // 2
+    lists = [suspects[:half], suspects[half:], rest] if half else [rest]
+    return None if half or not suspects else suspects[0], [each for each in lists if each]
+
+
+def _failed(item: Item, attempts: int, reason: str) -> Row:
+    known = {"id": item.id, "stamp": item.stamp, "outputs": [], "seconds": round(item.cost, 6)}
+    return {**known, "attempts": attempts, "error": reason}
+
+
+def _identity_of(source: str) -> str:
+    from open_miipher.restoration import DEFAULT_MODEL
+
+    return Checkpoint.open(DEFAULT_MODEL if source == "default" else source).identity[:16]
+
+
+def _table(rows: Mapping[str, Row]) -> Iterator[str]:
+    """Yield the lines of the table of a test."""
+    if rows:
+        yield f"{'index':<12} {'seconds':>8} {'attempts':>8}  text"
+    for index, row in rows.items():
+        seconds = "failed" if row["error"] else f"{row['seconds']:.2f}"
+        text = row["text"] if len(row["text"]) <= 60 else f"{row['text'][:59]}…"
+        yield f"{index:<12} {seconds:>8} {row['attempts']:>8}  {text}"
+        if row["error"]:
+            yield f"{'':<12} {row['error']}"

@@ -1,0 +1,1 @@
+"""Bridges to platforms of others; none of them is needed elsewhere."""

@@ -1,0 +1,59 @@
+"""Whether what was said can be the text: its length, its level, and that it is sound at all."""
+
+import math
+import unicodedata
+
+import numpy as np
+
+SHORTEST, LONGEST = 0.3, 3.0
+"""Times the expected length within which speech is believed."""
+
+PAUSES = 0.5
+"""Seconds at both ends of what is said, together, in the expected length."""
+
+_DIGIT_CHARACTERS, _WIDE_CHARACTERS = 5, 3
+_SILENT_RMS, _FULL_SCALE, _MOST_CLIPPED = 1e-3, 0.999, 1e-3
+
+
+def expected_seconds(text: str, characters_per_second: float) -> float:
+    """Return how long a text should take: PAUSES, and its characters at a usual speed.
+
+    A digit counts as five characters (`1984` is said as `nineteen eighty-four`), a Chinese,
+    Japanese or Korean character as three, any other as one; white space in a row is one.
+    """
+    count = 0
+    for character in " ".join(text.split()):
+        if character.isdigit():
+            count += _DIGIT_CHARACTERS
+        elif unicodedata.east_asian_width(character) in "WF":
+            count += _WIDE_CHARACTERS
+        else:
+            count += 1
+    return PAUSES + count / characters_per_second
+
+
+def problem_with(waveform: np.ndarray, sample_rate: int, expected: float) -> str | None:
+    """Say why a waveform cannot be the text that was to be said; None if nothing speaks against it.
+
+    Args:
+        waveform: (samples,) float.
+        sample_rate: in Hz.
+        expected: its length, from `expected_seconds`.
+    """
+    if waveform.ndim != 1 or not len(waveform):
+        return "the speech is empty"
+    if not np.isfinite(waveform).all():
+        return "the speech holds NaN or infinity"
+    level = math.sqrt(float(np.mean(np.square(waveform, dtype=np.float64))))
+    if level < _SILENT_RMS:
+        return "the speech is silent"
+    clipped = float(np.mean(np.abs(waveform) >= _FULL_SCALE))
+    if clipped > _MOST_CLIPPED:
+        return f"the speech is clipped: {clipped:.1%} of its samples are at full scale"
+    seconds = len(waveform) / sample_rate
+    if not SHORTEST * expected <= seconds <= LONGEST * expected:
+        return (
+            f"the speech takes {seconds:.2f} s, and about {expected:.2f} s were expected "
+            f"({SHORTEST:g} to {LONGEST:g} times that is believed)"
+        )
+    return None
