@@ -63,7 +63,7 @@ def share_recovered(speaker: Speaker, data: TokenDataset, sampling: SamplingConf
 
 def test_fifty_utterances_are_learned_by_heart_and_said_again(spoken, tmp_path):
     root = make_speech(tmp_path / "fifty", words(50, seed=3))
-    more = [f"data.train.dir_list=[{root}]", "trainer.max_steps=300", "trainer.validate_every=300"]
+    more = [f"data.train.dir_list=[{root}]", "trainer.max_steps=200", "trainer.validate_every=200"]
     speaker, data, _ = trained(spoken, tmp_path / "run", *more)
     assert data.num_items == 50
     greedy = share_recovered(speaker, data, SamplingConfig(do_sample=False))
