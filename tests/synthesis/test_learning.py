@@ -20,12 +20,14 @@ from open_miipher.training import prepare
 pytestmark = pytest.mark.slow
 
 SIZES = [
-    "model.network.encoder={layers: 2, heads: 4, width: 48}",
+    "model.network.encoder={layers: 2, heads: 4, width: 64}",
     "model.network.decoder={layers: 2, heads: 4, width: 64}",
     "data.augmentation_factor=1",
     "trainer.batch_size=16",
     "trainer.log_every=50",
     "trainer.ema.decay=0.9",
+    "optimizer.lr=3e-3",
+    "optimizer.warmup_steps=30",
     "optimizer.weight_decay=0.01",
 ]
 
@@ -61,7 +63,7 @@ def share_recovered(speaker: Speaker, data: TokenDataset, sampling: SamplingConf
 
 def test_fifty_utterances_are_learned_by_heart_and_said_again(spoken, tmp_path):
     root = make_speech(tmp_path / "fifty", words(50, seed=3))
-    more = [f"data.train.dir_list=[{root}]", "trainer.max_steps=400", "trainer.validate_every=400"]
+    more = [f"data.train.dir_list=[{root}]", "trainer.max_steps=200", "trainer.validate_every=200"]
     speaker, data, _ = trained(spoken, tmp_path / "run", *more)
     assert data.num_items == 50
     greedy = share_recovered(speaker, data, SamplingConfig(do_sample=False))
@@ -72,8 +74,9 @@ def test_fifty_utterances_are_learned_by_heart_and_said_again(spoken, tmp_path):
 
 
 def test_texts_that_were_not_seen_are_worse_guessed_by_a_model_of_shuffled_texts(spoken, tmp_path):
-    right = make_speech(tmp_path / "right", words(240, seed=4))
-    shuffled = make_speech(tmp_path / "shuffled", words(240, seed=4))
+    drawn = words(416, seed=4, shortest=3, longest=5)
+    right = make_speech(tmp_path / "right", drawn[16:])
+    shuffled = make_speech(tmp_path / "shuffled", drawn[16:])
     entries = list(read_index(shuffled))
     texts = [entry.extra["text"] for entry in entries]
     random.Random(0).shuffle(texts)
@@ -82,9 +85,9 @@ def test_texts_that_were_not_seen_are_worse_guessed_by_a_model_of_shuffled_texts
         for e, text in zip(entries, texts, strict=True)
     ]
     write_index(shuffled, mixed)
-    test = make_speech(tmp_path / "test", words(16, seed=5))
-    more = [f"data.test.dir_list=[{test}]", "data.test.num_clips=16", "trainer.max_steps=300"]
-    more += ["trainer.validate_every=300"]
+    test = make_speech(tmp_path / "test", drawn[:16])
+    more = [f"data.test.dir_list=[{test}]", "data.test.num_clips=16", "data.seconds=0.4"]
+    more += ["trainer.batch_size=32", "trainer.max_steps=200", "trainer.validate_every=200"]
     losses = {}
     for root in (right, shuffled):
         given = [*more, f"data.train.dir_list=[{root}]"]
