@@ -61,7 +61,7 @@ def main() -> int:
 
     if not ray.is_initialized():
         # The nodes see this folder, or have the package installed.
-        path = {"env_vars": {"PYTHONPATH": sys.path[0]}}
+        path = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}}
         ray.init(arguments.address, log_to_driver=False, runtime_env=path)
     read: Any = ray.data.read_webdataset if is_tar else ray.data.read_parquet
     dataset = read(paths, decoder=None) if is_tar else read(paths)
