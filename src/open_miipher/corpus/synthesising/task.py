@@ -34,7 +34,7 @@ from open_miipher.synthesis.tts_processor import fingerprint
 TEXTS_OF_TEST = 8
 """Texts a worker with `processing.do_test`."""
 
-_BATCHES_A_GROUP = 8
+_BATCHES_A_GROUP = 64  # at the end of each, the device waits until the last batch is written
 _LOG = logging.getLogger("open_miipher.synthesis")
 
 
@@ -294,9 +294,9 @@ class Synthesise:
                 return
 
     def _group_size(self, num_left: int) -> int:
-        """Return how many texts a worker gets at once: some batches, towards the end fewer."""
-        size = self._config.tts.batch_size
-        share = num_left // (2 * self._num_workers)
+        """Return how many texts a worker gets at once: many, but fewer once others need some."""
+        size, others = self._config.tts.batch_size, self._num_workers - 1
+        share = num_left // (2 * self._num_workers) if others else num_left
         return max(1, min(max(share, size), _BATCHES_A_GROUP * size))
 
     def _text(self, item: Item, num_tries: int) -> Text:
