@@ -205,7 +205,7 @@ def example(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, ROOT / "examples/ray_restore.py", *map(str, arguments)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     return subprocess.run(
-        command, capture_output=True, text=True, env=environment, timeout=300, check=False
+        command, capture_output=True, text=True, env=environment, timeout=600, check=False
     )
 
 
