@@ -117,7 +117,7 @@ def test_a_stream_holds_no_more_than_a_piece(tokenizer):
             yield torch.zeros(24000)
 
     codes = next(tokenizer.encode_stream(endless()))
-    assert len(codes) == 75 * 40
+    assert len(codes) == 75 * 8
 
 
 def test_nothing_gives_no_tokens_and_no_sound(tokenizer):

@@ -257,3 +257,20 @@ def test_batches_hold_no_more_than_they_may(tokenise, tokenizer, speech, monkeyp
     tokenise(groups(speech, size=100), batch_seconds=3.0)
     assert max(sizes) <= 3 * 24000
     assert len(sizes) < 8
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_over_five_thousand_files(tmp_path, tokenise):
+    """After a first thousand, whose shards are as large as the others."""
+    import resource
+
+    def tokenised(numbers):
+        for number in numbers:
+            write_wav(tmp_path / f"speech/{number:04d}.wav", voice(number % 50, 0.05), 24000)
+        tokenise(groups(tmp_path / "speech", size=250), batch_seconds=5.0)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    before = tokenised(range(1000))
+    after = tokenised(range(1000, 5000))
+    assert len(read(tokenise.folder)) == 5000
+    assert after - before < 30

@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import tiny_codec
 import torch
 
 from open_miipher.base.errors import UserError
 from open_miipher.checkpoint import Checkpoint, complete_checkpoints, weights_of
+from open_miipher.codec import AudioTokenizer
 from open_miipher.config import compose_run
 from open_miipher.distributed import start
 from open_miipher.restoration import Chain
@@ -98,3 +100,21 @@ def test_what_cannot_be_converted_stays_as_it_is(run, convert, tmp_path):
 
 def test_the_shipped_chain_is_of_today():
     assert Checkpoint.open(ROOT / "pretrained/default").verify().networks.keys() >= {"generator"}
+
+
+def test_the_codec_of_a_run_becomes_a_folder_of_transformers(
+    convert, speech_dir, run, tmp_path
+) -> None:
+    out, folder = tmp_path / "codec_run", tmp_path / "codec"
+    words = tiny_codec.overrides(speech_dir)
+    begin(*words, "trainer.max_steps=2", f"trainer.output_dir={out}").run()
+    done = convert(out, "--codec-to", folder)
+    assert done.returncode == 0, done.stderr
+    codec = AudioTokenizer("cpu", str(folder), 0.75)  # 2 tokens of 5 bits, 75 times a second
+    assert codec.fingerprint in done.stdout
+    tokens = codec.encode(torch.randn(1, 3200), torch.tensor([3200]))
+    assert (tokens[0].shape, codec.decode(tokens)[0].shape) == ((10, 2), (3200,))
+    again = convert(out, "--codec-to", folder)
+    assert (again.returncode, "give a new or an empty folder" in again.stderr) == (2, True)
+    other = convert(run, "--codec-to", tmp_path / "other")
+    assert other.returncode == 2

@@ -52,7 +52,7 @@ class EncodecNetworkConfig:
     codebook_size: int = 1024
     decay: float = 0.99
     restart_below: float = 0.03
-    unquantised: float = 0.5
+    unquantised: float = 0.25
 
 
 class Encodec(nn.Module):
