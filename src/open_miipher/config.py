@@ -30,7 +30,7 @@ from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
 
 CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
 _SECTIONS = {
-    "train": ("name", "codec", "data", "model", "optimizer", "trainer"),
+    "train": ("name", "codec", "data", "model", "optimizer", "trainer", "generate"),
     "preprocess": ("data", "preprocess"),
 }
 SYNTHESIS = "synthetic_generation_cfg"
@@ -72,6 +72,7 @@ def compose_run(overrides: Sequence[str]) -> Run:
             "experiment=finetune starts from a trained model: give trainer.init_from=OUTPUT_DIR"
         )
     trainer = from_mapping(TrainerConfig, plain["trainer"], "trainer")
+    sampled = plain.get("generate", {}).get("mel_name")  # absent from older checkpoints
     return Run(
         name=plain["name"],
         data=build(DATA, plain["data"], key="data"),
@@ -86,6 +87,7 @@ def compose_run(overrides: Sequence[str]) -> Run:
         plain=plain,
         overrides=kept,
         resumed=checkpoint,
+        sampled=None if sampled is None else str(sampled),
     )
 
 

@@ -7,7 +7,7 @@ from torch.nn import functional
 from open_miipher.base.errors import UserError
 from open_miipher.base.registry import build
 from open_miipher.diffusion import BACKBONES, NoiseSchedule, ScheduleConfig, check_hop, sample
-from open_miipher.diffusion.backbone import embed_steps
+from open_miipher.diffusion.backbone import MelUpsample, embed_steps
 from open_miipher.diffusion.wavenet import ResidualLayer, WaveNetConfig
 from open_miipher.layers import ssm
 
@@ -148,6 +148,18 @@ def test_every_stage_hears_the_last_frame_of_the_mel_and_at_the_end_alone():
         # A frame of 8 samples reaches half a kernel beyond it: 4 samples of the first layer's rate.
         assert not moved[: (320 - 8 - 8) // samples].any()
     assert lengths == [320, 160, 40]
+
+
+@pytest.mark.parametrize("factor", [2, 6, 16])
+def test_a_mel_is_upsampled_as_by_transposed_convolutions(factor):
+    upsample, mel = MelUpsample((factor, 4)), torch.randn(2, 7, 11)
+    x = mel[:, None]
+    for layer in upsample.layers:
+        with torch.no_grad():
+            layer.bias.fill_(0.1)
+            layer.parametrizations.weight.original1.normal_()
+        x = torch.nn.functional.leaky_relu(layer(x), 0.4)
+    assert torch.allclose(upsample(mel), x[:, 0], atol=1e-5)
 
 
 def test_autocast_guesses_in_float32(name):

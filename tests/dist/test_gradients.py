@@ -25,10 +25,10 @@ TINY_DAC = [
 def tiny_stages(tiny_stages, tones, speech_dir, spoken, tmp_path_factory):
     tokens = tmp_path_factory.mktemp("tokens")  # made by the first of all runs
     speaking = tiny_tts.overrides(spoken, f"data.tokens_dir={tokens}")
-    codec = tiny_codec.overrides(speech_dir)
+    tokenised = {"codec": tiny_codec.overrides(speech_dir), "token_tts": speaking}
     vocoders = {f"{name}_vocoder": overrides(name, tones, *VOCODER) for name in BACKBONES}
     diffusions = {name: overrides(name, tones) for name in BACKBONES}
-    return {**tiny_stages, **diffusions, **vocoders, "codec": codec, "token_tts": speaking}
+    return {**tiny_stages, **tokenised, **diffusions, **vocoders}
 
 
 @pytest.fixture(scope="module")

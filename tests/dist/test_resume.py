@@ -20,16 +20,17 @@ from open_miipher.checkpoint import Checkpoint
 pytestmark = pytest.mark.dist
 
 STEPS = 12
+KILLED = ("waveform", "codec", "token_tts", *BACKBONES)
 
 
 @pytest.fixture(scope="module")
 def tiny_stages(tiny_stages, tones, speech_dir, spoken) -> dict[str, list[str]]:
     diffusions = {name: overrides(name, tones) for name in BACKBONES}
-    tokens = {
+    tokenised = {
         "codec": tiny_codec.overrides(speech_dir),
         "token_tts": tiny_tts.overrides(spoken),
     }
-    return {**tiny_stages, **diffusions, **tokens}
+    return {**tiny_stages, **tokenised, **diffusions}
 
 
 def processes_of(directory: Path) -> list[int]:
@@ -186,10 +187,7 @@ def check_killed_run_equals_unbroken(torchrun, start_script, run_script, tiny_st
 
 @pytest.mark.parametrize(
     ("recipe", "victim"),
-    [
-        ("pretrain", "torchrun"),
-        *((name, "ranks") for name in ("waveform", "codec", "token_tts", *BACKBONES)),
-    ],
+    [("pretrain", "torchrun"), *((name, "ranks") for name in KILLED)],
 )
 def test_two_ranks_that_were_killed_resume_bit_for_bit(
     check_killed_run_equals_unbroken, recipe, victim
@@ -222,9 +220,7 @@ def test_killed_while_a_checkpoint_is_written(check_killed_run_equals_unbroken):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "recipe", ["cleaner", "pretrain", "waveform", "codec", "token_tts", *BACKBONES]
-)
+@pytest.mark.parametrize("recipe", ["cleaner", "pretrain", *KILLED])
 def test_other_ranks_and_workers_draw_the_same_samples(run_script, tiny_stages, tmp_path, recipe):
     """4 samples a step: half the run with 2 ranks, the rest with 1, 4 or other workers."""
     unbroken, half = tmp_path / "unbroken", tmp_path / "half"

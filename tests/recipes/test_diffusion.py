@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 import waits
 from tiny_diffusion import BACKBONES, RATE, VOCODER, overrides
@@ -149,6 +151,37 @@ def test_a_run_goes_to_its_name_and_goes_on_from_there(tones, tmp_path, monkeypa
     assert [(row["step"], row["lr"]) for row in rows] == [(1, 1e-3), (2, 1e-3), (3, 1e-4)]
     assert trainer.state.optimizers["backbone"].param_groups[0]["lr"] == 1e-4
     assert "optimizer.backbone.lr=1e-4" in (folder / "train.log").read_text()
+
+
+def test_a_chosen_mel_is_what_a_vocoder_s_sounds_are_made_of(tones, tmp_path):
+    """`generate.mel_name`; the public code's LJ001-0001."""
+    more = ["data.test.dir_list=[]", "trainer.sample_every=1", "trainer.max_steps=1"]
+    words = overrides("wavenet", tones, *VOCODER, *more, f"trainer.output_dir={tmp_path / 'run'}")
+    prepare(compose_run([*words, "generate.mel_name=3"]), start("cpu")).run()
+    folder = tmp_path / "run/waveforms/step-00000001"
+    assert sorted(p.name for p in folder.glob("*.flac")) == [
+        "clip-00-generated.flac",
+        "clip-00-original.flac",
+    ]
+    heard, _ = soundfile.read(folder / "clip-00-original.flac")
+    chosen, _ = soundfile.read(Path(tones) / "3.wav")
+    starts = range(len(chosen) - len(heard) + 1)
+    assert min(np.abs(chosen[n : n + len(heard)] - heard).max() for n in starts) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ([*VOCODER, "generate.mel_name=LJ001-0001"], "no file of data.test.dir_list or data.train"),
+        (["generate.mel_name=3"], "chooses the mel that a vocoder is tried on"),
+    ],
+)
+def test_a_mel_that_cannot_be_chosen_is_told_before_anything_is_trained(
+    tones, tmp_path, more, words
+):
+    plain = overrides("wavenet", tones, *more, f"trainer.output_dir={tmp_path / 'run'}")
+    with pytest.raises(UserError, match=words):
+        prepare(compose_run(plain), start("cpu"))
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_the_loss_is_the_mean_of_each_sample_s_own_however_it_is_padded(recipe):
     torch.testing.assert_close(whole.loss, torch.stack(alone).mean(), rtol=1e-5, atol=1e-5)
     assert set(whole.losses) == {"codebook_0", "codebook_1"}
     torch.testing.assert_close(torch.stack(list(whole.losses.values())).mean(), whole.loss)
-    assert whole.loss.item() == pytest.approx(math.log(1024), rel=0.05)  # it knows nothing yet
+    assert whole.loss.item() == pytest.approx(math.log(1024), rel=0.15)  # it knows nothing yet
 
 
 def test_each_place_counts_once_and_the_end_where_speech_has_one(recipe):

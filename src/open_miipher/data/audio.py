@@ -224,9 +224,39 @@ class Audio:
         config.check()
         files = self._open(config.test, "data.test")
         clips = held_out(files, config.test.num_clips, config.train.dir_list)
-        length = round((config.test.clip_seconds or config.crop_seconds) * config.sample_rate)
         order = Order(len(clips), seed, shuffle=False)
-        return self._dataset(clips, files.fingerprint, order, length, config.test.mel_dir)
+        return self._dataset(
+            clips, files.fingerprint, order, self._clip_samples, config.test.mel_dir
+        )
+
+    def named(self, name: str, seed: int) -> AudioDataset:
+        """Build the one clip of a name, like those of validation.
+
+        Args:
+            name: of a file of the test data or else of the training data, without its ending; with
+                its folders, where several files have that name.
+            seed: of the place of the crop.
+
+        Raises:
+            UserError: no file has that name; and as `train`.
+        """
+        self.config.check()
+        for key, source in (("data.test", self.config.test), ("data.train", self.config.train)):
+            files = self._open(source, key) if source.dir_list else ()
+            for number in range(len(files)):
+                stem = Path(files[number].entry.file_path).with_suffix("")
+                if name in (stem.name, str(stem)):
+                    clip, order = [files[number]], Order(1, seed, shuffle=False)
+                    return self._dataset(clip, name, order, self._clip_samples, source.mel_dir)
+        raise UserError(
+            f"generate.mel_name={name}: no file of data.test.dir_list or data.train.dir_list has "
+            "that name (without its ending)"
+        )
+
+    @property
+    def _clip_samples(self) -> int:
+        seconds = self.config.test.clip_seconds or self.crop_seconds
+        return round(seconds * self.sample_rate)
 
     def _dataset(
         self,

@@ -1,4 +1,4 @@
-"""Text to speech: networks that write the tokens of a codec, and how they speak."""
+"""Text to speech: a network that writes a codec's tokens, and what else speaks, by name."""
 
 from open_miipher.base.registry import Registry
 from open_miipher.synthesis.sampling import SamplingConfig, sample

@@ -20,8 +20,6 @@ from open_miipher.base.errors import UserError
 NUM_BYTE_IDS = 384
 """Of ByT5's table: 3 marks, 256 bytes, and 125 that nobody uses here."""
 
-_STD = 0.02  # of first weights
-
 
 @dataclass
 class StackConfig:
@@ -99,8 +97,8 @@ class TokenTTS(nn.Module):
             nn.Embedding(codebook_size, wide) for _ in range(codebooks)
         )
         self.code_places = nn.Parameter(_waves(num_frames * codebooks, wide))
-        self.start = nn.Parameter(torch.randn(wide) * _STD)
-        self.end = nn.Parameter(torch.randn(1, wide) * _STD)
+        self.start = nn.Parameter(torch.randn(wide) * wide**-0.5)
+        self.end = nn.Parameter(torch.randn(1, wide) * wide**-0.5)
         self.decoder = nn.ModuleList(
             DecoderLayer(wide, config.decoder.heads) for _ in range(config.decoder.layers)
         )
@@ -109,7 +107,7 @@ class TokenTTS(nn.Module):
         self.biases = nn.ParameterList(
             torch.zeros(codebook_size + (book == 0)) for book in range(codebooks)
         )
-        _initialise(self, config)
+        _initialise(self)
 
     def forward(self, text: Tensor, text_lengths: Tensor, codes: Tensor) -> list[Tensor]:
         """Guess each code from the text and the codes before it.
@@ -127,8 +125,7 @@ class TokenTTS(nn.Module):
         memory, mask = self.encode(text, text_lengths)
         read = torch.stack([table(codes[..., k]) for k, table in enumerate(self.code_tables)], 2)
         x = torch.cat([self.start.expand(len(codes), 1, -1), read.flatten(1, 2)], 1)
-        x = x[:, : self.num_frames * self.codebooks]
-        x = x + self.code_places[: x.shape[1]]
+        x = _placed(x[:, : self.num_frames * self.codebooks], self.code_places)
         for layer in self.decoder:
             x = layer(x, layer.cross.keys_values(memory), mask)
         x = self.decoder_norm(x)
@@ -143,7 +140,7 @@ class TokenTTS(nn.Module):
         """
         places = torch.arange(text.shape[1], device=text.device)
         mask = (places < text_lengths[:, None])[:, None, None]
-        x = self.byte_table(text) + self.byte_places[: text.shape[1]]
+        x = _placed(self.byte_table(text), self.byte_places)
         for layer in self.encoder:
             x = layer(x, mask)
         return self.bridge(self.encoder_norm(x)), mask
@@ -163,7 +160,7 @@ class TokenTTS(nn.Module):
             x = self.start.expand(cache.batch, 1, -1)
         else:
             x = self.code_tables[(place - 1) % self.codebooks](codes)[:, None]
-        x = x + self.code_places[place]
+        x = _placed(x, self.code_places[place:])
         for number, layer in enumerate(self.decoder):
             x = layer.step(x, cache, number)
         cache.length += 1
@@ -311,24 +308,23 @@ def _feed_forward(width: int) -> nn.Sequential:
     )
 
 
+def _placed(x: Tensor, places: Tensor) -> Tensor:
+    """Add the vectors of places to embeddings, (batch, places, width), made as large as these."""
+    return x * math.sqrt(x.shape[-1]) + places[: x.shape[1]]
+
+
 def _waves(places: int, width: int) -> Tensor:
-    """Return the sines and cosines of the paper, as small as the embeddings: places begin alike."""
+    """Return the sines and cosines of the paper, with which the vectors of places begin."""
     rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
     angles = torch.arange(places)[:, None] * rates
-    waves = torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :width]
-    return waves * (_STD * math.sqrt(2))
+    return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)[:, :width]
 
 
-def _initialise(network: TokenTTS, config: TokenTTSConfig) -> None:
-    """Draw small first weights; what adds to a sum over layers is smaller the more there are."""
+def _initialise(network: TokenTTS) -> None:
+    """Draw first weights that leave a signal as large as it was."""
     for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=_STD)
+        if isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
         if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
             nn.init.zeros_(module.bias)
-    ends = [(layer, 2 * config.encoder.layers) for layer in network.encoder]
-    ends += [(layer, 3 * config.decoder.layers) for layer in network.decoder]
-    for layer, number in ends:
-        for name, parameter in layer.named_parameters():
-            if name.endswith(("out.weight", "feed_forward.3.weight")):
-                nn.init.normal_(parameter, std=_STD / math.sqrt(number))

@@ -140,6 +140,7 @@ class Run:
         plain: the whole configuration as resolved plain data, as a checkpoint stores it.
         overrides: the command-line overrides that composed it, without `trainer.ckpt_dir`.
         resumed: the checkpoint that the run resumes from, if any.
+        sampled: name of the file that samples are made of; None: the first validation clips.
     """
 
     name: str
@@ -150,3 +151,4 @@ class Run:
     plain: dict[str, Any]
     overrides: list[str]
     resumed: Checkpoint | None
+    sampled: str | None = None

@@ -21,7 +21,7 @@ from open_miipher.checkpoint import (
     remove_leftovers,
     set_aside,
 )
-from open_miipher.data import Dataset, MadeFirst, train_batches, validation_batches
+from open_miipher.data import Audio, Dataset, MadeFirst, train_batches, validation_batches
 from open_miipher.distributed import StopSignal, World, hold, mark_requeue
 from open_miipher.recipes import RECIPES, Recipe, fill_parts, named_output_dir, recipe_class
 from open_miipher.training.config import AUTO, Run
@@ -56,6 +56,7 @@ def prepare(run: Run, world: World) -> Trainer:
         with _telling(console):
             run.data.make(output_dir, world, console.line)
     train_data, test_data = world.agree(lambda: _data(run, console))
+    sampled = world.agree(lambda: _sampled(run)) or test_data
     _check_same_data([train_data, test_data], world)
     state = world.agree(lambda: _state(run, world, train_data, sources, console))
     if not has_best:
@@ -85,6 +86,7 @@ def prepare(run: Run, world: World) -> Trainer:
         state,
         batches,
         None if test_data is None else partial(validation_batches, test_data),
+        None if sampled is None else partial(validation_batches, sampled),
         world,
         stop,
         output_dir,
@@ -247,6 +249,22 @@ def _data(run: Run, console: Console) -> tuple[Dataset, Dataset | None]:
             f"{run.data.validation_key} is empty: no validation, no samples, no best checkpoint"
         )
     return train_data, test_data
+
+
+def _sampled(run: Run) -> Dataset | None:
+    """Return the clip that `generate.mel_name` chooses for the samples; None: it chooses none.
+
+    Raises:
+        UserError: there is no such file, or the data is not of single files.
+    """
+    if run.sampled is None:
+        return None
+    if not isinstance(run.data, Audio) or run.model.get("unconditional", True):
+        raise UserError(
+            f"generate.mel_name={run.sampled} chooses the mel that a vocoder is tried on: leave it "
+            "out, or train one (model=diffwave_vocoder_64)"
+        )
+    return run.data.named(run.sampled, run.trainer.seed)
 
 
 @contextlib.contextmanager

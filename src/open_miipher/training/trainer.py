@@ -44,6 +44,7 @@ class Trainer:
         batches: this rank's micro batches, endless, from the state's position on.
         clips: called with a rank and the number of ranks; gives that rank's share of the fixed
             validation clips. None: there are no clips.
+        sampled: likewise, the clips that sounds are made of.
         world: the ranks.
         stop: knows whether a signal was received.
         output_dir: the run's.
@@ -59,6 +60,7 @@ class Trainer:
         state: TrainingState,
         batches: Iterator[Batch],
         clips: Callable[[int, int], Iterator[Batch]] | None,
+        sampled: Callable[[int, int], Iterator[Batch]] | None,
         world: World,
         stop: StopSignal,
         output_dir: Path,
@@ -68,7 +70,8 @@ class Trainer:
     ) -> None:
         self.config, self.optimizers = config, optimizers
         self.state, self.recipe = state, state.recipe
-        self.batches, self.clips, self.world, self.stop = batches, clips, world, stop
+        self.batches, self.clips, self.sampled = batches, clips, sampled
+        self.world, self.stop = world, stop
         self.output_dir, self.loggers, self.console = output_dir, loggers, console
         self.lock = lock
         self.saved_step = state.step if state.step else None
@@ -288,10 +291,10 @@ class Trainer:
         if not self.world.is_main:
             return
         with self._evaluating():
-            if self.clips is None:
+            if self.sampled is None:
                 self._log_sounds("generated", self.recipe.samples(None))
                 return
-            for clip in itertools.islice(self.clips(0, 1), self.config.num_samples):
+            for clip in itertools.islice(self.sampled(0, 1), self.config.num_samples):
                 name = f"clip-{int(clip.positions[0]):02d}"
                 self._log_sounds(name, self.recipe.samples(clip.to(self.world.device)))
 
