@@ -9,6 +9,7 @@ as in `src/synthesize.py`: judging, resampling, FLAC files, tables, the ledger.
 """
 
 import argparse
+import json
 import random
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from open_miipher.base.errors import exit_on_user_error
-from open_miipher.base.rows import RowWriter, read_rows
+from open_miipher.base.rows import read_rows
 from open_miipher.config import compose_synthesis
 from open_miipher.corpus.pool import Pool, worker_place
 from open_miipher.corpus.run import run
@@ -42,7 +43,7 @@ class StandIn:
 
     def __init__(self, folder: Path, real_time: float) -> None:
         self._real_time = real_time
-        self._log = RowWriter(folder / f"worker-{worker_place()}.jsonl")
+        self._log = (folder / f"worker-{worker_place()}.jsonl").open("a", buffering=1)
         self._noise = 0.1 * np.random.default_rng(0).standard_normal(RATE * 60, np.float32)
 
     def speak(self, texts: list[str], seeds: list[int]) -> list[np.ndarray]:
@@ -50,7 +51,8 @@ class StandIn:
         began = time.monotonic()
         seconds = [expected_seconds(text, 15.0) for text in texts]
         time.sleep(max(seconds) * len(texts) / self._real_time)
-        self._log.write([{"began": began, "ended": time.monotonic(), "seconds": sum(seconds)}])
+        row = {"began": began, "ended": time.monotonic(), "seconds": sum(seconds)}
+        self._log.write(json.dumps(row) + "\n")
         return [self._noise[: round(RATE * each)] for each in seconds]
 
 

@@ -61,7 +61,7 @@ def main() -> int:
 
     if not ray.is_initialized():
         # The nodes see this folder, or have the package installed.
-        path = {"env_vars": {"PYTHONPATH": sys.path[0]}}
+        path = {"env_vars": {"PYTHONPATH": str(Path(__file__).resolve().parents[1] / "src")}}
         ray.init(arguments.address, log_to_driver=False, runtime_env=path)
     read: Any = ray.data.read_webdataset if is_tar else ray.data.read_parquet
     dataset = read(paths, decoder=None) if is_tar else read(paths)
@@ -78,17 +78,19 @@ def main() -> int:
         num_gpus=arguments.gpus,
         num_cpus=arguments.cpus,
     ).materialize()
-    failed = restored.filter(lambda row: row["error"] != "")
-    for row in failed.take(10):
-        print(f"failed: {row['error']}")
-    num_rows, num_failed = restored.count(), failed.count()
+    errors = [row["error"] for row in restored.select_columns(["error"]).iter_rows()]
+    failed = [error for error in errors if error]
+    for error in failed[:10]:
+        print(f"failed: {error}")
     if is_tar:
         good = restored.filter(lambda row: row["error"] == "")
-        good.drop_columns(["error", "sample_rate"]).write_webdataset(str(arguments.output))
+        files = good.drop_columns(["error", "sample_rate"])
+        files.write_webdataset(str(arguments.output), encoder=None)
     else:
         restored.write_parquet(str(arguments.output))
-    print(f"{num_rows - num_failed} rows restored, {num_failed} failed, in {arguments.output}")
-    return 3 if num_failed else 0
+    num_good = len(errors) - len(failed)
+    print(f"{num_good} rows restored, {len(failed)} failed, in {arguments.output}")
+    return 3 if failed else 0
 
 
 if __name__ == "__main__":

@@ -148,3 +148,37 @@ def test_without_items_no_process_is_started() -> None:
     with Pool(2) as pool:
         assert list(pool.map(broken, iter(()), never, lambda item: None)) == []
         assert pool._workers == []
+
+
+def told(pool: Pool, folder: Path, *names: str) -> list[tuple]:
+    """Return what came of the items, in order: id, number and place of a part, and problem."""
+    made = pool.map(Doing(folder), iter(items(*names)), never, lambda item: None)
+    return [(item.id, part, problem) for item, part, problem in made]
+
+
+def test_an_item_may_be_told_in_parts(tmp_path, pool) -> None:
+    found = told(pool, tmp_path, *(f"parts{number}" for number in range(6)), "a")
+    numbers = Counter((name, part[0]) for name, part, _ in found if name != "a")
+    assert numbers == Counter((f"parts{n}", part) for n in range(6) for part in range(3))
+    assert ("a", "a", None) in found
+    assert {part[1] for name, part, _ in found if name != "a"} <= {0, 1}
+    assert len({pid for name, pid in log(tmp_path) if name == "build"}) <= 2
+
+
+def test_a_worker_that_tells_parts_has_its_next_item_ahead_and_its_death_costs_that_nothing(
+    tmp_path,
+) -> None:
+    with Pool(1, retries=0) as pool:
+        found = told(pool, tmp_path, "parts-die", "parts-next", "parts-last")
+    assert [name for name, _, _ in found] == [
+        *["parts-die"] * 3, *["parts-next"] * 3, *["parts-last"] * 3,
+    ]  # fmt: skip
+    assert [problem for *_, problem in found[:3]][:2] == [None, None]
+    assert found[2][2] == "its worker process ended (signal 9; is memory short?)"
+    assert {part[1] for _, part, problem in found if problem is None} == {0}
+
+
+def test_the_time_limit_is_of_a_part(tmp_path) -> None:
+    with Pool(1, seconds_per_item=1.7, retries=0) as pool:
+        found = told(pool, tmp_path, "parts-slow")  # 2.1 s in all
+    assert [problem for *_, problem in found] == [None] * 3

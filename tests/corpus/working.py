@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from open_miipher.base.errors import UserError
+from open_miipher.corpus.pool import worker_place
 from open_miipher.corpus.run import Item
 from open_miipher.shards import ShardWriter
 
@@ -42,7 +43,17 @@ class Doing:
             raise OSError(28, "No space left on device")
         if name.startswith("wait"):
             time.sleep(3600)
+        if name.startswith("parts"):
+            return self.parts(item)
         return item.id if self.then is None else self.then(item)
+
+    def parts(self, item: Item):
+        """Give three parts, with the worker's place; one that is named so dies after two."""
+        for number in range(3):
+            if number == 2 and "die" in item.id:
+                os.kill(os.getpid(), signal.SIGKILL)
+            time.sleep(0.7 if "slow" in item.id else 0.0)
+            yield number, worker_place()
 
     def _is_first(self, name: str) -> bool:
         lines = (self.folder / "log").read_text().splitlines()

@@ -34,7 +34,7 @@ from open_miipher.synthesis.tts_processor import fingerprint
 TEXTS_OF_TEST = 8
 """Texts a worker with `processing.do_test`."""
 
-_BATCHES_A_GROUP = 8
+_BATCHES_A_GROUP = 64  # at the end of each, the device waits until the last batch is written
 _LOG = logging.getLogger("open_miipher.synthesis")
 
 
@@ -117,9 +117,10 @@ class Synthesise:
         asked = ids if self._wanted is None else self._wanted
         if self._config.processing.do_test:
             asked = self._tested = asked[: TEXTS_OF_TEST * self._num_workers * self._num_ranks]
-        others = Counter[bool]()
-        if len(asked) < len(ids):
-            others = self._leave_others(ledger, asked, ids)
+        others: Counter[bool] = Counter()
+        num_others = 0
+        if asked is not ids:
+            others, num_others = self._leave_others(ledger, asked, ids)
         plan = find_left(self._texts, {item: names[item] for item in asked}, ledger, self._look)
         left = [item.id for item in plan.items]
         remove_leftovers(self._config.folder / names[item] for item in left)
@@ -128,7 +129,7 @@ class Synthesise:
             plan,
             num_done=plan.num_done + others[True],
             num_failed=plan.num_failed + others[False],
-            num_inputs=plan.num_inputs + others.total(),
+            num_inputs=plan.num_inputs + num_others,
             num_gone=len(gone),
         )
 
@@ -187,13 +188,20 @@ class Synthesise:
         assert self._of_main is not None
         return self._of_main
 
-    def _leave_others(self, ledger: Ledger, asked: list[str], ids: list[str]) -> Counter[bool]:
-        """Forget the failures of those asked for; count, of the others, those done and failed."""
-        task, own = ledger.array_task, set(ids)
-        known = ledger.rows(own if task is None else set(task.own(ids)), ("error", "seconds"))
-        wanted = set(asked)
-        ledger.forget({i: r for i, r in known.items() if i in wanted and r["error"] is not None})
-        return Counter(row["error"] is None for i, row in known.items() if i not in wanted)
+    def _leave_others(
+        self, ledger: Ledger, asked: list[str], ids: list[str]
+    ) -> tuple[Counter[bool], int]:
+        """Forget the failures of those asked for, and count the others that an earlier run had.
+
+        Returns:
+            Of this task's, how many are done (True) and failed; and the number of all tasks'.
+        """
+        known = Ledger(self._config.folder).rows(set(ids), ("error", "seconds"))
+        wanted, task = set(asked), ledger.array_task
+        own = known if task is None else {i: known[i] for i in task.own(known)}
+        ledger.forget({i: r for i, r in own.items() if i in wanted and r["error"] is not None})
+        done = Counter(row["error"] is None for i, row in own.items() if i not in wanted)
+        return done, len(known.keys() - wanted)
 
     def _look(self, item: str, output: str, stamp: Any) -> Item | Row:
         """Return a text that is left, or the row of one that cannot be spoken."""
@@ -286,9 +294,9 @@ class Synthesise:
                 return
 
     def _group_size(self, num_left: int) -> int:
-        """Return how many texts a worker gets at once: some batches, towards the end fewer."""
-        size = self._config.tts.batch_size
-        share = num_left // (2 * self._num_workers)
+        """Return how many texts a worker gets at once: many, but fewer once others need some."""
+        size, others = self._config.tts.batch_size, self._num_workers - 1
+        share = num_left // (2 * self._num_workers) if others else num_left
         return max(1, min(max(share, size), _BATCHES_A_GROUP * size))
 
     def _text(self, item: Item, num_tries: int) -> Text:
