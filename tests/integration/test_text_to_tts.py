@@ -1,4 +1,4 @@
-"""From text to a voice, and the proof of restoring: both job scripts, whole, at a size of minutes."""
+"""From text to a voice, and the proof of restoring: both job scripts, whole, but small."""
 
 import os
 import shutil
