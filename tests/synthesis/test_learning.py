@@ -63,7 +63,7 @@ def share_recovered(speaker: Speaker, data: TokenDataset, sampling: SamplingConf
 
 def test_fifty_utterances_are_learned_by_heart_and_said_again(spoken, tmp_path):
     root = make_speech(tmp_path / "fifty", words(50, seed=3))
-    more = [f"data.train.dir_list=[{root}]", "trainer.max_steps=200", "trainer.validate_every=200"]
+    more = [f"data.train.dir_list=[{root}]", "trainer.max_steps=300", "trainer.validate_every=300"]
     speaker, data, _ = trained(spoken, tmp_path / "run", *more)
     assert data.num_items == 50
     greedy = share_recovered(speaker, data, SamplingConfig(do_sample=False))
@@ -87,7 +87,7 @@ def test_texts_that_were_not_seen_are_worse_guessed_by_a_model_of_shuffled_texts
     write_index(shuffled, mixed)
     test = make_speech(tmp_path / "test", drawn[:16])
     more = [f"data.test.dir_list=[{test}]", "data.test.num_clips=16", "data.seconds=0.4"]
-    more += ["trainer.batch_size=32", "trainer.max_steps=200", "trainer.validate_every=200"]
+    more += ["trainer.batch_size=32", "trainer.max_steps=300", "trainer.validate_every=300"]
     losses = {}
     for root in (right, shuffled):
         given = [*more, f"data.train.dir_list=[{root}]"]
