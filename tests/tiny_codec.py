@@ -34,8 +34,12 @@ def make_codec(folder, **settings):
     """Save a small EnCodec whose codebooks are of its embeddings of noise; returns the model."""
     from transformers import EncodecConfig, EncodecModel
 
+    from open_miipher.codec.network import keep_level
+
     torch.manual_seed(0)
     model = EncodecModel(EncodecConfig(**{**TINY, **settings})).eval()
+    if "norm_type" not in settings:  # else the weights are no parametrised ones
+        keep_level(model)
     channels = settings.get("audio_channels", 1)
     levels = torch.rand(15, 1, 1) * torch.ones(1, channels, 24000)
     with torch.no_grad():

@@ -91,7 +91,7 @@ class Encodec(nn.Module):
         settings.target_bandwidths = [bits / 1000]
         self.hop: int = settings.hop_length
         self.model = EncodecModel(settings)
-        _keep_level(self.model)
+        keep_level(self.model)
 
     def forward(self, waveform: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Encode, quantise and decode.
@@ -173,7 +173,7 @@ class Encodec(nn.Module):
         codebook.embed.copy_(codebook.embed_avg / (codebook.cluster_size + _EPSILON)[:, None])
 
 
-def _keep_level(model: Any) -> None:
+def keep_level(model: Any) -> None:
     """Draw weights through which a signal keeps its level.
 
     `transformers` leaves torch's own, which take away half of it in every layer, so that what is
