@@ -1,11 +1,13 @@
 """Judge spoken digits that were generated from nothing, at several checkpoints of several runs.
 
     python benchmarks/digits.py --runs output/digits_sashimi output/digits_wavenet --steps 1000 2000
-        --classifier output/digits_classifier --output-dir output/digits [--sampler fast]
+        --classifier output/digits_classifier --output-dir output/digits [--sampler ddpm]
 
 For each run and step: src/generate.py makes 256 clips and src/evaluate.py judges them, both in
 OUT/RUN/STEP, unless they are there; then the table, and a page of 20 spectrograms of each run's
 last step, OUT/RUN.png. A clip's number is its title: the first 20 are drawn, none is chosen.
+--sampler fast takes every fourth level of the noise of the small models' schedule: with the six of
+a vocoder, noise is left.
 """
 
 import argparse
@@ -13,6 +15,8 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
@@ -23,6 +27,16 @@ from open_miipher.evaluation.tables import format_table
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("fid", "is", "mis", "am", "ndb")
+
+
+def every_fourth_level() -> str:
+    """Return the variances of the steps between the levels 1, 5 … 49 of T=50, beta_T=0.15."""
+    betas = torch.linspace(1e-4, 0.15, 50, dtype=torch.float64)
+    kept = (1 - betas).cumprod(0)[1::4]
+    before = torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
+    levels = (1 - kept / before).tolist()
+    levels[-1] *= 0.999  # at the very end of the trained range, rounding may lead beyond it
+    return ",".join(f"{level:.6f}" for level in levels)
 
 
 def command(script: str, *words: str | Path) -> None:
@@ -36,7 +50,10 @@ def judged(run: Path, step: int, arguments: argparse.Namespace) -> dict[str, dic
     clips, scores = folder / "clips", folder / "scores"
     number = str(arguments.n_samples)
     of_run = ("--ckpt-dir", run, "--ckpt", str(step), "--output-dir", clips)
-    command("generate.py", *of_run, "--n-samples", number, "--sampler", arguments.sampler)
+    sampler = ["--sampler", arguments.sampler]
+    if arguments.sampler == "fast":
+        sampler += ["--fast-levels", every_fourth_level()]
+    command("generate.py", *of_run, "--n-samples", number, *sampler)
     if not (scores / "summary.json").exists():
         of_clips = ("--restored-dir", clips, "--output-dir", scores, "--num-workers", "1")
         command(
