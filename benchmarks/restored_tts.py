@@ -1,14 +1,16 @@
 """Two steps of jobs/local/restore_for_tts.sh: hold utterances out, and say how it came out.
 
-    python benchmarks/restored_tts.py split --index DIR --held-out 60 --output-dir OUT/clean
+    python benchmarks/restored_tts.py split --index DIR --held-out 60 --longest 6
+        --output-dir OUT/clean
     python benchmarks/restored_tts.py table --output-dir OUT [codec=demo]
 
-`split` links every n-th file with a text to OUT/clean/test (texts.txt has their texts, a line each)
-and the others to OUT/clean/train. `table` scores each run of OUT/runs, and the codec's own copies
+`split` links every n-th file of at most so many seconds to OUT/clean/test (texts.txt has their
+texts, a line each) and all others to OUT/clean/train; none whose text is longer than all that are
+left to learn from. `table` scores each run of OUT/runs, and the codec's own copies
 of the held-out clips: the cross-entropy of the clean tokens given the text (the run's best
 validation; bits a code), and of speech that was sampled, DNSMOS and the log-mel distance in dB to
-the clean clip after dynamic time warping. ± is half of the 95 % interval, of 2000 draws of the
-clips, and of the runs where there are several seeds.
+the clean clip after dynamic time warping. ± is half of the 95 % interval: of the cross-entropy over
+the seeds (Student's t), of the others by 2000 draws of clips and seeds.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +26,7 @@ from pathlib import Path
 import librosa
 import numpy as np
 import torch
+from scipy import stats
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
@@ -43,12 +47,18 @@ DB = 20 / math.log(10)  # decibels of a natural logarithm of a magnitude
 FLOOR = math.log(1e-3)
 
 
-def split(index: Path, held_out: int, output_dir: Path) -> None:
+def split(index: Path, held_out: int, longest: float, output_dir: Path) -> None:
     """Link the files of an index to two others."""
     entries = [e for e in read_index(index) if e.extra.get("text", "").strip()]
-    if not 0 < held_out < len(entries):
-        raise UserError(f"--held-out {held_out}: {index} has {len(entries)} files with a text")
-    chosen = {round((k + 0.5) * len(entries) / held_out) for k in range(held_out)}
+    size = {n: len(e.extra["text"].encode()) for n, e in enumerate(entries)}
+    fit = [n for n, e in enumerate(entries) if e.num_frames <= longest * e.sample_rate]
+    fit = [n for n in fit if n != max(fit, key=size.__getitem__)]
+    if not 0 < held_out < len(fit):
+        raise UserError(
+            f"--held-out {held_out}: {index} has {len(fit)} files with a text of at most "
+            f"{longest:g} s, one left out"
+        )
+    chosen = {fit[int((k + 0.5) * len(fit) / held_out)] for k in range(held_out)}
     partial = output_dir.with_name(output_dir.name + ".tmp")
     for part in ("train", "test"):
         own = [e for n, e in enumerate(entries) if (n in chosen) == (part == "test")]
@@ -65,16 +75,18 @@ def split(index: Path, held_out: int, output_dir: Path) -> None:
 
 
 def copies(clips: list[Path], output_dir: Path, overrides: list[str]) -> None:
-    """Write what the codec makes of the held-out clips."""
+    """Write what the codec makes of the held-out clips, all or none."""
+    partial = output_dir.with_name(output_dir.name + ".tmp")
     plain = compose_plain(["model=demo_token_tts", *overrides])
     codec = AudioTokenizer.from_config(from_mapping(CodecConfig, plain["codec"], "codec"))
     for number, path in enumerate(clips):
         clip = torch.from_numpy(read_mono(path, codec.sample_rate)[0])
         [tokens] = codec.encode(clip[None], torch.tensor([len(clip)]))
         [copy] = codec.decode([tokens], [len(clip)])
-        output_dir.mkdir(parents=True, exist_ok=True)
-        with AudioWriter(output_dir / f"{number:06d}.wav", codec.sample_rate, 1) as writer:
+        partial.mkdir(parents=True, exist_ok=True)
+        with AudioWriter(partial / f"{number:06d}.wav", codec.sample_rate, 1) as writer:
             writer.write(copy.clamp(-1, 1)[None].numpy())
+    os.replace(partial, output_dir)
 
 
 def warped_distance(reference: np.ndarray, spoken: np.ndarray) -> float:
@@ -95,10 +107,13 @@ def scores(clips: list[Path], folder: Path) -> dict[str, np.ndarray]:
     if len(files) != len(clips):
         raise UserError(f"{folder} has {len(files)} files, and {len(clips)} texts were held out")
     measured = folder.with_name(folder.name + "_measured")
-    if not (measured / "per_file.csv").exists():
+    made = max(file.stat().st_mtime_ns for file in files)
+    table = measured / "per_file.csv"
+    if not table.exists() or table.stat().st_mtime_ns < made:
+        shutil.rmtree(measured, ignore_errors=True)
         words = ["--restored-dir", folder, "--measures", "dnsmos", "--output-dir", measured]
         subprocess.run([sys.executable, ROOT / "src/evaluate.py", *words], check=True)
-    with open(measured / "per_file.csv", newline="") as file:
+    with open(table, newline="") as file:
         mos = {Path(r["file"]).name: float(r["dnsmos_overall"]) for r in csv.DictReader(file)}
     pairs = zip(clips, files, strict=True)
     heard = ((read_mono(a, 24000)[0], read_mono(b, 24000)[0]) for a, b in pairs)
@@ -112,6 +127,17 @@ def best_loss(run: Path) -> float:
     """Return the least cross-entropy of validation, in bits a code."""
     lines = (json.loads(line) for line in (run / "metrics.jsonl").open())
     return min(r["loss"] for r in lines if r["split"] == "validation") / math.log(2)
+
+
+def entropy(losses: list[float]) -> str:
+    """Return the mean over seeds and half of its 95 % interval, which takes two seeds."""
+    count = len(losses)
+    if math.isnan(losses[0]):
+        return "-"
+    if count == 1:
+        return f"{losses[0]:.3f}"
+    half = stats.t.ppf(0.975, count - 1) * np.std(losses, ddof=1) / count**0.5
+    return f"{np.mean(losses):.3f} ± {half:.3f}"
 
 
 def interval(values: np.ndarray) -> str:
@@ -140,9 +166,8 @@ def table(output_dir: Path, overrides: list[str]) -> None:
     names = list(found[ROWS[0]][1][0])
     rows = []
     for row, (losses, spoken) in found.items():
-        entropy = f"{np.mean(losses):.3f} ± {1.96 * np.std(losses) / len(losses) ** 0.5:.3f}"
         cells = [interval(np.stack([each[name] for each in spoken])) for name in names]
-        rows.append([row, "-" if math.isnan(losses[0]) else entropy, *cells])
+        rows.append([row, entropy(losses), *cells])
     print(format_table(["trained on", "cross-entropy, bits", *names], rows))
 
 
@@ -156,12 +181,13 @@ def main() -> int:
     of_split, of_table = commands.add_parser("split"), commands.add_parser("table")
     of_split.add_argument("--index", type=Path, required=True)
     of_split.add_argument("--held-out", type=int, required=True)
+    of_split.add_argument("--longest", type=float, required=True, metavar="SECONDS")
     for command in (of_split, of_table):
         command.add_argument("--output-dir", type=Path, required=True)
     of_table.add_argument("overrides", nargs="*", metavar="codec=…")
     arguments = parser.parse_args()
     if arguments.command == "split":
-        split(arguments.index, arguments.held_out, arguments.output_dir)
+        split(arguments.index, arguments.held_out, arguments.longest, arguments.output_dir)
     else:
         table(arguments.output_dir, arguments.overrides)
     return 0

@@ -186,6 +186,16 @@ read_secret() { # NAME: read it from the file that NAME_FILE names, if that is s
   export "$1=$(<"${!file}")"
 }
 
+made_of() { # FOLDER WORDS…: stop if the folder was begun with other words; note these
+  local folder=$1 words
+  shift
+  words=$*
+  [[ ! -e $folder/made_of || $(<"$folder/made_of") == "$words" ]] ||
+    stop_here "$folder was begun with other arguments or variables ($folder/made_of): choose another OUTPUT_DIR"
+  mkdir -p "$folder"
+  echo "$words" >"$folder/made_of"
+}
+
 prepare() { # set up secrets, caches and Python
   read_secret WANDB_API_KEY
   read_secret HF_TOKEN

@@ -10,12 +10,13 @@ drawn for a file depends on the seed and its place in the index. Exit status: 0 
 
 import argparse
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.base.errors import UserError, exit_on_user_error, report
 from open_miipher.base.paths import printable
 
 _DEFAULT_MODEL = "model=small_restorer"
@@ -63,14 +64,24 @@ def main() -> int:
     data = from_mapping(DataConfig, compose_plain(overrides)["data"], "data")
     rate = data.sample_rate
     chain = source_degradation(data.degradation, data.train, "data.train", rate)
+    index = read_index(arguments.input_dir)
+    names = [str(PurePosixPath(entry.file_path).with_suffix(".wav")) for entry in index]
+    times = Counter(names)
+    report(
+        [
+            f"{printable(entry.file_path)} and another file would both become {printable(name)}: "
+            "take one of them out of the index, or rename it"
+            for entry, name in zip(index, names, strict=True)
+            if entry.file_path != name and times[name] > 1
+        ]
+    )
     entries = []
-    for number, entry in enumerate(read_index(arguments.input_dir)):
+    for number, (entry, name) in enumerate(zip(index, names, strict=True)):
         clean, _ = read_mono(arguments.input_dir / entry.file_path, rate)
         trace = Trace(clean)
         damaged = chain(clean, np.random.default_rng((arguments.seed, number)), trace)
         for failure in trace.failures:
             raise UserError(f"{printable(entry.file_path)}: {failure}")
-        name = str(PurePosixPath(entry.file_path).with_suffix(".wav"))
         path = output_dir / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with AudioWriter(path, rate, 1, subtype="PCM_16") as writer:

@@ -5,14 +5,16 @@
 # INDEX is a folder of clean speech whose metadata.csv has a column `text`; RESTORER a checkpoint that
 # was trained without it. The same command goes on where it was ended. Variables: jobs/common.sh, and
 #   HELD_OUT    utterances for judging (60), evenly spaced in the index; the codec has not heard them
+#   LONGEST     seconds of the longest utterance that the model learns and says (6)
 #   SEEDS       of the training runs ("0 1 2")
 #   CODEC       overrides of the codec ("codec=demo"; "codec=encodec_24khz codec.source=DIR")
 #   MODEL       demo_token_tts
-#   EXTRA       more overrides of the training, as data.seconds=6 trainer.max_steps=2000
+#   EXTRA       more overrides of the training, as trainer.max_steps=2000
 #   NOISE_DIRS, RIR_DIRS   indexed noises and rooms for the damage; empty: generated
 cd "$(dirname "$0")/../.." || exit
 OUTPUT_DIR="${OUTPUT_DIR:-output/restore_for_tts}"
 HELD_OUT="${HELD_OUT:-60}"
+LONGEST="${LONGEST:-6}"
 SEEDS="${SEEDS:-0 1 2}"
 CODEC="${CODEC:-codec=demo}"
 # shellcheck source=jobs/common.sh
@@ -23,8 +25,11 @@ prepare
 read -ra codec <<<"$CODEC"
 read -ra extra <<<"$EXTRA"
 out=$OUTPUT_DIR
+made_of "$out" "$(realpath "$1") $(sha256sum "$1/metadata.csv") $(realpath "$2")" \
+  "$HELD_OUT $LONGEST $CODEC $NOISE_DIRS $RIR_DIRS"
 [[ -d $out/clean ]] ||
-  python benchmarks/restored_tts.py split --index "$1" --held-out "$HELD_OUT" --output-dir "$out/clean"
+  python benchmarks/restored_tts.py split --index "$1" --held-out "$HELD_OUT" \
+    --longest "$LONGEST" --output-dir "$out/clean"
 damage=("data.train.noise_dir_list=$(as_list "$NOISE_DIRS")"
   "data.train.rir_dir_list=$(as_list "$RIR_DIRS")")
 if [[ ! -f $out/damaged/train/metadata.csv ]]; then # some minutes; its index comes last
@@ -42,6 +47,7 @@ for seed in $SEEDS; do
     python src/train.py "model=$MODEL" "${codec[@]}" \
       "data.train.dir_list=$(as_list "$out/$row/train")" \
       "data.test.dir_list=$(as_list "$out/clean/test")" "data.test.num_clips=$HELD_OUT" \
+      "data.seconds=$LONGEST" \
       "trainer.seed=$seed" "trainer.output_dir=$(quoted "$run")" trainer.ckpt_dir=auto \
       "${extra[@]}"
     python src/generate.py --ckpt-dir "$run" --ckpt best --text-file "$out/clean/test/texts.txt" \

@@ -20,6 +20,7 @@ prepare
 read -ra codec <<<"$CODEC"
 read -ra extra <<<"$EXTRA"
 out=$OUTPUT_DIR
+made_of "$out" "$(sha256sum "$1") $CODEC ${VOICE:-} $CKPT_DIR $NOISE_DIRS $RIR_DIRS"
 python src/synthesize.py "dataset.name=$(quoted "$1")" tts.backend=espeak \
   "tts.voice=${VOICE:-en-us}" "${codec[@]}" "processing.save_dir=$(quoted "$out/spoken")"
 if [[ ! -f $out/damaged/metadata.csv ]]; then # its index comes last

@@ -137,6 +137,41 @@ def test_preview_writes_pairs_and_makes_one_again(run_script, speech_dir, tmp_pa
             assert path.read_bytes() == first.read_bytes()
 
 
+def test_whole_files_are_damaged_alike_each_time_and_keep_their_columns(
+    run_script, make_dir, tmp_path
+):
+    rng = np.random.default_rng(0)
+    files = {f"{n}.flac": (0.1 * rng.standard_normal(24000).astype("f4"), 24000) for n in range(2)}
+    clean = Path(make_dir("clean", files))
+    write_index(clean, [Entry(f"{n}.flac", 24000, 24000, 1, {"text": f"t{n}"}) for n in range(2)])
+    for name in ("one", "two"):
+        given = ("--input-dir", clean, "--output-dir", tmp_path / name, "model=small_restorer")
+        assert run_script("damage_audio", *given)[0] == 0
+    index = read_index(tmp_path / "one")
+    assert [(e.file_path, e.num_frames, e.extra) for e in index] == [
+        (f"{n}.wav", 24000, {"text": f"t{n}"}) for n in range(2)
+    ]
+    for number, (waveform, _) in enumerate(files.values()):
+        damaged, rate = soundfile.read(tmp_path / f"one/{number}.wav")
+        assert (len(damaged), rate) == (24000, 24000)
+        assert np.abs(damaged - waveform).max() > 1e-3
+        same = (tmp_path / f"two/{number}.wav").read_bytes()
+        assert (tmp_path / f"one/{number}.wav").read_bytes() == same
+    status, _, err = run_script("damage_audio", *given)
+    assert (status, "two is there" in err) == (2, True)
+
+
+def test_two_files_that_would_become_one_are_refused(run_script, make_dir, tmp_path):
+    tone = (np.full(4800, 0.1, "f4"), 24000)
+    clean = make_dir("clean", {"a.flac": tone, "a.wav": tone})
+    status, _, err = run_script(
+        "damage_audio", "--input-dir", clean, "--output-dir", tmp_path / "d"
+    )
+    assert status == 2
+    assert "a.flac and another file would both become a.wav" in err
+    assert not (tmp_path / "d").exists()
+
+
 @pytest.mark.filterwarnings("ignore:.*upper band is empty")
 def test_preview_errors(run_script, speech_dir, tmp_path):
     status, _, err = run_script("preview_degradations", "--output-dir", tmp_path / "out")

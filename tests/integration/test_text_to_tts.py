@@ -20,7 +20,7 @@ TEXTS = [
     "Please call me back tomorrow.",
 ]
 SHORT = (
-    "data.seconds=4 data.augmentation_factor=1 trainer.max_steps=2 trainer.save_every=2 "
+    "data.augmentation_factor=1 trainer.max_steps=2 trainer.save_every=2 "
     "trainer.validate_every=2 trainer.batch_size=2 trainer.device=cpu"
 )
 
@@ -58,7 +58,8 @@ def test_texts_become_a_voice_and_the_same_speech_the_proof(tmp_path):
     codec = f"codec=demo codec.source={tmp_path / 'codec'}"
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(TEXTS) + "\n")
-    voice = {"OUTPUT_DIR": str(tmp_path / "voice"), "CODEC": codec, "EXTRA": SHORT}
+    extra = f"data.seconds=4 {SHORT}"
+    voice = {"OUTPUT_DIR": str(tmp_path / "voice"), "CODEC": codec, "EXTRA": extra}
     for _ in range(2):  # the second finds all done
         run_job("text_to_tts.sh", texts, **voice)
     heard = sorted((tmp_path / "voice/heard").glob("*.wav"))
@@ -68,8 +69,9 @@ def test_texts_become_a_voice_and_the_same_speech_the_proof(tmp_path):
         assert rate == 24000
         assert 0 < len(sound) <= 4 * rate
     proof = {"OUTPUT_DIR": str(tmp_path / "proof"), "CODEC": codec, "EXTRA": SHORT}
+    sizes = {"HELD_OUT": "2", "SEEDS": "0", "LONGEST": "4"}
     spoken, restorer = tmp_path / "voice/spoken", ROOT / "pretrained/default"
-    told = run_job("restore_for_tts.sh", spoken, restorer, HELD_OUT="2", SEEDS="0", **proof)
+    told = run_job("restore_for_tts.sh", spoken, restorer, **proof, **sizes)
     rows = [line.split()[0] for line in told.splitlines() if line.startswith(("codec", "clean"))]
     assert rows == ["codec's", "clean"]
     assert "damaged" in told.splitlines()[-2]
