@@ -73,6 +73,11 @@ def compose_run(overrides: Sequence[str]) -> Run:
         )
     trainer = from_mapping(TrainerConfig, plain["trainer"], "trainer")
     sampled = plain.get("generate", {}).get("mel_name")  # absent from older checkpoints
+    if sampled is not None and plain["model"].get("unconditional", True):
+        raise UserError(
+            f"generate.mel_name={sampled} chooses the mel that a vocoder is tried on: leave it "
+            "out, or train one (model=diffwave_vocoder_64)"
+        )
     return Run(
         name=plain["name"],
         data=build(DATA, plain["data"], key="data"),

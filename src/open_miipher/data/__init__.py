@@ -28,7 +28,7 @@ from open_miipher.data.dataset import DegradedSpeechDataset
 from open_miipher.data.loader import train_batches, validation_batches
 from open_miipher.data.order import Order
 from open_miipher.data.preprocessed import Preprocessed, PreprocessedDataset
-from open_miipher.data.source import Dataset, DataSource, MadeFirst
+from open_miipher.data.source import Dataset, DataSource, FindsFiles, MadeFirst
 from open_miipher.data.tokens import TokenDataset, Tokens
 
 DATA: dict[str, type[DataSource]] = {
@@ -55,6 +55,7 @@ __all__ = [
     "Dataset",
     "DegradedSpeech",
     "DegradedSpeechDataset",
+    "FindsFiles",
     "HeldOutSource",
     "LabelledAudio",
     "LabelledAudioConfig",

@@ -173,6 +173,22 @@ class MadeFirst(Protocol):
         """
 
 
+@runtime_checkable
+class FindsFiles(Protocol):
+    """A data source whose samples for listening may be of a file that is named."""
+
+    def named(self, name: str, seed: int) -> Dataset:
+        """Build the one clip of a name, like those of validation.
+
+        Args:
+            name: of a file, without its ending.
+            seed: of the place of the crop.
+
+        Raises:
+            UserError: no file has that name; or as for validation.
+        """
+
+
 class AudioSource(Protocol):
     """The part of a data source that a recipe for audio reads.
 

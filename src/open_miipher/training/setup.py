@@ -21,7 +21,13 @@ from open_miipher.checkpoint import (
     remove_leftovers,
     set_aside,
 )
-from open_miipher.data import Audio, Dataset, MadeFirst, train_batches, validation_batches
+from open_miipher.data import (
+    Dataset,
+    FindsFiles,
+    MadeFirst,
+    train_batches,
+    validation_batches,
+)
 from open_miipher.distributed import StopSignal, World, hold, mark_requeue
 from open_miipher.recipes import RECIPES, Recipe, fill_parts, named_output_dir, recipe_class
 from open_miipher.training.config import AUTO, Run
@@ -252,17 +258,17 @@ def _data(run: Run, console: Console) -> tuple[Dataset, Dataset | None]:
 
 
 def _sampled(run: Run) -> Dataset | None:
-    """Return the clip that `generate.mel_name` chooses for the samples; None: it chooses none.
+    """Return the clip that the samples are made of; None: those of validation.
 
     Raises:
         UserError: there is no such file, or the data is not of single files.
     """
     if run.sampled is None:
         return None
-    if not isinstance(run.data, Audio) or run.model.get("unconditional", True):
+    if not isinstance(run.data, FindsFiles):
         raise UserError(
-            f"generate.mel_name={run.sampled} chooses the mel that a vocoder is tried on: leave it "
-            "out, or train one (model=diffwave_vocoder_64)"
+            f"generate.mel_name={run.sampled} names a file, and the samples of {run.name} are of "
+            "no single files: leave it out"
         )
     return run.data.named(run.sampled, run.trainer.seed)
 
