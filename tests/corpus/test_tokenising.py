@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import voice, write_wav
+from speech import voice, write_wav
 from tiny_codec import make_codec
 
 from open_miipher.base.errors import UserError

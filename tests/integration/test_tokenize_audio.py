@@ -6,7 +6,7 @@ import shutil
 import signal
 
 import pytest
-from conftest import voice, write_wav
+from speech import voice, write_wav
 from tiny_codec import make_codec
 
 from open_miipher.shards import read_tokens

@@ -1,6 +1,5 @@
 """Texts to speak with the stand-in."""
 
-import csv
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,12 +16,6 @@ from open_miipher.corpus.run import run
 from open_miipher.corpus.synthesising.task import Synthesise
 from open_miipher.corpus.synthesising.texts import Texts
 from open_miipher.distributed import StopSignal, World
-
-
-def records(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a CSV file."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture

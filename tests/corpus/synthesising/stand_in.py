@@ -1,5 +1,6 @@
 """A backend and a codec of known cost and faults: a module of its own, since workers import it."""
 
+import csv
 import os
 import signal
 import time
@@ -78,3 +79,9 @@ class Load:
 
     def __call__(self, device: str):
         return Speaks(self._folder, self._seconds), Counts()
+
+
+def records(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import records
+from stand_in import records
 
 from open_miipher.base.rows import read_rows
 

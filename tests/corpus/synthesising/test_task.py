@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import soundfile
-from conftest import records
+from stand_in import records
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.rows import RowWriter
