@@ -18,6 +18,7 @@ def makers(folder) -> set[tuple[str, ...]]:
     return {(name[1], name[4]) for name in names}
 
 
+@pytest.mark.slow
 def test_ranks_share_the_making_and_go_on_after_a_kill(
     run_script, start_script, spoken, tmp_path, wait_until
 ):

@@ -172,6 +172,7 @@ def test_a_vocoder_copies_a_directory_at_any_rate(runs, run_script, tones, tmp_p
     assert "makes speech from nothing and cannot restore any" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_diffusion_is_stage_2_and_3_of_the_log_mel_restorer(
     tiny_stages, speech_dir, run_script, tmp_path
 ):

@@ -54,6 +54,7 @@ def test_a_text_is_said_beside_the_checkpoints(runs, run_script):
     assert "holds sounds of src/generate.py" in verify.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.dist
 def test_three_processes_and_a_kill_make_the_files_of_one(
     runs, run_script, start_script, tmp_path, wait_until

@@ -42,6 +42,7 @@ def archive(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.integration
 def test_from_the_archive_to_scores(archive, run_script, tmp_path):
     data, judge, run = tmp_path / "sc09", tmp_path / "judge", tmp_path / "run"

@@ -37,6 +37,7 @@ def scripts() -> list[Path]:
     return [path for path in files if path.suffix == ".sh" and path.exists()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(SHELLCHECK is None, reason="shellcheck is not here")
 def test_shellcheck_finds_nothing():
     command = [str(SHELLCHECK), "--external-sources", *map(str, scripts())]
