@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pickle
 import re
 import shutil
@@ -118,6 +119,24 @@ def test_tokens_are_made_once_for_all_that_they_depend_on(spoken, tmp_path, monk
     assert not (tmp_path / "other").exists()
 
 
+def test_other_sounds_of_the_same_names_lengths_and_texts_get_tokens_of_their_own(spoken, tmp_path):
+    """A clean and a restored corpus in one data.tokens_dir; and one whose sound was replaced."""
+    shared = str(tmp_path / "shared")
+    roots = [shutil.copytree(spoken / "train", tmp_path / name / "train") for name in "ab"]
+    for path in roots[1].glob("*.wav"):  # as an archive that keeps times unpacks it
+        waveform, _ = soundfile.read(path)
+        time = path.stat().st_mtime_ns
+        soundfile.write(path, 0.1 * waveform[::-1], RATE)
+        os.utime(path, ns=(time, time))
+    owns = [config(spoken, root, tokens_dir=shared) for root in roots]
+    found = [samples(made(own, tmp_path).train(seed=0)) for own in owns]
+    assert found[0] != found[1]
+    for path in roots[0].glob("*.wav"):
+        shutil.copyfile(roots[1] / path.name, path)
+    assert samples(made(owns[0], tmp_path).train(seed=0)) == found[1]
+    assert len(list((tmp_path / "shared").iterdir())) == 3
+
+
 def test_a_making_that_was_killed_is_taken_up_again(spoken, tmp_path, monkeypatch):
     monkeypatch.setattr("open_miipher.data.token_store._PART", 3)
     whole = made(config(spoken), tmp_path / "whole").train(seed=0)
@@ -229,6 +248,7 @@ def test_memory_does_not_grow_over_100_000_utterances(tmp_path):
         np.save(folder / f"{name}s.npy", np.full(number * size, 97, np.uint8))
         np.save(folder / f"{name}_ends.npy", ends * size)
     about = {"utterances": number, "copies": 1, "seconds": 1.0, "longest_text": 30, "left_out": {}}
+    about["broken"] = []
     (folder / "done.json").write_text(json.dumps(about))
     from open_miipher.data.order import Order
     from open_miipher.data.tokens import TokenDataset

@@ -20,7 +20,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ import torch
 from open_miipher.base.atomic import remove_leftovers, replacing, write_lines
 from open_miipher.base.errors import UserError
 from open_miipher.base.noise import stream_keys, white_noise
-from open_miipher.base.paths import printable
+from open_miipher.base.paths import file_stamp, printable
 from open_miipher.codec import AudioTokenizer
 from open_miipher.data.config import TokensConfig
 from open_miipher.data.files import File, Files
@@ -107,6 +107,7 @@ class TokenStore:
         self.num_utterances, self.num_copies = about["utterances"], about["copies"]
         self.seconds, self.longest_text = about["seconds"], about["longest_text"]
         self.left_out: dict[str, int] = about["left_out"]
+        self.broken: list[str] = about["broken"]
         self._codes, self._code_ends = arrays["codes"], arrays["code_ends"]
         self.texts = Texts(arrays["texts"], arrays["text_ends"])
         self.names = Texts(arrays["names"], arrays["name_ends"])
@@ -139,6 +140,7 @@ class Job:
         config: all of `data`.
         num_frames: the most of an utterance.
         root: gets the folder of these tokens.
+        sounds: SHA-256 over where the files lie, their sizes and times of change; see `look`.
     """
 
     files: Files
@@ -148,6 +150,18 @@ class Job:
     config: TokensConfig
     num_frames: int
     root: Path
+    sounds: str = ""
+
+    def look(self) -> str:
+        """Return what `sounds` holds: two corpora may have the same names, lengths and texts."""
+        digest, roots = hashlib.sha256(), dict[Path, str]()
+        for number in self.numbers.tolist():
+            file = self.files[number]
+            if file.root not in roots:
+                roots[file.root] = str(file.root.resolve())
+            about = json.dumps([roots[file.root], file_stamp(file.path)])
+            digest.update(about.encode())
+        return digest.hexdigest()
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -170,6 +184,7 @@ class Job:
             "sigma": config.augmentation_sigma if is_noisy else None,
             "seed": config.augmentation_seed if is_noisy else None,
             "files_and_texts": digest.hexdigest(),
+            "sounds": self.sounds,
         }
 
     @property
@@ -282,6 +297,7 @@ def make_tokens(job: Job, world: World, say: Callable[[str], None]) -> TokenStor
     Raises:
         UserError: on every rank: a file cannot be written, or too many cannot be read.
     """
+    job = replace(job, sounds=world.on_main(job.look))  # machines may tell other times
     folder = job.folder
     is_done = lambda: (folder / _DONE).exists()  # noqa: E731
     if not world.on_main(is_done):
