@@ -236,6 +236,27 @@ def test_files_that_cannot_be_read_are_left_out_up_to_a_share(spoken, tmp_path):
     assert made(strict, tmp_path / "strict").train(seed=0).num_items == 4
 
 
+def test_what_one_run_allows_to_be_broken_another_may_refuse_and_mended_files_come_back(
+    spoken, tmp_path
+):
+    root = make_speech(tmp_path / "speech", ["abc", "abd", "abe", "abf"])
+    good = (root / "001.wav").read_bytes()
+    waveform = say("abd")
+    waveform[2000] = np.nan
+    soundfile.write(root / "001.wav", waveform, RATE, subtype="FLOAT")
+    lax = config(spoken, root, max_broken_samples=0.25)
+    with pytest.warns(UserWarning, match="1 files of data.train.dir_list cannot be read"):
+        assert made(lax, tmp_path).train(seed=0).num_items == 3
+    strict = dataclasses.replace(lax, max_broken_samples=0.0)
+    with pytest.raises(UserError, match=r"1 of 4 files cannot .*=0\.0 \(mend .*001\.wav"):
+        made(strict, tmp_path)
+    (root / "001.wav").write_bytes(good)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert made(lax, tmp_path).train(seed=0).num_items == 4
+    assert made(strict, tmp_path).train(seed=0).num_items == 4
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_over_100_000_utterances(tmp_path):
     """What is not of a file's pages, which any process may drop."""

@@ -201,6 +201,23 @@ class Job:
         """Return where a part is until all are there."""
         return self.folder / "parts" / f"{part:06d}.npz"
 
+    def check_broken(self, broken: Sequence[str], mend: str) -> None:
+        """Check how many files could not be read.
+
+        Args:
+            broken: why, for each of them.
+            mend: what to do.
+
+        Raises:
+            UserError: they are too many.
+        """
+        limit, number = self.config.max_broken_samples, len(self.numbers)
+        if len(broken) > limit * number:
+            raise UserError(
+                f"{len(broken)} of {number} files cannot be read, more than "
+                f"data.max_broken_samples={limit}{mend}; the first: {broken[0]}"
+            )
+
     def utterance(self, number: int) -> Utterance:
         """Read a file and its text.
 
@@ -313,7 +330,10 @@ def make_tokens(job: Job, world: World, say: Callable[[str], None]) -> TokenStor
             world.on_main(lambda: _join(job, paths))
         if lock is not None:
             lock.close()
-    return world.agree(lambda: TokenStore(folder))
+    store = world.agree(lambda: TokenStore(folder))
+    mend = f" (mend them, or delete {printable(folder)} where they can be read by now)"
+    world.agree(lambda: job.check_broken(store.broken, mend))  # another run may allow more
+    return store
 
 
 def _begin(job: Job, paths: Sequence[Path]) -> None:
@@ -358,13 +378,11 @@ def _join(job: Job, paths: Sequence[Path]) -> None:
         left_out.update(about["left_out"])
         broken += about["broken"]
     ends = {name: np.cumsum(np.concatenate(parts)) for name, parts in lengths.items()}
-    limit = job.config.max_broken_samples
-    if len(broken) > limit * len(job.numbers):
+    try:
+        job.check_broken(broken, "")
+    except UserError:
         shutil.rmtree(job.folder / "parts")  # the files are to be mended, and tried again
-        raise UserError(
-            f"{len(broken)} of {len(job.numbers)} files cannot be read, more than "
-            f"data.max_broken_samples={limit}; the first: {broken[0]}"
-        )
+        raise
     if not len(ends["text"]):
         raise UserError(
             f"no utterance is left: {', '.join(f'{n} {what}' for what, n in left_out.items())}"
