@@ -194,6 +194,22 @@ def test_a_text_labels_the_audio_that_it_stands_beside(spoken, tmp_path):
     assert samples(kept)[1][0] == b"abcdefghabcdefgh"
 
 
+def test_a_text_of_which_nothing_is_left_is_not_called_too_long(spoken, tmp_path, monkeypatch):
+    empty_a = lambda text, _: text.replace("a", "")  # noqa: E731
+    monkeypatch.setattr("open_miipher.data.token_store.normalised", empty_a)
+    root = make_speech(tmp_path / "speech", ["aa", "abc", "a", "cdefg"])
+    words = (
+        "2 files of data.train.dir_list cannot be learned from: the text is empty: they are left",
+        "1 files of data.train.dir_list have a text of more than data.max_text_bytes=4: they are",
+    )
+    with pytest.warns(UserWarning, match="left out") as told:
+        data = made(config(spoken, root, max_text_bytes=4), tmp_path / "run").train(seed=0)
+    assert [text for text, _ in samples(data)] == [b"bc"]
+    said = sorted(str(warning.message) for warning in told)
+    for line, start in zip(said, sorted(words), strict=True):
+        assert line.startswith(start)
+
+
 def test_long_speech_is_cut_where_a_pause_stands_at_a_mark(spoken, tmp_path):
     """The second has a pause and no mark, the third a mark and hardly a pause."""
     texts = ["abcdefg,  efghabcd", "abcdefg   efghabcd", "abcdefgh, abcdefgha"]

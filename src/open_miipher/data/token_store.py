@@ -16,6 +16,7 @@ that are read, which all processes share.
 import hashlib
 import json
 import shutil
+import sys
 import time
 import zipfile
 from collections import Counter
@@ -239,7 +240,10 @@ class Job:
                 raise _LeftOut("have no pause where their text has a mark of punctuation")
             text, waveform = cut[0], waveform[: cut[1]]
         text = normalised(text, config.normalize_text)
-        if text_problem(text, config.max_text_bytes) is not None:
+        problem = text_problem(text, sys.maxsize)
+        if problem is not None:
+            raise _LeftOut(f"cannot be learned from: {problem}")
+        if text_problem(text, config.max_text_bytes) is not None:  # in words that all share
             raise _LeftOut(f"have a text of more than data.max_text_bytes={config.max_text_bytes}")
         return Utterance(text, waveform)
 
