@@ -199,7 +199,8 @@ def _refuse(arguments: argparse.Namespace, options: Sequence[str], why: str) -> 
     Raises:
         UserError: one is given.
     """
-    given = [name for name in options if getattr(arguments, name) not in (None, False)]
+    values = {name: getattr(arguments, name) for name in options}
+    given = [name for name, value in values.items() if value is not None and value is not False]
     if given:
         raise UserError(f"--{given[0].replace('_', '-')} {why}")
 
@@ -224,8 +225,8 @@ def _speak(
     )
     if arguments.amp != "no":
         raise UserError("--amp bf16 goes with a diffusion: leave it out")
-    sources = [name for name in ("text", "text_file", "split") if getattr(arguments, name)]
-    if len(sources) != 1:
+    sources = arguments.text, arguments.text_file, arguments.split
+    if sum(source is not None for source in sources) != 1:
         raise UserError("give what is to be said, by one of --text, --text-file and --split")
     if arguments.n is not None and arguments.split is None:
         raise UserError("--n goes with --split")

@@ -147,7 +147,8 @@ def _tokenise(arguments: argparse.Namespace, world: "World") -> int:
     inputs = world.agree(lambda: _inputs(arguments))
     world.on_main(lambda: inputs.check(arguments.output_dir))
     tokenizer = world.agree(lambda: _codec(arguments, world))
-    seconds = arguments.batch_seconds or BATCH_SECONDS[world.device.type]
+    asked = arguments.batch_seconds
+    seconds = BATCH_SECONDS[world.device.type] if asked is None else asked
     task = world.agree(lambda: Tokenise(tokenizer, inputs, arguments.output_dir, seconds))
     if world.is_main:
         print(

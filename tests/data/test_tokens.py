@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pickle
 import re
 import shutil
@@ -118,6 +119,24 @@ def test_tokens_are_made_once_for_all_that_they_depend_on(spoken, tmp_path, monk
     assert not (tmp_path / "other").exists()
 
 
+def test_other_sounds_of_the_same_names_lengths_and_texts_get_tokens_of_their_own(spoken, tmp_path):
+    """A clean and a restored corpus in one data.tokens_dir; and one whose sound was replaced."""
+    shared = str(tmp_path / "shared")
+    roots = [shutil.copytree(spoken / "train", tmp_path / name / "train") for name in "ab"]
+    for path in roots[1].glob("*.wav"):  # as an archive that keeps times unpacks it
+        waveform, _ = soundfile.read(path)
+        time = path.stat().st_mtime_ns
+        soundfile.write(path, 0.1 * waveform[::-1], RATE)
+        os.utime(path, ns=(time, time))
+    owns = [config(spoken, root, tokens_dir=shared) for root in roots]
+    found = [samples(made(own, tmp_path).train(seed=0)) for own in owns]
+    assert found[0] != found[1]
+    for path in roots[0].glob("*.wav"):
+        shutil.copyfile(roots[1] / path.name, path)
+    assert samples(made(owns[0], tmp_path).train(seed=0)) == found[1]
+    assert len(list((tmp_path / "shared").iterdir())) == 3
+
+
 def test_a_making_that_was_killed_is_taken_up_again(spoken, tmp_path, monkeypatch):
     monkeypatch.setattr("open_miipher.data.token_store._PART", 3)
     whole = made(config(spoken), tmp_path / "whole").train(seed=0)
@@ -175,6 +194,22 @@ def test_a_text_labels_the_audio_that_it_stands_beside(spoken, tmp_path):
     assert samples(kept)[1][0] == b"abcdefghabcdefgh"
 
 
+def test_a_text_of_which_nothing_is_left_is_not_called_too_long(spoken, tmp_path, monkeypatch):
+    empty_a = lambda text, _: text.replace("a", "")  # noqa: E731
+    monkeypatch.setattr("open_miipher.data.token_store.normalised", empty_a)
+    root = make_speech(tmp_path / "speech", ["aa", "abc", "a", "cdefg"])
+    words = (
+        "2 files of data.train.dir_list cannot be learned from: the text is empty: they are left",
+        "1 files of data.train.dir_list have a text of more than data.max_text_bytes=4: they are",
+    )
+    with pytest.warns(UserWarning, match="left out") as told:
+        data = made(config(spoken, root, max_text_bytes=4), tmp_path / "run").train(seed=0)
+    assert [text for text, _ in samples(data)] == [b"bc"]
+    said = sorted(str(warning.message) for warning in told)
+    for line, start in zip(said, sorted(words), strict=True):
+        assert line.startswith(start)
+
+
 def test_long_speech_is_cut_where_a_pause_stands_at_a_mark(spoken, tmp_path):
     """The second has a pause and no mark, the third a mark and hardly a pause."""
     texts = ["abcdefg,  efghabcd", "abcdefg   efghabcd", "abcdefgh, abcdefgha"]
@@ -217,6 +252,27 @@ def test_files_that_cannot_be_read_are_left_out_up_to_a_share(spoken, tmp_path):
     assert made(strict, tmp_path / "strict").train(seed=0).num_items == 4
 
 
+def test_what_one_run_allows_to_be_broken_another_may_refuse_and_mended_files_come_back(
+    spoken, tmp_path
+):
+    root = make_speech(tmp_path / "speech", ["abc", "abd", "abe", "abf"])
+    good = (root / "001.wav").read_bytes()
+    waveform = say("abd")
+    waveform[2000] = np.nan
+    soundfile.write(root / "001.wav", waveform, RATE, subtype="FLOAT")
+    lax = config(spoken, root, max_broken_samples=0.25)
+    with pytest.warns(UserWarning, match="1 files of data.train.dir_list cannot be read"):
+        assert made(lax, tmp_path).train(seed=0).num_items == 3
+    strict = dataclasses.replace(lax, max_broken_samples=0.0)
+    with pytest.raises(UserError, match=r"1 of 4 files cannot .*=0\.0 \(mend .*001\.wav"):
+        made(strict, tmp_path)
+    (root / "001.wav").write_bytes(good)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert made(lax, tmp_path).train(seed=0).num_items == 4
+    assert made(strict, tmp_path).train(seed=0).num_items == 4
+
+
 @pytest.mark.slow
 def test_memory_does_not_grow_over_100_000_utterances(tmp_path):
     """What is not of a file's pages, which any process may drop."""
@@ -229,6 +285,7 @@ def test_memory_does_not_grow_over_100_000_utterances(tmp_path):
         np.save(folder / f"{name}s.npy", np.full(number * size, 97, np.uint8))
         np.save(folder / f"{name}_ends.npy", ends * size)
     about = {"utterances": number, "copies": 1, "seconds": 1.0, "longest_text": 30, "left_out": {}}
+    about["broken"] = []
     (folder / "done.json").write_text(json.dumps(about))
     from open_miipher.data.order import Order
     from open_miipher.data.tokens import TokenDataset

@@ -119,6 +119,9 @@ def test_texts_of_the_sets_are_said(runs, run_script, tmp_path):
             r"--text goes with a text-to-speech model .* leave it o",
         ),
         ("diffusion", ["--num-beams", "4"], "--num-beams goes with a text-to-speech model"),
+        ("diffusion", ["--n", "0"], "--n goes with a text-to-speech model"),
+        ("diffusion", ["--top-k", "0"], "--top-k goes with a text-to-speech model"),
+        ("tts", ["--n-samples", "0"], "--n-samples goes with a diffusion"),
         (
             "tts",
             ["--n-samples", "3"],
@@ -129,6 +132,8 @@ def test_texts_of_the_sets_are_said(runs, run_script, tmp_path):
         ("tts", ["--text", "a", "--split", "train"], "give what is to be said, by one of --text"),
         ("tts", ["--text", "a", "--n", "3"], "--n goes with --split"),
         ("tts", ["--split", "train", "--n", "0"], "--n 0 must be at least 1"),
+        ("tts", ["--text", ""], "--text: the text is empty"),
+        ("tts", ["--text", "", "--split", "train"], "give what is to be said, by one of --text"),
         ("tts", ["--text", " "], "--text: the text is empty"),
         ("tts", ["--text", "abcdefgabcdefg"], "--text: the text .* has 14 bytes, more than 9"),
         ("tts", ["--text-file", "/nowhere.txt"], r"/nowhere\.txt \(--text-file\): No such file"),

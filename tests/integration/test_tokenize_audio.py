@@ -95,6 +95,9 @@ def test_what_is_wrong_is_a_sentence(codec, speech, run_script, tmp_path):
 
     out = tmp_path / "out"
     assert "bandwidth=7 is not offered" in refused(*words(codec, speech, out, "--bandwidth", 7))
+    for seconds in (0, -1):
+        said = refused(*words(codec, speech, out, "--batch-seconds", seconds))
+        assert f"--batch-seconds {seconds}: give a number above 0" in said
     assert "holds no config.json" in refused(*words(tmp_path, speech, out))
     assert "is not a directory" in refused(*words(codec, tmp_path / "none", out))
     assert "inside each other" in refused(*words(codec, speech, speech / "tokens"))

@@ -149,7 +149,7 @@ class Speak:
 
 
 def lines_of_file(path: Path) -> list[str]:
-    """Return the lines of a text file.
+    """Return the lines of a text file, which end in a line feed, a carriage return, or both.
 
     Raises:
         UserError: it cannot be read, is not UTF-8, or is empty.
@@ -162,7 +162,7 @@ def lines_of_file(path: Path) -> list[str]:
         raise UserError(f"{printable(path)} (--text-file) is not UTF-8: {error}") from error
     if not text.strip():
         raise UserError(f"{printable(path)} (--text-file) is empty; give it one text a line")
-    return text.splitlines()
+    return text.removesuffix("\n").split("\n")  # splitlines would cut at U+2028 and others too
 
 
 def texts_of_split(checkpoint: Checkpoint, speaker: Speaker, split: str, number: int) -> list[str]:

@@ -16,11 +16,12 @@ that are read, which all processes share.
 import hashlib
 import json
 import shutil
+import sys
 import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ import torch
 from open_miipher.base.atomic import remove_leftovers, replacing, write_lines
 from open_miipher.base.errors import UserError
 from open_miipher.base.noise import stream_keys, white_noise
-from open_miipher.base.paths import printable
+from open_miipher.base.paths import file_stamp, printable
 from open_miipher.codec import AudioTokenizer
 from open_miipher.data.config import TokensConfig
 from open_miipher.data.files import File, Files
@@ -107,6 +108,7 @@ class TokenStore:
         self.num_utterances, self.num_copies = about["utterances"], about["copies"]
         self.seconds, self.longest_text = about["seconds"], about["longest_text"]
         self.left_out: dict[str, int] = about["left_out"]
+        self.broken: list[str] = about["broken"]
         self._codes, self._code_ends = arrays["codes"], arrays["code_ends"]
         self.texts = Texts(arrays["texts"], arrays["text_ends"])
         self.names = Texts(arrays["names"], arrays["name_ends"])
@@ -139,6 +141,7 @@ class Job:
         config: all of `data`.
         num_frames: the most of an utterance.
         root: gets the folder of these tokens.
+        sounds: SHA-256 over where the files lie, their sizes and times of change; see `look`.
     """
 
     files: Files
@@ -148,6 +151,18 @@ class Job:
     config: TokensConfig
     num_frames: int
     root: Path
+    sounds: str = ""
+
+    def look(self) -> str:
+        """Return what `sounds` holds: two corpora may have the same names, lengths and texts."""
+        digest, roots = hashlib.sha256(), dict[Path, str]()
+        for number in self.numbers.tolist():
+            file = self.files[number]
+            if file.root not in roots:
+                roots[file.root] = str(file.root.resolve())
+            about = json.dumps([roots[file.root], file_stamp(file.path)])
+            digest.update(about.encode())
+        return digest.hexdigest()
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -170,6 +185,7 @@ class Job:
             "sigma": config.augmentation_sigma if is_noisy else None,
             "seed": config.augmentation_seed if is_noisy else None,
             "files_and_texts": digest.hexdigest(),
+            "sounds": self.sounds,
         }
 
     @property
@@ -185,6 +201,23 @@ class Job:
     def part_path(self, part: int) -> Path:
         """Return where a part is until all are there."""
         return self.folder / "parts" / f"{part:06d}.npz"
+
+    def check_broken(self, broken: Sequence[str], mend: str) -> None:
+        """Check how many files could not be read.
+
+        Args:
+            broken: why, for each of them.
+            mend: what to do.
+
+        Raises:
+            UserError: they are too many.
+        """
+        limit, number = self.config.max_broken_samples, len(self.numbers)
+        if len(broken) > limit * number:
+            raise UserError(
+                f"{len(broken)} of {number} files cannot be read, more than "
+                f"data.max_broken_samples={limit}{mend}; the first: {broken[0]}"
+            )
 
     def utterance(self, number: int) -> Utterance:
         """Read a file and its text.
@@ -207,7 +240,10 @@ class Job:
                 raise _LeftOut("have no pause where their text has a mark of punctuation")
             text, waveform = cut[0], waveform[: cut[1]]
         text = normalised(text, config.normalize_text)
-        if text_problem(text, config.max_text_bytes) is not None:
+        problem = text_problem(text, sys.maxsize)
+        if problem is not None:
+            raise _LeftOut(f"cannot be learned from: {problem}")
+        if text_problem(text, config.max_text_bytes) is not None:  # in words that all share
             raise _LeftOut(f"have a text of more than data.max_text_bytes={config.max_text_bytes}")
         return Utterance(text, waveform)
 
@@ -282,6 +318,7 @@ def make_tokens(job: Job, world: World, say: Callable[[str], None]) -> TokenStor
     Raises:
         UserError: on every rank: a file cannot be written, or too many cannot be read.
     """
+    job = replace(job, sounds=world.on_main(job.look))  # machines may tell other times
     folder = job.folder
     is_done = lambda: (folder / _DONE).exists()  # noqa: E731
     if not world.on_main(is_done):
@@ -297,7 +334,10 @@ def make_tokens(job: Job, world: World, say: Callable[[str], None]) -> TokenStor
             world.on_main(lambda: _join(job, paths))
         if lock is not None:
             lock.close()
-    return world.agree(lambda: TokenStore(folder))
+    store = world.agree(lambda: TokenStore(folder))
+    mend = f" (mend them, or delete {printable(folder)} where they can be read by now)"
+    world.agree(lambda: job.check_broken(store.broken, mend))  # another run may allow more
+    return store
 
 
 def _begin(job: Job, paths: Sequence[Path]) -> None:
@@ -342,13 +382,11 @@ def _join(job: Job, paths: Sequence[Path]) -> None:
         left_out.update(about["left_out"])
         broken += about["broken"]
     ends = {name: np.cumsum(np.concatenate(parts)) for name, parts in lengths.items()}
-    limit = job.config.max_broken_samples
-    if len(broken) > limit * len(job.numbers):
+    try:
+        job.check_broken(broken, "")
+    except UserError:
         shutil.rmtree(job.folder / "parts")  # the files are to be mended, and tried again
-        raise UserError(
-            f"{len(broken)} of {len(job.numbers)} files cannot be read, more than "
-            f"data.max_broken_samples={limit}; the first: {broken[0]}"
-        )
+        raise
     if not len(ends["text"]):
         raise UserError(
             f"no utterance is left: {', '.join(f'{n} {what}' for what, n in left_out.items())}"
