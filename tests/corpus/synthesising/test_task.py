@@ -82,6 +82,17 @@ def test_bad_texts_are_retried_with_other_seeds_and_listed_with_their_reasons(
     assert again.exit_code == 0
 
 
+def test_half_a_character_is_a_failure_that_every_later_run_can_list(synthesise, out, tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "one text"}\n{"text": "cut off \\ud83d"}\n')
+    for _ in range(2):
+        synthesise(path, "processing.do_test=true", workers=1)
+        (failed,) = records(out / "failed.csv")
+        assert failed["text"] == r"cut off \ud83d"
+        assert "holds half a character" in failed["reason"]
+    assert [row["text"] for row in records(out / "audio_tokens.csv")] == ["one text"]
+
+
 def test_batches_hold_texts_of_like_lengths_and_the_longest_come_first(
     synthesise, write_texts, tmp_path
 ):

@@ -7,7 +7,8 @@ import pytest
 
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.synthesising.config import DatasetConfig
-from open_miipher.corpus.synthesising.texts import BadText, Texts, read_indices
+from open_miipher.corpus.synthesising.texts import Texts, read_indices
+from open_miipher.synthesis.judging import BadText
 
 
 def read(path: object, **options) -> dict[str, object]:
@@ -89,6 +90,7 @@ def test_a_missing_file_is_told(tmp_path):
         (3, "the text is none, but int: '3'"),
         ("  \n", "the text is empty"),
         ("…!", "the text '…!' is mute"),
+        ("a \ud83d", r"the text 'a \ud83d' holds half a character (a lone surrogate)"),
         ("x" * 51, "51 characters, more than dataset.max_characters=50"),
     ],
 )

@@ -152,7 +152,8 @@ def _name(indices: Iterable[str]) -> str:
 def _write_csv(
     path: Path, records: Iterable[Mapping[str, Any]], columns: tuple[str, ...] = COLUMNS
 ) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    # What a backend raises, and so a reason, may be no text that has a UTF-8.
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         for record in records:

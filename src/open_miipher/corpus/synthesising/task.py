@@ -26,9 +26,10 @@ from open_miipher.corpus.run import Item, Plan
 from open_miipher.corpus.synthesising.config import SynthesisConfig
 from open_miipher.corpus.synthesising.outputs import Outputs, Spoken
 from open_miipher.corpus.synthesising.speaking import Begun, Load, Said, Speaking, Text
-from open_miipher.corpus.synthesising.texts import BadText, Texts
+from open_miipher.corpus.synthesising.texts import Texts
 from open_miipher.distributed import Share
 from open_miipher.index import Entry, write_index
+from open_miipher.synthesis.judging import BadText
 from open_miipher.synthesis.tts_processor import fingerprint
 
 TEXTS_OF_TEST = 8
@@ -154,6 +155,7 @@ class Synthesise:
         for row in rows:
             index = row["id"]
             text = " ".join(str(self._texts.texts.get(index, "")).split())
+            text = text.encode(errors="backslashreplace").decode()  # that of a failure may be any
             if index in self._tested:
                 tested[index] = {**row, "text": text}
             if row["error"] is not None:

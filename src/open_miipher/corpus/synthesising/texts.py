@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +16,11 @@ from open_miipher.corpus.array import place
 from open_miipher.corpus.inputs import Inputs
 from open_miipher.corpus.run import Item
 from open_miipher.corpus.synthesising.config import DatasetConfig
-from open_miipher.synthesis.judging import expected_seconds
+from open_miipher.synthesis.judging import BadText, as_spoken, expected_seconds
 
 _FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 _INDEX = re.compile(r"[\w.-]{1,100}", re.ASCII)
 _EXTRA = "`pip install 'open-miipher-2[synthesis]'`"
-
-
-@dataclass(frozen=True)
-class BadText:
-    """A text that cannot be spoken, and why."""
-
-    problem: str
 
 
 class Texts(Inputs):
@@ -89,7 +81,8 @@ class Texts(Inputs):
 
     def look(self, item: str, output: str, stamp: Any) -> Item:
         """Return a text with how long it should take."""
-        text = self._spoken(self.texts[item])
+        limit = self._config.max_characters
+        text = as_spoken(self.texts[item], limit, "dataset.max_characters")
         if isinstance(text, BadText):
             return Item(item, output, 0.0, stamp, text)
         seconds = expected_seconds(text, self._characters_per_second)
@@ -133,20 +126,6 @@ class Texts(Inputs):
             write_lines(path, [json.dumps([plain_index(index) for index in indices])])
         else:
             write_lines(path, indices)
-
-    def _spoken(self, text: Any) -> str | BadText:
-        """Return a text as it is spoken: white space in a row, line ends too, is a space."""
-        if not isinstance(text, str):
-            return BadText(f"the text is none, but {type(text).__name__}: {str(text)[:50]!r}")
-        words = " ".join(text.split())
-        if not any(character.isalnum() for character in words):
-            return BadText("the text is empty" if not words else f"the text {words[:50]!r} is mute")
-        if len(words) > self._config.max_characters:
-            return BadText(
-                f"the text has {len(words)} characters, more than dataset.max_characters="
-                f"{self._config.max_characters}"
-            )
-        return words
 
 
 def plain_index(index: str) -> int | str:
