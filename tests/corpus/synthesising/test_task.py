@@ -190,6 +190,55 @@ def test_shards_hold_sound_and_text_under_the_index(synthesise, write_texts, out
     assert not (out / "metadata.csv").exists()
 
 
+def members(out) -> dict[str, str]:
+    """Return the texts of all shards, by shard and key."""
+    found = {}
+    for shard in (out / "audio").glob("*.tar"):
+        with shard.open("rb") as file:
+            for sample in read_samples(file, str(shard)):
+                found[f"audio/{shard.name}#{sample.key}.flac"] = sample.members["txt"].decode()
+    return found
+
+
+def test_indices_that_differ_by_a_dot_have_keys_of_their_own_in_a_shard(synthesise, out, tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_text("text,n\nfirst one,a.b\nsecond one,a_b\nthird one,a-b\n")
+    synthesise(path, "output.keep_audio=shards", "dataset.index_column=n")
+    told = {row["audio"]: row["text"] for row in records(out / "audio_tokens.csv")}
+    assert len(told) == 3
+    assert members(out) == told
+
+
+def test_shards_that_nothing_counts_of_are_removed_and_what_others_put_there_stays(
+    synthesise, write_texts, out
+):
+    path, given = write_texts(*TEXTS[:6]), ["output.keep_audio=shards", "processing.overwrite=true"]
+    synthesise(path, *given, "processing.save_batch_size=3")
+    other = out / "audio/mine.tar"
+    other.touch()
+    synthesise(path, *given, "processing.save_batch_size=6")
+    other.unlink()
+    assert sorted(members(out)) == sorted(row["audio"] for row in records(out / "audio_tokens.csv"))
+    synthesise(write_texts(*(f"{text} now" for text in TEXTS[:6])), given[0])
+    assert set(members(out).values()) == {f"{text} now" for text in TEXTS[:6]}
+
+
+def test_only_what_a_run_wrote_is_cleared_away(synthesise, write_texts, out):
+    path = write_texts(*TEXTS[:4], "silent")
+    given = ["processing.max_retries=0", "dataset.remaining_indices_file="]
+    synthesise(path, given[0])
+    left = out / "failed_indices_all.json"
+    kept = [out / "audio_tokens_backup.csv", out / "failed_indices_mine.json"]
+    for file in kept:
+        file.touch()
+    for _ in range(2):  # the second time there is failed_indices_all.json.dataset.json
+        synthesise(path, given[0], f"{given[1]}{left}")
+    assert all(file.exists() for file in kept)
+    assert (out / "failed_indices_all.json.dataset.json").exists()
+    assert len(list(out.glob("failed_indices_*.json"))) == 3
+    assert json.loads(left.read_text()) == [4]
+
+
 def test_tables_may_be_parquet_and_sound_may_be_left_out(synthesise, write_texts, out):
     parquet = pytest.importorskip("pyarrow.parquet")
     synthesise(

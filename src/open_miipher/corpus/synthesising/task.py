@@ -151,6 +151,7 @@ class Synthesise:
     def finish(self, rows: Iterable[Row]) -> None:
         """Combine the results, list the failures, and say how much there is."""
         tables, entries, failures = dict[str, str](), list[Entry](), list[Row]()
+        shards = set[str]()
         tested, all_seconds, own_seconds = dict[str, Row](), 0.0, 0.0
         for row in rows:
             index = row["id"]
@@ -163,13 +164,15 @@ class Synthesise:
                 about = {"attempts": row["attempts"], "reason": reason}
                 failures.append({"index": index, "text": text, **about})
                 continue
-            tables[index] = row["outputs"][-1][0]
+            *sounds, (tables[index], _) = row["outputs"]
+            if self._config.output.keep_audio == "shards":
+                shards.update(name for name, _ in sounds)
             all_seconds += row["seconds"]
             own_seconds += row["seconds"] if row["run"] == self._run else 0.0
             if self._config.output.keep_audio == "files":
                 rate, frames = row["sample_rate"], row["num_frames"]
                 entries.append(Entry(row["audio"], rate, frames, 1, {"text": text}))
-        self._outputs.combine(tables)
+        self._outputs.combine(tables, shards)
         self._outputs.list_failures(failures)
         if entries:
             write_index(self._config.folder, entries)
