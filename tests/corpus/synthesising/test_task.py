@@ -173,6 +173,24 @@ def test_a_test_speaks_eight_texts_a_worker_and_prints_a_table(
     assert (summary.num_done, summary.num_done_before) == (14, 16)
 
 
+def test_overwriting_some_texts_does_not_throw_the_others_away(
+    synthesise, write_texts, out, tmp_path
+):
+    path, left = write_texts(*TEXTS[:12]), tmp_path / "left.json"
+    left.write_text("[3]")
+    test, again = "processing.do_test=true", "processing.overwrite=true"
+    for _ in range(2):  # a test may be made again, with another voice
+        assert synthesise(path, test, again, "processing.seed=7", workers=1).num_done == 8
+    assert synthesise(path, "processing.seed=7").num_done == 4
+    before = records(out / "audio_tokens.csv")
+    with pytest.raises(UserError, match=r"away 11 texts of .* that dataset.remaining_indices_file"):
+        synthesise(path, again, f"dataset.remaining_indices_file={left}")
+    with pytest.raises(UserError, match=r"away 4 texts of .* that processing.do_test=true"):
+        synthesise(path, again, test, workers=1)
+    assert synthesise(path, "processing.seed=7").num_done_before == 12
+    assert records(out / "audio_tokens.csv") == before
+
+
 def test_shards_hold_sound_and_text_under_the_index(synthesise, write_texts, out):
     synthesise(write_texts(*TEXTS[:9]), "output.keep_audio=shards", "processing.save_batch_size=4")
     found = {}

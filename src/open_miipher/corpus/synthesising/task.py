@@ -15,6 +15,7 @@ from typing import Any
 from open_miipher.audio.formats import FileFormat
 from open_miipher.base.amounts import duration
 from open_miipher.base.atomic import remove_leftovers
+from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row
 from open_miipher.checkpoint import Checkpoint
@@ -103,6 +104,26 @@ class Synthesise:
             "keep_audio": config.output.keep_audio,
         }
 
+    def check_overwriting(self) -> None:
+        """See that `overwrite` throws away no more than is made again; called on rank 0 alone.
+
+        Raises:
+            UserError: it would; or as `plan`.
+        """
+        config, asked = self._config, self._asked()
+        if not config.processing.overwrite or asked is None:
+            return
+        others = Ledger(config.folder).rows(fields=()).keys() - set(asked)
+        if others:
+            some = "processing.do_test=true"
+            if not config.processing.do_test:
+                some = "dataset.remaining_indices_file"
+            raise UserError(
+                f"processing.overwrite=true would throw away {len(others):,} texts of "
+                f"{printable(config.folder)} that {some} does not speak; leave one of both out, or "
+                "choose another processing.save_dir"
+            )
+
     def plan(self, ledger: Ledger) -> Plan:
         """Find the texts that are left.
 
@@ -114,13 +135,11 @@ class Synthesise:
         names = ledger.name_all(ids, "flac", self._texts.assign)
         gone = names.keys() - set(ids)
         ledger.record_gone(gone)
-        self._wanted = self._texts.wanted()
-        asked = ids if self._wanted is None else self._wanted
-        if self._config.processing.do_test:
-            asked = self._tested = asked[: TEXTS_OF_TEST * self._num_workers * self._num_ranks]
+        some = self._asked()
+        asked = ids if some is None else some
         others: Counter[bool] = Counter()
         num_others = 0
-        if asked is not ids:
+        if some is not None:
             others, num_others = self._leave_others(ledger, asked, ids)
         plan = find_left(self._texts, {item: names[item] for item in asked}, ledger, self._look)
         left = [item.id for item in plan.items]
@@ -192,6 +211,15 @@ class Synthesise:
     def _texts(self) -> Texts:
         assert self._of_main is not None
         return self._of_main
+
+    def _asked(self) -> list[str] | None:
+        """Return the texts that this run alone is to speak; None: all of the set."""
+        self._wanted = self._texts.wanted()
+        if not self._config.processing.do_test:
+            return self._wanted
+        texts = self._texts.ids() if self._wanted is None else self._wanted
+        self._tested = texts[: TEXTS_OF_TEST * self._num_workers * self._num_ranks]
+        return self._tested
 
     def _leave_others(
         self, ledger: Ledger, asked: list[str], ids: list[str]
