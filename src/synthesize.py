@@ -119,6 +119,7 @@ def _synthesise(config: "SynthesisConfig", world: "World") -> int:
     world.on_main(read)
     with Pool(len(devices), config.processing.time_limit, retries=0) as pool:
         task = Synthesise(config, texts, pool, devices, world.size)
+        world.on_main(task.check_overwriting)
         summary = run(
             task,
             config.folder,

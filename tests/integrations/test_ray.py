@@ -22,6 +22,18 @@ FILES = sorted((ROOT / "dataset/demo/speech/test").glob("*.flac"))
 BAD = [b"this is no audio", b"", None]
 
 
+class Tone:
+    """Says everything in a second."""
+
+    sample_rate = 16000
+
+    def __init__(self, *_):
+        pass
+
+    def speak(self, texts, seeds):
+        return [0.1 * np.sin(np.arange(16000)).astype(np.float32) for _ in texts]
+
+
 def column(*values: object) -> np.ndarray:
     array = np.empty(len(values), object)
     array[:] = values
@@ -113,6 +125,64 @@ def test_tokens_are_the_tokenizers_own_in_time_order(tmp_path):
     assert [bool(error) for error in out["error"]] == [False, True, False]
 
 
+@pytest.fixture(scope="module")
+def tokenize(tmp_path_factory) -> TokenizeBatch:
+    folder = tmp_path_factory.mktemp("codec")
+    make_codec(folder)
+    return TokenizeBatch(str(folder), device="cpu")
+
+
+def test_whole_numbers_are_scaled_by_their_type_or_are_an_error(tokenize):
+    wave = (0.3 * np.sin(np.arange(4800) / 7)).astype(np.float32)
+    steps = np.round(wave * 32768).astype(np.int16)
+    waves = [steps / np.float32(32768), steps, steps.astype(np.int32) << 16]
+    bad = [steps.astype(np.int64), steps.astype(np.uint8), steps > 0, steps.astype(complex)]
+    all_waves = column(*waves, *bad, list(map(float, wave)))
+    out = tokenize({"waveform": all_waves, "sample_rate": np.full(8, 24000)})
+    for same in out["tokens"][1:3]:
+        assert np.array_equal(same, out["tokens"][0])
+    assert len(out["tokens"][0]) == len(out["tokens"][7]) > 0
+    kinds = ["int64", "uint8", "bool", "complex128"]
+    assert list(out["error"][3:7]) == [
+        f"row {row}: samples of {kind}; float, int16 or int32 is needed"
+        for row, kind in enumerate(kinds, start=3)
+    ]
+    assert [bool(error) for error in out["error"]] == [False] * 3 + [True] * 4 + [False]
+
+
+def test_a_row_that_failed_in_an_earlier_step_keeps_its_reason(tokenize, restore, monkeypatch):
+    monkeypatch.setattr("open_miipher.integrations.ray.TTSProcessor", Tone)
+    given = column("it was damaged", "", None, "")
+    speak = SynthesizeBatch(device="cpu")
+    spoken = speak({"text": column("one", "two", "three", "!!!"), "error": given})
+    wanted = ["it was damaged", "", "", "the text '!!!' is mute"]
+    assert list(spoken["error"]) == wanted
+    assert [len(wave) for wave in spoken["waveform"]] == [0, 16000, 16000, 0]
+    spoken["waveform"][0] = spoken["waveform"][1]  # whatever a step has left there
+    tokens = tokenize(spoken)
+    assert list(tokens["error"]) == wanted
+    assert [bool(len(row)) for row in tokens["tokens"]] == [False, True, True, False]
+    restored = restore({"bytes": column(BAD[0]), "error": column("not fetched")})
+    assert (restored["error"][0], restored["bytes"][0]) == ("not fetched", b"")
+
+
+def test_texts_that_the_script_does_not_speak_are_errors_with_the_same_words(monkeypatch):
+    monkeypatch.setattr("open_miipher.integrations.ray.TTSProcessor", Tone)
+    speak = SynthesizeBatch(device="cpu", max_characters=20)
+    out = speak({"text": column("cut \ud83d", "…!", "x" * 21, 3, "fine\n and well")})
+    assert list(out["error"]) == [
+        r"the text 'cut \ud83d' holds half a character (a lone surrogate)",
+        *("the text '…!' is mute", "the text has 21 characters, more than max_characters=20"),
+        *("the text is none, but int: '3'", ""),
+    ]
+
+
+def test_a_batch_of_no_columns_has_no_rows(tokenize, restore, monkeypatch):
+    monkeypatch.setattr("open_miipher.integrations.ray.TTSProcessor", Tone)
+    for step in (tokenize, restore, SynthesizeBatch(device="cpu")):
+        assert {len(values) for values in step({}).values()} == {0}
+
+
 def test_texts_are_spoken_and_tried_again_with_other_seeds(monkeypatch):
     seen = []
 
@@ -135,7 +205,7 @@ def test_texts_are_spoken_and_tried_again_with_other_seeds(monkeypatch):
     out = speak({"text": column("once", "well said", "bad", "", None), "n": np.arange(5)})
     assert list(out["error"]) == [
         *("", "", "IndexError: no such letter"),
-        *["the text is empty, or none"] * 2,
+        *("the text is empty", "the text is none, but NoneType: 'None'"),
     ]
     assert list(out["sample_rate"]) == [16000, 16000, 0, 0, 0]
     assert [len(wave) for wave in out["waveform"]] == [16000, 16000, 0, 0, 0]

@@ -179,8 +179,14 @@ def test_espeak_speaks_longer_texts_longer_and_always_alike():
     assert 0.2 < len(short) / 22050 < 1.5 < len(long) / 22050 < 6
     assert 0.05 < np.abs(long).max() <= 1
     assert np.array_equal(speaker.speak(["Yes."], [5])[0], short)
+
+
+@needs_espeak
+def test_a_voice_or_a_model_that_espeak_has_not_is_told_before_any_worker_starts():
     with pytest.raises(UserError, match=r"(?s)tts.voice=martian: .*espeak-ng --voices"):
-        TTSProcessor("cpu", "espeak", voice="martian")
+        fingerprint("espeak", voice="martian")
+    with pytest.raises(UserError, match=r"tts.model=large: tts.backend=espeak has no models"):
+        fingerprint("espeak", "large")
 
 
 def test_a_missing_espeak_is_told_with_its_package(monkeypatch):

@@ -3,7 +3,8 @@
     dataset.map_batches(RestoreBatch, batch_size=16, concurrency=4, num_gpus=1)
 
 An actor loads its model once. Rows keep their other columns; what is wrong with one stands in its
-column `error` (empty: nothing), and never ends the job. Ray itself is not imported here.
+column `error` (empty: nothing), and never ends the job; one that has an `error` already keeps it,
+and is passed over. Ray itself is not imported here.
 """
 
 from collections.abc import Mapping
@@ -19,7 +20,13 @@ from open_miipher.base.errors import UserError
 from open_miipher.codec.audio_tokenizer import ENCODEC_24KHZ, AudioTokenizer
 from open_miipher.restoration import DEFAULT_MODEL, MemorySink, RestoreOptions, Restorer, Source
 from open_miipher.restoration.streams import ArraySink
-from open_miipher.synthesis.judging import expected_seconds, problem_with
+from open_miipher.synthesis.judging import (
+    MAX_CHARACTERS,
+    BadText,
+    as_spoken,
+    expected_seconds,
+    problem_with,
+)
 from open_miipher.synthesis.tts_processor import TTSConfig, TTSProcessor, attempt
 
 Batch = Mapping[str, np.ndarray]
@@ -29,9 +36,9 @@ Batch = Mapping[str, np.ndarray]
 class RestoreBatch:
     """Restores a column of audio files in memory, or of waveforms with `sample_rate`.
 
-    Files become files, waveforms (samples,) float32, both at the rate that then stands in
-    `sample_rate`; the same as `src/inference.py` makes of each. Of a row with an `error` they are
-    empty.
+    Files become files; waveforms, (samples,) float of full scale ±1, int16 or int32, become
+    float32. Both have the rate that then stands in `sample_rate`, and are what `src/inference.py`
+    makes of each. Of a row with an `error` they are empty.
 
     Args:
         checkpoint: see `Restorer.from_checkpoint`.
@@ -145,8 +152,9 @@ class TokenizeBatch:
 class SynthesizeBatch:
     """Speaks a column of texts: adds `waveform`, (samples,) float32, and `sample_rate`.
 
-    A text is tried again with other seeds, as by `src/synthesize.py`, if what is said is empty,
-    silent, clipped, not finite, or of an unlikely length.
+    As by `src/synthesize.py`, a text that is none, or has no letter or digit, is an error; and one
+    is tried again with other seeds if what is said is empty, silent, clipped, not finite, or of an
+    unlikely length.
 
     Args:
         backend: see `TTSConfig`.
@@ -157,6 +165,7 @@ class SynthesizeBatch:
         seed: of everything that is drawn; that of a text follows from it and the text.
         column: of the texts.
         device: None: a GPU if the actor has one.
+        max_characters: of a text; a longer one is an error.
 
     Raises:
         UserError: on construction: the model cannot be loaded.
@@ -172,22 +181,23 @@ class SynthesizeBatch:
         seed: int = 0,
         column: str = "text",
         device: str | None = None,
+        max_characters: int = MAX_CHARACTERS,
     ) -> None:
         self._processor = TTSProcessor(_device(device), backend, model, voice)
         self._characters_per_second, self._max_retries = characters_per_second, max_retries
-        self._seed, self._column = seed, column
+        self._seed, self._column, self._max_characters = seed, column, max_characters
 
     def __call__(self, batch: Batch) -> dict[str, np.ndarray]:
         """Speak a batch."""
         sounds: list[Any] = [np.zeros(0, np.float32) for _ in _rows(batch)]
-        errors = [f"there is no column {self._column}"] * len(sounds)
-        texts = [
-            " ".join(text.split()) if isinstance(text, str) else ""
-            for text in batch.get(self._column, ())
-        ]
-        for row, text in enumerate(texts):
-            errors[row] = "" if text else "the text is empty, or none"
-        left = [row for row, text in enumerate(texts) if text]
+        errors, texts = _earlier_errors(batch), dict[int, str]()
+        for row in [row for row, error in enumerate(errors) if not error]:
+            text = self._text(batch, row)
+            if isinstance(text, BadText):
+                errors[row] = text.problem
+            else:
+                texts[row] = text
+        left = list(texts)
         for number in range(self._max_retries + 1):
             said = attempt(
                 self._processor.speak,
@@ -209,6 +219,11 @@ class SynthesizeBatch:
             "error": _objects(errors),
         }
 
+    def _text(self, batch: Batch, row: int) -> str | BadText:
+        if self._column not in batch:
+            return BadText(f"there is no column {self._column}")
+        return as_spoken(batch[self._column][row], self._max_characters)
+
     def _text_seed(self, text: str, number: int) -> int:
         return int.from_bytes(sha256(f"{self._seed} {text} {number}".encode()).digest()[:8]) >> 1
 
@@ -221,12 +236,22 @@ class SynthesizeBatch:
 
 def _sources(batch: Batch, column: str) -> list[Source | str]:
     """Return the audio of every row, or why there is none."""
-    if column in batch:
-        return [_file_source(data, f"row {row}") for row, data in enumerate(batch[column])]
-    if "waveform" in batch and "sample_rate" in batch:
-        pairs = zip(batch["waveform"], batch["sample_rate"], strict=True)
-        return [_array_source(wave, rate, f"row {row}") for row, (wave, rate) in enumerate(pairs)]
-    return [f"there is no column {column}, nor waveform and sample_rate"] * len(_rows(batch))
+    errors, made = _earlier_errors(batch), dict[int, Source | str]()
+    for row in (row for row, error in enumerate(errors) if not error):
+        if column in batch:
+            made[row] = _file_source(batch[column][row], f"row {row}")
+        elif "waveform" in batch and "sample_rate" in batch:
+            wave, rate = batch["waveform"][row], batch["sample_rate"][row]
+            made[row] = _array_source(wave, rate, f"row {row}")
+        else:
+            made[row] = f"there is no column {column}, nor waveform and sample_rate"
+    return [made.get(row, error) for row, error in enumerate(errors)]
+
+
+def _earlier_errors(batch: Batch) -> list[str]:
+    """Return what an earlier step says is wrong with each row; empty: nothing."""
+    given = batch.get("error", [""] * len(_rows(batch)))
+    return [str(error) if isinstance(error, str) else "" for error in given]
 
 
 def _file_source(data: Any, name: str) -> Source | str:
@@ -241,7 +266,12 @@ def _file_source(data: Any, name: str) -> Source | str:
 
 def _array_source(waveform: Any, rate: Any, name: str) -> Source | str:
     try:
-        samples = np.atleast_2d(np.asarray(waveform, np.float32))
+        samples = np.atleast_2d(np.asarray(_plain(waveform)))
+        if samples.dtype in (np.int16, np.int32):
+            samples = samples / -float(np.iinfo(samples.dtype).min)
+        elif samples.dtype.kind != "f":
+            return f"{name}: samples of {samples.dtype}; float, int16 or int32 is needed"
+        samples = samples.astype(np.float32)
         if samples.ndim != 2 or not samples.size:
             return f"{name}: a waveform of the shape {samples.shape}; (samples,) is needed"
         if not np.isfinite(samples).all():
@@ -249,6 +279,12 @@ def _array_source(waveform: Any, rate: Any, name: str) -> Source | str:
         return Source.from_array(samples, rate, name)
     except (UserError, TypeError, ValueError) as error:
         return f"{name}: {error}"
+
+
+def _plain(waveform: Any) -> Any:
+    """Return lists in place of arrays of objects, as Ray has them of unlike rows."""
+    is_of_objects = isinstance(waveform, np.ndarray) and waveform.dtype == object
+    return waveform.tolist() if is_of_objects else waveform
 
 
 def _read(source: Source | str, sample_rate: int) -> np.ndarray:
@@ -268,8 +304,8 @@ def _mono(waveform: np.ndarray) -> np.ndarray:
 
 
 def _rows(batch: Batch) -> np.ndarray:
-    """Return any column, for the number of rows."""
-    return next(iter(batch.values()))
+    """Return any column, for the number of rows; none are as good as an empty one."""
+    return next(iter(batch.values()), np.zeros(0))
 
 
 def _objects(values: list[Any]) -> np.ndarray:

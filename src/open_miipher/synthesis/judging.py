@@ -1,7 +1,9 @@
-"""Whether what was said can be the text: its length, its level, and that it is sound at all."""
+"""Whether a text can be said, and whether what was said can be it: its length and its level."""
 
 import math
 import unicodedata
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +13,40 @@ SHORTEST, LONGEST = 0.3, 3.0
 PAUSES = 0.5
 """Seconds at both ends of what is said, together, in the expected length."""
 
+MAX_CHARACTERS = 1000
+"""Of a text, unless told otherwise."""
+
 _DIGIT_CHARACTERS, _WIDE_CHARACTERS = 5, 3
 _SILENT_RMS, _FULL_SCALE, _MOST_CLIPPED = 1e-3, 0.999, 1e-3
+
+
+@dataclass(frozen=True)
+class BadText:
+    """A text that cannot be spoken, and why."""
+
+    problem: str
+
+
+def as_spoken(
+    text: Any, max_characters: int = MAX_CHARACTERS, option: str = "max_characters"
+) -> str | BadText:
+    """Return a text as it is spoken: white space in a row, line ends too, is a space.
+
+    Args:
+        text: whatever stands where a text should.
+        max_characters: that it may have.
+        option: what people call that limit.
+    """
+    if not isinstance(text, str):
+        return BadText(f"the text is none, but {type(text).__name__}: {str(text)[:50]!r}")
+    words = " ".join(text.split())
+    if any("\ud800" <= character <= "\udfff" for character in words):
+        return BadText(f"the text {words[:50]!r} holds half a character (a lone surrogate)")
+    if not any(character.isalnum() for character in words):
+        return BadText("the text is empty" if not words else f"the text {words[:50]!r} is mute")
+    if len(words) > max_characters:
+        return BadText(f"the text has {len(words)} characters, more than {option}={max_characters}")
+    return words
 
 
 def expected_seconds(text: str, characters_per_second: float) -> float:

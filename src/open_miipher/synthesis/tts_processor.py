@@ -258,26 +258,36 @@ def _identify_espeak(model: str | None, voice: str | int | None) -> str:
             "espeak-ng is not installed: `apt-get install espeak-ng` (Debian's package), or choose "
             "another tts.backend"
         )
+    if model is not None:
+        raise UserError(
+            f"tts.model={model}: tts.backend=espeak has no models, but voices; leave it out"
+        )
+    try:
+        _say_by_espeak("a", voice)
+    except ValueError as error:
+        raise UserError(f"tts.voice={voice}: {error}; `espeak-ng --voices` lists them") from error
     told = subprocess.run(["espeak-ng", "--version"], capture_output=True, text=True, check=True)
     return told.stdout.partition("Data at")[0].strip()
 
 
 def _load_espeak(model: str | None, voice: str | int | None, device: str) -> tuple[Speak, int]:
+    sample_rate = _say_by_espeak("a", voice)[1]
+    return lambda texts, seeds: [_say_by_espeak(text, voice)[0] for text in texts], sample_rate
+
+
+def _say_by_espeak(text: str, voice: str | int | None) -> tuple[np.ndarray, int]:
+    """Return (samples,) float32, and their rate.
+
+    Raises:
+        ValueError: espeak-ng refuses; what it says.
+    """
     command = ["espeak-ng", "--stdin", "--stdout", "-v", str(voice or "en")]
-
-    def say(text: str) -> tuple[np.ndarray, int]:
-        done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
-        if done.returncode:
-            raise ValueError(f"espeak-ng: {done.stderr.decode(errors='replace').strip()}")
-        # A WAV file whose header was written before its length was known.
-        rate = int.from_bytes(done.stdout[24:28], "little")
-        return np.frombuffer(done.stdout[44:], "<i2").astype(np.float32) / 32768, rate
-
-    try:
-        sample_rate = say("a")[1]
-    except ValueError as error:
-        raise UserError(f"tts.voice={voice}: {error}; `espeak-ng --voices` lists them") from error
-    return lambda texts, seeds: [say(text)[0] for text in texts], sample_rate
+    done = subprocess.run(command, input=text.encode(), capture_output=True, check=False)
+    if done.returncode:
+        raise ValueError(f"espeak-ng: {done.stderr.decode(errors='replace').strip()}")
+    # A WAV file whose header was written before its length was known.
+    rate = int.from_bytes(done.stdout[24:28], "little")
+    return np.frombuffer(done.stdout[44:], "<i2").astype(np.float32) / 32768, rate
 
 
 def _need(package: str, mend: str) -> str:

@@ -61,6 +61,7 @@ def synthesise(
         (tmp_path / "log").touch()
         with Pool(workers, config.processing.time_limit, retries=0) as pool:
             task = Synthesise(config, texts, pool, ["cpu"] * workers, 1, Load(tmp_path, seconds))
+            task.check_overwriting()
             return run(
                 task,
                 out,

@@ -82,6 +82,17 @@ def test_bad_texts_are_retried_with_other_seeds_and_listed_with_their_reasons(
     assert again.exit_code == 0
 
 
+def test_half_a_character_is_a_failure_that_every_later_run_can_list(synthesise, out, tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text('{"text": "one text"}\n{"text": "cut off \\ud83d"}\n')
+    for _ in range(2):
+        synthesise(path, "processing.do_test=true", workers=1)
+        (failed,) = records(out / "failed.csv")
+        assert failed["text"] == r"cut off \ud83d"
+        assert "holds half a character" in failed["reason"]
+    assert [row["text"] for row in records(out / "audio_tokens.csv")] == ["one text"]
+
+
 def test_batches_hold_texts_of_like_lengths_and_the_longest_come_first(
     synthesise, write_texts, tmp_path
 ):
@@ -162,6 +173,24 @@ def test_a_test_speaks_eight_texts_a_worker_and_prints_a_table(
     assert (summary.num_done, summary.num_done_before) == (14, 16)
 
 
+def test_overwriting_some_texts_does_not_throw_the_others_away(
+    synthesise, write_texts, out, tmp_path
+):
+    path, left = write_texts(*TEXTS[:12]), tmp_path / "left.json"
+    left.write_text("[3]")
+    test, again = "processing.do_test=true", "processing.overwrite=true"
+    for _ in range(2):  # a test may be made again, with another voice
+        assert synthesise(path, test, again, "processing.seed=7", workers=1).num_done == 8
+    assert synthesise(path, "processing.seed=7").num_done == 4
+    before = records(out / "audio_tokens.csv")
+    with pytest.raises(UserError, match=r"away 11 texts of .* that dataset.remaining_indices_file"):
+        synthesise(path, again, f"dataset.remaining_indices_file={left}")
+    with pytest.raises(UserError, match=r"away 4 texts of .* that processing.do_test=true"):
+        synthesise(path, again, test, workers=1)
+    assert synthesise(path, "processing.seed=7").num_done_before == 12
+    assert records(out / "audio_tokens.csv") == before
+
+
 def test_shards_hold_sound_and_text_under_the_index(synthesise, write_texts, out):
     synthesise(write_texts(*TEXTS[:9]), "output.keep_audio=shards", "processing.save_batch_size=4")
     found = {}
@@ -177,6 +206,55 @@ def test_shards_hold_sound_and_text_under_the_index(synthesise, write_texts, out
         assert members["txt"].decode() == row["text"]
         assert members["flac"][:4] == b"fLaC"
     assert not (out / "metadata.csv").exists()
+
+
+def members(out) -> dict[str, str]:
+    """Return the texts of all shards, by shard and key."""
+    found = {}
+    for shard in (out / "audio").glob("*.tar"):
+        with shard.open("rb") as file:
+            for sample in read_samples(file, str(shard)):
+                found[f"audio/{shard.name}#{sample.key}.flac"] = sample.members["txt"].decode()
+    return found
+
+
+def test_indices_that_differ_by_a_dot_have_keys_of_their_own_in_a_shard(synthesise, out, tmp_path):
+    path = tmp_path / "texts.csv"
+    path.write_text("text,n\nfirst one,a.b\nsecond one,a_b\nthird one,a-b\n")
+    synthesise(path, "output.keep_audio=shards", "dataset.index_column=n")
+    told = {row["audio"]: row["text"] for row in records(out / "audio_tokens.csv")}
+    assert len(told) == 3
+    assert members(out) == told
+
+
+def test_shards_that_nothing_counts_of_are_removed_and_what_others_put_there_stays(
+    synthesise, write_texts, out
+):
+    path, given = write_texts(*TEXTS[:6]), ["output.keep_audio=shards", "processing.overwrite=true"]
+    synthesise(path, *given, "processing.save_batch_size=3")
+    other = out / "audio/mine.tar"
+    other.touch()
+    synthesise(path, *given, "processing.save_batch_size=6")
+    other.unlink()
+    assert sorted(members(out)) == sorted(row["audio"] for row in records(out / "audio_tokens.csv"))
+    synthesise(write_texts(*(f"{text} now" for text in TEXTS[:6])), given[0])
+    assert set(members(out).values()) == {f"{text} now" for text in TEXTS[:6]}
+
+
+def test_only_what_a_run_wrote_is_cleared_away(synthesise, write_texts, out):
+    path = write_texts(*TEXTS[:4], "silent")
+    given = ["processing.max_retries=0", "dataset.remaining_indices_file="]
+    synthesise(path, given[0])
+    left = out / "failed_indices_all.json"
+    kept = [out / "audio_tokens_backup.csv", out / "failed_indices_mine.json"]
+    for file in kept:
+        file.touch()
+    for _ in range(2):  # the second time there is failed_indices_all.json.dataset.json
+        synthesise(path, given[0], f"{given[1]}{left}")
+    assert all(file.exists() for file in kept)
+    assert (out / "failed_indices_all.json.dataset.json").exists()
+    assert len(list(out.glob("failed_indices_*.json"))) == 3
+    assert json.loads(left.read_text()) == [4]
 
 
 def test_tables_may_be_parquet_and_sound_may_be_left_out(synthesise, write_texts, out):

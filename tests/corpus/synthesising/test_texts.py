@@ -7,7 +7,8 @@ import pytest
 
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.synthesising.config import DatasetConfig
-from open_miipher.corpus.synthesising.texts import BadText, Texts, read_indices
+from open_miipher.corpus.synthesising.texts import Texts, read_indices
+from open_miipher.synthesis.judging import BadText
 
 
 def read(path: object, **options) -> dict[str, object]:
@@ -29,6 +30,8 @@ def test_files_of_every_kind_give_the_same_texts(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     files = [
         written(tmp_path / "a.jsonl", lines),
+        written(tmp_path / "a.json", lines),
+        written(tmp_path / "list.json", json.dumps(rows, indent=1)),
         written(tmp_path / "a.csv", table),
         written(tmp_path / "a.txt", "\n".join(texts)),
         tmp_path / "a.parquet",
@@ -61,9 +64,24 @@ def test_a_set_of_the_hub_that_cannot_be_had_is_told(monkeypatch):
     [
         ("a.jsonl", '{"txt": "x", "n": 1}', {}, "has no column text, but txt, n; say by dataset."),
         ("a.csv", "text\nx\n", {"index_column": "n"}, "no column n.*dataset.index_column"),
-        ("a.jsonl", '{"text": "x"}\n{"text"', {}, "line 2"),
+        ("a.jsonl", '{"text": "x"}\n{"text"', {}, "a.jsonl, line 2, column 8: Expecting ':'"),
+        ("a.json", '[{"text": "x"}, 3]', {}, "entry 1, counted from 0, is no JSON object"),
+        ("a.json", '[{"text": "x"},\n {"text"', {}, r"a.json: Expecting ':' delimiter: line 2 col"),
         ("a.jsonl", "[1]", {}, "line 1 is no JSON object"),
         ("a.csv", "n,text\n1,x\n2,y\n1,z\n", {"index_column": "n"}, "index 1 stands there twice"),
+        (
+            *("a.csv", "n,text\n7,x\n00000007,y\n", {"index_column": "n"}),
+            "indices 7 and 00000007 are one name of a file, 00000007; write",
+        ),
+        *(
+            ("a.jsonl", f'{{"n": 1, "text": "x"}}\n{{"n": {index}, "text": "y"}}', options, told)
+            for options in ({"index_column": "n"},)
+            for index, told in (
+                ("null", "in row 1, counted from 0, dataset.index_column=n holds None; indices"),
+                ("true", "row 1, .* holds True"),
+                ("2.0", "row 1, .* holds 2.0"),
+            )
+        ),
         ("a.csv", "n,text\n../x,y\n", {"index_column": "n"}, r"the index '\.\./x' is none"),
         ("a.txt", "", {}, "holds no texts"),
         ("a.xml", "<a/>", {}, "give a file that ends in .jsonl"),
@@ -89,6 +107,7 @@ def test_a_missing_file_is_told(tmp_path):
         (3, "the text is none, but int: '3'"),
         ("  \n", "the text is empty"),
         ("…!", "the text '…!' is mute"),
+        ("a \ud83d", r"the text 'a \ud83d' holds half a character (a lone surrogate)"),
         ("x" * 51, "51 characters, more than dataset.max_characters=50"),
     ],
 )
@@ -100,6 +119,16 @@ def test_a_bad_text_is_told_and_the_others_go_on(tmp_path, text, problem):
     assert good == "fine and well"
     assert isinstance(bad, BadText)
     assert problem in bad.problem
+
+
+@pytest.mark.parametrize("content", ['{"fingerpr', "[]", '{"dataset": "a"}', '{"fingerprint": 3}'])
+def test_what_tells_of_which_set_indices_are_may_be_damaged(tmp_path, content):
+    left = written(tmp_path / "left.txt", "0\n")
+    written(tmp_path / "left.txt.dataset.json", content)
+    path = written(tmp_path / "a.txt", "one\n")
+    texts = Texts(DatasetConfig(name=str(path), remaining_indices_file=str(left)), 15.0)
+    with pytest.raises(UserError, match=r"left.txt.dataset.json .*; remove it if you are sure"):
+        texts.wanted()
 
 
 def test_files_of_indices_are_lists_or_lines(tmp_path):

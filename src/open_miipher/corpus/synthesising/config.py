@@ -9,6 +9,7 @@ from open_miipher.base.errors import report
 from open_miipher.codec.audio_tokenizer import CodecConfig
 from open_miipher.corpus.array import ArrayTask
 from open_miipher.corpus.outcome import MaxFailures, is_limit
+from open_miipher.synthesis.judging import MAX_CHARACTERS
 from open_miipher.synthesis.tts_processor import TTSConfig
 
 Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
@@ -22,7 +23,7 @@ class DatasetConfig:
     split: str = "train"
     text_column: str = "text"
     index_column: str | None = None
-    max_characters: int = 1000
+    max_characters: int = MAX_CHARACTERS
     remaining_indices_file: str | None = None
 
 

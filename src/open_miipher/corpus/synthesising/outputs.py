@@ -2,8 +2,9 @@
 
 import csv
 import json
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,7 +18,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row
 from open_miipher.corpus.synthesising.texts import plain_index
-from open_miipher.shards import Sample, ShardWriter
+from open_miipher.shards import Sample, ShardWriter, assign_keys
 
 COLUMNS = (
     *("index", "text", "audio", "tokens", "codebooks", "seconds", "sample_rate"),
@@ -25,6 +26,7 @@ COLUMNS = (
 )
 ALL = "all"
 _TABLE, _FAILED = "audio_tokens", "failed_indices"
+_PART = re.compile(r"(?:(\w+)_)?(shard-\d{5,}-of-\d{5,}-)?[0-9a-f]{12}\.(csv|parquet|json|tar)")
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,15 @@ class Outputs:
                 yield {**each.row, "outputs": [*each.row["outputs"], *files]}
             yield from failed
 
-    def combine(self, tables: Mapping[str, str]) -> None:
+    def combine(self, tables: Mapping[str, str], shards: Collection[str] = ()) -> None:
         """Put all tables together into audio_tokens.csv (or .parquet), every index once.
 
-        Tables that nothing counts of, and temporary files, are removed: runs were killed while they
-        wrote them.
+        Tables and shards that nothing counts of, and temporary files, are removed: runs were killed
+        while they wrote them, or all that they hold was made again.
 
         Args:
             tables: the name of the table that counts, by index.
+            shards: the names of those that hold a sound that counts.
         """
         counted = set(tables.values())
         path = self._folder / f"{_TABLE}.{self._format}"
@@ -101,8 +104,9 @@ class Outputs:
             for left in folder.glob(".*.tmp"):
                 if is_temporary(left.name):
                     left.unlink()
-        for part in self._folder.glob(f"{_TABLE}_*"):
-            if part.name not in counted:
+        kept = {self._folder / name for name in counted.union(shards)}
+        for part in [*self._parts(_TABLE), *self._parts(None)]:
+            if part not in kept:
                 part.unlink()
         records = (
             record
@@ -126,9 +130,14 @@ class Outputs:
                 self._folder / "failed.csv", failures, ("index", "text", "attempts", "reason")
             )
             write_lines(whole, [json.dumps([plain_index(row["index"]) for row in failures])])
-        for path in self._folder.glob(f"{_FAILED}_*.json"):
-            if path != whole:
-                path.unlink()
+        for path in self._parts(_FAILED):
+            path.unlink()
+
+    def _parts(self, kind: str | None) -> list[Path]:
+        """Return the files that `write_part` made, and no others: tables, failures, or shards."""
+        folder = self._folder / "audio" if kind is None else self._folder
+        found = ((path, _PART.fullmatch(path.name)) for path in folder.glob("*"))
+        return [path for path, match in found if match is not None and match[1] == kind]
 
     def _write(self, path: Path, records: Iterable[Mapping[str, Any]]) -> None:
         (_write_csv if self._format == "csv" else _write_parquet)(path, records)
@@ -136,9 +145,9 @@ class Outputs:
 
 def _write_shard(path: Path, name: str, spoken: list[Spoken]) -> None:
     """Write sound and text into a tar, and into the records where in it the sound is."""
+    keys = assign_keys(Path(each.row["audio"]).name for each in spoken)
     with ShardWriter(path) as shard:
-        for each in spoken:
-            key = Path(each.row["audio"]).stem.replace(".", "_")
+        for each, key in zip(spoken, keys, strict=True):
             text = each.record["text"].encode()
             shard.add(Sample(key, {"flac": each.audio or b"", "txt": text}))
             each.record["audio"] = f"{name}#{key}.flac"
@@ -152,7 +161,8 @@ def _name(indices: Iterable[str]) -> str:
 def _write_csv(
     path: Path, records: Iterable[Mapping[str, Any]], columns: tuple[str, ...] = COLUMNS
 ) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
+    # What a backend raises, and so a reason, may be no text that has a UTF-8.
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
         for record in records:

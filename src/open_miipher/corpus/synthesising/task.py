@@ -15,6 +15,7 @@ from typing import Any
 from open_miipher.audio.formats import FileFormat
 from open_miipher.base.amounts import duration
 from open_miipher.base.atomic import remove_leftovers
+from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row
 from open_miipher.checkpoint import Checkpoint
@@ -26,9 +27,10 @@ from open_miipher.corpus.run import Item, Plan
 from open_miipher.corpus.synthesising.config import SynthesisConfig
 from open_miipher.corpus.synthesising.outputs import Outputs, Spoken
 from open_miipher.corpus.synthesising.speaking import Begun, Load, Said, Speaking, Text
-from open_miipher.corpus.synthesising.texts import BadText, Texts
+from open_miipher.corpus.synthesising.texts import Texts
 from open_miipher.distributed import Share
 from open_miipher.index import Entry, write_index
+from open_miipher.synthesis.judging import BadText
 from open_miipher.synthesis.tts_processor import fingerprint
 
 TEXTS_OF_TEST = 8
@@ -102,6 +104,26 @@ class Synthesise:
             "keep_audio": config.output.keep_audio,
         }
 
+    def check_overwriting(self) -> None:
+        """See that `overwrite` throws away no more than is made again; called on rank 0 alone.
+
+        Raises:
+            UserError: it would; or as `plan`.
+        """
+        config, asked = self._config, self._asked()
+        if not config.processing.overwrite or asked is None:
+            return
+        others = Ledger(config.folder).rows(fields=()).keys() - set(asked)
+        if others:
+            some = "processing.do_test=true"
+            if not config.processing.do_test:
+                some = "dataset.remaining_indices_file"
+            raise UserError(
+                f"processing.overwrite=true would throw away {len(others):,} texts of "
+                f"{printable(config.folder)} that {some} does not speak; leave one of both out, or "
+                "choose another processing.save_dir"
+            )
+
     def plan(self, ledger: Ledger) -> Plan:
         """Find the texts that are left.
 
@@ -113,13 +135,11 @@ class Synthesise:
         names = ledger.name_all(ids, "flac", self._texts.assign)
         gone = names.keys() - set(ids)
         ledger.record_gone(gone)
-        self._wanted = self._texts.wanted()
-        asked = ids if self._wanted is None else self._wanted
-        if self._config.processing.do_test:
-            asked = self._tested = asked[: TEXTS_OF_TEST * self._num_workers * self._num_ranks]
+        some = self._asked()
+        asked = ids if some is None else some
         others: Counter[bool] = Counter()
         num_others = 0
-        if asked is not ids:
+        if some is not None:
             others, num_others = self._leave_others(ledger, asked, ids)
         plan = find_left(self._texts, {item: names[item] for item in asked}, ledger, self._look)
         left = [item.id for item in plan.items]
@@ -150,10 +170,12 @@ class Synthesise:
     def finish(self, rows: Iterable[Row]) -> None:
         """Combine the results, list the failures, and say how much there is."""
         tables, entries, failures = dict[str, str](), list[Entry](), list[Row]()
+        shards = set[str]()
         tested, all_seconds, own_seconds = dict[str, Row](), 0.0, 0.0
         for row in rows:
             index = row["id"]
             text = " ".join(str(self._texts.texts.get(index, "")).split())
+            text = text.encode(errors="backslashreplace").decode()  # that of a failure may be any
             if index in self._tested:
                 tested[index] = {**row, "text": text}
             if row["error"] is not None:
@@ -161,13 +183,15 @@ class Synthesise:
                 about = {"attempts": row["attempts"], "reason": reason}
                 failures.append({"index": index, "text": text, **about})
                 continue
-            tables[index] = row["outputs"][-1][0]
+            *sounds, (tables[index], _) = row["outputs"]
+            if self._config.output.keep_audio == "shards":
+                shards.update(name for name, _ in sounds)
             all_seconds += row["seconds"]
             own_seconds += row["seconds"] if row["run"] == self._run else 0.0
             if self._config.output.keep_audio == "files":
                 rate, frames = row["sample_rate"], row["num_frames"]
                 entries.append(Entry(row["audio"], rate, frames, 1, {"text": text}))
-        self._outputs.combine(tables)
+        self._outputs.combine(tables, shards)
         self._outputs.list_failures(failures)
         if entries:
             write_index(self._config.folder, entries)
@@ -187,6 +211,15 @@ class Synthesise:
     def _texts(self) -> Texts:
         assert self._of_main is not None
         return self._of_main
+
+    def _asked(self) -> list[str] | None:
+        """Return the texts that this run alone is to speak; None: all of the set."""
+        self._wanted = self._texts.wanted()
+        if not self._config.processing.do_test:
+            return self._wanted
+        texts = self._texts.ids() if self._wanted is None else self._wanted
+        self._tested = texts[: TEXTS_OF_TEST * self._num_workers * self._num_ranks]
+        return self._tested
 
     def _leave_others(
         self, ledger: Ledger, asked: list[str], ids: list[str]

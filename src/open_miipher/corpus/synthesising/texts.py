@@ -6,9 +6,8 @@ import json
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from open_miipher.base.atomic import write_lines
 from open_miipher.base.errors import UserError, report
@@ -17,18 +16,12 @@ from open_miipher.corpus.array import place
 from open_miipher.corpus.inputs import Inputs
 from open_miipher.corpus.run import Item
 from open_miipher.corpus.synthesising.config import DatasetConfig
-from open_miipher.synthesis.judging import expected_seconds
+from open_miipher.synthesis.judging import BadText, as_spoken, expected_seconds
 
 _FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 _INDEX = re.compile(r"[\w.-]{1,100}", re.ASCII)
+_IF_SURE = "remove it if you are sure of which set the indices are"
 _EXTRA = "`pip install 'open-miipher-2[synthesis]'`"
-
-
-@dataclass(frozen=True)
-class BadText:
-    """A text that cannot be spoken, and why."""
-
-    problem: str
 
 
 class Texts(Inputs):
@@ -59,8 +52,13 @@ class Texts(Inputs):
                     f"{config.name}: the index {index[:100]!r} is none; indices are whole numbers, "
                     "or up to 100 letters, digits, dots, hyphens and underscores"
                 )
-            elif stem in stems:
+            elif stems.get(stem) == index:
                 problems.append(f"{config.name}: the index {index} stands there twice")
+            elif stem in stems:
+                problems.append(
+                    f"{config.name}: the indices {stems[stem]} and {index} are one name of a file, "
+                    f"{stem}; write such numbers in one way"
+                )
             else:
                 stems[stem] = index
                 self.texts[index] = text
@@ -89,7 +87,8 @@ class Texts(Inputs):
 
     def look(self, item: str, output: str, stamp: Any) -> Item:
         """Return a text with how long it should take."""
-        text = self._spoken(self.texts[item])
+        limit = self._config.max_characters
+        text = as_spoken(self.texts[item], limit, "dataset.max_characters")
         if isinstance(text, BadText):
             return Item(item, output, 0.0, stamp, text)
         seconds = expected_seconds(text, self._characters_per_second)
@@ -109,7 +108,7 @@ class Texts(Inputs):
             return None
         path = Path(self._config.remaining_indices_file)
         told = _beside(path)
-        if told.exists() and json.loads(told.read_text())["fingerprint"] != self.fingerprint:
+        if told.exists() and _read_fingerprint(told) != self.fingerprint:
             raise UserError(
                 f"{printable(path)} (dataset.remaining_indices_file) holds indices of another set, "
                 f"or of another state of {self._config.name}; give the set that it was written "
@@ -133,20 +132,6 @@ class Texts(Inputs):
             write_lines(path, [json.dumps([plain_index(index) for index in indices])])
         else:
             write_lines(path, indices)
-
-    def _spoken(self, text: Any) -> str | BadText:
-        """Return a text as it is spoken: white space in a row, line ends too, is a space."""
-        if not isinstance(text, str):
-            return BadText(f"the text is none, but {type(text).__name__}: {str(text)[:50]!r}")
-        words = " ".join(text.split())
-        if not any(character.isalnum() for character in words):
-            return BadText("the text is empty" if not words else f"the text {words[:50]!r} is mute")
-        if len(words) > self._config.max_characters:
-            return BadText(
-                f"the text has {len(words)} characters, more than dataset.max_characters="
-                f"{self._config.max_characters}"
-            )
-        return words
 
 
 def plain_index(index: str) -> int | str:
@@ -175,6 +160,16 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.dataset.json")
 
 
+def _read_fingerprint(path: Path) -> str:
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{printable(path)} cannot be read: {error}; {_IF_SURE}") from error
+    if not isinstance(about, dict) or not isinstance(about.get("fingerprint"), str):
+        raise UserError(f"{printable(path)} holds no fingerprint of a set; {_IF_SURE}")
+    return str(about["fingerprint"])
+
+
 def _stem(index: str) -> str:
     return index.zfill(8) if isinstance(plain_index(index), int) else index
 
@@ -197,7 +192,12 @@ def _read(config: DatasetConfig) -> Iterator[tuple[str, Any]]:
                         f"{config.name} has no column {column}, but {', '.join(map(str, row))}; "
                         f"say by dataset.{key} which it is"
                     )
-        index = str(number) if config.index_column is None else row.get(config.index_column)
+        index = number if config.index_column is None else row.get(config.index_column)
+        if type(index) not in (int, str):  # a bool is an int
+            raise UserError(
+                f"{config.name}: in row {number}, counted from 0, dataset.index_column="
+                f"{config.index_column} holds {index!r}; indices are whole numbers or names"
+            )
         yield str(index), row.get(config.text_column)
 
 
@@ -216,7 +216,9 @@ def _rows(name: str, split: str, columns: list[str]) -> Iterator[Mapping[str, An
                 yield from csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
         elif suffix in (".jsonl", ".json"):
             with path.open(encoding="utf-8") as file:
-                yield from _json_rows(path, file)
+                is_list = suffix == ".json" and file.read(1000).lstrip().startswith("[")
+                file.seek(0)
+                yield from (_json_list if is_list else _json_rows)(path, file)
         elif suffix == ".txt":
             with path.open(encoding="utf-8-sig") as file:
                 yield from ({columns[0]: line.rstrip("\n")} for line in file)
@@ -227,11 +229,25 @@ def _rows(name: str, split: str, columns: list[str]) -> Iterator[Mapping[str, An
         raise UserError(f"dataset.name={printable(path)} cannot be read: {reason}") from error
 
 
+def _json_list(path: Path, file: TextIO) -> Iterator[Mapping[str, Any]]:
+    try:
+        rows = json.load(file)
+    except ValueError as error:
+        raise UserError(f"{printable(path)}: {error}") from error
+    for number, row in enumerate(rows):
+        if not isinstance(row, dict):
+            raise UserError(f"{printable(path)}: entry {number}, counted from 0, is no JSON object")
+        yield row
+
+
 def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[Mapping[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line) if line.strip() else None
-        except ValueError as error:
+        except json.JSONDecodeError as error:
+            where = f"{printable(path)}, line {number}, column {error.colno}"
+            raise UserError(f"{where}: {error.msg}") from error
+        except ValueError as error:  # a number of thousands of digits
             raise UserError(f"{printable(path)}, line {number}: {error}") from error
         if row is not None:
             if not isinstance(row, dict):
