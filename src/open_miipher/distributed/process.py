@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
 import resource
 import signal
@@ -15,12 +16,16 @@ _PR_SET_PDEATHSIG = 1
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent ends (Linux; elsewhere nothing).
 
+    A parent that ended before, while this process was importing, is known where `multiprocessing`
+    started it, by fork or spawn.
+
     Raises:
         OSError: the kernel refuses.
     """
     if sys.platform != "linux":
         return
-    parent = os.getppid()
+    starter = multiprocessing.parent_process()
+    parent = os.getppid() if starter is None else starter.pid
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:  # it ended in between, and nobody will send the signal
