@@ -16,7 +16,7 @@ from open_miipher.distributed.process import die_with_parent
 def late(parent):
     while os.getppid() == parent:
         time.sleep(0.01)
-    die_with_parent()
+    die_with_parent(parent)
     time.sleep(60)
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Batches for the trainer, made in worker processes or in this one, with the same samples."""
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
@@ -132,7 +133,8 @@ def _start_worker(worker: int) -> None:
     would wait forever when it exits while an iterator is open. torch itself has limited the worker
     to one compute thread.
     """
-    die_with_parent()
+    starter = multiprocessing.parent_process()
+    die_with_parent(None if starter is None else starter.pid)
     ignore_stop_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # kept for the thread below
     Thread(target=_exit_on_parents_signal, daemon=True).start()

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import multiprocessing
 import os
 import resource
 import signal
@@ -13,19 +12,19 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int | None = None) -> None:
     """Ask the kernel to kill this process when its parent ends (Linux; elsewhere nothing).
 
-    A parent that ended before, while this process was importing, is known where `multiprocessing`
-    started it, by fork or spawn.
+    Args:
+        parent: its process id, by which is known that it ended before, while this process was
+            importing; None: the one that is there now.
 
     Raises:
         OSError: the kernel refuses.
     """
     if sys.platform != "linux":
         return
-    starter = multiprocessing.parent_process()
-    parent = os.getppid() if starter is None else starter.pid
+    parent = os.getppid() if parent is None else parent
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent:  # it ended in between, and nobody will send the signal
