@@ -23,10 +23,13 @@ case ${1:-} in
     # them, and descript-audiotools pins older versions than ours. Resemblyzer requires the next
     # two: webrtcvad-wheels is the same as webrtcvad, built, and typing is a part of Python. PESQ
     # has to be built: `make setup` tries to. docopt is for the command that num2words comes with.
+    # gradio has not yet said that it takes the newest Pillow; nothing of ours passes it an image.
     printf '%s; python_version < "3"\n' descript-audiotools argbind webrtcvad typing pesq docopt \
       >"$none"
-    compile --extra dev --extra evaluation --extra text --extra synthesis --extra ray --override "$none" \
-      --constraint container/requirements.lock --output-file container/requirements-dev.lock
+    echo "pillow>=10" >>"$none"
+    compile --extra dev --extra evaluation --extra text --extra synthesis --extra ray --extra words \
+      --extra app --extra onnx --override "$none" --constraint container/requirements.lock \
+      --output-file container/requirements-dev.lock
     ;;
   cu126)
     others=$(mktemp) torch=$(mktemp)

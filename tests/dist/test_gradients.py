@@ -1,6 +1,7 @@
 """Gradients of 2 and 3 ranks equal those of 1 rank on the joined batch, for every recipe."""
 
 import json
+import shutil
 
 import pytest
 import tiny_codec
@@ -91,6 +92,10 @@ def test_ranks_average_on_pretrained_encoders(run_script, tiny_stages, tiny_hube
 @pytest.mark.slow
 def test_ranks_average_to_the_joined_batch_without_rounding(run_script, tiny_stages, tmp_path):
     settings = {name: [*overrides, SIX] for name, overrides in tiny_stages.items()}
+    tokens_first = tmp_path / "tokens.json"  # a codec computes in float32 alone
+    tokens_first.write_text(json.dumps({"token_tts": settings["token_tts"]}))
+    run_script("tests/dist/gradients.py", tmp_path, tokens_first, "single")
+    shutil.rmtree(tmp_path / "run-token_tts-1")
     run(run_script, tmp_path, settings, "double")
     for name in settings:
         for ranks in (2, 3):
