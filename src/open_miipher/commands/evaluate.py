@@ -5,8 +5,6 @@ import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from open_miipher.base.errors import exit_on_user_error, report
 
 DESCRIPTION = """\
@@ -32,7 +30,7 @@ example:
 """
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
@@ -83,7 +81,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="N",
         help="files measured at once (default: the cores, %(default)s)",
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.num_workers < 1:
         parser.error("--num-workers must be at least 1")
     if arguments.test_dir and not arguments.classifier:
@@ -93,9 +91,9 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Match, measure, write, say."""
-    arguments = parse_arguments()
+    arguments = parse_arguments(argv)
     weights = arguments.nisqa_weights
     if weights is not None and not weights.is_file():
         report([f"--nisqa-weights {weights} is not a file"])
@@ -138,7 +136,3 @@ def main() -> int:
     if not summary:
         report([f"nothing could be measured: see {arguments.output_dir / evaluate.PER_FILE}"])
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(exit_on_user_error(main)())

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.outcome import INTERRUPTED, MaxFailures
 
@@ -54,7 +52,7 @@ _OF_TEXT = (
 _SPLIT_TEXTS = 8
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
@@ -135,12 +133,12 @@ def parse_arguments() -> argparse.Namespace:
         help="so many mels or texts, or such a share, may fail without an exit status of 3 "
         "(default: %(default)s)",
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main(arguments: argparse.Namespace | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Check, load, generate, sum up."""
-    arguments = arguments or parse_arguments()
+    arguments = parse_arguments(argv)
     from open_miipher.distributed import contact, start
 
     with contact("a smaller --batch-size", again="start the same command again"):
@@ -343,9 +341,3 @@ def _default_output(checkpoint: "Checkpoint") -> Path:
             f"{checkpoint.path} is in no run's ckpt folder: say by --output-dir where the files go"
         )
     return checkpoint.path.parents[1] / "waveforms" / str(checkpoint.state["step"])
-
-
-if __name__ == "__main__":
-    from open_miipher.distributed import run_as_rank
-
-    run_as_rank(main)

@@ -8,8 +8,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from open_miipher.base.errors import UserError, exit_on_user_error
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ DECODER = "decoder_state_dict.pt"
 _LAYER = re.compile(r"\.encoder\.layers\.(\d+)\.")
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -55,13 +53,13 @@ def parse_arguments() -> argparse.Namespace:
         metavar="ID|DIR",
         help="the base encoder, if not the one that config/encoder/w2v_bert_2.yaml names",
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Read the published weights, load them into networks, and write a checkpoint."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    arguments = parse_arguments()
+    arguments = parse_arguments(argv)
     from open_miipher.checkpoint import complete_checkpoints, write_checkpoint  # all this is slow
 
     root = arguments.output_dir / "ckpt"
@@ -173,7 +171,3 @@ def _state(run: "Run", recipe: "Recipe[Any]") -> "TrainingState":
     return TrainingState.fresh(
         recipe, run.optimizers, position, run.plain, run.overrides, run.trainer.amp, None
     )
-
-
-if __name__ == "__main__":
-    sys.exit(exit_on_user_error(main)())

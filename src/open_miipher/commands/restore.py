@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from open_miipher.audio.formats import FORMATS, SAMPLE_BYTES, FileFormat
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
@@ -61,7 +59,7 @@ examples:
 """
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
@@ -93,7 +91,7 @@ def parse_arguments() -> argparse.Namespace:
     _ask_what_comes_out(parser.add_argument_group("what comes out"))
     _ask_how(parser.add_argument_group("how it is computed"))
     _ask_what_is_done(parser.add_argument_group("what is done"))
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def _ask_what_comes_in(group: argparse._ArgumentGroup) -> None:
@@ -289,9 +287,9 @@ def _ask_what_is_done(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def main(arguments: argparse.Namespace | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Check, load, restore, sum up."""
-    arguments = arguments or parse_arguments()
+    arguments = parse_arguments(argv)
     from open_miipher.distributed import contact, start
 
     less_memory = "a smaller --batch-size, shorter --chunk-seconds, or fewer --ranks-per-gpu"
@@ -482,9 +480,3 @@ def _sample_rate(text: str) -> int | str:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r}: choose model, input or a number in Hz")
     return int(text)
-
-
-if __name__ == "__main__":
-    from open_miipher.distributed import run_as_rank
-
-    run_as_rank(main)

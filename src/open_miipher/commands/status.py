@@ -10,8 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from open_miipher.base.amounts import duration
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
@@ -34,7 +32,7 @@ ended with: 0 all is done, but for its --max-failures; 2 it could not go on (a f
 _SHOWN = 20  # tasks, failures and wrong files that are listed in full
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -89,7 +87,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="K",
         help="with --exit-status: of this task of the newest job array, not of all",
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     if arguments.shard_id is not None and not arguments.exit_status:
         parser.error("--shard-id goes with --exit-status")
     if arguments.num_workers < 1:
@@ -97,9 +95,9 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Look, check, forget, say."""
-    arguments = parse_arguments()
+    arguments = parse_arguments(argv)
     ledger = open_ledger(arguments.output_dir)
     if arguments.failed:
         for failure in failures(ledger):
@@ -237,7 +235,3 @@ def _to_go(seconds: float) -> str:
     if days:
         return f"{days} d {hours} h"
     return f"{hours} h {minutes % 60} min" if hours else f"{max(1, minutes)} min"
-
-
-if __name__ == "__main__":
-    sys.exit(exit_on_user_error(main)())

@@ -17,8 +17,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
-
 from tqdm import tqdm
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS
@@ -40,7 +38,7 @@ from open_miipher.index import (
 _SECONDS_BETWEEN_LINES = 10
 
 
-def _arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -80,7 +78,7 @@ def _arguments() -> argparse.Namespace:
         help="take the texts of LJSpeech's metadata.csv (id|text|normalised text), in --root-dir "
         "or the folder above, into a column text; it stays there, and the index goes into wavs/",
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def _progress() -> Callable[[int, int], None]:
@@ -127,10 +125,9 @@ def _ljspeech(root: Path) -> tuple[Path, Path]:
     return audio, table
 
 
-@exit_on_user_error
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Scan, tell what is unreadable, write."""
-    arguments = _arguments()
+    arguments = parse_arguments(argv)
     exts = tuple(ext.strip().lstrip(".").lower() for ext in arguments.exts.split(","))
     if not all(exts):
         raise UserError(f"--exts {arguments.exts!r} has an empty extension")
@@ -167,7 +164,3 @@ def main() -> int:
     left_out = f", {len(found.unreadable)} unreadable left out" if found.unreadable else ""
     print(f"{printable(path)}: {len(entries)} files, {duration(seconds)}{left_out}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -14,8 +14,6 @@ from typing import Any
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from open_miipher.base.errors import UserError, exit_on_user_error, report
 from open_miipher.base.paths import existing_parent
 
@@ -58,7 +56,7 @@ class Model:
     licence: str | None
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -75,7 +73,7 @@ def parse_arguments() -> argparse.Namespace:
         metavar="FOLDER",
         help="the cache (default: HF_HOME, or ~/.cache/huggingface)",
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def specs() -> dict[str, dict[str, Any]]:
@@ -84,9 +82,9 @@ def specs() -> dict[str, dict[str, Any]]:
     return {name: found[name] for name in sorted(found) if "source" in found[name]}
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Fetch, check, and say how to use them."""
-    arguments = parse_arguments()
+    arguments = parse_arguments(argv)
     if arguments.dir is not None:  # before huggingface_hub reads them
         os.environ["HF_HOME"] = str(arguments.dir.absolute())
         os.environ.pop("HF_HUB_CACHE", None)
@@ -313,7 +311,3 @@ def hub_errors(name: str) -> Iterator[None]:
             f"{name} cannot be had from {constants.ENDPOINT} ({reason}); is there a network here, "
             "or a proxy to name in HTTPS_PROXY? What has come is kept"
         ) from error
-
-
-if __name__ == "__main__":
-    sys.exit(exit_on_user_error(main)())

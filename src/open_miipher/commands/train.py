@@ -4,8 +4,6 @@ import argparse
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 _EXAMPLES = """\
 examples:
   python src/train.py model=demo_feature_cleaner data.train.dir_list=[dataset/demo/speech/train]
@@ -21,7 +19,7 @@ ended it early, and all is saved (under torchrun 0 and the file OUTPUT_DIR/REQUE
 """
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line, without slow imports."""
     folder = Path(__file__).resolve().parents[1] / "config/model"
     models = sorted(path.stem for path in folder.glob("*.yaml"))
@@ -34,12 +32,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
     )
-    return parser.parse_intermixed_args()
+    return parser.parse_intermixed_args(argv)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Compose and check the configuration, and train; or only print it."""
-    arguments = parse_arguments()
+    arguments = parse_arguments(argv)
     import yaml
 
     from open_miipher.base.errors import STOPPED_STATUS
@@ -58,9 +56,3 @@ def main() -> int:
     # A launcher of ranks would take another status for a failure, though all is saved.
     is_alone = world.size == 1 and not is_under_torchrun()
     return STOPPED_STATUS if is_alone and not is_done else 0
-
-
-if __name__ == "__main__":
-    from open_miipher.distributed import run_as_rank
-
-    run_as_rank(main)

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.outcome import INTERRUPTED
 
@@ -51,7 +49,7 @@ examples:
 """
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
@@ -68,12 +66,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
     )
-    return parser.parse_intermixed_args()
+    return parser.parse_intermixed_args(argv)
 
 
-def main(arguments: argparse.Namespace | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Compose, check, speak, sum up."""
-    arguments = arguments or parse_arguments()
+    arguments = parse_arguments(argv)
     import yaml
 
     from open_miipher.config import compose_synthesis
@@ -188,9 +186,3 @@ def _set_up_logging(config: "SynthesisConfig", world: "World") -> None:
         line = f"%(asctime)s %(levelname)s process {world.rank}: %(message)s"
         file.setFormatter(logging.Formatter(line))
         logger.handlers.append(file)
-
-
-if __name__ == "__main__":
-    from open_miipher.distributed import run_as_rank
-
-    run_as_rank(main)

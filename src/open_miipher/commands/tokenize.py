@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.outcome import INTERRUPTED, MaxFailures
 
@@ -52,7 +50,7 @@ examples:
 """
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
@@ -113,12 +111,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     add("--num-shards", type=int, metavar="N", help="tasks of a job array that share the work out")
     add("--shard-id", type=int, metavar="K", help="which of them this one is: 0 … N - 1")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main(arguments: argparse.Namespace | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Check, load, tokenise, sum up."""
-    arguments = arguments or parse_arguments()
+    arguments = parse_arguments(argv)
     from open_miipher.distributed import contact, start
 
     with contact("a smaller --batch-seconds", again="start the same command again"):
@@ -219,9 +217,3 @@ def _array_task(arguments: argparse.Namespace) -> "ArrayTask | None":
     if (count is None) != (index is None):
         raise UserError("--num-shards and --shard-id belong together; give both or none")
     return None if count is None else ArrayTask(count, index)
-
-
-if __name__ == "__main__":
-    from open_miipher.distributed import run_as_rank
-
-    run_as_rank(main)

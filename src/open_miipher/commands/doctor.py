@@ -307,13 +307,9 @@ def show() -> int:
     return 0
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, which has no options, and show."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     ).parse_args()
     return show()
-
-
-if __name__ == "__main__":
-    sys.exit(exit_on_user_error(main)())

@@ -10,8 +10,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from open_miipher.base.errors import UserError, exit_on_user_error
 
 if TYPE_CHECKING:
@@ -28,7 +26,7 @@ codec.source takes, and EncodecModel.from_pretrained; the checkpoint stays as it
 """
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -53,12 +51,12 @@ def parse_arguments() -> argparse.Namespace:
         metavar="newest|best|STEP",
         help="which checkpoint of RUN_DIR --codec-to takes (default: %(default)s)",
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Find the checkpoints of earlier versions and convert each, or write a codec."""
-    arguments = parse_arguments()
+    arguments = parse_arguments(argv)
     if arguments.codec_to is not None:
         write_codec(arguments.path, arguments.ckpt, arguments.codec_to)
         return 0
@@ -200,7 +198,3 @@ def blueprints(
         ),
     }
     return {name: every[name] for name in ("encoder", *sorted(names))}
-
-
-if __name__ == "__main__":
-    sys.exit(exit_on_user_error(main)())

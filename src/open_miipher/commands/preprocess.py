@@ -8,8 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from open_miipher.corpus.outcome import INTERRUPTED
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -57,7 +55,7 @@ examples:
 """
 
 
-def parse_arguments() -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
@@ -68,12 +66,12 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
     )
-    return parser.parse_intermixed_args()
+    return parser.parse_intermixed_args(argv)
 
 
-def main(arguments: argparse.Namespace | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Compose, check, make shards, sum up."""
-    arguments = arguments or parse_arguments()
+    arguments = parse_arguments(argv)
     import yaml
 
     from open_miipher.config import compose_preprocessing
@@ -142,9 +140,3 @@ def mark(config: "Preprocessing", requeue: bool) -> None:
     folder = folder if options.array_task is None else folder / options.array_task.folder
     folder.mkdir(parents=True, exist_ok=True)
     mark_requeue(folder, requeue)
-
-
-if __name__ == "__main__":
-    from open_miipher.distributed import run_as_rank
-
-    run_as_rank(main)
