@@ -4,13 +4,12 @@ import argparse
 import json
 import os
 import shutil
-import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.base.errors import UserError
 
 if TYPE_CHECKING:
     from open_miipher.checkpoint import Blueprint

@@ -13,12 +13,12 @@ import resource
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.base.errors import UserError
 from open_miipher.base.gpu_support import Driver, gpu_problem, read_driver
 from open_miipher.base.paths import existing_parent
 
@@ -311,5 +311,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, which has no options, and show."""
     argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
+    ).parse_args(argv)
     return show()

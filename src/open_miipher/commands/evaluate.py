@@ -3,9 +3,10 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from open_miipher.base.errors import exit_on_user_error, report
+from open_miipher.base.errors import report
 
 DESCRIPTION = """\
 Measure a folder of restored recordings: by themselves (DNSMOS, NISQA, bandwidth, level), and

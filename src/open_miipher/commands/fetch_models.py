@@ -6,7 +6,7 @@ import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,11 @@ from typing import Any
 
 import yaml
 
-from open_miipher.base.errors import UserError, exit_on_user_error, report
+from open_miipher.base.errors import UserError, report
 from open_miipher.base.paths import existing_parent
+from open_miipher.base.shipped import shipped
 
-CONFIG_DIR = Path(__file__).resolve().parents[1] / "config/encoder"
+CONFIG_DIR = shipped("config/encoder")
 DESCRIPTION = """\
 Fetch pretrained encoders, and EnCodec, into the Hugging Face cache, check them, and print the lines
 that make machines without a network use them. Of the multimodal Gemma checkpoints only the audio

@@ -3,12 +3,12 @@
 import argparse
 import pickle
 import re
-import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.base.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS
 from open_miipher.base.amounts import duration
-from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.index import (
     METADATA_NAME,
@@ -39,6 +39,7 @@ _SECONDS_BETWEEN_LINES = 10
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

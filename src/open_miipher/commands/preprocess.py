@@ -2,9 +2,8 @@
 
 import argparse
 import shlex
-import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 

@@ -3,15 +3,14 @@
 import argparse
 import json
 import os
-import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_miipher.base.amounts import duration
-from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.status import RECENT_SECONDS, Speed, Survey, failures, open_ledger, survey

@@ -4,7 +4,7 @@ import argparse
 import logging
 import shlex
 import sys
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from open_miipher.base.errors import UserError

@@ -2,13 +2,14 @@
 
 import argparse
 import shlex
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.shipped import shipped
 from open_miipher.corpus.outcome import INTERRUPTED, MaxFailures
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -17,7 +18,7 @@ if TYPE_CHECKING:  # what is slow to import comes after the command line was rea
     from open_miipher.corpus.tars import Packed
     from open_miipher.distributed import World
 
-CONFIG_DIR = Path(__file__).resolve().parents[1] / "config/codec"
+CONFIG_DIR = shipped("config/codec")
 SHARD_SAMPLES = 1000
 BATCH_SECONDS = {"cpu": 40.0, "cuda": 600.0}
 

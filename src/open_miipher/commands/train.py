@@ -1,8 +1,9 @@
 """Train one stage: `torchrun --nproc_per_node N src/train.py model=… data.train.dir_list=[…] …`."""
 
 import argparse
-import sys
-from pathlib import Path
+from collections.abc import Sequence
+
+from open_miipher.base.shipped import shipped
 
 _EXAMPLES = """\
 examples:
@@ -21,7 +22,7 @@ ended it early, and all is saved (under torchrun 0 and the file OUTPUT_DIR/REQUE
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line, without slow imports."""
-    folder = Path(__file__).resolve().parents[1] / "config/model"
+    folder = shipped("config/model")
     models = sorted(path.stem for path in folder.glob("*.yaml"))
     parser = argparse.ArgumentParser(
         description="Train one stage, or resume one with trainer.ckpt_dir=….",
