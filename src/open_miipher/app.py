@@ -44,10 +44,6 @@ the machine that shows this page, and nothing is kept. It takes {limits}.
 _STYLE = """\
 .gradio-container { max-width: 1100px !important; margin: 0 auto; }
 footer { display: none !important; }
-@media (max-width: 640px) {
-  #picture .image-container, #picture .image-frame { overflow-x: auto; justify-content: start; }
-  #picture img { width: 640px; max-width: none; }
-}
 """
 
 
@@ -174,12 +170,12 @@ def _draw(sounds: Sequence[tuple[str, Path]], picture: Path) -> None:
         waveform, rate = read(path, num_frames=pictured)
         rows.append([Panel(title, waveform.mean(axis=0), rate)])
     figure = draw_spectrograms(rows)
-    figure.set_size_inches(9, 5)
+    figure.set_size_inches(6.5, 4.5)  # letters that can be read on a phone
     for text in figure.findobj(Text):  # to be read on a light page and on a dark one
         text.set_color(_GREY)
     for axes in figure.axes:
         axes.tick_params(color=_GREY)
-    figure.savefig(picture, dpi=110, transparent=True)
+    figure.savefig(picture, dpi=160, transparent=True)
 
 
 def restore_files(
