@@ -232,13 +232,16 @@ def page(restorers: Mapping[str, Restorer], limits: Limits, folder: Path) -> "gr
         paths = [Path(path) for path in [*(files or []), *([recording] if recording else [])]]
         chosen = restorers[model]
         restorer = Restorer(chosen.model, RestoreOptions(strength=strength), chosen.batch_size)
+        own_folder = Path(tempfile.mkdtemp(dir=folder))
         results, problems = restore_files(
             paths,
             restorer,
             limits,
-            Path(tempfile.mkdtemp(dir=folder)),
+            own_folder,
             lambda done, of: progress((done, of), unit="files"),
         )
+        if not results:
+            own_folder.rmdir()
         if not paths:
             problems = ["There is nothing yet: drop a recording or record one first."]
         names = [(result.name, number) for number, result in enumerate(results)]
@@ -319,8 +322,9 @@ def page(restorers: Mapping[str, Restorer], limits: Limits, folder: Path) -> "gr
 
 
 def _remove(results: list[Restored]) -> None:
-    for result in results:
-        shutil.rmtree(result.before.parent, ignore_errors=True)
+    """Remove the folder of what was restored together."""
+    for result in results[:1]:
+        shutil.rmtree(result.before.parents[1], ignore_errors=True)
 
 
 def check_free(host: str, port: int) -> None:

@@ -105,8 +105,7 @@ def test_a_file_of_too_many_bytes_is_not_opened(restorer, tmp_path):
         restore_file(path, restorer, Limits(megabytes=2), tmp_path / "out")
 
 
-@pytest.mark.parametrize("rate", [8000, 44100])
-@pytest.mark.parametrize("strength", [1.0, 0.3])
+@pytest.mark.parametrize(("rate", "strength"), [(8000, 1.0), (44100, 0.3)])
 def test_the_download_is_what_the_restorer_makes(restorer, tmp_path, rate, strength):
     noise = 0.02 * np.random.default_rng(0).standard_normal(3 * rate)
     noisy = voice(0, 3.0, rate) + noise.astype(np.float32)
