@@ -183,7 +183,7 @@ def test_ten_visitors_at_once_some_of_them_hostile(server, noisy, tmp_path):
     assert problems["program"][0].startswith("program.mp3 cannot be opened as audio")
     assert [answers[k] for k in (0, 1, 5, 6, 7, 8, 9)] == [("", 1)] * 6 + [("", 2)]
     assert process.poll() is None
-    assert most - before < 1.0
+    assert most - before < 1.5  # batches of the model, not what the files would decode to
 
 
 def test_a_file_of_too_many_bytes_is_refused_while_it_comes(server, tmp_path):
