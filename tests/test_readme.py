@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from open_miipher import __version__
 from open_miipher.config import (
     CONFIG_DIR,
     compose_plain,
@@ -341,8 +342,8 @@ def test_the_citation_names_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert citation["cff-version"] == "1.2.0"
-    assert citation["version"] == project["version"]
+    assert citation["version"] == __version__
     assert citation["license"] == project["license"] == "MIT"
     assert {"title", "message", "authors"} <= set(citation)
-    assert f"version {project['version']} ([CITATION.cff](CITATION.cff))" in README
+    assert f"version {__version__} ([CITATION.cff](CITATION.cff))" in README
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
