@@ -5,6 +5,8 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _INSIDE = _PACKAGE / "shipped"
+IS_INSTALLED = _INSIDE.is_dir()
+"""Whether this is an installed wheel, and no checkout."""
 _COMMANDS = {
     "src/inference": "restore",
     "src/tokenize_audio": "tokenize",
@@ -25,7 +27,7 @@ def shipped(name: str) -> Path:
 
     In a checkout and in the image they lie beside `src`; a wheel holds them inside the package.
     """
-    return (_INSIDE if _INSIDE.is_dir() else _PACKAGE.parents[1]) / name
+    return (_INSIDE if IS_INSTALLED else _PACKAGE.parents[1]) / name
 
 
 def as_called(text: str) -> str:
@@ -34,7 +36,9 @@ def as_called(text: str) -> str:
     Texts name the scripts of a checkout. Where the package is installed there are none:
     `python src/status.py OUT` is then `open-miipher status OUT`.
     """
-    return _SCRIPT.sub(_called, text) if _INSIDE.is_dir() else text
+    if not IS_INSTALLED:
+        return text
+    return _SCRIPT.sub(_called, text).replace("make doctor", "open-miipher doctor")
 
 
 def _called(match: re.Match[str]) -> str:

@@ -21,13 +21,19 @@ from types import ModuleType
 from open_miipher.base.errors import UserError
 from open_miipher.base.gpu_support import Driver, gpu_problem, read_driver
 from open_miipher.base.paths import existing_parent
+from open_miipher.base.shipped import IS_INSTALLED
+from open_miipher.commands import Help
 
 PACKAGES = ("transformers", "hydra", "soundfile", "soxr", "safetensors", "scipy", "wandb")
 WITHOUT_IMAGE = (
     "without an image, for cu126: .venv/bin/pip install --require-hashes "
     "-r container/requirements-cu126.lock"
 )
-REBUILD = "build the environment again: rm -r .venv; make setup"
+REBUILD = (
+    "install the package again, into a new environment"
+    if IS_INSTALLED
+    else "build the environment again: rm -r .venv; make setup"
+)
 GIB = 2**30
 
 
@@ -259,7 +265,7 @@ def check_restoring() -> Iterator[Finding]:
     try:
         restorer = restoration.Restorer.from_checkpoint()
     except UserError as error:
-        mend = "get the repository's files again: git checkout pretrained"
+        mend = REBUILD if IS_INSTALLED else "get the files again: git checkout pretrained"
         yield Finding("problem", "restoring", str(error).splitlines()[0], mend)
         return
     except RuntimeError as error:
@@ -309,7 +315,5 @@ def show() -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, which has no options, and show."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args(argv)
+    argparse.ArgumentParser(description=__doc__, formatter_class=Help).parse_args(argv)
     return show()

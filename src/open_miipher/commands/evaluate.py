@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from open_miipher.base.errors import report
+from open_miipher.commands import Help
 
 DESCRIPTION = """\
 Measure a folder of restored recordings: by themselves (DNSMOS, NISQA, bandwidth, level), and
@@ -36,7 +37,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
         epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     add = parser.add_argument
     add("--restored-dir", type=Path, required=True, metavar="R", help="what is measured")

@@ -15,7 +15,9 @@ from open_miipher.audio.formats import FORMATS, SAMPLE_BYTES, FileFormat
 from open_miipher.base.atomic import remove_leftovers
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
+from open_miipher.base.shipped import as_called
 from open_miipher.base.streams import is_output_lost
+from open_miipher.commands import Help
 from open_miipher.corpus.outcome import INTERRUPTED, MaxFailures
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -79,7 +81,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     add = parser.add_argument
     add(
@@ -108,6 +110,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     _ask_what_comes_out(parser.add_argument_group("what comes out"))
     _ask_how(parser.add_argument_group("how it is computed"))
     _ask_what_is_done(parser.add_argument_group("what is done"))
+    # parse_intermixed_args formats the usage once more, and would stumble over "P%".
+    parser.usage = parser.format_usage().removeprefix("usage: ").replace("%", "%%")
     arguments = parser.parse_intermixed_args(argv)
     _take_paths(arguments, parser)
     return arguments
@@ -571,7 +575,7 @@ def _run(
         if summary.stopped:
             print(f"ended early by {summary.stopped}; the same command goes on with what is left")
         if summary.num_failed:
-            status = f"python src/status.py {shlex.quote(str(arguments.output_dir))}"
+            status = as_called(f"python src/status.py {shlex.quote(str(arguments.output_dir))}")
             print(f"the reasons: {status}")
             print(f"to try them again: {status} --retry-failed, and then this command")
     return summary.exit_code
