@@ -22,6 +22,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.gpu_support import Driver, gpu_problem, read_driver
 from open_miipher.base.paths import existing_parent
 from open_miipher.base.shipped import IS_INSTALLED
+from open_miipher.base.threads import num_cores
 from open_miipher.commands import Help
 
 PACKAGES = ("transformers", "hydra", "soundfile", "soxr", "safetensors", "scipy", "wandb")
@@ -233,7 +234,7 @@ def cgroup_value(name: str) -> str:
 
 def check_limits() -> Iterator[Finding]:
     """CPU, memory, shared memory and open files."""
-    cpus = len(os.sched_getaffinity(0))
+    cpus = num_cores()
     quota = cgroup_value("cpu.max").split()
     allowed = cpus if quota[0] == "max" else min(cpus, int(quota[0]) / int(quota[1]))
     limit = cgroup_value("memory.max")

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from open_miipher.base.amounts import duration
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.base.shipped import as_called
+from open_miipher.base.threads import num_cores
 from open_miipher.commands import Help
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.status import RECENT_SECONDS, Speed, Survey, failures, open_ledger, survey
@@ -60,7 +60,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--num-workers",
         type=int,
-        default=len(os.sched_getaffinity(0)),
+        default=num_cores(),
         metavar="N",
         help="files that --verify decodes at once (default: the cores, %(default)s)",
     )
