@@ -7,7 +7,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,8 @@ SCRIPTS = {
     for script in (*sorted(ROOT.glob("src/*.py")), ROOT / "dataset/script/make_metadata_csv.py")
 }
 Command = Callable[..., subprocess.CompletedProcess[bytes]]
+PROGRAM = ["open-miipher"]
+TORCHRUN = ["python", "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def test_every_script_calls_a_command_and_is_named_by_it_where_none_is(monkeypatch) -> None:
@@ -91,7 +93,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def command(site: Path, tmp_path: Path) -> Command:
     """Return a function that runs the program in `tmp_path`, without a network if that can be."""
-    lonely = ["unshare", "--net"] if os.getuid() == 0 and shutil.which("unshare") else []
+    can = os.getuid() == 0 and shutil.which("unshare") and shutil.which("ip")
+    lonely = ["unshare", "--net", "sh", "-c", 'ip link set lo up; "$@"', "sh"] if can else []
     environment = {
         "PATH": f"{site.parents[2] / 'bin'}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
@@ -101,8 +104,10 @@ def command(site: Path, tmp_path: Path) -> Command:
         "OMP_NUM_THREADS": "1",
     }
 
-    def run(*words: object, check: bool = True, stdin: bytes = b"") -> subprocess.CompletedProcess:
-        line = [*lonely, "open-miipher", *map(str, words)]
+    def run(
+        *words: object, check: bool = True, stdin: bytes = b"", program: Sequence[str] = PROGRAM
+    ) -> subprocess.CompletedProcess:
+        line = [*lonely, *program, *map(str, words)]
         done = subprocess.run(
             line, cwd=tmp_path, env=environment, input=stdin, capture_output=True, timeout=300
         )
@@ -147,6 +152,10 @@ def test_recordings_are_restored_where_there_is_no_checkout(command, run_script,
     assert piped == (tmp_path / "0.wav").read_bytes()
     assert piped == (tmp_path / "one-script/0.wav").read_bytes()
     assert b"2 of 2 done" in command("status", "noisy-clean").stdout
+    ranks = [*TORCHRUN, "-m", "open_miipher.commands"]
+    assert b"2 files restored" in command("restore", "noisy", "ranks", program=ranks).stdout
+    refused = command("restore", "one/0.wav", "1.wav", program=ranks, check=False)
+    assert b"one recording is restored by one process" in refused.stderr
     (tmp_path / "noisy/bad.wav").write_bytes(b"RIFF")
     failed = command("restore", "noisy", "noisy-clean", check=False)
     assert failed.returncode == 3

@@ -421,7 +421,9 @@ def _load(options: "RestoreOptions", arguments: argparse.Namespace, world: "Worl
 def _restore_one(arguments: argparse.Namespace, world: "World") -> int:
     """Restore one recording; what is said goes to standard error, so that audio may go out."""
     if world.size > 1:
-        raise UserError("one recording is restored by one process: start it without torchrun")
+        raise UserError(
+            "one recording is restored by one process: start it without torchrun", shared=True
+        )
     from open_miipher.audio.io import probe
 
     source, output = arguments.recording
