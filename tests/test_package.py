@@ -46,6 +46,17 @@ def test_a_checkout_names_its_scripts() -> None:
     assert shipped.shipped("config") == ROOT / "config"
 
 
+def test_the_import_is_quick_and_brings_the_restorer_when_it_is_asked_for() -> None:
+    program = (
+        "import sys, open_miipher; assert 'torch' not in sys.modules, 'slow';"
+        "assert not hasattr(open_miipher, 'Restorers');"
+        "from open_miipher import Restorer; from open_miipher.restoration import Restorer as same;"
+        "assert Restorer is same"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
@@ -169,7 +180,7 @@ def test_the_other_commands_find_what_they_need(command, tmp_path) -> None:
     assert b"3 files" in command("index", "--root-dir", "speech").stdout
     assert b"Training and restoring run here" in command("doctor").stdout
     measured = ["--restored-dir", "speech", "--output-dir", "measured", "--measures", "level"]
-    command("evaluate", *measured, "--num-workers", 1)
+    command("evaluate", *measured, "--num-workers", 2)
     assert (tmp_path / "measured/summary.json").is_file()
     tokens = ["--input-audio-dir", "speech", "--output-dir", "tokens", "--codec", "demo"]
     assert b"tokenised" in command("tokenize", *tokens).stdout

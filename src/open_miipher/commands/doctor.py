@@ -1,8 +1,8 @@
 """Say in one screen what this machine can run, and how to mend what it cannot.
 
-Usage: make doctor, or python src/doctor.py. Exit status 0: training runs, on a CPU at least; 1: an
-essential part is broken. Needs only the standard library, so that it also speaks when packages are
-missing; nothing is downloaded, and no key is printed.
+Exit status 0: training runs, on a CPU at least; 1: an essential part is broken. Needs only the
+standard library, so that it also speaks when packages are missing; nothing is downloaded, and no
+key is printed.
 """
 
 import argparse
