@@ -1,6 +1,6 @@
 """Plant failures in restored speech; measure how well the score of trust finds them.
 
-    python benchmarks/trust.py --material output/default/material --output-dir OUT [--files 120]
+    python benchmarks/trust.py --material output/default/material [--files 120]
 
 The material is the default model's (examples/train_default.sh): stretches of `train` are for
 fitting the constants of `restoration/trust.py`, those of `test`, other speakers, noises and rooms,
@@ -11,7 +11,7 @@ stretch's number. Prints constants that fit, and the table of benchmarks/results
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +23,10 @@ from open_miipher.audio.io import read
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import exit_on_user_error, report
 from open_miipher.degradation import Context, DegradationConfig, Trace, build_degradation
+from open_miipher.evaluation.tables import format_table
 from open_miipher.index import read_index
 from open_miipher.restoration import Restorer
+from open_miipher.restoration.trust import TrustMeter
 
 RATE, SECONDS = 24000, 5.0
 PAUSE_SECONDS = 1.0  # between two halves of every stretch: there, the input has only its noise
@@ -46,6 +48,19 @@ DAMAGES = {
     },
     "clean": {},
 }
+MADE_FOR = {
+    "gone": ("syllables silenced", "tail cut"),
+    "added": ("words swapped", "another speaker", "noise passed off as speech"),
+    "voice": (
+        "words swapped",
+        "another speaker",
+        "noise passed off as speech",
+        "pitch shifted",
+    ),
+    "band": ("highs cut",),
+}
+GOOD = "good"
+RESAMPLES = 1000  # of the bootstrap
 TOO_MUCH = {"noise -5 dB": {"noise": {"name": "noise", "snr_db": [-5.0, -5.0]}}}
 
 
@@ -238,12 +253,21 @@ def _pitch_shifted(sound: Restored, others: list[Stretch], rng: np.random.Genera
     ratio = 2 ** (rng.uniform(2, 4) * rng.choice([-1, 1]) / 12)
     size, hop = 1024, 256
     window = torch.hann_window(size)
-    spectrum = torch.stft(torch.from_numpy(sound.made), size, hop, window=window, return_complex=True)
+    spectrum = torch.stft(
+        torch.from_numpy(sound.made), size, hop, window=window, return_complex=True
+    )
     advance = torch.linspace(0, np.pi * hop, size // 2 + 1)[:, None]
     slower = phase_vocoder(spectrum, 1 / ratio, advance)
     stretched = torch.istft(slower, size, hop, window=window).numpy()
     shifted = resample(stretched, round(RATE * ratio), RATE)[: len(sound.made)]
     return np.pad(shifted, (0, len(sound.made) - len(shifted)))
+
+
+def _highs_cut(sound: Restored, others: list[Stretch], rng: np.random.Generator) -> np.ndarray:
+    from scipy.signal import butter, sosfiltfilt
+
+    low_pass = butter(8, rng.uniform(2500, 4000), fs=RATE, output="sos")
+    return sosfiltfilt(low_pass, sound.made).astype(np.float32)
 
 
 Failure = Callable[[Restored, list[Stretch], np.random.Generator], np.ndarray]
@@ -254,6 +278,7 @@ FAILURES: dict[str, Failure] = {
     "noise passed off as speech": _noise_as_speech,
     "tail cut": _tail_cut,
     "pitch shifted": _pitch_shifted,
+    "highs cut": _highs_cut,
 }
 
 
@@ -263,3 +288,131 @@ def planted(sounds: list[Restored], kind: str) -> Iterator[np.ndarray]:
     for index, sound in enumerate(sounds):
         others = [s.stretch for s in sounds if s.stretch.speaker != sound.stretch.speaker]
         yield FAILURES[kind](sound, others, np.random.default_rng((number, index)))
+
+
+@dataclass
+class Judged:
+    """Scores of one kind of sound, good or bad.
+
+    Attributes:
+        speakers: of each sound.
+        damages: of each.
+        values: of each part, before calibration.
+        scores: of trust.
+    """
+
+    speakers: np.ndarray
+    damages: np.ndarray
+    values: list[dict[str, float]]
+    scores: np.ndarray
+
+    def of(self, part: str) -> np.ndarray:
+        """Return the values of one part."""
+        return np.array([values[part] for values in self.values])
+
+
+def judge(sounds: list[Restored], made: Iterable[np.ndarray]) -> Judged:
+    """Measure the trust in what was made of sounds."""
+    values, scores = [], []
+    for sound, waveform in zip(sounds, made, strict=True):
+        meter = TrustMeter(RATE, RATE, 1)
+        meter.push_input(sound.given[None], last=True)
+        meter.push_output(waveform[None], last=True)
+        scores.append(meter.finish().score)
+        values.append(meter.values())
+    return Judged(
+        np.array([sound.stretch.speaker for sound in sounds]),
+        np.array([sound.damage for sound in sounds]),
+        values,
+        np.array(scores),
+    )
+
+
+def judge_all(sounds: list[Restored]) -> dict[str, Judged]:
+    """Measure the trust in sounds as they are (GOOD), and with every kind of failure."""
+    good = {GOOD: judge(sounds, (sound.made for sound in sounds))}
+    return good | {kind: judge(sounds, planted(sounds, kind)) for kind in FAILURES}
+
+
+def fit(judged: dict[str, Judged]) -> dict[str, tuple[float, float]]:
+    """Fit the constants of each part: a logistic regression, good against what it is made for."""
+    from scipy.optimize import minimize
+
+    fitted = {}
+    for part, kinds in MADE_FOR.items():
+        good = judged[GOOD].of(part)
+        bad = np.concatenate([judged[kind].of(part) for kind in kinds])
+
+        def loss(constants: np.ndarray, good: np.ndarray = good, bad: np.ndarray = bad) -> float:
+            middle, steepness = constants
+            wrong = np.logaddexp(0, steepness * (good - middle)).mean()
+            return float(wrong + np.logaddexp(0, -steepness * (bad - middle)).mean())
+
+        first = (good.mean() + bad.mean()) / 2
+        found = minimize(loss, [first, 2 / first], method="Nelder-Mead").x
+        fitted[part] = round(float(found[0]), 2), round(float(found[1]), 2)
+    return fitted
+
+
+def area(good: np.ndarray, bad: np.ndarray) -> float:
+    """Return the area under the ROC curve: how often a good sound has more trust than a bad one."""
+    above = good[:, None] > bad
+    return float((above + 0.5 * (good[:, None] == bad)).mean())
+
+
+def interval(good: Judged, bad: list[Judged]) -> str:
+    """Return the area of good against bad with its 95 % interval, speakers drawn again."""
+    rng, speakers = np.random.default_rng(0), np.unique(good.speakers)
+
+    def of(drawn: np.ndarray) -> float:
+        rows = [np.concatenate([np.flatnonzero(j.speakers == s) for s in drawn]) for j in bad]
+        chosen = np.concatenate([np.flatnonzero(good.speakers == s) for s in drawn])
+        worse = [judged.scores[row] for judged, row in zip(bad, rows, strict=True)]
+        return area(good.scores[chosen], np.concatenate(worse))
+
+    areas = [of(rng.choice(speakers, len(speakers))) for _ in range(RESAMPLES)]
+    low, high = np.percentile(areas, [2.5, 97.5])
+    return f"{of(speakers):.3f} [{low:.3f}, {high:.3f}]"
+
+
+def table(judged: dict[str, Judged]) -> str:
+    """Format the areas, and how many are trusted."""
+    good = judged[GOOD]
+    rows = [
+        [kind, interval(good, [judged[kind]]), *_shares(judged[kind].scores)] for kind in FAILURES
+    ]
+    rows.append(["all of them", interval(good, [judged[kind] for kind in FAILURES]), "", ""])
+    rows += [
+        [f"good: {damage}", "", *_shares(good.scores[good.damages == damage])]
+        for damage in dict.fromkeys(good.damages)
+    ]
+    rows.append(["good: all", "", *_shares(good.scores)])
+    return format_table(["kind", "ROC area", "median trust", "above 0.6"], rows)
+
+
+def _shares(scores: np.ndarray) -> list[str]:
+    return [f"{np.median(scores):.2f}", f"{np.mean(scores > 0.6):.0%}"]
+
+
+def main() -> int:
+    """Restore, plant, fit, and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--material", type=Path, required=True, help="the folder that holds train and test")
+    add("--files", type=int, default=120, help="sounds of each half (default: %(default)s)")
+    arguments = parser.parse_args()
+    for half in ("train", "test"):
+        sounds = restored(arguments.material / half, DAMAGES, arguments.files)
+        judged = judge_all(sounds)
+        if half == "train":
+            print(f"CALIBRATION = {fit(judged)}")
+        speakers = len(np.unique(judged[GOOD].speakers))
+        print(f"{half}: {len(sounds)} sounds of {speakers} speakers\n\n{table(judged)}\n")
+    sounds = restored(arguments.material / "test", TOO_MUCH, arguments.files // 3)
+    lost = judge(sounds, (sound.made for sound in sounds))
+    print("noise at -5 dB: median trust {}, above 0.6: {}".format(*_shares(lost.scores)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_on_user_error(main)())

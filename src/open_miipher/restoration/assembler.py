@@ -201,9 +201,9 @@ class Assembler:
         self._num_leveled += 1
         if self._trust is not None:
             last = self._num_leveled == self._num_chunks
-            own = self.job.grid.hop_frames * self.job.model.input_hop  # the rest comes again
+            hop = self.job.grid.hop_frames * self.job.model.input_hop  # what follows comes again
             with self.job.timed("trust"):
-                end = chunk.num_samples if last else min(own, chunk.num_samples)
+                end = chunk.num_samples if last else hop
                 self._trust.push_input(chunk.waveform[:, :end], last)
         if self._upper is not None:
             with self.job.timed("level"):

@@ -21,7 +21,7 @@ from open_miipher.checkpoint import Checkpoint
 from open_miipher.cleaners import Cleaner
 from open_miipher.cleaners.untouched import Untouched
 from open_miipher.diffusion import Backbone
-from open_miipher.encoders import ENCODERS
+from open_miipher.encoders import ENCODERS, LogMelEncoder, StftEncoder
 from open_miipher.vocoders import Vocoder
 from open_miipher.vocoders.diffwave import DiffWave, DiffWaveConfig
 

@@ -189,7 +189,7 @@ class Job:
         mix: how the source's channels become one, once it is read; None if they are not mixed.
         gains: (channels,) of what the model is given, so that its speech has always one level.
         trust: in the restored signal, once it is whole; None if it is not measured.
-        kept_input: whether the output is the input, since the restored signal is trusted too little.
+        kept_input: whether the output is the input, as the restored signal is trusted too little.
     """
 
     source: Source

@@ -194,8 +194,8 @@ class _Stream:
 @cache
 def _mel_basis() -> np.ndarray:
     """Return triangles on the mel scale: (bins, bands) float32."""
-    ends = (math.log1p(hz / 700) for hz in (_LOWEST_HZ, _HIGHEST_HZ))
-    edges = np.linspace(*ends, _NUM_BANDS + 2)
+    low, high = (math.log1p(hz / 700) for hz in (_LOWEST_HZ, _HIGHEST_HZ))
+    edges = np.linspace(low, high, _NUM_BANDS + 2)
     bins = np.log1p(np.fft.rfftfreq(_FFT, 1 / RATE) / 700)[:, None]
     rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
