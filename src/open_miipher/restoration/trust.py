@@ -31,10 +31,11 @@ _SMALLEST = 1e-12  # power; silence
 _DB = 10 / math.log(10)
 
 CALIBRATION = {
-    "gone": (8.0, 1.0),
-    "added": (6.0, 1.0),
-    "voice": (0.4, 15.0),
-    "band": (15.0, 0.5),
+    "gone": (9.35, 0.66),
+    "added": (7.62, 0.92),
+    "voice": (0.5, 20.6),
+    "hidden": (0.5, 10.0),
+    "band": (8.95, 0.48),
 }
 """Of each part: the value that is as often good as bad, and how fast good becomes bad there.
 
@@ -328,6 +329,16 @@ def _about_voice(
     return f"the voice at {_span(start, first, end)} is not in the input"
 
 
+def _hidden(slice_: _Comparison, start: float) -> _Finding:
+    """Look how much of the output's speech the input's noise hides; a share, 0 … 1."""
+    loud = slice_.loudness[1]
+    spoken = (slice_.voiced[1] > _VOICED) & (loud > np.percentile(loud, 95) - 30)
+    hidden = spoken & (loud < 6)
+    end = start + len(loud) * _HOP / RATE
+    reason = f"noise hides the speech at {start:.1f}-{end:.1f} s: nothing to compare it with"
+    return _Finding(float(hidden.sum() / max(20, spoken.sum())), reason)
+
+
 def _band(slice_: _Comparison, start: float) -> _Finding:
     """Look for highs of the input that the output lacks all the time; dB."""
     given, made = slice_.given[:, _WORDS:], slice_.made[:, _WORDS:]
@@ -341,6 +352,7 @@ PARTS: dict[str, Callable[[_Comparison, float], _Finding]] = {
     "gone": _gone,
     "added": _added,
     "voice": _voice,
+    "hidden": _hidden,
     "band": _band,
 }
 
