@@ -119,6 +119,9 @@ def restore_file(path: Path, restorer: Restorer, limits: Limits, folder: Path) -
     _draw([("before", before), ("after", after)], picture)
     seconds = info.num_frames / info.sample_rate
     sentence = f"**{printable(path.name)}**: {duration(seconds)} at {info.sample_rate} Hz restored"
+    if job.trust is not None:
+        reason = f" ({job.trust.reason})" if job.trust.reason else ""
+        sentence += f"; trust {job.trust.score:.2f}{reason}"
     return Restored(printable(path.name), before, after, picture, sentence)
 
 
@@ -231,7 +234,8 @@ def page(restorers: Mapping[str, Restorer], limits: Limits, folder: Path) -> "gr
         _remove(earlier)
         paths = [Path(path) for path in [*(files or []), *([recording] if recording else [])]]
         chosen = restorers[model]
-        restorer = Restorer(chosen.model, RestoreOptions(strength=strength), chosen.batch_size)
+        options = RestoreOptions(strength=strength, trust=True)
+        restorer = Restorer(chosen.model, options, chosen.batch_size)
         own_folder = Path(tempfile.mkdtemp(dir=folder))
         results, problems = restore_files(
             paths,

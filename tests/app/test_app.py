@@ -15,7 +15,7 @@ from speech import voice, write_wav
 from open_miipher.app import Limits, check_free, restore_file, restore_files
 from open_miipher.base.errors import UserError
 from open_miipher.commands.app import main
-from open_miipher.restoration import RestoreOptions, Restorer
+from open_miipher.restoration import RestoreOptions, Restorer, trust_of
 
 RATE = 16000
 
@@ -110,7 +110,7 @@ def test_the_download_is_what_the_restorer_makes(restorer, tmp_path, rate, stren
     noise = 0.02 * np.random.default_rng(0).standard_normal(3 * rate)
     noisy = voice(0, 3.0, rate) + noise.astype(np.float32)
     write_wav(tmp_path / "noisy.wav", noisy, rate)
-    chosen = Restorer(restorer.model, RestoreOptions(strength=strength))
+    chosen = Restorer(restorer.model, RestoreOptions(strength=strength, trust=True))
     result = restore_file(tmp_path / "noisy.wav", chosen, Limits(), tmp_path / "out")
     given, _ = soundfile.read(tmp_path / "noisy.wav", dtype="float32")
     expected, rate_out = chosen.restore(given, rate)
@@ -120,7 +120,9 @@ def test_the_download_is_what_the_restorer_makes(restorer, tmp_path, rate, stren
     np.testing.assert_allclose(restored, expected, rtol=0, atol=1 / 32768)
     np.testing.assert_array_equal(soundfile.read(result.before, dtype="float32")[0], given)
     assert result.picture.read_bytes().startswith(b"\x89PNG")
-    assert result.sentence.startswith("**noisy.wav**: 3.0 s")
+    trust = trust_of(given[None], rate, restored[None], rate_out)
+    assert result.sentence.startswith(f"**noisy.wav**: 3.0 s at {rate} Hz restored; trust ")
+    assert float(result.sentence.split()[8]) == pytest.approx(trust.score, abs=0.05)
 
 
 def test_a_bad_file_does_not_end_the_others_and_too_many_are_left(restorer, tmp_path):

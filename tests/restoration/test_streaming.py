@@ -217,6 +217,8 @@ def test_a_model_that_fails_ends_the_stream(stand_in):
 def test_what_needs_the_whole_signal_is_refused(stand_in):
     with pytest.raises(UserError, match="level peak needs the whole signal"):
         Restorer(stand_in("same"), replace(OPTIONS, level="peak")).stream(RATE)
+    with pytest.raises(UserError, match="a least trust needs the whole signal"):
+        Restorer(stand_in("same"), replace(OPTIONS, min_trust=0.5)).stream(RATE)
     with pytest.raises(UserError, match="2 channels: how they become one is found in the whole"):
         Restorer(stand_in("same"), OPTIONS).stream(RATE).push(speech(0.1, channels=2))
     with pytest.raises(UserError, match="sample rate 'high'"):

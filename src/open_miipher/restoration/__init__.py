@@ -6,6 +6,7 @@ from open_miipher.restoration.job import Job, RestoreOptions
 from open_miipher.restoration.restorer import Restorer
 from open_miipher.restoration.streaming import Stream
 from open_miipher.restoration.streams import EncodingSink, FileSink, Level, MemorySink, Source
+from open_miipher.restoration.trust import Trust, trust_of
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -20,5 +21,7 @@ __all__ = [
     "Restorer",
     "Source",
     "Stream",
+    "Trust",
     "WriteError",
+    "trust_of",
 ]

@@ -57,8 +57,10 @@ class Stream:
             raise UserError(
                 "level peak needs the whole signal: for a stream choose match-input or none"
             )
+        if options.min_trust > 0:
+            raise UserError("a least trust needs the whole signal: leave it out for a stream")
         self._model, self._batch_size = model, batch_size
-        self._options = replace(options, normalise_over="past")
+        self._options = replace(options, normalise_over="past", trust=False)
         self._input_rate = whole_rate(sample_rate)
         self.sample_rate = options.output_rate(self._input_rate, model)
         self._gathered: list[np.ndarray] = []
