@@ -274,9 +274,11 @@ class _Comparison:
 
 def _gain(given: np.ndarray, made: np.ndarray, before: float) -> float:
     """Fit the gain of the output's power on (cells,) of speech; too few: as before."""
-    if len(given) < 100:
+    made = made + _SMALLEST
+    there = made > 1e-5 * made.max(initial=0.0)  # what is gone says nothing of the level
+    if there.sum() < 100:
         return before
-    ratio = np.median(np.log(given) - np.log(made + _SMALLEST))
+    ratio = np.median(np.log(given[there]) - np.log(made[there]))
     return math.exp(min(max(float(ratio), -7.0), 7.0))  # 30 dB
 
 
