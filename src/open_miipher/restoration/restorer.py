@@ -195,7 +195,8 @@ class Restorer:
     def decide_on_trust(self) -> None:
         """Have trust measured where it was not said whether, and where it costs little."""
         if self.options.trust is None:
-            self.options = replace(self.options, trust=self.model.is_light)
+            trust = self.model.is_light or self.options.measures_trust
+            self.options = replace(self.options, trust=trust)
 
     def restore_jobs(self, jobs: Iterable[Job]) -> Iterator[Job]:
         """Restore many signals (see `restore_jobs`)."""
