@@ -43,7 +43,7 @@ the machine that shows this page, and nothing is kept. It takes {limits}.
 """
 _STYLE = """\
 .gradio-container { max-width: 1100px !important; margin: 0 auto; }
-footer { display: none !important; }
+footer, #downloads .label-clear-button { display: none !important; }
 """
 
 
@@ -121,7 +121,7 @@ def restore_file(path: Path, restorer: Restorer, limits: Limits, folder: Path) -
     sentence = f"**{printable(path.name)}**: {duration(seconds)} at {info.sample_rate} Hz restored"
     if job.trust is not None:
         reason = f" ({job.trust.reason})" if job.trust.reason else ""
-        sentence += f"; trust {job.trust.score:.2f}{reason}"
+        sentence += f"; trust {job.trust.score:.2f} of 1{reason}"
     return Restored(printable(path.name), before, after, picture, sentence)
 
 
@@ -382,7 +382,9 @@ def serve(restorers: Mapping[str, Restorer], limits: Limits, host: str, port: in
             prevent_thread_lock=True,
             ssr_mode=False,
             max_file_size=round(1e6 * limits.megabytes),
-            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+            theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(
+                block_info_text_color="*neutral_500"
+            ),
             css=_STYLE,
             footer_links=[],
         )
