@@ -14,8 +14,11 @@ from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
+import torch
 
+from open_miipher.audio import spectral
 from open_miipher.audio.resample import resample
+from open_miipher.audio.spectral import power_spectra, window_length
 from open_miipher.base.errors import UserError, report
 
 Values = dict[str, float]
@@ -117,39 +120,31 @@ def level_and_band(signal: Signal, _: Signal | None) -> Values:
     more below the highest bin.
     """
     _check_audible(signal)
-    waveform = signal.waveform.astype(np.float64)
-    power = float(np.mean(waveform**2))
-    spectrum = _power(waveform, _window_length(signal.sample_rate)).mean(axis=0)
-    there = np.flatnonzero(spectrum > spectrum.max() * 1e-5)
-    bandwidth = there[-1] * signal.sample_rate / 2 / (len(spectrum) - 1)
-    return {"level_db": 10 * float(np.log10(power)), "bandwidth_hz": float(bandwidth)}
+    waveform = torch.from_numpy(signal.waveform.astype(np.float64))
+    level = 10 * float(waveform.square().mean().log10())
+    size = window_length(signal.sample_rate)
+    spectrum = power_spectra(waveform[None], size)[0].mean(dim=1)
+    highest = int((spectrum > spectrum.max() * 1e-5).nonzero()[-1])
+    return {"level_db": level, "bandwidth_hz": highest * signal.sample_rate / size}
 
 
 def log_spectral_distance(signal: Signal, reference: Signal | None) -> Values:
-    """Return the log-spectral distance in dB, which does not depend on either level.
-
-    Both at unit RMS; Hann windows of about 46 ms (a power of two) every quarter of one; powers
-    below the floor, 80 dB under the reference's highest, are raised to it; root mean square over
-    the bins, mean over the frames.
-    """
+    """Return the log-spectral distance in dB (`audio.spectral.log_spectral_distance`)."""
     assert reference is not None
     _check_audible(signal, reference)
-    pair = [x.waveform.astype(np.float64) for x in (reference, signal)]
-    size = _window_length(reference.sample_rate)
-    wanted, given = (_power(x / np.sqrt(np.mean(x**2)), size) for x in pair)
-    floor = wanted.max() * 1e-8
-    difference = 10 * np.log10(np.maximum(wanted, floor) / np.maximum(given, floor))
-    return {"log_spectral_distance": float(np.sqrt((difference**2).mean(axis=1)).mean())}
+    wanted, given = (
+        torch.from_numpy(x.waveform.astype(np.float64))[None] for x in (reference, signal)
+    )
+    distance = spectral.log_spectral_distance(wanted, given, reference.sample_rate)
+    return {"log_spectral_distance": float(distance[0])}
 
 
 def _load_mel_distances(_: Settings) -> Measured:
-    import torch
-
     from open_miipher.audio.mel import LogMel, MelConfig
 
     @lru_cache(maxsize=4)
     def front_end(rate: int) -> LogMel:
-        size = _window_length(rate)
+        size = window_length(rate)
         top = min(8000.0, rate / 2)
         return LogMel(MelConfig(rate, size, size, size // 4, _MEL_BANDS, 20.0, top, _MEL_FLOOR))
 
@@ -196,17 +191,6 @@ def _check_audible(signal: Signal, reference: Signal | None = None, seconds: flo
         raise CannotMeasureError("it is silent")
     if reference is not None and not np.any(reference.waveform):
         raise CannotMeasureError("its reference is silent")
-
-
-def _window_length(sample_rate: int) -> int:
-    return int(2 ** round(np.log2(0.046 * sample_rate)))
-
-
-def _power(waveform: np.ndarray, size: int) -> np.ndarray:
-    """(samples,) -> (frames, bins); a waveform shorter than a window is padded with zeros."""
-    padded = np.pad(waveform, (0, max(0, size - len(waveform))))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[:: size // 4]
-    return np.abs(np.fft.rfft(frames * np.hanning(size + 1)[:-1])) ** 2
 
 
 def _load_estoi(_: Settings) -> Measured:
@@ -266,7 +250,6 @@ def _load_nisqa(settings: Settings) -> Measured:
     if path is None:
         raise UserError("its weights come with no package: give --nisqa-weights nisqa.tar")
     import librosa
-    import torch
     from nisqa import NISQA_lib
 
     try:
