@@ -150,7 +150,9 @@ def _results(path: Path) -> str:
 
 
 def _interval(value: Mapping[str, float] | None) -> str:
-    return "-" if value is None else f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return (
+        "-" if value is None else f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    )
 
 
 def _licence(licence: str | None, base: str | None) -> str:

@@ -7,7 +7,7 @@ what tells of the machine that trained it (paths, overrides, the run's name) are
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from open_miipher.exporting.card import CARD, Said, card_of
 
 _STATE = ("step", "epoch", "samples_consumed", "num_items", "torch")
 _SECTIONS = ("name", "codec", "data", "model", "optimizer", "generate")
-_PLACES = ("_dir", "dir_list", "urls", "_url", "_profile", "mel_name")  # ends of keys that name places on a machine
+_PLACES = ("_dir", "dir_list", "urls", "_url", "_profile", "mel_name")
+"""Ends of the keys that name places on a machine."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Contents:
     with_encoder: bool = False
     encoder_source: str | None = None
     half: bool = False
-    said: Said = Said()
+    said: Said = field(default_factory=Said)
 
 
 def export_folder(checkpoint: Checkpoint, folder: Path, contents: Contents | None = None) -> Path:
