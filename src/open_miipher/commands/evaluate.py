@@ -1,12 +1,13 @@
 """Measure restored files: `src/evaluate.py --restored-dir R --output-dir O`."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from open_miipher.base.errors import report
+from open_miipher.base.threads import num_cores
+from open_miipher.commands import Help
 
 DESCRIPTION = """\
 Measure a folder of restored recordings: by themselves (DNSMOS, NISQA, bandwidth, level), and
@@ -36,7 +37,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
         epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     add = parser.add_argument
     add("--restored-dir", type=Path, required=True, metavar="R", help="what is measured")
@@ -78,7 +79,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--num-workers",
         type=int,
-        default=len(os.sched_getaffinity(0)),
+        default=num_cores(),
         metavar="N",
         help="files measured at once (default: the cores, %(default)s)",
     )
