@@ -52,6 +52,7 @@ _ROWS_A_PAGE, _BINS = 500, 24
 _INPUT_LABEL = "input"
 _FLAC_SHARE, _PICTURE_BYTES = 0.5, 25_000  # of 16-bit samples; of one picture
 _LEGEND_COLOURS = 9
+_SCALE_PERCENTILE = 99.5  # of the pixels; what is louder has the last colour too
 
 Trust = tuple[float, str]
 """How far a restored file can be trusted, 0 to 1, and the reason."""
@@ -409,7 +410,7 @@ def _write_file(folder: Path, evaluation: Evaluation, plan: Plan, place: int) ->
     if panels:
         grid = Grid.of(panels)
         images = [on_grid(panel, grid) for panel in panels]
-        top = top_of(images)
+        top = top_of(images, _SCALE_PERCENTILE)
         content |= {"seconds": grid.seconds, "highest_hz": grid.highest_hz, "top_db": top}
         for sound, image in zip(sounds, images, strict=True):
             _save(folder, f"{sound['token']}", level_image(image, top))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 WINDOW_SECONDS = 0.032
 RANGE_DB = 80.0
-CHANGE_DB = 30.0
+CHANGE_DB = 20.0
 """A change of this much, up or down, has the last colour of `change_image`."""
 
 _LEVEL_COLOURS = "magma"
@@ -107,9 +107,14 @@ def _pooled(values: np.ndarray, count: int, axis: int) -> np.ndarray:
     return sums / np.expand_dims(sizes, 1 - axis)
 
 
-def top_of(images: Sequence[np.ndarray]) -> float:
-    """Return the highest level of a scale that all images share: the next ten dB up."""
-    loudest = max(float(np.nanmax(image)) for image in images)
+def top_of(images: Sequence[np.ndarray], percentile: float = 100) -> float:
+    """Return the highest level of a scale that all images share: the next ten dB up.
+
+    Args:
+        images: in dB, NaN where there is nothing.
+        percentile: of each image; below 100, a few loud points do not make all others dark.
+    """
+    loudest = max(float(np.nanpercentile(image, percentile)) for image in images)
     return 10 * float(np.ceil(loudest / 10)) if loudest > -RANGE_DB else 0.0
 
 

@@ -244,7 +244,7 @@ function filesTable(rows) {
       button(one.name, heading(one)))));
   const body = rows.map(([place, file]) => el("tr", {},
     el("td", {}, el("a", { href: `#file-${place}` }, el("bdi", {}, file.name)),
-      file.shown && el("span", { class: "mark quiet" }, "sound"),
+      file.shown && summary.shown.length < summary.num_files && el("span", { class: "mark quiet" }, "sound"),
       file.problems.length > 0 && el("span", { class: "mark bad" }, "problems")),
     el("td", { class: "other" }, file.seconds == null ? "–" : file.seconds.toFixed(1)),
     columns.map((one, number) => {
@@ -287,7 +287,9 @@ function drawOverview() {
     el("p", { class: "quiet" }, "Number of files by value; the line is the mean. The first and last bars hold what lies beyond."),
     el("div", { class: "charts" }, summary.columns.map(chart)),
     el("section", { id: "files" }, el("h2", {}, "Files"),
-      el("p", { class: "quiet" }, `${heard.toLocaleString("en")} of them can be heard and seen: the worst, the best, and some between.`),
+      el("p", { class: "quiet" }, heard < summary.num_files
+        ? `${heard.toLocaleString("en")} of them can be heard and seen: the worst, the best, and some between.`
+        : "All of them can be heard and seen."),
       choices(), el("div", { class: "results" })),
     el("p", { class: "keys" }, el("kbd", {}, "j"), " ", el("kbd", {}, "k"), " next and previous file, ", el("kbd", {}, "Enter"), " opens it"));
 }
@@ -339,7 +341,7 @@ function picture(sound, caption, shown, seek, key) {
 
 function ticks(seconds) {
   const step = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60].find((one) => seconds / one <= 6) ?? 120;
-  const count = Math.floor((seconds * 0.86) / step);
+  const count = Math.floor((seconds * 0.8) / step);
   const at = [...Array(count + 1).keys()].map((number) => [number * step, +(number * step).toFixed(1)]);
   at.push([seconds, `${seconds.toFixed(1)} s`]);
   return el("div", { class: "ticks", "aria-hidden": "true" },
