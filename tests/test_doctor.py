@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-import doctor
 from open_miipher.base.gpu_support import Driver
+from open_miipher.commands import doctor
 
 ROOT = Path(__file__).resolve().parents[1]
 

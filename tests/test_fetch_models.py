@@ -16,8 +16,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tiny_codec import make_codec
 
-import fetch_models
 from open_miipher.base.errors import UserError
+from open_miipher.commands import fetch_models
 from open_miipher.encoders import ENCODERS
 from open_miipher.encoders.fetching import _complete
 from open_miipher.encoders.licences import LICENCES

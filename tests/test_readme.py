@@ -240,7 +240,7 @@ def test_every_key_that_is_named_exists(path: Path, known_keys: set[str]) -> Non
 
 def test_every_option_that_is_named_exists() -> None:
     """Options in the text are ours, or those of the programs that a page is about."""
-    scripts = [*ROOT.glob("src/*.py"), *ROOT.glob("dataset/script/*.py")]
+    scripts = [*ROOT.glob("src/open_miipher/commands/*.py"), *ROOT.glob("dataset/script/*.py")]
     scripts += [*ROOT.glob("benchmarks/*.py"), *ROOT.glob("examples/*.py")]
     ours = set(re.findall(r'"(--[a-z0-9-]+)"', "\n".join(path.read_text() for path in scripts)))
     foreign = {

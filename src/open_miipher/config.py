@@ -20,6 +20,7 @@ from open_miipher.base.errors import UserError, report
 from open_miipher.base.paths import printable
 from open_miipher.base.plain import from_leaves, in_quotes, leaves, nearest, same
 from open_miipher.base.registry import build, from_mapping
+from open_miipher.base.shipped import shipped
 from open_miipher.checkpoint import NEWEST, Checkpoint, complete_checkpoints
 from open_miipher.corpus.preprocessing.config import Preprocessing, PreprocessingOptions
 from open_miipher.corpus.synthesising.config import SynthesisConfig
@@ -28,7 +29,7 @@ from open_miipher.data.config import PreprocessingData
 from open_miipher.recipes import named_output_dir, recipe_class
 from open_miipher.training import AUTO, OptimizerConfig, Run, TrainerConfig
 
-CONFIG_DIR = Path(__file__).resolve().parents[2] / "config"
+CONFIG_DIR = shipped("config")
 _SECTIONS = {
     "train": ("name", "codec", "data", "model", "optimizer", "trainer", "generate"),
     "preprocess": ("data", "preprocess"),

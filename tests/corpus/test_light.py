@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import inference
+from open_miipher.commands.restore import parse_arguments
 from open_miipher.restoration import RestoreOptions
 from open_miipher.restoration.job import LEVELS, NORMALISE_OVER
 
@@ -42,13 +42,11 @@ def test_status_needs_no_torch(tmp_path: Path) -> None:
     assert not imported("status.py", str(tmp_path)) & SLOW
 
 
-def test_the_command_lines_choices_and_defaults_are_those_of_the_options(monkeypatch) -> None:
+def test_the_command_lines_choices_and_defaults_are_those_of_the_options() -> None:
     words = ["--ckpt-dir", "c", "--input-audio-dir", "i", "--output-dir", "o"]
-    monkeypatch.setattr(sys, "argv", ["inference.py", *words])
-    arguments, options = inference.parse_arguments(), RestoreOptions()
+    arguments, options = parse_arguments(words), RestoreOptions()
     for name in RestoreOptions.__dataclass_fields__:
         assert getattr(arguments, name) == getattr(options, name)
     for option, choices in (("--level", LEVELS), ("--normalise-over", NORMALISE_OVER)):
         for choice in choices:
-            monkeypatch.setattr(sys, "argv", ["inference.py", *words, option, choice])
-            inference.parse_arguments()
+            parse_arguments([*words, option, choice])

@@ -1,7 +1,6 @@
 """The command that makes metadata.csv, as a user runs it."""
 
 import csv
-import importlib.util
 import os
 import signal
 import subprocess
@@ -13,7 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from open_miipher.base.errors import UserError
+from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.commands import index as command
 from open_miipher.index import read_index
 
 SCRIPT = Path(__file__).resolve().parents[2] / "dataset" / "script" / "make_metadata_csv.py"
@@ -30,22 +30,14 @@ def write(path: Path, num_frames: int = 100) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("make_metadata_csv", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
-def index(script, monkeypatch, capsys):
+def index(monkeypatch, capsys):
     """Return a function that runs the command in this process: its status and what it said."""
 
     def make(root: Path, *options: str) -> tuple[int, str]:
         words = ["make_metadata_csv.py", "--root-dir", str(root), "--num-workers", "1", *options]
         monkeypatch.setattr(sys, "argv", words)
-        code = script.main()
+        code = exit_on_user_error(command.main)()
         said = capsys.readouterr()
         return code, said.out + said.err
 

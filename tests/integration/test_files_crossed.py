@@ -9,11 +9,11 @@ from types import FrameType
 import numpy as np
 import soundfile
 
-import inference
 from open_miipher.base.rows import RowWriter
+from open_miipher.commands import restore
 from open_miipher.distributed import Share
 
-ROOT = Path(inference.__file__).parent
+ROOT = Path(__file__).resolve().parents[2] / "src"
 NETWORKS = ("encoders", "cleaners", "vocoders", "layers")
 
 CORPUS_BOUND, BOUND = 3, 22
@@ -52,7 +52,7 @@ def test_one_restored_file_crosses_few_files(chain, tmp_path, monkeypatch, capsy
     threading.setprofile(profile)
     sys.setprofile(profile)
     try:
-        code = inference.main()
+        code = restore.main()
     finally:
         sys.setprofile(before)
         threading.setprofile(None)

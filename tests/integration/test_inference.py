@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import soundfile
 
-import inference
 from open_miipher.base.errors import exit_on_user_error
+from open_miipher.commands import restore
 from open_miipher.distributed import REQUEUE, says
 from open_miipher.restoration import Restorer
 
@@ -65,7 +65,7 @@ def command(
             if name not in words:
                 words += [name, str(value)]
         monkeypatch.setattr(sys, "argv", ["inference.py", *words])
-        return exit_on_user_error(inference.main, says)()
+        return exit_on_user_error(restore.main, says)()
 
     yield start
     for number, handler in zip(numbers, handlers, strict=True):
@@ -191,10 +191,10 @@ def test_outputs_of_another_model_are_not_mixed_in(command, peak_chain, tmp_path
 def test_the_help_explains_every_option(capsys, monkeypatch) -> None:
     monkeypatch.setattr(sys, "argv", ["inference.py", "-h"])
     with pytest.raises(SystemExit) as ended:
-        inference.parse_arguments()
+        restore.parse_arguments()
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    rows = inspect.getsource(inference)
+    rows = inspect.getsource(restore)
     options = re.findall(r'add\(\s*"(--[a-z0-9-]+)"', rows)
     assert len(options) == 32
     for option in options:

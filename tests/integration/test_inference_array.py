@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from warm import Run
 
-import inference
 from open_miipher.base.errors import exit_on_user_error
+from open_miipher.commands import restore
 from open_miipher.distributed import says
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +82,7 @@ def test_a_shard_that_does_not_exist_is_one_sentence(
 ) -> None:
     words = ["--ckpt-dir", chain, "--input-audio-dir", noisy, "--output-dir", tmp_path / "out"]
     monkeypatch.setattr(sys, "argv", ["inference.py", *map(str, words), *arguments])
-    assert exit_on_user_error(inference.main, says)() == 2
+    assert exit_on_user_error(restore.main, says)() == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert says_so in error
@@ -97,7 +97,7 @@ def test_the_last_line_names_the_command_that_tries_failures_again(
     words += ["--device", "cpu", "--num-shards", "1", "--shard-id", "0"]
     monkeypatch.setattr(sys, "argv", ["inference.py", *map(str, words)])
     handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)}
-    codes = [exit_on_user_error(inference.main, says)() for _ in range(2)]
+    codes = [exit_on_user_error(restore.main, says)() for _ in range(2)]
     for number, handler in handlers.items():
         signal.signal(number, handler)
     assert codes == [3, 3]

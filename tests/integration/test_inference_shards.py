@@ -20,9 +20,8 @@ import soundfile
 import webdataset
 from moto.server import ThreadedMotoServer
 
-import inference
-import status
 from open_miipher.base.errors import exit_on_user_error
+from open_miipher.commands import restore, status
 from open_miipher.distributed import says
 from open_miipher.shards import Sample, ShardWriter
 
@@ -75,9 +74,9 @@ def command(monkeypatch, chain: Path, tmp_path: Path) -> Iterator[Callable[..., 
     numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
     handlers = [signal.getsignal(number) for number in numbers]
 
-    def start(*arguments: object, script=inference) -> int:
+    def start(*arguments: object, script=restore) -> int:
         words = [str(argument) for argument in arguments]
-        if script is inference:
+        if script is restore:
             words += ["--ckpt-dir", str(chain), "--device", "cpu"]
             if "--output-dir" not in words:
                 words += ["--output-dir", str(tmp_path / "out")]
@@ -299,7 +298,7 @@ def test_stores_are_no_folders(tmp_path, monkeypatch, capsys, option, value, say
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["inference.py", option, value])
     with pytest.raises(SystemExit) as ended:
-        inference.parse_arguments()
+        restore.parse_arguments()
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert f"{value} is no" in error

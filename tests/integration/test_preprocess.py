@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-import preprocess
 from open_miipher.base.errors import exit_on_user_error
+from open_miipher.commands import preprocess
 from open_miipher.distributed import says
 from open_miipher.shards import decode_waveform, read_samples
 

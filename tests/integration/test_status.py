@@ -14,10 +14,10 @@ import soundfile
 import torch
 from torch import Tensor
 
-import status
 from open_miipher.audio.formats import FileFormat
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.rows import RowWriter
+from open_miipher.commands import status
 from open_miipher.corpus.array import ArrayTask
 from open_miipher.corpus.outcome import NO_FAILURES, MaxFailures
 from open_miipher.corpus.recordings import Directory

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 from tiny_codec import make_codec
 
-import synthesize
 from open_miipher.base.errors import exit_on_user_error
+from open_miipher.commands import synthesize
 from open_miipher.index import read_index, verify_index
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -3,7 +3,6 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,13 +10,14 @@ from torch import Tensor
 
 from open_miipher.base.errors import UserError, report
 from open_miipher.base.precision import in_float32, without_parametrisations
+from open_miipher.base.shipped import shipped
 from open_miipher.encoders.pretrained import find_file, read_json
 
 if TYPE_CHECKING:
     from open_miipher.codec.streaming import Stream
 
 ENCODEC_24KHZ = "facebook/encodec_24khz"
-DEMO_CODEC = Path(__file__).resolve().parents[3] / "pretrained" / "codec"
+DEMO_CODEC = shipped("pretrained/codec")
 """The small codec that comes with the project (`codec=demo`)."""
 
 # Seconds of audio that are worked on at once, over a batch: all of its activations are in memory. A

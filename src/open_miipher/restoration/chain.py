@@ -16,6 +16,7 @@ from open_miipher.base.noise import white_noise
 from open_miipher.base.paths import printable
 from open_miipher.base.precision import store_in_bf16, without_parametrisations
 from open_miipher.base.registry import build, from_mapping
+from open_miipher.base.shipped import shipped
 from open_miipher.checkpoint import Checkpoint
 from open_miipher.cleaners import Cleaner
 from open_miipher.cleaners.untouched import Untouched
@@ -24,7 +25,7 @@ from open_miipher.encoders import ENCODERS
 from open_miipher.vocoders import Vocoder
 from open_miipher.vocoders.diffwave import DiffWave, DiffWaveConfig
 
-DEFAULT_MODEL = Path(__file__).resolve().parents[3] / "pretrained" / "default"
+DEFAULT_MODEL = shipped("pretrained/default")
 """The model that comes with the project; manifests name it `default-FINGERPRINT`."""
 
 

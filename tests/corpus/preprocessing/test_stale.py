@@ -6,8 +6,8 @@ import sys
 import pytest
 import soundfile
 
-import preprocess as command
 from open_miipher.base.errors import UserError
+from open_miipher.commands import preprocess as command
 from open_miipher.corpus.array import ArrayTask
 from open_miipher.corpus.run import run
 from open_miipher.index import read_index, write_index

@@ -11,8 +11,8 @@ sys.path[:0] = [str(HERE), str(HERE.parents[2] / "src")]
 def main() -> int:
     from stand_in import Load
 
-    import synthesize
     from open_miipher.codec import audio_tokenizer
+    from open_miipher.commands import synthesize
     from open_miipher.corpus.synthesising import task
 
     folder, seconds = Path(sys.argv.pop(1)), float(sys.argv.pop(1))

@@ -1,0 +1,315 @@
+"""Say in one screen what this machine can run, and how to mend what it cannot.
+
+Usage: make doctor, or python src/doctor.py. Exit status 0: training runs, on a CPU at least; 1: an
+essential part is broken. Needs only the standard library, so that it also speaks when packages are
+missing; nothing is downloaded, and no key is printed.
+"""
+
+import argparse
+import importlib
+import io
+import os
+import resource
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from open_miipher.base.errors import UserError
+from open_miipher.base.gpu_support import Driver, gpu_problem, read_driver
+from open_miipher.base.paths import existing_parent
+
+PACKAGES = ("transformers", "hydra", "soundfile", "soxr", "safetensors", "scipy", "wandb")
+WITHOUT_IMAGE = (
+    "without an image, for cu126: .venv/bin/pip install --require-hashes "
+    "-r container/requirements-cu126.lock"
+)
+REBUILD = "build the environment again: rm -r .venv; make setup"
+GIB = 2**30
+
+
+@dataclass
+class Finding:
+    """One line of the screen; `mend` says what to do about a `note`, a `problem`, a `broken`."""
+
+    level: str
+    topic: str
+    text: str
+    mend: str = ""
+
+
+def load(name: str) -> ModuleType | str:
+    """Return the module, or the reason why it cannot be imported (its own errors included)."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+        return (
+            f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'}"
+        )
+
+
+def check_python() -> Iterator[Finding]:
+    """Python's version and the packages of the lock file."""
+    version = sys.version.split()[0]
+    if sys.version_info < (3, 11):  # noqa: UP036 - an older Python may run this file
+        yield Finding("broken", "Python", version, "use Python 3.11 or newer")
+    else:
+        yield Finding("ok", "Python", f"{version} in {sys.prefix}")
+    modules = {name: load(name) for name in PACKAGES}
+    reasons = [f"{name}: {module}" for name, module in modules.items() if isinstance(module, str)]
+    if reasons:
+        yield Finding("broken", "packages", "\n".join(reasons), REBUILD)
+    found = [
+        f"{name} {module.__version__}"
+        for name, module in modules.items()
+        if not isinstance(module, str)
+    ]
+    if found:
+        yield Finding("ok", "packages", ", ".join(found))
+
+
+def check_torch() -> Iterator[Finding]:
+    """The torch wheel, the driver under it, the GPUs, NCCL and gloo."""
+    torch = load("torch")
+    if isinstance(torch, str):
+        yield Finding("broken", "torch", f"cannot be imported: {torch}", REBUILD)
+        return
+    wheel = torch.version.cuda or "none (CPU wheel)"
+    yield Finding("ok", "torch", f"{torch.__version__}, built for CUDA {wheel}")
+    torchaudio = load("torchaudio")
+    if isinstance(torchaudio, str):
+        mend = f"torch and torchaudio must be a matched pair: {REBUILD}"
+        yield Finding("broken", "torchaudio", torchaudio, mend)
+    driver = read_driver()
+    yield from check_driver(torch, driver)
+    yield from check_gpus(torch, driver)
+    yield check_gloo(torch)
+
+
+def check_driver(torch: ModuleType, driver: Driver | None) -> Iterator[Finding]:
+    """Whether the driver is there, and can run the wheel's CUDA."""
+    if driver is None:
+        yield Finding("note", "driver", "no NVIDIA driver: everything runs on the CPU, slowly")
+        return
+    text = f"{driver.release}, runs CUDA up to {driver.cuda_version[0]}.{driver.cuda_version[1]}"
+    yield Finding("ok", "driver", text)
+    if not torch.cuda.is_available() and gpu_problem(torch, driver) is None:
+        mend = "check nvidia-smi, CUDA_VISIBLE_DEVICES, and in a container its --nv or --gpus"
+        yield Finding("problem", "GPUs", "a driver but no usable GPU", mend)
+
+
+def check_gpus(torch: ModuleType, driver: Driver | None) -> Iterator[Finding]:
+    """Each GPU, whether driver and wheel can use it, and NCCL."""
+    for i, capability in enumerate(driver.capabilities if driver else ()):
+        problem = gpu_problem(torch, driver, i)
+        if problem is not None:
+            yield Finding("problem", f"GPU {i}", problem.text, f"{problem.mend}\n{WITHOUT_IMAGE}")
+        elif i < torch.cuda.device_count():
+            properties = torch.cuda.get_device_properties(i)
+            bf16 = "bf16" if capability >= (8, 0) else "no fast bf16: trainer.amp=fp16"
+            text = (
+                f"{properties.name}, {properties.total_memory / GIB:.0f} GiB, "
+                f"compute capability {capability[0]}.{capability[1]}, {bf16}"
+            )
+            yield Finding("ok", f"GPU {i}", text)
+    if not torch.cuda.is_available():
+        return
+    if torch.distributed.is_nccl_available():
+        version = ".".join(str(part) for part in torch.cuda.nccl.version())
+        yield Finding("ok", "NCCL", version)
+    else:
+        yield Finding("problem", "NCCL", "not in this torch", "install the ordinary torch wheel")
+
+
+def check_gloo(torch: ModuleType) -> Finding:
+    """Whether processes on this machine can meet (a group of one opens the network device)."""
+    distributed = torch.distributed
+    if not distributed.is_available() or not distributed.is_gloo_available():
+        return Finding("broken", "gloo", "not in this torch", "install the ordinary torch wheel")
+    try:
+        store = distributed.HashStore()
+        distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+        distributed.destroy_process_group()
+    except RuntimeError as error:
+        mend = "name a network interface of this machine: export GLOO_SOCKET_IFNAME=lo"
+        return Finding("problem", "gloo", str(error).splitlines()[0], mend)
+    return Finding("ok", "gloo", "opens its network device")
+
+
+def check_audio() -> Iterator[Finding]:
+    """libsndfile, and the two codecs an old one lacks."""
+    soundfile = load("soundfile")
+    if isinstance(soundfile, str):
+        return  # said among the packages
+    text = f"libsndfile {soundfile.__libsndfile_version__}"
+    for name, subtype in (("MP3", "MPEG_LAYER_III"), ("OGG", "OPUS")):
+        try:
+            data = io.BytesIO()
+            soundfile.write(data, [0.1, -0.1] * 6000, 24_000, format=name, subtype=subtype)
+            data.seek(0)
+            read, _ = soundfile.read(data)
+        except (soundfile.LibsndfileError, ValueError, TypeError) as error:
+            mend = f"the soundfile wheel carries libsndfile 1.2; {REBUILD}"
+            yield Finding("broken", "codecs", f"{text}: {subtype} fails: {error}", mend)
+            return
+        if len(read) < 12_000:
+            yield Finding("broken", "codecs", f"{text}: {subtype} loses samples", REBUILD)
+            return
+    yield Finding("ok", "codecs", f"{text}, MP3 and Opus round trips work")
+
+
+def writable(path: Path) -> bool:
+    """Whether a file can really be made there (rights, read-only mounts, quotas, full disks)."""
+    try:
+        with tempfile.TemporaryFile(dir=existing_parent(path)) as file:
+            file.write(b"x")
+    except OSError:
+        return False
+    return True
+
+
+def check_folders() -> Iterator[Finding]:
+    """Caches, output/ and the space there."""
+    home = Path.home()
+    caches = {
+        "HF_HOME": home / ".cache/huggingface",
+        "TORCH_HOME": home / ".cache/torch",
+        "TRITON_CACHE_DIR": home / ".triton",
+        "WANDB_DIR": Path.cwd(),
+    }
+    good = []
+    for variable, default in caches.items():
+        path = Path(os.environ.get(variable) or default).expanduser().absolute()
+        free = shutil.disk_usage(existing_parent(path)).free / GIB
+        if writable(path):
+            good.append(f"{variable} {path} ({free:.0f} GiB free)")
+        else:
+            mend = f"export {variable}=/a/folder/you/may/write"
+            yield Finding("problem", "cache", f"{variable} {path} is not writable", mend)
+    if good:
+        yield Finding("ok", "caches", "\n".join(good))
+    output = Path.cwd() / "output"
+    free = shutil.disk_usage(existing_parent(output)).free / GIB
+    if not writable(output):
+        mend = "name another place: trainer.output_dir=/a/folder/you/may/write"
+        yield Finding("broken", "output/", f"{output} is not writable", mend)
+    elif free < 20:
+        level = "broken" if free < 0.5 else "problem"
+        mend = "free some: a checkpoint of the paper's size takes a few GB; trainer.keep_last=2"
+        yield Finding(level, "output/", f"only {free:.1f} GiB free in {output}", mend)
+    else:
+        yield Finding("ok", "output/", f"writable, {free:.0f} GiB free")
+
+
+def check_wandb() -> Finding:
+    """Where wandb would log; the key itself is never shown."""
+    key = bool(os.environ.get("WANDB_API_KEY"))
+    mode = os.environ.get("WANDB_MODE") or ("online" if key else "offline")
+    text = f"{mode} (WANDB_API_KEY is {'set' if key else 'not set'})"
+    if mode == "online" and not key:
+        return Finding("problem", "wandb", text, "export WANDB_API_KEY=…, or unset WANDB_MODE")
+    return Finding("ok", "wandb", text + ("; later: wandb sync DIR" if mode == "offline" else ""))
+
+
+def cgroup_value(name: str) -> str:
+    """Return a limit of this process's control group (version 2), or "max"."""
+    try:
+        own = Path("/proc/self/cgroup").read_text().split("0::", 1)[1].splitlines()[0].strip()
+        folder = Path("/sys/fs/cgroup" + own)
+        path = folder / name if (folder / name).exists() else Path("/sys/fs/cgroup") / name
+        return path.read_text().strip()
+    except (OSError, IndexError):
+        return "max"
+
+
+def check_limits() -> Iterator[Finding]:
+    """CPU, memory, shared memory and open files."""
+    cpus = len(os.sched_getaffinity(0))
+    quota = cgroup_value("cpu.max").split()
+    allowed = cpus if quota[0] == "max" else min(cpus, int(quota[0]) / int(quota[1]))
+    limit = cgroup_value("memory.max")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = memory if limit == "max" else min(memory, int(limit))
+    text = f"{allowed:g} CPU cores, {memory / GIB:.0f} GiB memory may be used"
+    if memory < 4 * GIB:
+        yield Finding("problem", "machine", text, "give it 4 GiB or more")
+    else:
+        yield Finding("ok", "machine", text)
+    shared = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0
+    if shared < GIB:
+        mend = "docker --shm-size=8g, or trainer.num_workers=0 (loader workers hand over there)"
+        yield Finding("problem", "/dev/shm", f"{shared / 2**20:.0f} MiB", mend)
+    else:
+        yield Finding("ok", "/dev/shm", f"{shared / GIB:.0f} GiB")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < 1024:
+        yield Finding("problem", "open files", f"{soft}", f"ulimit -n {hard}")
+    else:
+        yield Finding("ok", "open files", f"{soft}")
+
+
+def check_restoring() -> Iterator[Finding]:
+    """How the model that comes with the project would restore here: precision and batches."""
+    torch, restoration = load("torch"), load("open_miipher.restoration")
+    if isinstance(torch, str) or isinstance(restoration, str):
+        return  # said above
+    try:
+        restorer = restoration.Restorer.from_checkpoint()
+    except UserError as error:
+        mend = "get the repository's files again: git checkout pretrained"
+        yield Finding("problem", "restoring", str(error).splitlines()[0], mend)
+        return
+    except RuntimeError as error:
+        mend = "read what is said of the GPUs above; --device cpu needs none"
+        yield Finding("problem", "restoring", str(error).splitlines()[0], mend)
+        return
+    device = restorer.model.device
+    kind = "bf16" if restorer.model.amp == "bf16" else "float32"
+    how = restorer.trial or f"batches of {restorer.batch_size} chunks"
+    yield Finding("ok", "restoring", f"on {device}, in {kind}, in {how}")
+
+
+def findings() -> Iterator[Finding]:
+    """Every check in the order of the screen."""
+    yield from check_python()
+    yield from check_torch()
+    yield from check_restoring()
+    yield from check_audio()
+    yield from check_folders()
+    yield check_wandb()
+    yield from check_limits()
+
+
+def show() -> int:
+    """Print the screen and return the exit status."""
+    levels, troubled = [], set()
+    for finding in findings():
+        levels.append(finding.level)
+        if finding.level in ("problem", "broken"):
+            troubled.add(finding.topic)
+        lines = finding.text.splitlines()
+        print(f"{finding.level:8}{finding.topic:13}{lines[0]}", flush=True)
+        for line in lines[1:]:
+            print(f"{'':21}{line}", flush=True)
+        arrow = "->"
+        for line in finding.mend.splitlines():
+            print(f"{'':21}{arrow} {line}", flush=True)
+            arrow = "  "
+    if "broken" in levels:
+        print("\nTraining does not run here yet: mend what is marked broken.")
+        return 1
+    problems = levels.count("problem")
+    what = "Training runs" if "restoring" in troubled else "Training and restoring run"
+    print(f"\n{what} here{f'; {problems} to mend' if problems else ''}.")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Read the command line, which has no options, and show."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(argv)
+    return show()

@@ -1,0 +1,481 @@
+"""Restore a corpus: `src/inference.py [--ckpt-dir D] --input-audio-dir I --output-dir O`."""
+
+import argparse
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from open_miipher.audio.formats import FORMATS, SAMPLE_BYTES, FileFormat
+from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
+from open_miipher.corpus.outcome import INTERRUPTED, MaxFailures
+
+if TYPE_CHECKING:  # what is slow to import comes after the command line was read
+    from open_miipher.corpus.array import ArrayTask
+    from open_miipher.corpus.inputs import Inputs
+    from open_miipher.corpus.restoring import Restore
+    from open_miipher.distributed import StopSignal, World
+    from open_miipher.restoration import RestoreOptions
+
+DESCRIPTION = """\
+Restore every recording under a directory, in a manifest, or in tar shards, with the model that
+comes with the project, or with a chain that you trained.
+
+wav, flac, mp3, ogg, opus, aiff and caf files of any rate, length and number of channels are read;
+nothing is written beside them. Other files of a directory (m4a, mp4, wma, …) are counted, with a
+command that converts them. The outputs have the same folders and names; two inputs that would
+get one name (a/x.wav, a/x.flac) get two (a/x.wav, a/x.flac.wav). Every output is as long as its
+input: frames = round(input frames * output rate / input rate), at least 1.
+
+From shards to shards, every sample keeps its key and its other members (text, speaker, …) byte for
+byte; a sample that cannot be restored is left out, and told. --output-shards does the same for a
+directory or a manifest. Segments of a manifest have their span in the name (x@2.5+1.wav).
+
+Started again, the command goes on with what is left, with another number of processes or array
+tasks too. Inputs that changed since are restored again; those that failed and did not change are
+not tried again (src/status.py --retry-failed). OUTPUT_DIR/manifest.jsonl lists every input: output,
+durations, rates, levels, clipped samples, model, error. OUTPUT_DIR/.ledger is the record that all
+this rests on: keep it.
+"""
+
+EXAMPLES = """\
+exit status: 0 all is restored, but for --max-failures; 2 wrong use, or nothing more can be written;
+3 more failed (see src/status.py); 4 a signal ended the run early, and the same command goes on.
+torchrun makes 1 of all but 0: python src/status.py OUTPUT_DIR --exit-status has the number.
+
+examples:
+  python src/inference.py --input-audio-dir noisy --output-dir clean
+  torchrun --standalone --nproc_per_node 8 src/inference.py --ckpt-dir CKPT \\
+      --input-audio-dir /data/noisy --output-dir /data/restored --format flac --amp bf16
+  python src/inference.py --ckpt-dir CKPT --input-audio-dir /data/noisy \\
+      --output-dir /data/restored --num-shards 64 --shard-id $SLURM_ARRAY_TASK_ID
+  python src/inference.py --ckpt-dir CKPT --input-shards 's3://bucket/noisy/{0000..0999}.tar' \\
+      --s3-endpoint-url https://store.example --output-dir /data/restored --format flac
+  python src/inference.py --ckpt-dir CKPT --input-manifest segments.jsonl --output-shards 1000 \\
+      --output-dir /data/restored
+"""
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add(
+        "--ckpt-dir",
+        metavar="DIR",
+        help="a checkpoint of a whole chain (stage 3, or the small restorer), or the output "
+        "directory of its run (its newest one); default: the small restorer in pretrained/default",
+    )
+    add(
+        "--ckpt",
+        default="newest",
+        metavar="newest|best|STEP",
+        help="which checkpoint, where --ckpt-dir is the output directory of a run (default: "
+        "%(default)s)",
+    )
+    add(
+        "--output-dir",
+        required=True,
+        type=_OUTPUTS,
+        metavar="DIR",
+        help="where the outputs go",
+    )
+    _ask_what_comes_in(parser.add_argument_group("what comes in (one of the first three)"))
+    _ask_what_comes_out(parser.add_argument_group("what comes out"))
+    _ask_how(parser.add_argument_group("how it is computed"))
+    _ask_what_is_done(parser.add_argument_group("what is done"))
+    return parser.parse_args(argv)
+
+
+def _ask_what_comes_in(group: argparse._ArgumentGroup) -> None:
+    add = group.add_mutually_exclusive_group(required=True).add_argument
+    add(
+        "--input-audio-dir",
+        type=_INPUTS,
+        metavar="DIR",
+        help="all audio files under a directory",
+    )
+    add(
+        "--input-manifest",
+        type=_INPUTS,
+        metavar="FILE",
+        help="JSON lines: audio_filepath (absolute, or relative to the manifest's folder), offset "
+        "and duration in s for a segment, and whatever else is to be passed through",
+    )
+    add(
+        "--input-shards",
+        nargs="+",
+        metavar="URL",
+        help="tar shards: folders, patterns, braces (x/{000..099}.tar) or .txt lists of them, on "
+        "disks or s3://; each becomes an output shard of the same name below their common folder",
+    )
+    add = group.add_argument
+    add(
+        "--shard-member",
+        metavar="NAME",
+        help="which member of a sample of --input-shards to restore: flac, noisy.wav, or an npy or "
+        "pth array with its rate in sr.index (default: all audio files); the others are carried "
+        "along as they are",
+    )
+    add("--s3-endpoint-url", metavar="URL", help="of an S3-compatible store (default: Amazon's)")
+    add(
+        "--s3-profile",
+        metavar="NAME",
+        help="section of ~/.aws/credentials (default: the environment's credentials)",
+    )
+
+
+def _ask_what_comes_out(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--sample-rate",
+        type=_sample_rate,
+        default="model",
+        metavar="model|input|HZ",
+        help="of the outputs: the model's (default), each input's own, or a number",
+    )
+    add(
+        "--channels",
+        choices=["mono", "each"],
+        default="mono",
+        help="mix to one channel, or restore each by itself (default: %(default)s)",
+    )
+    add(
+        "--format",
+        choices=FORMATS,
+        default="wav",
+        help="of the outputs (default: %(default)s); wav files above 4 GiB become RF64",
+    )
+    add(
+        "--subtype",
+        choices=list(SAMPLE_BYTES),
+        default="PCM_16",
+        metavar="NAME",
+        help=f"kind of samples, one of {', '.join(SAMPLE_BYTES)} (default: %(default)s); flac "
+        "knows PCM_S8, PCM_16 and PCM_24",
+    )
+    add(
+        "--level",
+        choices=["match-input", "peak", "none"],
+        default="match-input",
+        help="match-input: speech as loud as in the input; peak: every file at a peak of 0.9; "
+        "none: as the model gives it (default: %(default)s)",
+    )
+    add(
+        "--strength",
+        type=float,
+        default=1.0,
+        metavar="0…1",
+        help="share of the restored signal, the rest is the input (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the noise that the vocoder starts from (default: %(default)s)",
+    )
+    add(
+        "--output-shards",
+        type=int,
+        metavar="N",
+        help="write tar shards of N samples (restored-000000.tar …) and no file for each; always "
+        "local: copy them to a store yourself. Nothing to do with --num-shards",
+    )
+
+
+def _ask_how(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--chunk-seconds",
+        type=float,
+        default=20.0,
+        metavar="S",
+        help="how much of a file the model sees at once, at most 30 for Gemma 3n (default: "
+        "%(default)s)",
+    )
+    add(
+        "--overlap-seconds",
+        type=float,
+        default=2.0,
+        metavar="S",
+        help="shared by neighbouring chunks, at most half a chunk (default: %(default)s)",
+    )
+    add(
+        "--normalise-over",
+        choices=["file", "chunk"],
+        default="file",
+        help="what an encoder that normalises its input (w2v-BERT, most wav2vec 2.0 and HuBERT "
+        "models) takes mean and variance of: the whole file, in a first pass, or each chunk "
+        "(default: %(default)s)",
+    )
+    add(
+        "--batch-size",
+        type=_positive,
+        metavar="N",
+        help="the most chunks at once; chunks of several files go together (default: on a GPU what "
+        "a trial of some seconds finds fastest, on a CPU 4)",
+    )
+    add("--device", metavar="cpu|cuda", help="default: a GPU where there is one")
+    add(
+        "--ranks-per-gpu",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="processes that share a GPU, each with a copy of the model (default: %(default)s)",
+    )
+    add(
+        "--amp",
+        choices=["no", "bf16"],
+        help="bf16: weights in 16 bits, faster on GPUs, and another output than with no: say which "
+        "where unlike machines share a run (default: bf16 on GPUs that compute in it, else no)",
+    )
+    add(
+        "--no-ema",
+        action="store_true",
+        help="take the trained weights themselves, not their moving average",
+    )
+
+    add(
+        "--encoder-source",
+        metavar="ID|DIR",
+        help="where the base encoder lies now, if not where it was in training; its weights must "
+        "be the same",
+    )
+
+
+def _ask_what_is_done(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
+    add(
+        "--overwrite",
+        action="store_true",
+        help="restore everything again, also what another model or other options made",
+    )
+    add(
+        "--outputs-elsewhere",
+        action="store_true",
+        help="what the ledger calls done is done, also where its output was moved away, to a store "
+        "for one",
+    )
+    add(
+        "--max-failures",
+        default="0",
+        metavar="N|P%",
+        help="so many files (of shards: shards that lack a sample), or such a share, may fail "
+        "without an exit status of 3 (default: %(default)s)",
+    )
+    add(
+        "--num-shards",
+        type=int,
+        metavar="N",
+        help="tasks of a job array that share the work out (tar shards are something else), each "
+        "started with its --shard-id",
+    )
+    add("--shard-id", type=int, metavar="K", help="which of them this one is: 0 … N - 1")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="say how many files and hours there are, how many bytes will come, and which inputs "
+        "are unreadable; write nothing",
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check, load, restore, sum up."""
+    arguments = parse_arguments(argv)
+    from open_miipher.distributed import contact, start
+
+    less_memory = "a smaller --batch-size, shorter --chunk-seconds, or fewer --ranks-per-gpu"
+    with contact(less_memory, again="start the same command again"):
+        world = start(
+            arguments.device,
+            timeout_minutes=7 * 24 * 60,  # ranks end hours apart
+            collectives=False,
+            ranks_per_device=arguments.ranks_per_gpu,
+            cpu_option="--device cpu",
+        )
+        try:
+            code = _restore(arguments, world)
+        except KeyboardInterrupt:  # the second one: the first lets the files in work come to an end
+            return INTERRUPTED
+        world.close()
+    return code
+
+
+def _restore(arguments: argparse.Namespace, world: "World") -> int:
+    from open_miipher.distributed import StopSignal
+
+    array_task = world.agree(lambda: _array_task(arguments))
+    allowed = world.agree(lambda: MaxFailures(arguments.max_failures))
+    stop = None if arguments.dry_run else StopSignal()  # a model may take minutes to load
+    task = _task(arguments, world)
+    if stop is None:
+        return _preview(task, array_task, allowed, arguments, world)
+    return _run(task, array_task, allowed, arguments, world, stop)
+
+
+def _task(arguments: argparse.Namespace, world: "World") -> "Restore":
+    """Check what is asked for, then load the model, whose files are hashed once a machine."""
+    from open_miipher.checkpoint import Checkpoint
+    from open_miipher.corpus.restoring import Restore
+    from open_miipher.restoration import DEFAULT_MODEL, Restorer
+
+    options, file_format, inputs = world.agree(lambda: _asked_for(arguments))
+    checkpoint = world.agree(
+        lambda: Checkpoint.open(arguments.ckpt_dir or DEFAULT_MODEL, arguments.ckpt)
+    )
+    world.once_a_machine(checkpoint.verify)
+    if arguments.ranks_per_gpu > 1 and world.device.type == "cuda":
+        import torch
+
+        # One rank's trial of batch sizes must not take the memory of the others.
+        torch.cuda.set_per_process_memory_fraction(1 / arguments.ranks_per_gpu, world.device)
+    restorer = world.agree(
+        lambda: Restorer.from_checkpoint(
+            replace(checkpoint, is_verified=True),
+            options,
+            1 if arguments.dry_run else arguments.batch_size,  # without a trial
+            world.device,
+            arguments.amp,
+            ema=not arguments.no_ema,
+            encoder_source=arguments.encoder_source,
+        )
+    )
+    if world.is_main:
+        given = Path(arguments.ckpt_dir or DEFAULT_MODEL).resolve()
+        newest = "" if given == checkpoint.path else f" (the newest in {printable(given)})"
+        print(f"{restorer}{newest}", flush=True)
+    elsewhere = arguments.outputs_elsewhere
+    return Restore(restorer, inputs, arguments.output_dir, file_format, elsewhere)
+
+
+def _asked_for(arguments: argparse.Namespace) -> tuple["RestoreOptions", FileFormat, "Inputs"]:
+    from open_miipher.restoration import RestoreOptions
+
+    options = RestoreOptions(
+        sample_rate=arguments.sample_rate,
+        channels=arguments.channels,
+        level=arguments.level,
+        strength=arguments.strength,
+        chunk_seconds=arguments.chunk_seconds,
+        overlap_seconds=arguments.overlap_seconds,
+        normalise_over=arguments.normalise_over,
+        seed=arguments.seed,
+    )
+    file_format = FileFormat(arguments.format, arguments.subtype)
+    inputs = _inputs(arguments)
+    inputs.check(arguments.output_dir)
+    return options, file_format, inputs
+
+
+def _inputs(arguments: argparse.Namespace) -> "Inputs":
+    from open_miipher.corpus.recordings import Directory, Manifest
+    from open_miipher.corpus.tars import Groups, TarShards
+    from open_miipher.shards import S3Config, Storage
+
+    size = arguments.output_shards
+    if arguments.input_shards is not None:
+        if size is not None:
+            raise UserError("--input-shards gives one shard for each; leave out --output-shards")
+        storage = Storage(S3Config(arguments.s3_endpoint_url, arguments.s3_profile))
+        return TarShards(arguments.input_shards, storage, arguments.shard_member)
+    for name in ("shard_member", "s3_endpoint_url", "s3_profile"):
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name.replace('_', '-')} goes with --input-shards alone")
+    recordings = (
+        Manifest(arguments.input_manifest)
+        if arguments.input_audio_dir is None
+        else Directory(arguments.input_audio_dir)
+    )
+    return recordings if size is None else Groups(recordings, size)
+
+
+def _array_task(arguments: argparse.Namespace) -> "ArrayTask | None":
+    from open_miipher.corpus.array import ArrayTask
+
+    count, index = arguments.num_shards, arguments.shard_id
+    if (count is None) != (index is None):
+        raise UserError("--num-shards and --shard-id belong together; give both or none")
+    return None if count is None else ArrayTask(count, index)
+
+
+def _preview(
+    task: "Restore",
+    array_task: "ArrayTask | None",
+    allowed: MaxFailures,
+    arguments: argparse.Namespace,
+    world: "World",
+) -> int:
+    text, status = world.on_main(lambda: task.preview(arguments.overwrite, array_task, allowed))
+    if world.is_main:
+        print(text)
+    return status
+
+
+def _run(
+    task: "Restore",
+    array_task: "ArrayTask | None",
+    allowed: MaxFailures,
+    arguments: argparse.Namespace,
+    world: "World",
+    stop: "StopSignal",
+) -> int:
+    from open_miipher.corpus.ledger import MANIFEST_NAME
+    from open_miipher.corpus.run import run
+
+    summary = run(task, arguments.output_dir, world, arguments.overwrite, array_task, stop, allowed)
+    if world.is_main:
+        print(summary.sentence("restored"))
+        if summary.num_carried:
+            print(f"{summary.num_carried:,} members that are no audio were carried along")
+        if summary.num_clipped:
+            print(
+                f"{summary.num_clipped:,} {summary.unit} have samples that were clipped at full "
+                f"scale (clipped_samples in {MANIFEST_NAME}); --subtype FLOAT keeps all, --level "
+                "peak leaves room"
+            )
+        if summary.stopped:
+            print(f"ended early by {summary.stopped}; the same command goes on with what is left")
+        if summary.num_failed:
+            status = f"python src/status.py {shlex.quote(str(arguments.output_dir))}"
+            print(f"the reasons: {status}")
+            print(f"to try them again: {status} --retry-failed, and then this command")
+    return summary.exit_code
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: choose 1 or more")
+    return int(text)
+
+
+def _local(mend: str) -> Callable[[str], Path]:
+    """Return the type of a path on this machine; a store is answered with the mend."""
+
+    def parse(text: str) -> Path:
+        if "://" in text:
+            raise argparse.ArgumentTypeError(f"{text} is no path of this machine: {mend}")
+        return Path(text)
+
+    return parse
+
+
+_OUTPUTS = _local(
+    "restore into a folder, upload what is done, remove it, and go on with --outputs-elsewhere "
+    "(docs/restoring.md shows it from end to end)"
+)
+_INPUTS = _local("give tar shards of a store with --input-shards, or copy the files here")
+
+
+def _sample_rate(text: str) -> int | str:
+    if text in ("model", "input"):
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: choose model, input or a number in Hz")
+    return int(text)
