@@ -165,14 +165,17 @@ def write_results(output_dir: Path, evaluation: Evaluation, more: Summary) -> No
 def summary_table(evaluation: Evaluation) -> str:
     """Format the means with half the width of their intervals: input, systems, differences."""
     summaries = evaluation.summaries
-    inputs: Summary = {}  # of the system with most files
-    for summary in sorted(summaries.values(), key=lambda s: max((v["n"] for v in s.values()), default=0)):
-        inputs |= {k.removeprefix(INPUT): v for k, v in summary.items() if k.startswith(INPUT)}
+    names = [column.name for column in evaluation.columns]
+    inputs: Summary = {}
+    for name in names:  # of the system with most files
+        found = [summary[INPUT + name] for summary in summaries.values() if INPUT + name in summary]
+        if found:
+            inputs[name] = max(found, key=lambda value: value["n"])
     columns: dict[str, Summary] = {"input": inputs} if inputs else {}
     columns |= summaries
     columns |= {f"{x} - {evaluation.systems[0]}": y for x, y in evaluation.paired.items()}
     body = []
-    for name in (column.name for column in evaluation.columns):
+    for name in names:
         counts = [int(summary[name]["n"]) for summary in summaries.values() if name in summary]
         if counts:
             body.append([name, *(_cell(x, name) for x in columns.values()), str(max(counts))])
