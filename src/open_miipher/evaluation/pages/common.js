@@ -16,8 +16,11 @@ const report = {
       const script = document.createElement("script");
       script.src = `data/${encodeURIComponent(key)}.js`;
       script.onload = () => resolve(this.received[key]);
-      script.onerror = () =>
-        reject(new Error(`data/${key}.js is missing: copy the whole folder of the report`));
+      script.onerror = () => {
+        const problem = `data/${key}.js is missing: copy the whole folder of the report`;
+        tell(problem); // of scripts on a disk, a browser reports no errors to the page
+        reject(new Error(problem));
+      };
       document.head.append(script);
     });
     return this.loading[key];
@@ -44,9 +47,6 @@ const find = (selector) => document.querySelector(selector);
 function tell(text) {
   find("#told").textContent = text;
 }
-
-// Show what went wrong instead of a page that stays empty.
-window.addEventListener("unhandledrejection", (event) => tell(event.reason.message));
 
 // What is kept between visits; a browser may refuse to, and then it is kept until the page closes.
 const kept = {

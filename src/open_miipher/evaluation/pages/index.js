@@ -420,7 +420,6 @@ async function show() {
   if (overview.isConnected) scrolled = scrollY;
   open?.player?.close();
   open = null;
-  tell("");
   if (match && Number(match[1]) < summary.num_files) {
     const element = await drawFile(Number(match[1]));
     if (location.hash !== match[0]) return;
