@@ -44,9 +44,8 @@ def chromium() -> Iterator[Any]:
     if PROGRAM is None:
         pytest.skip("no chromium: no pages tried")
     with sync_api.sync_playwright() as play:
-        # A root user has no sandbox; a page on a disk plays without a click before.
-        options = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-        browser = play.chromium.launch(executable_path=PROGRAM, args=options)
+        # For root, Chromium has no sandbox.
+        browser = play.chromium.launch(executable_path=PROGRAM, args=["--no-sandbox"])
         yield browser
         browser.close()
 
