@@ -32,7 +32,7 @@ from open_miipher.evaluation.results import (
 )
 from open_miipher.evaluation.results import Row as ResultRow
 
-_INPUT = "input"  # in place of a system
+_INPUT = "input"  # in place of a system; one that cannot be read is no failure of theirs
 _BYTES_A_SECOND = 48000  # of audio, about: costs are taken from sizes
 
 
@@ -135,7 +135,7 @@ class Evaluate:
                 own = by_id.get(_id(system, name))
                 if own is None:
                     continue
-                problems = [*own["problems"], *(f"{INPUT}{x}" for x in before["problems"])]
+                problems = [*own["problems"], *(f"input: {x}" for x in before["problems"])]
                 row: ResultRow = {"file": name, "system": system}
                 if own["seconds"] is not None:
                     row["seconds"] = own["seconds"]
@@ -157,13 +157,14 @@ def _build(arguments: EvaluatorArguments) -> Callable[[Item], Row]:
 
 def _measure(evaluator: Evaluator, item: Item) -> Row:
     found = evaluator.measure(item.details)
-    error = found.problems[0] if found.seconds is None else None
+    lacks_all = found.seconds is None and not item.id.startswith(_id(_INPUT, ""))
+    error = found.problems[0] if lacks_all else None
     return _row(item, error) | asdict(found)
 
 
 def _row(item: Item, error: str | None) -> Row:
     problems = [] if error is None else [error]
-    nothing = {"seconds": None, "values": {}, "problems": problems}
+    nothing: Row = {"seconds": None, "values": {}, "problems": problems}
     return {"id": item.id, "stamp": item.stamp, **nothing, "error": error}
 
 

@@ -70,13 +70,13 @@ def match_files(
             )
     found: dict[str, dict[str, Path]] = {}
     problems = []
-    for option, folder in (("--reference-dir", reference_dir), ("--input-dir", input_dir)):
+    for option, beside in (("--reference-dir", reference_dir), ("--input-dir", input_dir)):
         found[option] = {}
-        if folder is None:
+        if beside is None:
             continue
-        own = counterparts(names, find_audio(folder), printable(folder))
-        found[option] = {name: folder / path for name, path in own.items()}
-        problems += _missing(names, own, f"{option} {printable(folder)} has nothing")
+        own = counterparts(names, find_audio(beside), printable(beside))
+        found[option] = {name: beside / path for name, path in own.items()}
+        problems += _missing(names, own, f"{option} {printable(beside)} has nothing")
     report(problems)
     return {
         name: Sounds(
@@ -195,15 +195,13 @@ class Evaluator:
         """Plain data that is other data when other values may come out of a recording."""
         settings = self.arguments[0]
         words = Path(settings.words or "")
-        models = [
-            settings.nisqa_weights or Path(),
-            *sorted(words.iterdir() if words.is_dir() else ()),
-        ]
+        files = sorted(words.iterdir()) if settings.words and words.is_dir() else []
+        files += [settings.nisqa_weights] if settings.nisqa_weights else []
         return {
             "version": __version__,
             "measures": list(self.measures),
             "words": settings.words,
-            "models": [[str(model), file_stamp(model)] for model in models],
+            "files": [[str(path), file_stamp(path)] for path in files],
         }
 
     def measure(self, recording: Recording) -> Findings:

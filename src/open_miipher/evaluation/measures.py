@@ -382,7 +382,7 @@ def _opinions(prefix: str, names: Mapping[str, str]) -> tuple[Column, ...]:
 MEASURES: dict[str, Measure] = {
     "level": Measure(
         (
-            Column("level_db", "Level", "dB of full scale"),
+            Column("level_db", "Level", "dB"),
             Column("bandwidth_hz", "Bandwidth", "Hz"),
         ),
         False,
