@@ -8,7 +8,7 @@ from PIL import Image
 from small_evaluation import COLUMNS, NAMES, NEW, OLD, RATE, make_evaluation
 
 from open_miipher.base.errors import UserError
-from open_miipher.evaluation.report import plan_report, read_trust, write_report
+from open_miipher.evaluation.report import Plan, plan_report, read_trust, write_report
 from open_miipher.evaluation.results import Evaluation, Sounds
 
 
@@ -20,7 +20,7 @@ def evaluation(tmp_path_factory):
 @pytest.fixture(scope="module")
 def folder(evaluation, tmp_path_factory):
     report = tmp_path_factory.mktemp("results") / "report"
-    write_report(report, evaluation, plan_report(evaluation, {}, num_files=5))
+    write_report(report, evaluation, planned(evaluation, {}, num_files=5))
     return report
 
 
@@ -29,6 +29,10 @@ def data(folder: Path, key: str):
     head = f'report.receive("{key}",'
     assert text.startswith(head)
     return json.loads(text.removeprefix(head).removesuffix(");\n"))
+
+
+def planned(evaluation, trusted, num_files=60, seconds=60.0) -> Plan:
+    return plan_report(evaluation, trusted, num_files, seconds)
 
 
 def numbers(count: int) -> Evaluation:
@@ -42,10 +46,10 @@ def numbers(count: int) -> Evaluation:
 
 
 def test_the_worst_file_is_first_by_the_first_column_that_judges(evaluation):
-    plan = plan_report(evaluation, {})
+    plan = planned(evaluation, {})
     assert plan.sorted_by == "estoi"  # a level is neither good nor bad
     assert plan.files == NAMES
-    assert plan_report(numbers(5), {}).files == [f"{x}.wav" for x in (4, 3, 2, 1, 0)]
+    assert planned(numbers(5), {}).files == [f"{x}.wav" for x in (4, 3, 2, 1, 0)]
 
 
 def test_what_can_be_trusted_least_is_first_whatever_was_measured(evaluation):
@@ -54,7 +58,7 @@ def test_what_can_be_trusted_least_is_first_whatever_was_measured(evaluation):
         evaluation.sounds[NAMES[5]].restored[OLD].resolve(): (0.9, ""),
         evaluation.sounds[NAMES[2]].restored[OLD].resolve(): (0.5, ""),
     }
-    plan = plan_report(evaluation, trusted)
+    plan = planned(evaluation, trusted)
     assert plan.sorted_by == "trust"
     assert plan.files == [NAMES[5], NAMES[2], NAMES[0], NAMES[1], NAMES[3], NAMES[4]]
     assert plan.trust[:, 0].tolist() == [0.9, 0.1]
@@ -77,7 +81,7 @@ def test_trust_is_read_from_the_manifest_beside_the_files(tmp_path):
 
 
 def test_the_worst_the_best_and_some_between_can_be_heard():
-    plan = plan_report(numbers(1000), {}, num_files=60)
+    plan = planned(numbers(1000), {}, num_files=60)
     assert len(set(plan.shown)) == 60
     assert plan.shown[:20] == list(range(20))
     assert plan.shown[-10:] == list(range(990, 1000))
@@ -85,8 +89,8 @@ def test_the_worst_the_best_and_some_between_can_be_heard():
     assert between.min() >= 31
     assert between.max() <= 33
     for count in (0, 1, 2, 7):
-        assert len(set(plan_report(numbers(1000), {}, count).shown)) == count
-    assert plan_report(numbers(3), {}, num_files=60).shown == [0, 1, 2]
+        assert len(set(planned(numbers(1000), {}, count).shown)) == count
+    assert planned(numbers(3), {}, num_files=60).shown == [0, 1, 2]
 
 
 def test_what_is_measured_stands_in_the_pages_data(folder, evaluation):
@@ -116,7 +120,7 @@ def test_what_is_measured_stands_in_the_pages_data(folder, evaluation):
 
 def test_rows_lie_in_pages(tmp_path):
     evaluation = numbers(1201)
-    write_report(tmp_path / "report", evaluation, plan_report(evaluation, {}, num_files=0))
+    write_report(tmp_path / "report", evaluation, planned(evaluation, {}, num_files=0))
     pages = [data(tmp_path / "report", f"rows-{x}") for x in range(3)]
     assert [len(page) for page in pages] == [500, 500, 201]
     assert pages[2][200]["name"] == "0.wav"
@@ -146,7 +150,7 @@ def test_long_sounds_are_cut_and_many_channels_mixed(tmp_path):
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal((3 * 8000, 6)), 8000)
     row = {"file": "long.wav", "system": "a", "problems": ""}
     evaluation = Evaluation(["a"], COLUMNS, [row], {"long.wav": Sounds({"a": path})}, {})
-    write_report(tmp_path / "report", evaluation, plan_report(evaluation, {}, seconds=1.5))
+    write_report(tmp_path / "report", evaluation, planned(evaluation, {}, seconds=1.5))
     (sound,) = data(tmp_path / "report", "file-0")["sounds"]
     info = soundfile.info(tmp_path / f"report/sounds/{sound['token']}.flac")
     assert (info.frames, info.channels) == (12000, 1)
@@ -157,7 +161,7 @@ def test_a_sound_that_cannot_be_read_is_told_and_the_others_are_there(tmp_path):
     evaluation = make_evaluation(tmp_path / "sounds", seconds=0.3)
     evaluation.sounds[NAMES[1]].restored[OLD].write_bytes(b"no audio")
     evaluation.sounds[NAMES[2]].restored[OLD].unlink()
-    write_report(tmp_path / "report", evaluation, plan_report(evaluation, {}))
+    write_report(tmp_path / "report", evaluation, planned(evaluation, {}))
     for place in (1, 2):
         content = data(tmp_path / "report", f"file-{place}")
         assert [x["label"] for x in content["sounds"]] == ["input", NEW, "clean reference"]
@@ -171,13 +175,13 @@ def test_silence_and_one_sample_have_a_page(tmp_path):
         row = {"file": "short.wav", "system": "a", "problems": "it is silent"}
         sounds = Sounds({"a": path}, None, path)
         evaluation = Evaluation(["a"], COLUMNS, [row], {"short.wav": sounds}, {})
-        write_report(tmp_path / "report", evaluation, plan_report(evaluation, {}))
+        write_report(tmp_path / "report", evaluation, planned(evaluation, {}))
         assert len(data(tmp_path / "report", "file-0")["sounds"]) == 2
 
 
 def test_the_size_that_is_said_is_about_that_of_the_folder(tmp_path):
     evaluation = make_evaluation(tmp_path / "sounds", seconds=8.0)
-    plan = plan_report(evaluation, {}, num_files=2)
+    plan = planned(evaluation, {}, num_files=2)
     assert str(plan).startswith("the report lets 2 of 6 files be heard (about ")
     write_report(tmp_path / "report", evaluation, plan)
     taken = sum(path.stat().st_size for path in (tmp_path / "report").rglob("*.*"))
@@ -185,7 +189,7 @@ def test_the_size_that_is_said_is_about_that_of_the_folder(tmp_path):
 
 
 def test_only_a_report_is_replaced_and_only_by_a_whole_one(tmp_path, evaluation):
-    plan = plan_report(evaluation, {}, num_files=1)
+    plan = planned(evaluation, {}, num_files=1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").touch()
     with pytest.raises(UserError, match="holds something else than a report: move it away"):

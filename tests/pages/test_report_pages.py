@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
         evaluation.sounds[NAMES[1]].restored[NEW].resolve(): (0.2, "the <i>tail</i> is gone"),
         evaluation.sounds[NAMES[0]].restored[OLD].resolve(): (0.9, ""),
     }
-    write_report(folder, evaluation, plan_report(evaluation, trusted, 5), title=TITLE)
+    write_report(folder, evaluation, plan_report(evaluation, trusted, 5, 60.0), title=TITLE)
     return folder
 
 
@@ -302,7 +302,7 @@ def test_five_thousand_files_open_and_turn_pages_in_two_seconds_of_script(browse
     nowhere = Path("/none.wav")
     sounds = {x: Sounds({"first": nowhere, "second": nowhere}, None, nowhere) for x in names}
     evaluation = Evaluation(["first", "second"], COLUMNS, rows, sounds, {})
-    write_report(tmp_path / "report", evaluation, plan_report(evaluation, {}, num_files=0))
+    write_report(tmp_path / "report", evaluation, plan_report(evaluation, {}, 0, 60.0))
     watched = Watched(browser)
     page = watched.page
     measures = page.context.new_cdp_session(page)

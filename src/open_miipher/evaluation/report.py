@@ -44,9 +44,6 @@ from open_miipher.evaluation.spectrograms import (
     top_of,
 )
 
-NUM_FILES, SECONDS = 60, 60.0
-"""How many files can be heard, and how much of each, unless told otherwise."""
-
 _PAGES = Path(__file__).with_name("pages")
 _ROWS_A_PAGE, _BINS = 500, 24
 _INPUT_LABEL = "input"
@@ -109,8 +106,8 @@ def read_trust(restored_dir: Path) -> dict[Path, Trust]:
 def plan_report(
     evaluation: Evaluation,
     trusted: Mapping[Path, Trust],
-    num_files: int = NUM_FILES,
-    seconds: float = SECONDS,
+    num_files: int,
+    seconds: float,
 ) -> Plan:
     """Put the files in order and choose those that can be heard; cheap, so that it can be told.
 
@@ -236,6 +233,16 @@ def _sounds(evaluation: Evaluation, name: str) -> list[tuple[str, str, Path]]:
     return [(kind, label, path) for kind, label, path in found if path is not None]
 
 
+def check_place(folder: Path) -> None:
+    """Refuse a folder that holds something else than a report.
+
+    Raises:
+        UserError: it does.
+    """
+    if folder.exists() and not (folder / "data/summary.js").is_file():
+        raise UserError(f"{printable(folder)} holds something else than a report: move it away")
+
+
 def write_report(
     folder: Path,
     evaluation: Evaluation,
@@ -255,8 +262,7 @@ def write_report(
     Raises:
         UserError: the folder holds something else, or cannot be written.
     """
-    if folder.exists() and not (folder / "data/summary.js").is_file():
-        raise UserError(f"{printable(folder)} holds something else than a report: move it away")
+    check_place(folder)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         shutil.copytree(_PAGES, temporary)
