@@ -196,6 +196,7 @@ def test_only_a_report_is_replaced_and_only_by_a_whole_one(tmp_path, evaluation)
         write_report(tmp_path / "mine", evaluation, plan)
     assert (tmp_path / "mine/thesis.txt").exists()
     write_report(tmp_path / "report", evaluation, plan, title="first")
+    (tmp_path / ".report.new.tmp").mkdir()  # of a run that was killed
     impossible = Evaluation(evaluation.systems, COLUMNS, evaluation.rows, {}, {})
     with pytest.raises(KeyError):
         write_report(tmp_path / "report", impossible, plan, title="second")
@@ -204,3 +205,56 @@ def test_only_a_report_is_replaced_and_only_by_a_whole_one(tmp_path, evaluation)
     assert data(tmp_path / "report", "summary")["title"] == "third"
     assert len(list((tmp_path / "report/sounds").iterdir())) == 4
     assert {path.name for path in tmp_path.iterdir()} == {"mine", "report"}
+
+
+@pytest.mark.integration
+def test_the_command_writes_the_report_of_what_it_measured(run_script, tmp_path):
+    make_evaluation(tmp_path, seconds=0.5)
+    for name in NAMES[3:]:  # three are enough
+        for kind in ("old", "new", "input", "clean"):
+            (tmp_path / kind / name).unlink()
+    row = {"output": NAMES[1], "trust": 0.3, "trust_reason": "the pitch fell"}
+    (tmp_path / "new/manifest.jsonl").write_text(json.dumps(row) + "\n")
+    words = [
+        *["--restored-dir", f"first={tmp_path / 'old'}", f"second={tmp_path / 'new'}"],
+        *["--reference-dir", tmp_path / "clean", "--input-dir", tmp_path / "input"],
+        *["--output-dir", tmp_path / "out", "--measures", "level", "log_spectral_distance"],
+        *["--num-workers", 1, "--report", "--report-files", 1],
+    ]
+    (tmp_path / "out/report").mkdir(parents=True)
+    (tmp_path / "out/report/mine.txt").touch()
+    refused = run_script("src/evaluate.py", *words, check=False)
+    assert refused.returncode == 2
+    assert "holds something else than a report" in refused.stderr
+    assert not (tmp_path / "out/per_file.csv").exists()  # nothing was measured in vain
+    (tmp_path / "out/report/mine.txt").unlink()
+    (tmp_path / "out/report").rmdir()
+    made = run_script("src/evaluate.py", *words)
+    assert "the report lets 1 of 3 files be heard" in made.stderr
+    summary = data(tmp_path / "out/report", "summary")
+    assert summary["series"] == ["input", "first", "second"]
+    assert summary["sorted_by"] == "trust"
+    first = data(tmp_path / "out/report", "rows-0")[0]
+    assert (first["name"], first["reasons"]) == (NAMES[1], ["", "the pitch fell"])
+    means = json.loads((tmp_path / "out/summary.json").read_text())["systems"]["second"]
+    column = [x["name"] for x in summary["columns"]].index("log_spectral_distance")
+    wanted = means["log_spectral_distance"]
+    assert summary["means"][2][column][:1] == pytest.approx([wanted["mean"]])
+    run_script("src/evaluate.py", *words)  # again: the same, so that votes still belong to it
+    assert data(tmp_path / "out/report", "summary")["id"] == summary["id"]
+
+
+@pytest.mark.integration
+def test_wrong_use_of_the_report_is_one_sentence(run_script, tmp_path):
+    folders = ["--restored-dir", tmp_path, "--output-dir", tmp_path / "out"]
+    for words, message in (
+        ([], "it takes --restored-dir and --output-dir, or --votes"),
+        (["--restored-dir", tmp_path], "it takes --restored-dir and --output-dir, or --votes"),
+        ([*folders, "--report-files", -1], "--report-files must not be negative"),
+        ([*folders, "--report-seconds", 0], "--report-seconds more than 0"),
+        (["--votes", tmp_path / "none.json"], "none.json cannot be read: No such file"),
+    ):
+        process = run_script("src/evaluate.py", *words, check=False)
+        assert process.returncode == 2
+        assert message in process.stderr
+        assert "Traceback" not in process.stderr

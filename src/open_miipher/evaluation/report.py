@@ -11,7 +11,6 @@ loaded: rows lie in pages, worst first, and the values to sort by in a file for 
 """
 
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -263,7 +262,9 @@ def write_report(
         UserError: the folder holds something else, or cannot be written.
     """
     check_place(folder)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a run that was killed
+        shutil.rmtree(leftover)
+    temporary, old = (folder.with_name(f".{folder.name}.{name}.tmp") for name in ("new", "old"))
     try:
         shutil.copytree(_PAGES, temporary)
         for name in ("data", "sounds", "pictures"):
@@ -274,12 +275,13 @@ def write_report(
         _write_rows(temporary, evaluation, plan)
         _write_data(temporary, "summary", _summary(evaluation, plan) | {"title": title})
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         temporary.rename(folder)
     except OSError as error:
         raise UserError(f"{printable(folder)} cannot be written: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _write_data(folder: Path, key: str, value: object) -> None:
@@ -332,11 +334,11 @@ def _summary(evaluation: Evaluation, plan: Plan) -> dict[str, object]:
     first = len(plan.series) - len(evaluation.systems)  # the place of the first system
     pairs = [(0, x) for x in range(first, len(plan.series)) if first]
     pairs += [(first, x) for x in range(first + 1, len(plan.series))]
-    made = datetime.now(UTC)
-    identity = sha256(f"{made.isoformat()}{plan.files}".encode("utf-8", "surrogatepass"))
+    # Votes belong to what was heard, whenever its report was written.
+    heard = json.dumps([plan.files, plan.shown, plan.series, _numbers(plan.values)])
     return {
-        "id": identity.hexdigest()[:16],
-        "made": made.strftime("%Y-%m-%d %H:%M UTC"),
+        "id": sha256(heard.encode()).hexdigest()[:16],
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "systems": list(evaluation.systems),
         "series": [_INPUT_LABEL if name is None else name for name in plan.series],
         "columns": [_described(c, plan.values[:, x]) for x, c in enumerate(evaluation.columns)],
@@ -402,12 +404,12 @@ def _write_file(folder: Path, evaluation: Evaluation, plan: Plan, place: int) ->
         token = sha256(f"{place} {label} {path}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
         try:
             waveform, rate, is_whole = _read_start(path, plan.seconds)
-            copy = folder / f"sounds/{token}.flac"
-            with AudioWriter(copy, rate, len(waveform), "flac") as writer:
-                writer.write(waveform)
         except UserError as error:
             missing.append(str(error))
             continue
+        copy = folder / f"sounds/{token}.flac"
+        with AudioWriter(copy, rate, len(waveform), "flac") as writer:
+            writer.write(waveform)
         panels.append(Panel(label, waveform.mean(axis=0), rate))
         level = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
         facts = {"seconds": waveform.shape[1] / rate, "level": level, "is_whole": is_whole}
