@@ -67,14 +67,14 @@ def test_what_can_be_trusted_least_is_first_whatever_was_measured(evaluation):
 
 def test_trust_is_read_from_the_manifest_beside_the_files(tmp_path):
     rows = [
-        {"output": "a/x.wav", "trust": 0.25, "trust_reason": "the pitch fell"},
+        {"output": "a/x.wav", "trust": 0.25, "trust_reason": "the pitch fell", "kept_input": True},
         {"output": "y.wav", "trust": 1.0, "trust_reason": None},
         {"output": None, "error": "it is no audio"},
         {"output": "z.wav"},
     ]
     (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert read_trust(tmp_path) == {
-        (tmp_path / "a/x.wav").resolve(): (0.25, "the pitch fell"),
+        (tmp_path / "a/x.wav").resolve(): (0.25, "the pitch fell; the input was kept"),
         (tmp_path / "y.wav").resolve(): (1.0, ""),
     }
     assert read_trust(tmp_path / "elsewhere") == {}

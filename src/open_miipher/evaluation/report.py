@@ -95,11 +95,13 @@ def read_trust(restored_dir: Path) -> dict[Path, Trust]:
     Raises:
         UserError: a line of the manifest is damaged.
     """
-    return {
-        (restored_dir / row["output"]).resolve(): (row["trust"], row.get("trust_reason") or "")
-        for row in read_rows(restored_dir / "manifest.jsonl")
-        if row.get("output") is not None and row.get("trust") is not None
-    }
+    found = {}
+    for row in read_rows(restored_dir / "manifest.jsonl"):
+        if row.get("output") is not None and row.get("trust") is not None:
+            kept = "the input was kept" if row.get("kept_input") else None
+            reasons = [reason for reason in (row.get("trust_reason"), kept) if reason]
+            found[(restored_dir / row["output"]).resolve()] = row["trust"], "; ".join(reasons)
+    return found
 
 
 def plan_report(
