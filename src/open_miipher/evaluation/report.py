@@ -378,13 +378,14 @@ def _described(column: Column, values: np.ndarray) -> dict[str, object]:
     known = values[np.isfinite(values)]
     low, high = (float(x) for x in np.percentile(known, [0.5, 99.5])) if len(known) else (0.0, 0.0)
     spread = (high - low) / 4 or abs(low) or 1.0
-    edges = np.linspace(low, high, _BINS + 1) if high > low else np.array([low - 0.5, low + 0.5])
+    reach = 0.5 if high == low else 0.0
+    edges = np.linspace(low - reach, high + reach, _BINS + 1)
     return {
         "name": column.name,
         "title": column.title,
         "unit": column.unit,
         "better": {True: 1, False: -1, None: 0}[column.higher_is_better],
-        "decimals": int(np.clip(1 - np.floor(np.log10(spread)), 0, 4)),
+        "decimals": int(np.clip(1 - np.floor(np.log10(spread)), 0, 3)),
         "edges": [float(edges[0]), float(edges[-1])],
         # What lies beyond the edges counts in the last bins.
         "counts": [

@@ -21,10 +21,10 @@ function shownValue(one, value, signed = false) {
 
 function heading(one) {
   const [arrow, meaning] = directions[one.better];
+  const unit = one.unit.replace(/^(-?[\d.]+)-(-?[\d.]+)$/, "$1 … $2").replaceAll("-", "−"); // a range
   return [
-    one.title,
-    one.unit && el("small", {}, ` ${one.unit}`),
-    arrow && el("small", { title: meaning, "aria-label": meaning }, ` ${arrow}`),
+    `${one.title} `,
+    el("small", {}, unit && `${unit} `, arrow && el("span", { title: meaning, "aria-label": meaning }, arrow)),
   ];
 }
 
@@ -231,7 +231,7 @@ async function showFiles() {
 }
 
 function filesTable(rows) {
-  const columns = [...(summary.has_trust ? [{ name: "trust", title: "trust", decimals: 2, better: 1 }] : []), ...summary.columns];
+  const columns = [...(summary.has_trust ? [{ name: "trust", title: "trust", unit: "", decimals: 2, better: 1 }] : []), ...summary.columns];
   const isSorted = (name) => name === list.sort;
   const direction = (name) =>
     isSorted(name) && ((better(name) < 0) === list.bestFirst ? "ascending" : "descending");
