@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from open_miipher.base.errors import report
 from open_miipher.base.paths import printable
+from open_miipher.base.threads import num_cores
+from open_miipher.commands import Help
 from open_miipher.corpus.outcome import INTERRUPTED
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -64,7 +66,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
         epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     add = parser.add_argument
     add(
@@ -149,7 +151,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--num-workers",
         type=int,
-        default=len(os.sched_getaffinity(0)),
+        default=num_cores(),
         metavar="N",
         help="files measured at once (default: the cores, %(default)s)",
     )

@@ -15,8 +15,9 @@ const directions = { 1: ["↑", "higher is better"], 0: ["", ""], "-1": ["↓", 
 
 function shownValue(one, value, signed = false) {
   if (value == null) return "–";
-  const text = value.toFixed(one.decimals).replace("-", "−");
-  return signed && value > 0 ? `+${text}` : text;
+  const rounded = Number(value.toFixed(one.decimals)) || 0; // no zero has a sign
+  const text = rounded.toFixed(one.decimals).replace("-", "−");
+  return signed && rounded > 0 ? `+${text}` : text;
 }
 
 function heading(one) {
