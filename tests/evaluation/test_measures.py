@@ -119,6 +119,17 @@ def test_estoi_and_pesq_are_what_their_packages_say():
     assert loaded("pesq")(*pair)["pesq"] == pytest.approx(expected, abs=1e-6)
 
 
+def test_speaker_similarity_is_the_cosine_of_its_package_s_embeddings():
+    resemblyzer = pytest.importorskip("resemblyzer")
+    one, other = speechlike(), (speechlike() * (1 + noise(4, 3.0, 16000))).astype(np.float32)
+    encoder = resemblyzer.VoiceEncoder("cpu", verbose=False)
+    voices = [resemblyzer.preprocess_wav(x, source_sr=16000) for x in (one, other)]
+    first, second = (encoder.embed_utterance(x) for x in voices)
+    expected = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
+    values = loaded("speaker_similarity")(Signal(one, 16000), Signal(other, 16000))
+    assert values["speaker_similarity"] == pytest.approx(expected, abs=1e-5)
+
+
 def test_every_column_has_a_name_of_its_own_and_a_title():
     columns = [column for measure in MEASURES.values() for column in measure.values]
     assert len({column.name for column in columns}) == len(columns)

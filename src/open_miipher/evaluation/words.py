@@ -83,11 +83,10 @@ def _load_pocketsphinx() -> tuple[int, Callable[[np.ndarray], str]]:
     import pocketsphinx
 
     decoder = pocketsphinx.Decoder(samprate=16000, loglevel="FATAL")
-    channel = decoder.get_cmn(False)
 
     def recognise(waveform: np.ndarray) -> str:
         pcm = (np.clip(waveform, -1, 1) * 32767).astype(np.int16)
-        decoder.set_cmn(channel)  # which it learns: recordings must not depend on those before
+        decoder.reinit_feat()  # or it would go on learning from one recording to the next
         decoder.start_utt()
         decoder.process_raw(pcm.tobytes(), full_utt=True)
         decoder.end_utt()
