@@ -35,7 +35,7 @@ FAMILIES["sidon"] = ("feature_predictor", "vocoder_pretrain", "vocoder_finetune"
 TRAIN_BATCH = {"miipher2": 32, "sidon": 16}
 SUMMARY = (
     *("steps_per_second", "audio_x_real_time", "times_real_time", "peak_memory_bytes"),
-    "waits_a_step",
+    *("waits_a_step", "encode_times_real_time"),
 )
 
 Outcome = tuple[bool, str, dict[str, Any]]
@@ -80,6 +80,7 @@ class Checks:
             self.check(f"restore with {family}", partial(self.restore, family))
         self.check("two processes", self.two_processes)
         self.check("diffusion", self.diffusion)
+        self.check("tokenise with EnCodec", self.tokenise)
         return all(result.passed for result in self.results)
 
     def check(self, name: str, action: Callable[[], Outcome]) -> None:
@@ -257,6 +258,14 @@ class Checks:
         """Measure the diffusions of the papers' sizes; a rehearsal measures a CPU's."""
         words = ["benchmarks/diffusion.py", "--device", self.device, "--repeats", "1"]
         return self.benchmark("diffusion", [*words, *([] if self.tiny else ["--paper"])], [])
+
+    def tokenise(self) -> Outcome:
+        """Measure an EnCodec of the published sizes on utterances of 2 to 15 s."""
+        words = ["benchmarks/tokenising.py", "--device", self.device, "--no-memory"]
+        size = ("4", "20") if self.tiny else ("1024", "1200")
+        for option, value in zip(("--utterances", "--batch-seconds"), size, strict=True):
+            words += [option, value]
+        return self.benchmark("tokenise", words, [])
 
     def restore(self, family: str) -> Outcome:
         """Measure the restoring of files by a paper-size chain."""

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from open_miipher import __version__
 from open_miipher.config import (
     CONFIG_DIR,
     compose_plain,
@@ -34,7 +35,7 @@ PROSE = {path: re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S) for path, te
 # Commands of others, which take no option of ours; a word of them may name a file of ours.
 FOREIGN = (
     *("aws", "cd", "docker", "export", "find", "mkdir", "qsub", "qstat", "sbatch", "scancel"),
-    *("singularity", "source", "squeue", "ssh", "tail", "wandb"),
+    *("pip", "singularity", "source", "squeue", "ssh", "tail", "wandb"),
 )
 FOLDERS = "benchmarks|config|container|dataset|docs|examples|jobs|src|tests"
 # What a resumed or fine-tuned run would have been started with.
@@ -52,8 +53,12 @@ def commands() -> list[str]:
 
 def split_command(command: str) -> tuple[str, list[str]]:
     """Return the script of ours that a command runs and its arguments."""
-    words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S*", word)]
+    words = [w for w in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=\S*|[<>]\S+", w)]
     if words[0] == "torchrun":
+        if "open_miipher.commands" in words:
+            module = words.index("open_miipher.commands")
+            assert words[module - 1] == "-m"
+            return script_of(words[module + 1]), words[module + 2 :]
         place = next(i for i, word in enumerate(words) if word.endswith(".py"))
         assert set(words[1:place]) <= {
             *("--standalone", "--nproc_per_node", "--max-restarts", "1", "2", "3", "4", "8"),
@@ -61,7 +66,16 @@ def split_command(command: str) -> tuple[str, list[str]]:
         return words[place], words[place + 1 :]
     if words[0] == "python":
         return words[1], words[2:]
+    if words[0] == "open-miipher":
+        return script_of(words[1]), words[2:]
     return words[0], words[1:]
+
+
+def script_of(name: str) -> str:
+    """Return the script that calls a command of ours."""
+    calls = f'run("{name}")'
+    scripts = [*ROOT.glob("src/*.py"), ROOT / "dataset/script/make_metadata_csv.py"]
+    return next(str(s.relative_to(ROOT)) for s in scripts if calls in s.read_text())
 
 
 OURS = [c for c in commands() if split_command(c)[0] not in FOREIGN]
@@ -341,8 +355,8 @@ def test_the_citation_names_this_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert citation["cff-version"] == "1.2.0"
-    assert citation["version"] == project["version"]
+    assert citation["version"] == __version__
     assert citation["license"] == project["license"] == "MIT"
     assert {"title", "message", "authors"} <= set(citation)
-    assert f"version {project['version']} ([CITATION.cff](CITATION.cff))" in README
+    assert f"version {__version__} ([CITATION.cff](CITATION.cff))" in README
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")

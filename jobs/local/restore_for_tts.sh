@@ -47,7 +47,7 @@ for seed in $SEEDS; do
     python src/train.py "model=$MODEL" "${codec[@]}" \
       "data.train.dir_list=$(as_list "$out/$row/train")" \
       "data.test.dir_list=$(as_list "$out/clean/test")" "data.test.num_clips=$HELD_OUT" \
-      "data.seconds=$LONGEST" \
+      "data.seconds=$LONGEST" "data.tokens_dir=$(quoted "$out/tokens")" \
       "trainer.seed=$seed" "trainer.output_dir=$(quoted "$run")" trainer.ckpt_dir=auto \
       "${extra[@]}"
     python src/generate.py --ckpt-dir "$run" --ckpt best --text-file "$out/clean/test/texts.txt" \

@@ -331,9 +331,10 @@ def test_an_index_without_texts_is_refused_with_the_mend(spoken, tmp_path):
         made(config(spoken, root), tmp_path)
 
 
-def test_damaged_tokens_are_refused_with_their_folder(spoken, tmp_path):
+@pytest.mark.parametrize("name", ["codes.npy", "done.json"])
+def test_damaged_tokens_are_refused_with_their_folder(spoken, tmp_path, name):
     store = made(config(spoken), tmp_path).train(seed=0).store
-    codes = store.folder / "codes.npy"
-    codes.write_bytes(codes.read_bytes()[:-10])
+    file = store.folder / name
+    file.write_bytes(b"{}" if name == "done.json" else file.read_bytes()[:-10])
     with pytest.raises(UserError, match=f"the tokens in {store.folder} are damaged"):
         made(config(spoken), tmp_path)

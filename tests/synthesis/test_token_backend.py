@@ -43,6 +43,11 @@ def test_a_text_that_it_cannot_say_fails_alone(run):
     assert "more than 9" in sounds[1]
 
 
+def test_a_voice_is_refused(run):
+    with pytest.raises(UserError, match=r"tts.voice=2: a token_tts model has one voice"):
+        TTSProcessor("cpu", "token_tts", str(run), 2)
+
+
 def test_what_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match="nothing"):
         TTSProcessor("cpu", "token_tts", str(tmp_path / "nothing"))

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import shutil
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -235,8 +236,7 @@ class AudioWriter(_Encoder, AbstractContextManager["AudioWriter"]):
         if len(os.fsencode(self._temporary)) > _MAX_PATH_BYTES:
             error = OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         with suppress(OSError):  # libsndfile keeps the system's reason to itself: ask the disk
-            room = os.statvfs(self._path.parent)
-            if room.f_bavail * room.f_frsize < 1 << 16:
+            if shutil.disk_usage(self._path.parent).free < 1 << 16:
                 return AudioError(
                     f"{printable(self._path)} cannot be written: no space left on its disk"
                 )

@@ -1,9 +1,18 @@
 """Users that the machine does not know, as in containers that run under a number."""
 
 import os
-import pwd
 import tempfile
 from pathlib import Path
+
+try:
+    import pwd
+except ImportError:  # Windows, where every user has a name
+    pwd = None  # type: ignore[assignment]
+
+
+def user_number() -> int:
+    """Return the number of this process's user; 0 on Windows, where users have none."""
+    return os.getuid() if hasattr(os, "getuid") else 0
 
 
 def name_user() -> None:
@@ -15,9 +24,9 @@ def name_user() -> None:
     missing = {"USER", "HOME"} - {*os.environ}
     if "LOGNAME" in os.environ:
         missing.discard("USER")
-    if not missing:
+    if pwd is None or not missing:
         return
-    user = os.getuid()
+    user = user_number()
     try:
         pwd.getpwuid(user)
     except KeyError:

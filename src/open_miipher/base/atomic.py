@@ -44,7 +44,7 @@ def put_in_place(temporary: Path, path: Path) -> None:
     Raises:
         OSError: the file system reports an error.
     """
-    with open(temporary, "rb") as file:
+    with open(temporary, "rb+") as file:  # Windows synchronises no file that is only read
         os.fsync(file.fileno())
     temporary.replace(path)
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from open_miipher.base.account import name_user
+from open_miipher.base.shipped import as_called
 from open_miipher.base.streams import is_output_lost, set_up_streams
 
 USER_ERROR_STATUS = 2
@@ -55,7 +56,7 @@ def _telling_notices() -> Iterator[None]:
 
         def tell(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
             if issubclass(category, Notice):
-                print(f"warning: {message}", file=sys.stderr, flush=True)
+                print(f"warning: {as_called(str(message))}", file=sys.stderr, flush=True)
             else:
                 show(message, category, *place, **more)
 
@@ -110,7 +111,7 @@ def exit_on_user_error(
             sys.stdout.flush()
         except UserError as error:
             if says(error):
-                print(f"error: {error}", file=sys.stderr, flush=True)
+                print(f"error: {as_called(str(error))}", file=sys.stderr, flush=True)
             return USER_ERROR_STATUS
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
-"""Many small waits at once."""
+"""How many things can be done at once, and many small waits at once."""
 
 import itertools
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,13 @@ LOOK_THREADS = 16
 """File systems, and object stores all the more, answer many questions at once."""
 
 _BATCH = 64
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux, where a job may have a share of the machine
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def in_threads(

@@ -4,6 +4,7 @@ Each is a module with `parse_arguments` and `main`, which take the words of the 
 (default: those that the process was given) and raise `UserError` for wrong use.
 """
 
+import argparse
 import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,8 +13,17 @@ from typing import NoReturn
 
 from open_miipher import __version__
 from open_miipher.base.errors import USER_ERROR_STATUS, exit_on_user_error
+from open_miipher.base.shipped import as_called
 
 PROGRAM = "open-miipher"
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """The help of a command, which names the others as they are called here."""
+
+    def format_help(self) -> str:
+        """Return the text."""
+        return as_called(super().format_help())
 
 
 @dataclass(frozen=True)

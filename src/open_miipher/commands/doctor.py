@@ -1,8 +1,8 @@
 """Say in one screen what this machine can run, and how to mend what it cannot.
 
-Usage: make doctor, or python src/doctor.py. Exit status 0: training runs, on a CPU at least; 1: an
-essential part is broken. Needs only the standard library, so that it also speaks when packages are
-missing; nothing is downloaded, and no key is printed.
+Exit status 0: training runs, on a CPU at least; 1: an essential part is broken. Needs only the
+standard library, so that it also speaks when packages are missing; nothing is downloaded, and no
+key is printed.
 """
 
 import argparse
@@ -21,13 +21,20 @@ from types import ModuleType
 from open_miipher.base.errors import UserError
 from open_miipher.base.gpu_support import Driver, gpu_problem, read_driver
 from open_miipher.base.paths import existing_parent
+from open_miipher.base.shipped import IS_INSTALLED
+from open_miipher.base.threads import num_cores
+from open_miipher.commands import Help
 
 PACKAGES = ("transformers", "hydra", "soundfile", "soxr", "safetensors", "scipy", "wandb")
 WITHOUT_IMAGE = (
     "without an image, for cu126: .venv/bin/pip install --require-hashes "
     "-r container/requirements-cu126.lock"
 )
-REBUILD = "build the environment again: rm -r .venv; make setup"
+REBUILD = (
+    "install the package again, into a new environment"
+    if IS_INSTALLED
+    else "build the environment again: rm -r .venv; make setup"
+)
 GIB = 2**30
 
 
@@ -227,7 +234,7 @@ def cgroup_value(name: str) -> str:
 
 def check_limits() -> Iterator[Finding]:
     """CPU, memory, shared memory and open files."""
-    cpus = len(os.sched_getaffinity(0))
+    cpus = num_cores()
     quota = cgroup_value("cpu.max").split()
     allowed = cpus if quota[0] == "max" else min(cpus, int(quota[0]) / int(quota[1]))
     limit = cgroup_value("memory.max")
@@ -259,7 +266,7 @@ def check_restoring() -> Iterator[Finding]:
     try:
         restorer = restoration.Restorer.from_checkpoint()
     except UserError as error:
-        mend = "get the repository's files again: git checkout pretrained"
+        mend = REBUILD if IS_INSTALLED else "get the files again: git checkout pretrained"
         yield Finding("problem", "restoring", str(error).splitlines()[0], mend)
         return
     except RuntimeError as error:
@@ -309,7 +316,5 @@ def show() -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, which has no options, and show."""
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args(argv)
+    argparse.ArgumentParser(description=__doc__, formatter_class=Help).parse_args(argv)
     return show()

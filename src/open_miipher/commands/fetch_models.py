@@ -17,6 +17,7 @@ import yaml
 from open_miipher.base.errors import UserError, report
 from open_miipher.base.paths import existing_parent
 from open_miipher.base.shipped import shipped
+from open_miipher.commands import Help
 
 CONFIG_DIR = shipped("config/encoder")
 DESCRIPTION = """\
@@ -59,9 +60,7 @@ class Model:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=Help)
     parser.add_argument(
         "models",
         nargs="+",

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.shipped import as_called
+from open_miipher.commands import Help
 from open_miipher.corpus.outcome import INTERRUPTED, MaxFailures
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -56,7 +58,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     add = parser.add_argument
     add("--ckpt-dir", required=True, metavar="DIR", help="output directory of a run, or checkpoint")
@@ -181,7 +183,7 @@ def _generate(arguments: argparse.Namespace, world: "World") -> int:
         if summary.stopped:
             print(f"ended early by {summary.stopped}; the same command goes on with what is left")
         if summary.num_failed:
-            print(f"the reasons: python src/status.py {shlex.quote(str(output_dir))}")
+            print(as_called(f"the reasons: python src/status.py {shlex.quote(str(output_dir))}"))
     return summary.exit_code
 
 

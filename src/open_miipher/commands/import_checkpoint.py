@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.shipped import as_called
+from open_miipher.commands import Help
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,9 +43,7 @@ _LAYER = re.compile(r"\.encoder\.layers\.(\d+)\.")
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=Help)
     add = parser.add_argument
     add("--kind", choices=["sidon", "diffwave"], required=True, help="whose weights they are")
     add("--path", type=Path, required=True, metavar="DIR|FILE", help="what is published")
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run, recipe = _import_sidon(arguments) if is_sidon else _import_diffwave(arguments)
     written = write_checkpoint(root, _state(run, recipe).content())
     use = "restore with python src/inference.py" if is_sidon else "python src/generate.py"
-    print(f"{written}: {use} --ckpt-dir {arguments.output_dir} …")
+    print(as_called(f"{written}: {use} --ckpt-dir {arguments.output_dir} …"))
     return 0
 
 

@@ -1,6 +1,6 @@
 """Make metadata.csv, the list of the audio files under a directory.
 
-    python dataset/script/make_metadata_csv.py --root-dir DIR [--exts wav,flac] [--num-workers 8]
+  python dataset/script/make_metadata_csv.py --root-dir DIR [--exts wav,flac] [--num-workers 8]
 
 Every file is opened and its end decoded; with --check, all of it. Files that cannot be read are
 named with the reason and left out. Extra columns of an existing metadata.csv (speaker, text, …) are
@@ -23,6 +23,7 @@ from open_miipher.audio.io import AUDIO_EXTENSIONS
 from open_miipher.base.amounts import duration
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
+from open_miipher.commands import Help
 from open_miipher.index import (
     METADATA_NAME,
     is_ljspeech,
@@ -40,9 +41,7 @@ _SECONDS_BETWEEN_LINES = 10
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     parser.add_argument("--root-dir", type=Path, required=True, help="directory with audio files")
     parser.add_argument(
         "--exts",

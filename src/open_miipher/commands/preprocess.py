@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from open_miipher.base.shipped import as_called
+from open_miipher.commands import Help
 from open_miipher.corpus.outcome import INTERRUPTED
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -59,7 +61,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, key=value")
     parser.add_argument(
@@ -115,7 +117,7 @@ def _run(tasks: "dict[Path, Preprocess]", config: "Preprocessing", world: "World
         if world.is_main:
             print(f"{folder}: {summary.sentence('done')}")
             if summary.num_failed:
-                print(f"the reasons: python src/status.py {shlex.quote(str(folder))}")
+                print(as_called(f"the reasons: python src/status.py {shlex.quote(str(folder))}"))
         if summary.stopped:
             if world.is_main:
                 print(f"ended early by {summary.stopped}; the same command goes on")

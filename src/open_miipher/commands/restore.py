@@ -2,14 +2,22 @@
 
 import argparse
 import shlex
+import shutil
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from open_miipher.audio.formats import FORMATS, SAMPLE_BYTES, FileFormat
+from open_miipher.base.atomic import remove_leftovers
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
+from open_miipher.base.shipped import as_called
+from open_miipher.base.streams import is_output_lost
+from open_miipher.commands import Help
 from open_miipher.corpus.outcome import INTERRUPTED, MaxFailures
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -17,11 +25,11 @@ if TYPE_CHECKING:  # what is slow to import comes after the command line was rea
     from open_miipher.corpus.inputs import Inputs
     from open_miipher.corpus.restoring import Restore
     from open_miipher.distributed import StopSignal, World
-    from open_miipher.restoration import RestoreOptions
+    from open_miipher.restoration import RestoreOptions, Restorer
 
 DESCRIPTION = """\
-Restore every recording under a directory, in a manifest, or in tar shards, with the model that
-comes with the project, or with a chain that you trained.
+Restore every recording under a directory, in a manifest, or in tar shards, or one recording, with
+the model that comes with the project, or with a chain that you trained.
 
 wav, flac, mp3, ogg, opus, aiff and caf files of any rate, length and number of channels are read;
 nothing is written beside them. Other files of a directory (m4a, mp4, wma, …) are counted, with a
@@ -46,7 +54,9 @@ exit status: 0 all is restored, but for --max-failures; 2 wrong use, or nothing 
 torchrun makes 1 of all but 0: python src/status.py OUTPUT_DIR --exit-status has the number.
 
 examples:
-  python src/inference.py --input-audio-dir noisy --output-dir clean
+  python src/inference.py noisy clean
+  python src/inference.py noisy.mp3 clean.wav
+  ffmpeg -v error -i film.mkv -f wav - | python src/inference.py - - >clean.wav
   torchrun --standalone --nproc_per_node 8 src/inference.py --ckpt-dir CKPT \\
       --input-audio-dir /data/noisy --output-dir /data/restored --format flac --amp bf16
   python src/inference.py --ckpt-dir CKPT --input-audio-dir /data/noisy \\
@@ -58,12 +68,20 @@ examples:
 """
 
 
+_STANDARD = Path("-")  # input or output
+_UNCLIPPED = "--subtype FLOAT keeps all, --level peak leaves room"
+_OF_RUNS = (
+    *("shard_member", "s3_endpoint_url", "s3_profile", "output_shards", "num_shards", "shard_id"),
+    *("outputs_elsewhere", "max_failures", "dry_run"),
+)
+
+
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     add = parser.add_argument
     add(
@@ -80,21 +98,58 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "%(default)s)",
     )
     add(
-        "--output-dir",
-        required=True,
-        type=_OUTPUTS,
-        metavar="DIR",
-        help="where the outputs go",
+        "paths",
+        nargs="*",
+        metavar="IN OUT",
+        help="a folder of recordings, and one for the outputs; or one recording, and a file for "
+        "the output (.wav or .flac), which is not replaced without --overwrite; - is standard "
+        "input or standard output",
     )
-    _ask_what_comes_in(parser.add_argument_group("what comes in (one of the first three)"))
+    add("--output-dir", type=_OUTPUTS, metavar="DIR", help="where the outputs go: OUT")
+    _ask_what_comes_in(parser.add_argument_group("what comes in (IN, or one of the first three)"))
     _ask_what_comes_out(parser.add_argument_group("what comes out"))
     _ask_how(parser.add_argument_group("how it is computed"))
     _ask_what_is_done(parser.add_argument_group("what is done"))
-    return parser.parse_args(argv)
+    # parse_intermixed_args formats the usage once more, and would stumble over "P%".
+    parser.usage = parser.format_usage().removeprefix("usage: ").replace("%", "%%")
+    arguments = parser.parse_intermixed_args(argv)
+    _take_paths(arguments, parser)
+    return arguments
+
+
+def _take_paths(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """Have IN and OUT as the options that mean the same, or one recording as `recording`."""
+    paths, arguments.recording = arguments.paths, None
+    options = ("input_audio_dir", "input_manifest", "input_shards")
+    is_named = any(getattr(arguments, name) is not None for name in options)
+    if not paths:
+        if not is_named:
+            parser.error("give IN and OUT, or one of --input-audio-dir, -manifest and -shards")
+        if arguments.output_dir is None:
+            parser.error("--output-dir is missing: it says where the outputs go")
+        return
+    if is_named or arguments.output_dir is not None:
+        parser.error("give either IN and OUT, or --input-… and --output-dir")
+    if len(paths) != 2:
+        parser.error(
+            f"IN and OUT are two paths, not {len(paths)}; several recordings can be given as a "
+            "folder, or in a manifest (--input-manifest)"
+        )
+    try:
+        source, output = _INPUTS(paths[0]), _OUTPUTS(paths[1])
+    except argparse.ArgumentTypeError as error:
+        parser.error(str(error))
+    if source.is_dir():
+        arguments.input_audio_dir, arguments.output_dir = source, output
+        return
+    arguments.recording = source, output
+    for name in _OF_RUNS:
+        if getattr(arguments, name) != parser.get_default(name):
+            parser.error(f"--{name.replace('_', '-')} goes with a folder, and IN is {source}")
 
 
 def _ask_what_comes_in(group: argparse._ArgumentGroup) -> None:
-    add = group.add_mutually_exclusive_group(required=True).add_argument
+    add = group.add_mutually_exclusive_group().add_argument
     add(
         "--input-audio-dir",
         type=_INPUTS,
@@ -326,6 +381,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _restore(arguments: argparse.Namespace, world: "World") -> int:
     from open_miipher.distributed import StopSignal
 
+    if arguments.recording is not None:
+        return _restore_one(arguments, world)
     array_task = world.agree(lambda: _array_task(arguments))
     allowed = world.agree(lambda: MaxFailures(arguments.max_failures))
     stop = None if arguments.dry_run else StopSignal()  # a model may take minutes to load
@@ -337,11 +394,18 @@ def _restore(arguments: argparse.Namespace, world: "World") -> int:
 
 def _task(arguments: argparse.Namespace, world: "World") -> "Restore":
     """Check what is asked for, then load the model, whose files are hashed once a machine."""
-    from open_miipher.checkpoint import Checkpoint
     from open_miipher.corpus.restoring import Restore
-    from open_miipher.restoration import DEFAULT_MODEL, Restorer
 
     options, file_format, inputs = world.agree(lambda: _asked_for(arguments))
+    restorer = _load(options, arguments, world)
+    elsewhere = arguments.outputs_elsewhere
+    return Restore(restorer, inputs, arguments.output_dir, file_format, elsewhere)
+
+
+def _load(options: "RestoreOptions", arguments: argparse.Namespace, world: "World") -> "Restorer":
+    from open_miipher.checkpoint import Checkpoint
+    from open_miipher.restoration import DEFAULT_MODEL, Restorer
+
     checkpoint = world.agree(
         lambda: Checkpoint.open(arguments.ckpt_dir or DEFAULT_MODEL, arguments.ckpt)
     )
@@ -366,14 +430,89 @@ def _task(arguments: argparse.Namespace, world: "World") -> "Restore":
         given = Path(arguments.ckpt_dir or DEFAULT_MODEL).resolve()
         newest = "" if given == checkpoint.path else f" (the newest in {printable(given)})"
         print(f"{restorer}{newest}", flush=True)
-    elsewhere = arguments.outputs_elsewhere
-    return Restore(restorer, inputs, arguments.output_dir, file_format, elsewhere)
+    return restorer
+
+
+def _restore_one(arguments: argparse.Namespace, world: "World") -> int:
+    """Restore one recording; what is said goes to standard error, so that audio may go out."""
+    if world.size > 1:
+        raise UserError(
+            "one recording is restored by one process: start it without torchrun", shared=True
+        )
+    from open_miipher.audio.io import probe
+
+    source, output = arguments.recording
+    if source != _STANDARD:
+        probe(source)  # here, and below: before the model is loaded, which takes seconds
+    output, file_format = _one_output(source, output, arguments)
+    options = _options(arguments)
+    with TemporaryDirectory(prefix="open_miipher-") as folder:
+        made = Path(folder, "restored") if output == _STANDARD else output
+        with redirect_stdout(sys.stderr):
+            if source == _STANDARD:
+                source = _standard_input(Path(folder))
+                probe(source)
+            sink = _load(options, arguments, world).restore_file(source, made, file_format)
+            if sink.num_clipped:
+                print(f"{sink.num_clipped:,} samples were clipped at full scale; {_UNCLIPPED}")
+        if output == _STANDARD:
+            with made.open("rb") as file:
+                shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.flush()
+            if is_output_lost():
+                raise UserError("standard output cannot be written; see the warning above")
+    return 0
+
+
+def _one_output(
+    source: Path, output: Path, arguments: argparse.Namespace
+) -> tuple[Path, FileFormat]:
+    """Return the file that a recording becomes (or `-`), and how it is written."""
+    if output == _STANDARD:
+        if sys.stdout.isatty():
+            raise UserError("standard output is a terminal: send it into a file or a program")
+        return output, FileFormat(arguments.format, arguments.subtype)
+    if output.is_dir():
+        if source == _STANDARD:
+            raise UserError(f"{printable(output)} is a folder; name the file for the output")
+        output = output / f"{source.stem}.{arguments.format}"
+    ending = output.suffix[1:].lower()
+    if ending not in FORMATS or arguments.format not in ("wav", ending):  # wav: the default
+        raise UserError(
+            f"{printable(output)}, --format {arguments.format}: let OUT end in .wav or .flac, "
+            "which says how it is written"
+        )
+    if output.exists() and not arguments.overwrite:
+        raise UserError(f"{printable(output)} is there already; --overwrite replaces it")
+    if output.exists() and source != _STANDARD and output.samefile(source):
+        raise UserError(f"{printable(output)} is IN itself; give it another name")
+    remove_leftovers([output])
+    return output, FileFormat(ending, arguments.subtype)
+
+
+def _standard_input(folder: Path) -> Path:
+    """Return a file that holds all of standard input: a recording is read more than once."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UserError("nothing is sent into standard input: send a recording, or name a file")
+    path = folder / "standard input"
+    with path.open("wb") as file:
+        shutil.copyfileobj(sys.stdin.buffer, file)
+    if not path.stat().st_size:
+        raise UserError("standard input is empty: the program before this one gave nothing")
+    return path
 
 
 def _asked_for(arguments: argparse.Namespace) -> tuple["RestoreOptions", FileFormat, "Inputs"]:
+    file_format = FileFormat(arguments.format, arguments.subtype)
+    inputs = _inputs(arguments)
+    inputs.check(arguments.output_dir)
+    return _options(arguments), file_format, inputs
+
+
+def _options(arguments: argparse.Namespace) -> "RestoreOptions":
     from open_miipher.restoration import RestoreOptions
 
-    options = RestoreOptions(
+    return RestoreOptions(
         sample_rate=arguments.sample_rate,
         channels=arguments.channels,
         level=arguments.level,
@@ -385,10 +524,6 @@ def _asked_for(arguments: argparse.Namespace) -> tuple["RestoreOptions", FileFor
         trust=arguments.trust,
         min_trust=arguments.min_trust,
     )
-    file_format = FileFormat(arguments.format, arguments.subtype)
-    inputs = _inputs(arguments)
-    inputs.check(arguments.output_dir)
-    return options, file_format, inputs
 
 
 def _inputs(arguments: argparse.Namespace) -> "Inputs":
@@ -454,8 +589,7 @@ def _run(
         if summary.num_clipped:
             print(
                 f"{summary.num_clipped:,} {summary.unit} have samples that were clipped at full "
-                f"scale (clipped_samples in {MANIFEST_NAME}); --subtype FLOAT keeps all, --level "
-                "peak leaves room"
+                f"scale (clipped_samples in {MANIFEST_NAME}); {_UNCLIPPED}"
             )
         if summary.num_kept:
             print(
@@ -465,7 +599,7 @@ def _run(
         if summary.stopped:
             print(f"ended early by {summary.stopped}; the same command goes on with what is left")
         if summary.num_failed:
-            status = f"python src/status.py {shlex.quote(str(arguments.output_dir))}"
+            status = as_called(f"python src/status.py {shlex.quote(str(arguments.output_dir))}")
             print(f"the reasons: {status}")
             print(f"to try them again: {status} --retry-failed, and then this command")
     return summary.exit_code

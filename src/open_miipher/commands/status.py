@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -13,6 +12,9 @@ from open_miipher.base.amounts import duration
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row
+from open_miipher.base.shipped import as_called
+from open_miipher.base.threads import num_cores
+from open_miipher.commands import Help
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.status import (
     RECENT_SECONDS,
@@ -42,9 +44,7 @@ _SHOWN = 20  # tasks, failures and wrong files that are listed in full
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=Help)
     add = parser.add_argument
     add(
         "output_dir",
@@ -76,7 +76,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--num-workers",
         type=int,
-        default=len(os.sched_getaffinity(0)),
+        default=num_cores(),
         metavar="N",
         help="files that --verify decodes at once (default: the cores, %(default)s)",
     )
@@ -246,10 +246,8 @@ def _failure_lines(output_dir: Path, seen: Survey, num_forgotten: int | None) ->
     if len(seen.failures) > _SHOWN:
         yield f"  … and {len(seen.failures) - _SHOWN} more reasons"
     if num_forgotten is None:
-        yield (
-            f"  to try them again: python src/status.py {printable(output_dir)} --retry-failed, "
-            "and then the same command as before"
-        )
+        again = as_called(f"python src/status.py {printable(output_dir)} --retry-failed")
+        yield f"  to try them again: {again}, and then the same command as before"
 
 
 def _speed(speed: Speed, unit: str) -> str:

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.shipped import as_called
+from open_miipher.commands import Help
 from open_miipher.corpus.outcome import INTERRUPTED
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -54,7 +56,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, key=value")
     parser.add_argument(
@@ -132,7 +134,8 @@ def _synthesise(config: "SynthesisConfig", world: "World") -> int:
         if summary.stopped:
             print(f"ended early by {summary.stopped}; the same command goes on with what is left")
         if summary.num_failed:
-            print(f"the reasons: python src/status.py {shlex.quote(str(config.folder))}")
+            status = as_called("python src/status.py")
+            print(f"the reasons: {status} {shlex.quote(str(config.folder))}")
     return summary.exit_code
 
 

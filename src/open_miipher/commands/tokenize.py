@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from open_miipher.base.errors import UserError
-from open_miipher.base.shipped import shipped
+from open_miipher.base.shipped import as_called, shipped
+from open_miipher.commands import Help
 from open_miipher.corpus.outcome import INTERRUPTED, MaxFailures
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -56,7 +57,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=DESCRIPTION,
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     add = parser.add_mutually_exclusive_group(required=True).add_argument
     add("--input-audio-dir", type=Path, metavar="DIR", help="all audio files under a directory")
@@ -162,7 +163,7 @@ def _tokenise(arguments: argparse.Namespace, world: "World") -> int:
         if summary.stopped:
             print(f"ended early by {summary.stopped}; the same command goes on with what is left")
         if summary.num_failed:
-            status = f"python src/status.py {shlex.quote(str(output_dir))}"
+            status = as_called(f"python src/status.py {shlex.quote(str(output_dir))}")
             print(f"the reasons: {status}")
             print(f"to try them again: {status} --retry-failed, and then this command")
     return summary.exit_code

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from open_miipher.base.shipped import shipped
+from open_miipher.commands import Help
 
 _EXAMPLES = """\
 examples:
@@ -27,7 +28,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Train one stage, or resume one with trainer.ckpt_dir=….",
         epilog=f"models: {', '.join(models)}\n\n{_EXAMPLES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=Help,
     )
     parser.add_argument("overrides", nargs="*", help="Hydra overrides, key=value")
     parser.add_argument(

@@ -19,7 +19,8 @@ from typing import Any, TypeVar
 
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.run import Item
-from open_miipher.distributed import die_with_parent, ignore_stop_signals
+from open_miipher.distributed import die_with_parent, ignore_stop_signals, stop_signals_wait
+from open_miipher.distributed.process import STOP_SIGNALS
 
 R = TypeVar("R")
 
@@ -31,7 +32,6 @@ _DYING_SECONDS = 5.0  # between the end of its connection and its own
 _LOOK_EVERY = 0.2  # s, at whether a signal came
 _FAILED_STARTS = 3  # one after another: the next would fare no better
 _READY, _BEGUN, _PART, _ENDED, _DONE, _REFUSED, _BROKEN, _DIED = range(8)
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
 
 _place = 0
@@ -70,12 +70,8 @@ class _Worker:
         self.connection, theirs = _SPAWN.Pipe()
         self.process = _SPAWN.Process(target=_work, args=(theirs, place), daemon=True)
         resource_tracker.ensure_running()  # now: it would unblock the signals
-        # While it starts, a signal to all processes would end it with a traceback.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-        try:
+        with stop_signals_wait():  # one to all processes would end it with a traceback
             self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()  # so that its end is seen here
         self.build: Callable[[], Any] | None = None
         self.is_ready = False
@@ -273,7 +269,7 @@ def _work(connection: Connection, place: int) -> None:
     _place = place
     die_with_parent()
     ignore_stop_signals()  # the pool's process decides what they mean
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     function: Callable[[Item], Any] | None = None
     answer: tuple[int, Any]
     while True:

@@ -99,16 +99,16 @@ class TokenStore:
         self.folder = folder
         try:
             about = json.loads((folder / _DONE).read_text())
+            self.num_utterances, self.num_copies = about["utterances"], about["copies"]
+            self.seconds, self.longest_text = about["seconds"], about["longest_text"]
+            self.left_out: dict[str, int] = about["left_out"]
+            self.broken: list[str] = about["broken"]
             arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in _ARRAYS}
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(
                 f"the tokens in {printable(folder)} are damaged ({error}): delete the folder, and "
                 "they are made again"
             ) from error
-        self.num_utterances, self.num_copies = about["utterances"], about["copies"]
-        self.seconds, self.longest_text = about["seconds"], about["longest_text"]
-        self.left_out: dict[str, int] = about["left_out"]
-        self.broken: list[str] = about["broken"]
         self._codes, self._code_ends = arrays["codes"], arrays["code_ends"]
         self.texts = Texts(arrays["texts"], arrays["text_ends"])
         self.names = Texts(arrays["names"], arrays["name_ends"])

@@ -4,7 +4,6 @@ A lock ends when its file is closed, or with its process.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import socket
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.locks import lock_file
 
 _RETRY_SECONDS = 0.05
 
@@ -55,9 +55,8 @@ def take(directory: Path, patience_seconds: float = 0.0, is_shared: bool = False
         UserError: the directory cannot be written, or its file system has no locks.
     """
     file = _open(directory, ".lock")
-    kind = fcntl.LOCK_SH if is_shared else fcntl.LOCK_EX
     deadline = time.monotonic() + patience_seconds
-    while not _locked(file, directory, kind | fcntl.LOCK_NB):
+    while not _locked(file, directory, is_shared):
         if time.monotonic() >= deadline:
             file.close()
             return None
@@ -73,7 +72,7 @@ def turn(directory: Path) -> Iterator[None]:
         UserError: as `take`.
     """
     with _open(directory, ".turn") as file:
-        _locked(file, directory, fcntl.LOCK_EX)
+        _locked(file, directory, waits=True)
         yield
 
 
@@ -87,7 +86,7 @@ def holder(directory: Path) -> str | None:
     except FileNotFoundError:
         return None
     with file:
-        if _locked(file, directory, fcntl.LOCK_SH | fcntl.LOCK_NB):
+        if _locked(file, directory, is_shared=True):
             return None
         return file.read().strip() or "unknown"
 
@@ -100,15 +99,12 @@ def _open(directory: Path, name: str) -> TextIO:
         raise UserError(f"cannot write to {directory}: {error.strerror}") from error
 
 
-def _locked(file: TextIO, directory: Path, kind: int) -> bool:
+def _locked(file: TextIO, directory: Path, is_shared: bool = False, waits: bool = False) -> bool:
     try:
-        fcntl.flock(file, kind)
-    except BlockingIOError:
-        return False
+        return lock_file(file, is_shared, waits)
     except OSError as error:
         file.close()
         raise UserError(
             f"{directory} lies on a file system without file locks ({error.strerror}), so two runs "
             "could write it at once; choose another one (Lustre: mounted with -o flock)"
         ) from error
-    return True

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn, TypeVar
 from urllib.parse import quote
 
+from open_miipher.base.account import user_number
 from open_miipher.base.errors import USER_ERROR_STATUS, UserError, exit_on_user_error
 
 T = TypeVar("T")
@@ -74,7 +75,7 @@ def _mark_of_failure() -> Path | None:
     if not is_under_torchrun() or env.get("TORCHELASTIC_MAX_RESTARTS", "0") == "0":
         return None
     launched = f"{env['TORCHELASTIC_RUN_ID']}-{os.getppid()}-{place()[2]}"
-    mark = Path(tempfile.gettempdir(), f".open_miipher-{os.getuid()}-{quote(launched, safe='')}")
+    mark = Path(tempfile.gettempdir(), f".open_miipher-{user_number()}-{quote(launched, safe='')}")
     if env.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
         mark.unlink(missing_ok=True)
     return mark

@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import os
-import resource
 import signal
 import sys
 from collections.abc import Iterator
@@ -55,11 +54,15 @@ def allow_open_files() -> None:
     """
     if sys.platform != "linux":
         return
+    import resource
+
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+STOP_SIGNALS = tuple(  # Windows has no SIGUSR2
+    getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR2") if hasattr(signal, name)
+)
 
 
 @contextlib.contextmanager
@@ -68,6 +71,9 @@ def stop_signals_wait() -> Iterator[None]:
 
     A process that is started within holds them back from its first instruction on.
     """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where nobody sends them to a whole group
+        yield
+        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield

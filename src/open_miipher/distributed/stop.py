@@ -4,6 +4,8 @@ import signal
 from pathlib import Path
 from types import FrameType
 
+from open_miipher.distributed.process import STOP_SIGNALS
+
 REQUEUE = "REQUEUE"
 
 
@@ -15,7 +17,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received: str | None = None
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._remember)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:

@@ -7,7 +7,6 @@ another content has another file, wherever it stands. Files not used for a month
 """
 
 import errno
-import fcntl
 import mmap
 import os
 import stat
@@ -22,7 +21,9 @@ from io import BytesIO, FileIO
 from pathlib import Path
 from typing import BinaryIO
 
+from open_miipher.base.account import user_number
 from open_miipher.base.atomic import remove_leftovers, replacing
+from open_miipher.base.locks import lock_file
 from open_miipher.index.columns import COLUMNS, Columns, read_columns, write_columns
 from open_miipher.index.rows import csv_errors, is_plain, read_blocks, read_header
 
@@ -66,7 +67,7 @@ def cache_folder() -> Path:
     home = os.environ.get("XDG_CACHE_HOME")
     if home:
         return Path(home, "open_miipher")
-    return Path(tempfile.gettempdir(), f"open_miipher-{os.getuid()}")
+    return Path(tempfile.gettempdir(), f"open_miipher-{user_number()}")
 
 
 def map_columns(cached: Path) -> Columns:
@@ -107,13 +108,11 @@ def _from_cache(cached: Path, build: Callable[[BinaryIO], None]) -> Columns:
     if columns is not None:
         return columns
     with open(cached.with_suffix(".lock"), "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            fcntl.flock(lock, fcntl.LOCK_SH)  # until the one that writes it is ready
+        if not lock_file(lock):
+            lock_file(lock, is_shared=True, waits=True)  # until the one that writes it is ready
             columns = _found(cached)
             if columns is None:
-                raise OSError("another process began to write it and failed") from None
+                raise OSError("another process began to write it and failed")
             return columns
         columns = _found(cached)  # somebody may have been ready just before
         if columns is not None:
@@ -128,7 +127,7 @@ def _from_cache(cached: Path, build: Callable[[BinaryIO], None]) -> Columns:
 def _make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
-    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if status.st_uid != user_number() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise PermissionError(errno.EPERM, "others may write there", str(folder))
 
 

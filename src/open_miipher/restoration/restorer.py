@@ -15,14 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from open_miipher.audio.io import LARGEST_SAMPLE, AudioError
+from open_miipher.audio.formats import FileFormat
+from open_miipher.audio.io import LARGEST_SAMPLE, AudioError, probe
 from open_miipher.base.errors import UserError, notice
+from open_miipher.base.paths import printable
 from open_miipher.checkpoint import Checkpoint
 from open_miipher.restoration.assembler import Assembler
 from open_miipher.restoration.batches import restore_chunks
 from open_miipher.restoration.chain import DEFAULT_MODEL, Chain, Model
 from open_miipher.restoration.job import Chunk, Job, RestoreOptions
-from open_miipher.restoration.streams import ArraySink, PeakSink, Sink, Source
+from open_miipher.restoration.streams import ArraySink, FileSink, PeakSink, Sink, Source
 from open_miipher.restoration.trial import CPU_BATCH, Trial, suited_amp, try_batches
 
 Waveform = TypeVar("Waveform", np.ndarray, Tensor)
@@ -136,6 +138,35 @@ class Restorer:
         if isinstance(waveform, Tensor):
             return torch.from_numpy(restored).to(waveform.device), job.sample_rate
         return restored, job.sample_rate
+
+    def restore_file(
+        self, source: str | Path, output: str | Path, file_format: FileFormat | None = None
+    ) -> FileSink:
+        """Restore one file of any length into another, in constant memory.
+
+        Args:
+            source: an audio file.
+            output: gets its name when it is complete; a file of that name is replaced.
+            file_format: of the output, whatever its name ends in; by default wav of 16 bits.
+
+        Returns:
+            What wrote the output: how loud it is, and how many samples were clipped.
+
+        Raises:
+            UserError: the source cannot be read, the output cannot be written or cannot hold what
+                the source becomes, or the model fails.
+        """
+        file_format, output = file_format or FileFormat(), Path(output)
+        read = Source.from_file(source, probe(source))
+        rate, _, num_channels = self.options.output_shape(read, self.model)
+        refusal = file_format.refusal(output.name, rate, num_channels)
+        if refusal is not None:
+            raise UserError(f"{printable(output)}: {refusal}")
+        sink = FileSink(output, rate, file_format.format, file_format.subtype)
+        for job in self.restore_jobs([self.job(read, sink, output.parent)]):
+            if job.error is not None:
+                raise job.error
+        return sink
 
     def job(self, source: Source, sink: Sink, directory: Path | None = None) -> Job:
         """Describe the restoration of one signal.

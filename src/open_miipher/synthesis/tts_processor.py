@@ -233,6 +233,8 @@ def _identify_token_tts(model: str | None, voice: str | int | None) -> str:
 
     if model is None:
         raise UserError("tts.backend=token_tts needs tts.model, the output directory of a run")
+    if voice is not None:
+        raise UserError(f"tts.voice={voice}: a token_tts model has one voice; leave it out")
     return f"token_tts {Checkpoint.open(model).identity[:16]}"
 
 

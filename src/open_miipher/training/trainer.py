@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from open_miipher.base.amounts import duration
 from open_miipher.base.plain import shell_override
+from open_miipher.base.shipped import as_called
 from open_miipher.checkpoint import prune, write_checkpoint
 from open_miipher.data import Batch
 from open_miipher.distributed import StopSignal, World, is_under_torchrun, mark_requeue
@@ -150,10 +151,8 @@ class Trainer:
             if self.stop.received in ("SIGINT", "SIGTERM"):  # which go to torchrun first
                 note = " (what follows is torchrun's own report of the signal)"
         resume = shell_override("trainer.ckpt_dir", str(self.output_dir))
-        return (
-            f"step {step}: stopped by a signal, and saved; to go on: {launcher} src/train.py "
-            f"{resume}{note}"
-        )
+        again = as_called(f"{launcher} src/train.py {resume}")
+        return f"step {step}: stopped by a signal, and saved; to go on: {again}{note}"
 
     def _has_to_stop(self) -> bool:
         """Whether some rank has received a signal; several ranks know it one step later.

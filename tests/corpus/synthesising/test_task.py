@@ -274,6 +274,16 @@ def test_tables_may_be_parquet_and_sound_may_be_left_out(synthesise, write_texts
     assert [row["index"] for row in records(out / "failed.csv")] == ["9"]
 
 
+def test_overwritten_in_another_format_no_table_is_left_of_the_old_one(
+    synthesise, write_texts, out
+):
+    pytest.importorskip("pyarrow")
+    path = write_texts(*TEXTS[:3])
+    synthesise(path)
+    synthesise(path, "output.format=parquet", "processing.overwrite=true")
+    assert sorted(file.suffix for file in out.glob("audio_tokens*")) == [".parquet", ".parquet"]
+
+
 def test_tasks_of_an_array_share_the_texts_and_the_last_one_combines(synthesise, write_texts, out):
     path = write_texts(*TEXTS)
     for task in range(3):

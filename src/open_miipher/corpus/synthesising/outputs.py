@@ -116,6 +116,8 @@ class Outputs:
         )
         with _told(path), replacing(path) as temporary:
             self._write(temporary, records)
+        for other in {"csv", "parquet"} - {self._format}:  # of a run that was overwritten
+            path.with_suffix(f".{other}").unlink(missing_ok=True)
 
     def list_failures(self, failures: Iterable[Row]) -> None:
         """Write failed.csv and failed_indices_all.json, in place of the lists of single parts.
