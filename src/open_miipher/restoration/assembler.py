@@ -27,6 +27,7 @@ from open_miipher.audio.resample import StreamResampler, resample
 from open_miipher.base.errors import UserError
 from open_miipher.restoration.highs import UpperBand, share_removed
 from open_miipher.restoration.job import Chunk, Job
+from open_miipher.restoration.trust import TrustMeter
 
 LOOK_AHEAD = 4
 """A chunk without speech waits at most this many chunks for one with speech (see `GainTrack`)."""
@@ -155,6 +156,11 @@ class Assembler:
             if job.options.strength < 1
             else None
         )
+        self._trust = (
+            TrustMeter(model.input_rate, job.sample_rate, job.num_channels)
+            if job.options.measures_trust
+            else None
+        )
 
     def accept(self, chunk: Chunk) -> bool:
         """Take a restored chunk, in any order.
@@ -175,12 +181,30 @@ class Assembler:
                 self._join(restored)
         if self._num_joined < self._num_chunks:
             return False
+        if self._trust is not None:
+            self.job.trust = trust = self._trust.finish()
+            if trust.score < self.job.options.min_trust:
+                self._keep_input()
         with self._writing():
             self.job.sink.close()
         return True
 
+    def _keep_input(self) -> None:
+        """Write the input, read again, instead of what was written so far."""
+        self.job.kept_input = True
+        self.job.sink.restart()
+        for block in self.job.source.resampled(self.job.sample_rate, self.job.mono):
+            with self._writing():
+                self.job.sink.write(block)
+
     def _level(self, chunk: Chunk) -> list[np.ndarray]:
         self._num_leveled += 1
+        if self._trust is not None:
+            last = self._num_leveled == self._num_chunks
+            hop = self.job.grid.hop_frames * self.job.model.input_hop  # what follows comes again
+            with self.job.timed("trust"):
+                end = chunk.num_samples if last else hop
+                self._trust.push_input(chunk.waveform[:, :end], last)
         if self._upper is not None:
             with self.job.timed("level"):
                 own = resample(
@@ -213,6 +237,9 @@ class Assembler:
             block = wet * block + (1 - wet) * dry
         with self._writing():
             self.job.sink.write(block)
+        if self._trust is not None:
+            with self.job.timed("trust"):
+                self._trust.push_output(block, last)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

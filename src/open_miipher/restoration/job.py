@@ -4,9 +4,9 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -19,6 +19,7 @@ from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.errors import UserError, report
 from open_miipher.restoration.chain import Model
 from open_miipher.restoration.streams import Sink, Source
+from open_miipher.restoration.trust import Trust
 
 LEVELS = ("match-input", "peak", "none")
 NORMALISE_OVER = ("file", "chunk")
@@ -26,7 +27,7 @@ NORMALISE_OVER = ("file", "chunk")
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """All options that change the output.
+    """All options that change the output, and `trust`, which does not.
 
     Attributes:
         sample_rate: of the output: the model's, the input's, or a number in Hz.
@@ -40,6 +41,10 @@ class RestoreOptions:
             `file`, in a first pass, or over each `chunk`. Makes no difference for the many encoders
             that do not normalise, and for files of one chunk.
         seed: of the noise that the vocoder starts from.
+        trust: measure how far the output can be trusted (`restoration.trust`); None: a corpus run
+            does where that costs little, and nothing else does.
+        min_trust: an output that is trusted less is replaced by the input, at the output's rate;
+            0 keeps all. Needs `trust`.
 
     Raises:
         UserError: on construction: a value is wrong; the message lists all of them.
@@ -53,9 +58,11 @@ class RestoreOptions:
     overlap_seconds: float = 2.0
     normalise_over: Literal["file", "chunk"] = "file"
     seed: int = 0
+    trust: bool | None = None
+    min_trust: float = 0.0
 
     def __post_init__(self) -> None:
-        numbers = (self.strength, self.chunk_seconds, self.overlap_seconds)
+        numbers = (self.strength, self.chunk_seconds, self.overlap_seconds, self.min_trust)
         report([f"{n!r}: give a number" for n in numbers if not is_number(n)])
         rate_problem = self._take_rate()
         rules = [
@@ -80,6 +87,14 @@ class RestoreOptions:
                 isinstance(self.seed, int) and 0 <= self.seed < 2**63,
                 f"seed {self.seed}: choose a whole number, 0 or more",
             ),
+            (
+                0 <= self.min_trust <= 1,
+                f"least trust {self.min_trust}: choose 0 (keep every output) to 1",
+            ),
+            (
+                self.min_trust == 0 or self.trust is not False,
+                f"least trust {self.min_trust}: trust is not measured; leave out one of the two",
+            ),
         ]
         report([problem for fine, problem in rules if not fine])
 
@@ -92,6 +107,20 @@ class RestoreOptions:
         except UserError as error:
             return f"{error}; or model, or input"
         return ""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Plain data of all that changes the output."""
+        plain = asdict(self)
+        del plain["trust"]
+        if not self.min_trust:
+            del plain["min_trust"]  # runs of before there was one go on
+        return plain
+
+    @property
+    def measures_trust(self) -> bool:
+        """Whether trust is measured, once it is known what model restores."""
+        return self.trust is True or self.min_trust > 0
 
     def grid(self, model: Model) -> ChunkGrid:
         """Return where the chunks are, in the model's feature frames."""
@@ -156,9 +185,11 @@ class Job:
         error: why the job failed, if it did.
         finished: whether the job is done: its output is complete, or it failed.
         num_written: frames of the output that went to the sink so far.
-        seconds: wall time spent on the job, by stage: measure, read, model, level, write.
+        seconds: wall time spent on the job, by stage: measure, read, model, level, write, trust.
         mix: how the source's channels become one, once it is read; None if they are not mixed.
         gains: (channels,) of what the model is given, so that its speech has always one level.
+        trust: in the restored signal, once it is whole; None if it is not measured.
+        kept_input: whether the output is the input, as the restored signal is trusted too little.
     """
 
     source: Source
@@ -171,6 +202,8 @@ class Job:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     mix: Mix | None = None
     gains: np.ndarray = field(init=False)
+    trust: Trust | None = None
+    kept_input: bool = False
 
     def __post_init__(self) -> None:
         model, source = self.model, self.source

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -251,6 +252,12 @@ class Restorer:
         if self.options.level == "peak":
             sink = PeakSink(sink, directory)
         return Job(source, sink, self.model, self.options)
+
+    def decide_on_trust(self) -> None:
+        """Have trust measured where it was not said whether, and where it costs little."""
+        if self.options.trust is None:
+            trust = self.model.is_light or self.options.measures_trust
+            self.options = replace(self.options, trust=trust)
 
     def restore_jobs(self, jobs: Iterable[Job]) -> Iterator[Job]:
         """Restore many signals (see `restore_jobs`)."""

@@ -151,6 +151,9 @@ class Sink(Protocol):
     def write(self, block: np.ndarray) -> None:
         """Append (channels, n) float32."""
 
+    def restart(self) -> None:
+        """Discard what was written; another signal comes instead."""
+
     def close(self) -> None:
         """Finish and keep what was written."""
 
@@ -172,6 +175,10 @@ class ArraySink:
     def write(self, block: np.ndarray) -> None:
         """Append a block."""
         self._blocks.append(block)
+
+    def restart(self) -> None:
+        """Discard the blocks."""
+        self._blocks.clear()
 
     def close(self) -> None:
         """Do nothing."""
@@ -215,6 +222,12 @@ class EncodingSink:
         clips = 0 if self._holds_any_value else int(np.count_nonzero(np.abs(block) > 1.0))
         self.num_clipped += clips
         self.level.add(np.clip(block, -1.0, 1.0) if clips else block)
+
+    def restart(self) -> None:
+        """Discard what was written, and begin again."""
+        self.abort()
+        self._writer = None
+        self.num_clipped, self.level = 0, Level()
 
     def close(self) -> None:
         """Finish and keep what was written."""
@@ -323,6 +336,12 @@ class PeakSink:
         self._num_channels = len(block)
         self._peak = max(self._peak, float(np.abs(block).max(initial=0.0)))
         self._waiting.write(np.ascontiguousarray(block.T, dtype=np.float32).tobytes())
+
+    def restart(self) -> None:
+        """Discard the signal; nothing was passed on."""
+        self._waiting.seek(0)
+        self._waiting.truncate()
+        self._peak = 0.0
 
     def close(self) -> None:
         """Pass the scaled signal on; a silent signal is not scaled."""
