@@ -26,6 +26,7 @@ from open_miipher.restoration.assembler import Assembler
 from open_miipher.restoration.batches import restore_chunks
 from open_miipher.restoration.chain import DEFAULT_MODEL, Chain, Model
 from open_miipher.restoration.job import Chunk, Job, RestoreOptions
+from open_miipher.restoration.streaming import Stream
 from open_miipher.restoration.streams import ArraySink, FileSink, PeakSink, Sink, Source
 from open_miipher.restoration.trial import CPU_BATCH, Trial, suited_amp, try_batches
 
@@ -211,6 +212,17 @@ class Restorer:
         if isinstance(waveform, Tensor):
             return torch.from_numpy(restored).to(waveform.device), job.sample_rate
         return restored, job.sample_rate
+
+    def stream(self, sample_rate: int) -> Stream:
+        """Begin to restore a signal that comes in block by block (see `Stream`).
+
+        Args:
+            sample_rate: of the blocks, in Hz, a whole number.
+
+        Raises:
+            UserError: the sample rate is none, or the options need the whole signal.
+        """
+        return Stream(self.model, self.options, sample_rate, self.batch_size)
 
     def restore_file(
         self, source: str | Path, output: str | Path, file_format: FileFormat | None = None
