@@ -19,11 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from real_speech import distance_db
 
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.degradation.noise import active_power
-from open_miipher.evaluation.metrics import distance_db, read_mono
+from open_miipher.evaluation.metrics import read_mono
 from open_miipher.evaluation.tables import format_table
 from open_miipher.index import read_index
 from open_miipher.losses import MultiScaleMelConfig, MultiScaleMelLoss

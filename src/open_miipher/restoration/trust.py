@@ -225,7 +225,7 @@ def _analyse(waveform: np.ndarray) -> _Analysis:
     cut = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP][:num_frames]
     spectrum = fft.rfft(cut * _window(), _FFT, axis=1)
     power = (spectrum.real**2 + spectrum.imag**2) / np.float32(_WINDOW)
-    voice = power[:, : _FFT // 4 + 1].copy()  # a quarter of the samples: a lag is 1 / _LAG_RATE
+    voice = power[:, : _FFT // 4 + 1].copy()  # half of the band: lags of 1 / _LAG_RATE
     voice[:, : 80 * _FFT // RATE] = 0
     voice[:, 2000 * _FFT // RATE :] = 0
     correlation = fft.irfft(voice, axis=1)[:, : _LAGS.stop]
@@ -247,6 +247,7 @@ class _Comparison:
         voiced: two of (frames,): the periodicity at that lag.
         periodicity: (frames, lags) of the input.
         gain: of power, that brings the output to the level of the input.
+        loudness: two of (frames,): input and output in the words' bands above the floor in them.
     """
 
     def __init__(self, given: _Analysis, made: _Analysis, gain: float) -> None:
