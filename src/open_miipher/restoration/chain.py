@@ -21,7 +21,7 @@ from open_miipher.checkpoint import Checkpoint
 from open_miipher.cleaners import Cleaner
 from open_miipher.cleaners.untouched import Untouched
 from open_miipher.diffusion import Backbone
-from open_miipher.encoders import ENCODERS
+from open_miipher.encoders import ENCODERS, LogMelEncoder, StftEncoder
 from open_miipher.vocoders import Vocoder
 from open_miipher.vocoders.diffwave import DiffWave, DiffWaveConfig
 
@@ -40,6 +40,8 @@ class Model(Protocol):
         needs_statistics: whether chunks can be normalised by the statistics of the whole signal;
             measuring these takes a first pass.
         restores_level: whether the output has the level of the speech in the input.
+        is_light: whether it computes so little that measuring trust costs a share of it that can be
+            told (docs/trust.md), rather than next to nothing; then trust is measured unasked.
         fingerprint: identifies the weights and the precision of the computation.
     """
 
@@ -49,6 +51,7 @@ class Model(Protocol):
     output_hop: int
     needs_statistics: bool
     restores_level: bool
+    is_light: bool
     fingerprint: str
 
     def measure(self, blocks: Iterable[np.ndarray]) -> Tensor:
@@ -99,7 +102,14 @@ class Chain:
         device: that both are moved to.
         amp: bf16 stores the weights in bfloat16 and computes in it where that is not heard.
         specs: the plain data that the two were built from; part of the fingerprint.
+
+    Attributes:
+        checkpoint: that it was built from; None: from none.
+        averaged: whether that was from moving averages of the weights, where it has any.
     """
+
+    checkpoint: Checkpoint | None = None
+    averaged: bool = True
 
     def __init__(
         self,
@@ -120,6 +130,7 @@ class Chain:
         self.output_hop = vocoder.hop_length
         self.needs_statistics = cleaner.encoder.needs_statistics
         self.restores_level = vocoder.restores_level
+        self.is_light = isinstance(cleaner.encoder, (LogMelEncoder, StftEncoder))
         weights = _fingerprint(cleaner, vocoder, specs or {})
         self.amp = amp
         self.fingerprint = weights if amp == "no" else f"{weights}-{amp}"
@@ -171,7 +182,7 @@ class Chain:
         chain = cls(cleaner, vocoder, device, amp, specs)
         if checkpoint.path.resolve() == DEFAULT_MODEL:
             chain.fingerprint = f"default-{chain.fingerprint}"
-        chain._tell_origin(checkpoint, ema and any(map(checkpoint.has_ema, specs)))
+        chain._tell_origin(checkpoint, ema, any(map(checkpoint.has_ema, specs)))
         return chain
 
     @classmethod
@@ -206,11 +217,12 @@ class Chain:
         vocoder = DiffWave(encoder.width, encoder.frame_rate, config)
         vocoder.backbone = cast(Backbone, checkpoint.build("backbone", ema))
         chain = cls(cleaner, vocoder, device, amp, spec)
-        chain._tell_origin(checkpoint, ema and checkpoint.has_ema("backbone"))
+        chain._tell_origin(checkpoint, ema, checkpoint.has_ema("backbone"))
         return chain
 
-    def _tell_origin(self, checkpoint: Checkpoint, averages: bool) -> None:
-        which = " (moving average of the weights)" if averages else ""
+    def _tell_origin(self, checkpoint: Checkpoint, averaged: bool, has_averages: bool) -> None:
+        self.checkpoint, self.averaged = checkpoint, averaged
+        which = " (moving average of the weights)" if averaged and has_averages else ""
         self.origin = f"{printable(checkpoint.path)}, step {checkpoint.state['step']}{which}"
 
     @torch.inference_mode()
