@@ -1,5 +1,6 @@
-"""A stand-in for the model hub: as much of its protocol as fetching needs, on this machine."""
+"""A stand-in for the model hub: as much of its protocol as fetching and uploading need."""
 
+import base64
 import hashlib
 import json
 import re
@@ -23,6 +24,7 @@ class Hub:
         takes_ranges: whether parts of files can be asked for.
         cut_after: bytes of a file after which a connection is broken, once for each entry.
         served: bytes sent, by path in the repository.
+        root: folder in which new repositories are made; None: nobody may write.
     """
 
     def __init__(self, repositories: dict[str, Path]) -> None:
@@ -32,6 +34,7 @@ class Hub:
         self.takes_ranges = True
         self.cut_after: list[int] = []
         self.served: Counter[str] = Counter()
+        self.root: Path | None = None
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -42,6 +45,9 @@ class Hub:
 
             def do_GET(self) -> None:
                 hub.answer(self, with_body=True)
+
+            def do_POST(self) -> None:
+                hub.take(self)
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -72,6 +78,36 @@ class Hub:
         if not (folder / resolve[2]).is_file():
             return self._refuse(request, 404, "EntryNotFound")
         self._send_file(request, folder / resolve[2], with_body)
+
+    def take(self, request: BaseHTTPRequestHandler) -> None:
+        """Answer what an upload asks: a new repository, what to send, and the commit itself."""
+        body = request.rfile.read(int(request.headers["Content-Length"]))
+        if request.path == "/api/validate-yaml":
+            return self._send(request, b'{"errors": [], "warnings": []}', True)
+        opened = request.headers.get("Authorization") == f"Bearer {self.token}"
+        if self.root is None or not opened:
+            return self._refuse(request, 401, "")
+        answer: dict[str, object]
+        if request.path == "/api/repos/create":
+            told = json.loads(body)
+            name = f"{told['organization']}/{told['name']}"
+            self.repositories.setdefault(name, self.root / told["name"]).mkdir(exist_ok=True)
+            answer = {"url": f"{self.endpoint}/{name}", "id": name, "name": name}
+            return self._send(request, json.dumps(answer).encode(), True)
+        match = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit)/main", request.path)
+        if match is None or match[1] not in self.repositories:
+            return self._refuse(request, 404, "RepoNotFound")
+        if match[2] == "preupload":
+            kept = {"uploadMode": "regular", "shouldIgnore": False, "oid": None}
+            files = [{"path": file["path"], **kept} for file in json.loads(body)["files"]]
+            return self._send(request, json.dumps({"files": files}).encode(), True)
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                path = self.repositories[match[1]] / line["value"]["path"]
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(base64.b64decode(line["value"]["content"]))
+        answer = {"commitUrl": f"{self.endpoint}/{match[1]}/commit/{COMMIT}", "commitOid": COMMIT}
+        self._send(request, json.dumps({**answer, "success": True}).encode(), True)
 
     def _describe(self, repository: str, folder: Path, listing: bool) -> bytes:
         files = [(path.name, path.stat().st_size) for path in sorted(folder.iterdir())]

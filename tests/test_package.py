@@ -145,6 +145,8 @@ def test_the_wheel_holds_one_package_with_all_that_comes_with_the_project(site: 
         check=True,
     )
     assert held == set(tracked.stdout.split())
+    pages = {path.name for path in (ROOT / "src/open_miipher/evaluation/pages").iterdir()}
+    assert {file.rpartition("/pages/")[2] for file in files if "/pages/" in file} == pages
 
 
 @pytest.mark.slow

@@ -102,7 +102,9 @@ def _resumed(ckpt_dir: Any, which: Any, kept: Sequence[str]) -> Checkpoint | Non
     if ckpt_dir is None:
         return None
     if ckpt_dir != AUTO:
-        return Checkpoint.open(str(ckpt_dir), str(which))
+        checkpoint = Checkpoint.open(str(ckpt_dir), str(which))
+        checkpoint.check_resumable()
+        return checkpoint
     plain = compose_plain(kept)
     output_dir = plain["trainer"]["output_dir"] or named_output_dir(plain["model"])
     if output_dir is None:

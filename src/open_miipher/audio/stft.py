@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from open_miipher.audio import fourier
 from open_miipher.base.errors import UserError
 
 _SMALLEST_POWER = 1e-24  # keeps the compression of 0 finite; far below float32's rounding of audio
@@ -68,7 +69,7 @@ class Stft(nn.Module):
         """
         padded = nn.functional.pad(waveform.float(), (self.margin, self.margin))
         frames = padded.unfold(1, self.config.n_fft, self.config.hop_length) * self.window
-        return _scaled(torch.fft.rfft(frames), self.config.power)
+        return _scaled(fourier.rfft(frames, self.config.n_fft), self.config.power)
 
     def inverse(self, spectrum: Tensor, mask: Tensor | None = None) -> Tensor:
         """Undo `forward`.
@@ -81,7 +82,7 @@ class Stft(nn.Module):
             (batch, frames · hop_length) float32.
         """
         spectrum = _scaled(spectrum, 1 / self.config.power)
-        frames = torch.fft.irfft(spectrum, self.config.n_fft) * self.window
+        frames = fourier.irfft(spectrum, self.config.n_fft) * self.window
         windows = self.window.square().expand(1, frames.shape[1], -1)
         if mask is not None:
             frames, windows = frames * mask[..., None], windows * mask[..., None]

@@ -12,8 +12,10 @@ from open_miipher.checkpoint.writing import (
     Content,
     prune,
     remove_leftovers,
+    replace_folder,
     set_aside,
     write_checkpoint,
+    write_files,
 )
 
 __all__ = [
@@ -26,8 +28,10 @@ __all__ = [
     "load_weights",
     "prune",
     "remove_leftovers",
+    "replace_folder",
     "resolve_checkpoint",
     "set_aside",
     "weights_of",
     "write_checkpoint",
+    "write_files",
 ]

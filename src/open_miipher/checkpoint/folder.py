@@ -6,7 +6,8 @@
         networks.json            how each network is built: registry, plain data, arguments
         NAME.safetensors         weights of each network that has any, except base networks
         NAME.ema.safetensors     their moving average, if one is kept
-        training.pt              optimisers and loss scaler
+        training.pt              optimisers and loss scaler; not in what was exported
+        NAME/                    the files of a base network, if it was exported with them
         files.json               size and SHA-256 of the other files; written last
     ckpt/latest -> step-00002000
     ckpt/best   -> step-00001000
@@ -150,7 +151,8 @@ class Checkpoint:
         if name not in self.networks:
             raise UserError(f"{self.path} has no network {name}; it has {', '.join(self.networks)}")
         blueprint, changes = self.networks[name], changes or {}
-        changed = replace(blueprint, spec={**blueprint.spec, **changes.get(name, {})})
+        own = {"source": str(self.path / name)} if (self.path / name).is_dir() else {}
+        changed = replace(blueprint, spec={**blueprint.spec, **own, **changes.get(name, {})})
         parts = {other: self.build(other, ema, changes) for other in blueprint.needed}
         network = changed.build(parts, key=f"{name} of {self.path}")
         if blueprint.fingerprint is not None:
@@ -173,12 +175,25 @@ class Checkpoint:
                 "loads here; use the same model files"
             )
 
+    def check_resumable(self) -> None:
+        """Check that training can go on from here.
+
+        Raises:
+            UserError: it holds no more than restoring needs.
+        """
+        if TRAINING not in self._listing:
+            raise UserError(
+                f"{self.path} was exported without the state of its training, which cannot go on; "
+                f"start another run from its weights: trainer.init_from={self.path}"
+            )
+
     def training_state(self) -> dict[str, Any]:
         """Map the state of the optimisers and the loss scaler into memory.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: the file is damaged, or was not exported.
         """
+        self.check_resumable()
         file = self._checked(TRAINING)
         return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
 

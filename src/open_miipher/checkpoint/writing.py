@@ -54,7 +54,8 @@ class Content:
         state: plain data; has at least `step`.
         weights: network name to its weights.
         ema: network name to the moving average of its weights.
-        training: state of the optimisers and the loss scaler, tensors and plain data.
+        training: state of the optimisers and the loss scaler, tensors and plain data; None: left
+            out, so that no run can go on from here.
         networks: network name to how it is built, base networks included.
     """
 
@@ -62,7 +63,7 @@ class Content:
     state: Mapping[str, Any]
     weights: Mapping[str, Mapping[str, Tensor]]
     ema: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] | None = field(default_factory=dict)
     networks: Mapping[str, Blueprint] = field(default_factory=dict)
 
 
@@ -87,8 +88,7 @@ def write_checkpoint(root: Path, content: Content, best: bool = False) -> Path:
     temporary = temporary_path(final)
     number = 1 + max(map(save_number, complete_checkpoints(root)), default=0)
     try:
-        temporary.mkdir(parents=True)
-        _write_files(temporary, content, number)
+        write_files(temporary, content, number)
         replace_folder(temporary, final)
         if best:  # before `latest`: the state of that checkpoint already has the best score
             point(root / "best", final)
@@ -121,7 +121,24 @@ def replace_folder(temporary: Path, final: Path) -> None:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _write_files(folder: Path, content: Content, number: int) -> None:
+def write_files(
+    folder: Path,
+    content: Content,
+    number: int,
+    base_files: Mapping[str, bytes | Mapping[str, Tensor]] | None = None,
+) -> None:
+    """Write a checkpoint's files into a new folder.
+
+    Args:
+        folder: is made.
+        content: what to write.
+        number: of the save in its run.
+        base_files: of base networks, content or tensors by path (`encoder/config.json`).
+
+    Raises:
+        OSError: the file system reports an error.
+    """
+    folder.mkdir(parents=True)
     state = {**content.state, "save_number": number, "saved_at": time.time()}
     networks = {name: blueprint.plain() for name, blueprint in content.networks.items()}
     config = yaml.safe_dump(dict(content.config), sort_keys=False, allow_unicode=True)
@@ -132,16 +149,21 @@ def _write_files(folder: Path, content: Content, number: int) -> None:
     }
     listing: dict[str, Any] = {}
     for name, text in small.items():
-        with _written(folder / name, listing) as file:
+        with _written(folder, name, listing) as file:
             file.write(text.encode())
-    with _written(folder / TRAINING, listing) as file:
-        torch.save(dict(content.training), file)
+    if content.training is not None:
+        with _written(folder, TRAINING, listing) as file:
+            torch.save(dict(content.training), file)
     for suffix, of_networks in (("", content.weights), (".ema", content.ema)):
         for name, tensors in of_networks.items():
             if tensors:  # a network without weights has no file
-                with _written(folder / f"{name}{suffix}.safetensors", listing) as file:
+                with _written(folder, f"{name}{suffix}.safetensors", listing) as file:
                     _write_tensors(file, tensors)
-    with _written(folder / FILES, {}) as file:
+    for name, held in (base_files or {}).items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        with _written(folder, name, listing) as file:
+            file.write(held) if isinstance(held, bytes) else _write_tensors(file, held)
+    with _written(folder, FILES, {}) as file:
         file.write(json.dumps(listing, indent=2).encode())
     sync_folder(folder)
 
@@ -171,11 +193,11 @@ class _HashedFile:
 
 
 @contextmanager
-def _written(path: Path, listing: dict[str, Any]) -> Iterator[_HashedFile]:
-    file = _HashedFile(path)
+def _written(folder: Path, name: str, listing: dict[str, Any]) -> Iterator[_HashedFile]:
+    file = _HashedFile(folder / name)
     try:
         yield file
-        listing[path.name] = file.finish()
+        listing[name] = file.finish()
     finally:
         file.close()
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:  # what is slow to import comes after the command line was rea
     from open_miipher.evaluation.evaluate import Evaluator
     from open_miipher.evaluation.results import Evaluation, Row, Sounds, Summary
 
+REPORT = "report"
+"""The folder of --report, in the output directory."""
+
 DESCRIPTION = """\
 Measure a folder of restored recordings, or several systems' on the same files: by themselves
 (DNSMOS, NISQA, bandwidth, level), against the clean ones of the same names (ESTOI, wide-band PESQ
@@ -29,6 +32,9 @@ high (95 % bootstrap interval of the mean) and n; names of the inputs' values be
 several systems, it has that for each under `systems`, and under `paired` the differences to the
 first system, over the files that both have. The packages that measure come with
 `pip install '.[evaluation]'`; a metric whose package is missing is left out, and named.
+
+--report writes OUTPUT_DIR/report/index.html: pages without a server, with all tables, the worst
+files first, players, spectrograms, and a blind test; --votes sums what its listeners saved.
 
 Started again, the command measures what is left, or has changed; the table is the same. What was
 measured is in OUTPUT_DIR/.ledger.
@@ -48,6 +54,9 @@ examples:
       --output-dir results
   python src/evaluate.py --restored-dir ours=clean other=clean_by_another --input-dir noisy \\
       --reference-dir studio --text studio --words pocketsphinx --output-dir results
+  python src/evaluate.py --restored-dir ours=clean other=clean_by_another --input-dir noisy \\
+      --output-dir results --report
+  python src/evaluate.py --votes votes-Ann.json votes-Bob.json
   python src/evaluate.py --restored-dir generated --classifier output/digits --output-dir results
 """
 
@@ -63,7 +72,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add(
         "--restored-dir",
         nargs="+",
-        required=True,
         metavar="[NAME=]R",
         help="what is measured; of several systems, differences are to the first (a system's name "
         "by default: its folder's)",
@@ -102,7 +110,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="T",
         help="with --classifier: held-out real clips, indexed (default: as its checkpoint says)",
     )
-    add("--output-dir", type=Path, required=True, metavar="O", help="where the results go")
+    add("--output-dir", type=Path, metavar="O", help="where the results go")
     add(
         "--nisqa-weights",
         type=Path,
@@ -117,6 +125,29 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="take only these, such as level (default: all that can be taken)",
     )
     add("--overwrite", action="store_true", help="measure everything again")
+    add("--report", action="store_true", help="write pages to look at and listen to, O/report")
+    add(
+        "--report-files",
+        type=int,
+        default=60,
+        metavar="N",
+        help="how many files can be heard in it: the worst, the best and some between; the others "
+        "are listed (default: %(default)s)",
+    )
+    add(
+        "--report-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="how much of each file can be heard in it, from its start (default: %(default)s)",
+    )
+    add(
+        "--votes",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="only sum votes that were saved in the report's blind test",
+    )
     add(
         "--num-workers",
         type=int,
@@ -125,6 +156,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="files measured at once (default: the cores, %(default)s)",
     )
     arguments = parser.parse_args(argv)
+    if not arguments.votes and not (arguments.restored_dir and arguments.output_dir):
+        parser.error("it takes --restored-dir and --output-dir, or --votes")
+    if arguments.report_files < 0 or not arguments.report_seconds > 0:
+        parser.error("--report-files must not be negative, --report-seconds more than 0")
     if arguments.num_workers < 1:
         parser.error("--num-workers must be at least 1")
     if arguments.test_dir and not arguments.classifier:
@@ -164,6 +199,11 @@ def _systems(given: Sequence[str]) -> dict[str, Path]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Match, measure, write, say."""
     arguments = parse_arguments(argv)
+    if arguments.votes:
+        from open_miipher.evaluation.votes import read_votes, sum_votes, votes_table
+
+        print(votes_table(sum_votes(read_votes(arguments.votes))))
+        return 0
     systems = _systems(arguments.restored_dir)
     weights, output_dir = arguments.nisqa_weights, arguments.output_dir
     if weights is not None and not weights.is_file():
@@ -186,6 +226,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         report([f"--output-dir {output_dir} cannot be made: {error.strerror}"])
+    if arguments.report:
+        from open_miipher.evaluation.report import check_place
+
+        check_place(output_dir / REPORT)
     settings = Settings(weights, tuple(arguments.measures), arguments.words)
     evaluator = Evaluator(settings, reference_dir is not None, bool(texts))
     for name, reason in evaluator.left_out.items():
@@ -241,7 +285,24 @@ def _measure(
     elif not any(found.summaries.values()):
         report([f"nothing could be measured: see {output_dir / PER_FILE}"])
     print(summary_table(found))
+    if arguments.report and not ended.stopped:
+        _write_report(arguments, systems, found)
     return ended.exit_code
+
+
+def _write_report(
+    arguments: argparse.Namespace, systems: Mapping[str, Path], found: "Evaluation"
+) -> None:
+    from open_miipher.evaluation.report import plan_report, read_trust, write_report
+
+    trusted: dict[Path, tuple[float, str]] = {}
+    for folder in systems.values():
+        trusted |= read_trust(folder)
+    plan = plan_report(found, trusted, arguments.report_files, arguments.report_seconds)
+    print(plan, file=sys.stderr)
+    pages = arguments.output_dir / REPORT
+    write_report(pages, found, plan, arguments.num_workers, " and ".join(found.systems))
+    print(f"open it in a browser: {pages / 'index.html'}", file=sys.stderr)
 
 
 def _place(found: "Evaluation", row: "Row") -> str:

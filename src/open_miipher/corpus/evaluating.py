@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from open_miipher import __version__
 from open_miipher.base.paths import file_stamp, printable, size_of
 from open_miipher.base.rows import Row
 from open_miipher.corpus.array import OF_RESTORING
@@ -69,7 +70,8 @@ class Evaluate:
     ) -> None:
         self._systems, self._sounds, self._more = systems, sounds, more
         self._evaluator, self._output_dir, self._pool = evaluator, output_dir, pool
-        self._way = sha256(json.dumps(evaluator.identity).encode()).hexdigest()[:16]
+        way = {"version": __version__, **evaluator.identity}
+        self._way = sha256(json.dumps(way).encode()).hexdigest()[:16]
         self._recordings: dict[str, Recording] = {}
         for name, sound in sounds.items():
             of = {k: path for k, path in [*sound.restored.items(), (_INPUT, sound.before)] if path}

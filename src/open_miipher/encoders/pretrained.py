@@ -1,5 +1,6 @@
 """Read only the needed files and tensors of a pretrained model: a local folder or the hub."""
 
+import contextlib
 import json
 import socket
 from collections import defaultdict
@@ -8,10 +9,10 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from torch import nn
+from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError, report
-from open_miipher.encoders.fetching import WEIGHTS, tower_folder
+from open_miipher.encoders.fetching import TOWER, WEIGHTS, tower_folder
 
 _CONNECT_SECONDS = 5.0
 
@@ -146,6 +147,35 @@ def load_part(part: nn.Module, source: str) -> None:
         ]
     )
     part.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
+
+
+def own_files(source: str) -> dict[str, bytes | dict[str, Tensor]]:
+    """Read all that loading an encoder from its source needs, to write it elsewhere.
+
+    Of a multimodal checkpoint, only the audio tower is read.
+
+    Returns:
+        content, or tensors, by file name.
+
+    Raises:
+        UserError: the source cannot be read, or is no safetensors.
+    """
+    from safetensors import safe_open
+
+    found: dict[str, bytes | dict[str, Tensor]] = {
+        "config.json": find_file(source, "config.json").read_bytes()
+    }
+    with contextlib.suppress(UserError):  # Gemma's towers have none, and need none
+        name = "preprocessor_config.json"
+        found[name] = find_file(source, name).read_bytes()
+    files = _files_of_tensors(source)
+    tower = {name: file for name, file in files.items() if TOWER in name}
+    tensors = {}
+    for file in sorted(set((tower or files).values())):
+        with safe_open(find_file(source, file), "pt") as reader:
+            kept = [name for name in reader.keys() if name in (tower or files)]  # noqa: SIM118
+            tensors.update({name: reader.get_tensor(name) for name in kept})
+    return {**found, WEIGHTS: tensors}
 
 
 def _files_of_tensors(source: str) -> dict[str, str]:

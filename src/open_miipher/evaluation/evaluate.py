@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from open_miipher import __version__
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import UserError, notice, report
 from open_miipher.base.paths import file_stamp, printable
@@ -198,7 +197,6 @@ class Evaluator:
         files = sorted(words.iterdir()) if settings.words and words.is_dir() else []
         files += [settings.nisqa_weights] if settings.nisqa_weights else []
         return {
-            "version": __version__,
             "measures": list(self.measures),
             "words": settings.words,
             "files": [[str(path), file_stamp(path)] for path in files],

@@ -4,6 +4,7 @@ from open_miipher.restoration.assembler import WriteError
 from open_miipher.restoration.chain import DEFAULT_MODEL, Chain, Model
 from open_miipher.restoration.job import Job, RestoreOptions
 from open_miipher.restoration.restorer import Restorer
+from open_miipher.restoration.streaming import Stream
 from open_miipher.restoration.streams import EncodingSink, FileSink, Level, MemorySink, Source
 from open_miipher.restoration.trust import Trust, trust_of
 
@@ -19,6 +20,7 @@ __all__ = [
     "RestoreOptions",
     "Restorer",
     "Source",
+    "Stream",
     "Trust",
     "WriteError",
     "trust_of",

@@ -102,7 +102,14 @@ class Chain:
         device: that both are moved to.
         amp: bf16 stores the weights in bfloat16 and computes in it where that is not heard.
         specs: the plain data that the two were built from; part of the fingerprint.
+
+    Attributes:
+        checkpoint: that it was built from; None: from none.
+        averaged: whether that was from moving averages of the weights, where it has any.
     """
+
+    checkpoint: Checkpoint | None = None
+    averaged: bool = True
 
     def __init__(
         self,
@@ -175,7 +182,7 @@ class Chain:
         chain = cls(cleaner, vocoder, device, amp, specs)
         if checkpoint.path.resolve() == DEFAULT_MODEL:
             chain.fingerprint = f"default-{chain.fingerprint}"
-        chain._tell_origin(checkpoint, ema and any(map(checkpoint.has_ema, specs)))
+        chain._tell_origin(checkpoint, ema, any(map(checkpoint.has_ema, specs)))
         return chain
 
     @classmethod
@@ -210,11 +217,12 @@ class Chain:
         vocoder = DiffWave(encoder.width, encoder.frame_rate, config)
         vocoder.backbone = cast(Backbone, checkpoint.build("backbone", ema))
         chain = cls(cleaner, vocoder, device, amp, spec)
-        chain._tell_origin(checkpoint, ema and checkpoint.has_ema("backbone"))
+        chain._tell_origin(checkpoint, ema, checkpoint.has_ema("backbone"))
         return chain
 
-    def _tell_origin(self, checkpoint: Checkpoint, averages: bool) -> None:
-        which = " (moving average of the weights)" if averages else ""
+    def _tell_origin(self, checkpoint: Checkpoint, averaged: bool, has_averages: bool) -> None:
+        self.checkpoint, self.averaged = checkpoint, averaged
+        which = " (moving average of the weights)" if averaged and has_averages else ""
         self.origin = f"{printable(checkpoint.path)}, step {checkpoint.state['step']}{which}"
 
     @torch.inference_mode()

@@ -3,6 +3,7 @@
 Reading, the model and writing work at the same time, and chunks of several signals share a batch.
 """
 
+import tempfile
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +21,12 @@ from open_miipher.audio.io import LARGEST_SAMPLE, AudioError, probe
 from open_miipher.base.errors import UserError, notice
 from open_miipher.base.paths import printable
 from open_miipher.checkpoint import Checkpoint
+from open_miipher.exporting import Contents, Said, export_folder, fetch, upload
 from open_miipher.restoration.assembler import Assembler
 from open_miipher.restoration.batches import restore_chunks
 from open_miipher.restoration.chain import DEFAULT_MODEL, Chain, Model
 from open_miipher.restoration.job import Chunk, Job, RestoreOptions
+from open_miipher.restoration.streaming import Stream
 from open_miipher.restoration.streams import ArraySink, FileSink, PeakSink, Sink, Source
 from open_miipher.restoration.trial import CPU_BATCH, Trial, suited_amp, try_batches
 
@@ -107,6 +110,77 @@ class Restorer:
         restorer.trial = trial
         return restorer
 
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        options: RestoreOptions | None = None,
+        batch_size: int | None = None,
+        device: torch.device | str | None = None,
+        amp: Literal["bf16", "no"] | None = None,
+        encoder_source: str | None = None,
+        revision: str | None = None,
+    ) -> "Restorer":
+        """Load a chain from a folder or the hub (see `from_checkpoint`); no code in it is run.
+
+        Args:
+            source: a folder, or an id on the hub such as `user/name`.
+            options: of the restoration.
+            batch_size: the most chunks that the model restores at once.
+            device: by default, a GPU if there is one.
+            amp: see `Chain`.
+            encoder_source: path or name of the base encoder, in place of the one named there.
+            revision: branch, tag or commit on the hub; None: the newest.
+
+        Raises:
+            UserError: there is no such folder or model, the hub cannot be reached, or see
+            `from_checkpoint`.
+        """
+        path = fetch(str(source), revision)
+        return cls.from_checkpoint(path, options, batch_size, device, amp, True, encoder_source)
+
+    def save_pretrained(self, folder: str | Path, contents: Contents | None = None) -> Path:
+        """Write a folder for `from_pretrained`, with only what restoring needs, and a model card.
+
+        Args:
+            folder: must be new, or empty.
+            contents: what it holds besides; by default, the weights that this restorer has.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UserError: the model is not from a checkpoint, or see `exporting.export_folder`.
+        """
+        chain = self.model
+        if not isinstance(chain, Chain) or chain.checkpoint is None:
+            raise UserError("this restorer's model is not from a checkpoint: nothing can be saved")
+        contents = contents or Contents(average=chain.averaged)
+        return export_folder(chain.checkpoint, Path(folder), contents)
+
+    def push_to_hub(
+        self, name: str, private: bool = False, contents: Contents | None = None
+    ) -> str:
+        """Upload what `save_pretrained` writes.
+
+        Args:
+            name: id on the hub, `user/name`.
+            private: make a new repository private.
+            contents: see `save_pretrained`.
+
+        Returns:
+            The address of its page.
+
+        Raises:
+            UserError: no token, no right to write there, the hub cannot be reached, or see
+            `save_pretrained`.
+        """
+        chain = self.model
+        averaged = not isinstance(chain, Chain) or chain.averaged
+        contents = contents or Contents(average=averaged, said=Said(name))
+        with tempfile.TemporaryDirectory() as folder:
+            return upload(self.save_pretrained(folder, contents), name, private)
+
     def restore(self, waveform: Waveform, sample_rate: int) -> tuple[Waveform, int]:
         """Restore one waveform of any length.
 
@@ -138,6 +212,17 @@ class Restorer:
         if isinstance(waveform, Tensor):
             return torch.from_numpy(restored).to(waveform.device), job.sample_rate
         return restored, job.sample_rate
+
+    def stream(self, sample_rate: int) -> Stream:
+        """Begin to restore a signal that comes in block by block (see `Stream`).
+
+        Args:
+            sample_rate: of the blocks, in Hz, a whole number.
+
+        Raises:
+            UserError: the sample rate is none, or the options need the whole signal.
+        """
+        return Stream(self.model, self.options, sample_rate, self.batch_size)
 
     def restore_file(
         self, source: str | Path, output: str | Path, file_format: FileFormat | None = None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from open_miipher.audio import fourier
 from open_miipher.audio.mel import LogMel, MelConfig
 
 PEAK = 0.9
@@ -150,10 +151,10 @@ class PowerGain(nn.Module):
         """Return minimum-phase filters of smoothed magnitudes, (batch, frames, bins) both."""
         # White noise of variance 1 has mean |STFT|² = Σ window².
         log_filters = torch.log(magnitudes / self.window.square().sum().sqrt())
-        cepstra = torch.fft.irfft(log_filters, n=self.n_fft)[..., :NUM_CEPSTRAL_COEFFICIENTS]
+        cepstra = fourier.irfft(log_filters, self.n_fft)[..., :NUM_CEPSTRAL_COEFFICIENTS]
         # Folding the even cepstrum onto its causal half gives the minimum phase.
         causal = torch.cat([cepstra[..., :1], 2 * cepstra[..., 1:]], dim=-1)
-        return torch.exp(torch.fft.rfft(causal, n=self.n_fft))
+        return fourier.exp(fourier.rfft(causal, self.n_fft))
 
     def _transform(self, waveform: Tensor) -> Tensor:
         """G: (batch, frames * hop_length) -> (batch, frames, bins)."""
@@ -161,11 +162,11 @@ class PowerGain(nn.Module):
         before = (size - self.hop_length) // 2
         padded = functional.pad(waveform, (before, size - self.hop_length - before))
         frames = padded.unfold(-1, size, self.hop_length) * self.window
-        return torch.fft.rfft(frames, n=self.n_fft)
+        return fourier.rfft(frames, self.n_fft)
 
     def _inverse(self, spectrum: Tensor, mask: Tensor | None) -> Tensor:
         """G⁺: (batch, frames, bins) -> (batch, frames * hop_length)."""
-        frames = torch.fft.irfft(spectrum, n=self.n_fft)[..., : len(self.window)] * self.window
+        frames = fourier.irfft(spectrum, self.n_fft)[..., : len(self.window)] * self.window
         if mask is None:
             return self._overlap_add(frames) / self._coverage(frames.shape[1], None)
         samples = mask.repeat_interleave(self.hop_length, dim=1)

@@ -161,7 +161,7 @@ class WaveFit(AdversarialGenerator):
             frames = condition.transpose(1, 2)
             condition = pieces.of(frames, self.config.upsample_factor).transpose(1, 2)
             features = pieces.of(features)
-        if noise.shape != (len(features), features.shape[1] * self.hop_length):
+        if noise.shape != (features.shape[0], features.shape[1] * self.hop_length):
             raise ValueError(f"noise {tuple(noise.shape)} for features {tuple(features.shape)}")
         # Levels and filters need float32 whatever the network runs in.
         with in_float32(features.device):
