@@ -4,9 +4,10 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from speech import voice
+from speech import voice, write_wav
 
-from open_miipher.base.errors import UserError
+from open_miipher.audio.io import read
+from open_miipher.base.errors import Notice, UserError
 from open_miipher.restoration import RestoreOptions, Restorer, Source, trust_of
 from open_miipher.restoration.streams import ArraySink
 from open_miipher.restoration.trust import TrustMeter
@@ -197,6 +198,15 @@ def test_a_kept_input_has_the_rate_and_channels_of_the_output(stand_in) -> None:
     )
     assert job.kept_input
     assert output.shape == (2, (3 * 11025))
+
+
+def test_a_single_file_that_is_kept_is_told_in_a_notice(stand_in, tmp_path) -> None:
+    write_wav(tmp_path / "in.wav", voice(1, 3.0, 8000), 8000)
+    restorer = Restorer(stand_in("garbage"), RestoreOptions(min_trust=0.6))
+    with pytest.warns(Notice, match=r"in\.wav: trust 0\.\d\d: .*; the input was kept"):
+        restorer.restore_file(tmp_path / "in.wav", tmp_path / "out.wav")
+    kept = [read(tmp_path / name)[0] for name in ("in.wav", "out.wav")]
+    np.testing.assert_allclose(kept[0], kept[1], atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -229,6 +229,8 @@ class Restorer:
     ) -> FileSink:
         """Restore one file of any length into another, in constant memory.
 
+        Where trust is measured and low, a notice says why, and whether the input was kept.
+
         Args:
             source: an audio file.
             output: gets its name when it is complete; a file of that name is replaced.
@@ -251,6 +253,10 @@ class Restorer:
         for job in self.restore_jobs([self.job(read, sink, output.parent)]):
             if job.error is not None:
                 raise job.error
+            if job.trust is not None and job.trust.reason is not None:
+                kept = "; the input was kept" if job.kept_input else ""
+                where = printable(source)
+                notice(f"{where}: trust {job.trust.score:.2f}: {job.trust.reason}{kept}")
         return sink
 
     def job(self, source: Source, sink: Sink, directory: Path | None = None) -> Job:
