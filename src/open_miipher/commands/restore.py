@@ -73,6 +73,7 @@ _UNCLIPPED = "--subtype FLOAT keeps all, --level peak leaves room"
 _OF_RUNS = (
     *("shard_member", "s3_endpoint_url", "s3_profile", "output_shards", "num_shards", "shard_id"),
     *("outputs_elsewhere", "max_failures", "dry_run"),
+    *("trust", "min_trust"),  # the manifest tells of them
 )
 
 
