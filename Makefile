@@ -20,7 +20,7 @@ export PYTHONPATH := $(CURDIR)/src$(if $(PYTHONPATH),:$(PYTHONPATH))
 export PYTHONNOUSERSITE := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo doctor lint test test-all
+.PHONY: help setup demo app doctor lint test test-all
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -41,6 +41,9 @@ setup: ## build .venv from the lock file, if it is not there yet or the lock has
 
 demo: setup ## restore noisy speech, then train three small stages; AUDIO_DIR=/my/wavs restores yours
 	@$(BIN)/python src/demo $${AUDIO_DIR:+--audio-dir "$$AUDIO_DIR"} $${STEPS:+--steps $$STEPS}
+
+app: setup ## open a page to try the model on; APP="--port 8080" gives it options
+	@$(BIN)/python src/app.py $(APP)
 
 doctor: setup ## say what this machine can run, and how to mend what it cannot
 	@$(BIN)/python src/doctor.py

@@ -11,5 +11,8 @@ folders = {f"open_miipher.shipped.{name.replace('/', '.')}": name for name in SH
 setup(
     packages=[*find_packages("src", include=["open_miipher*"]), *folders],
     package_dir={"": "src", **folders},
-    package_data={package: ["*.*", "**/*.*"] for package in folders},
+    package_data={
+        "open_miipher.evaluation": ["pages/*"],
+        **{package: ["*.*", "**/*.*"] for package in folders},
+    },
 )

@@ -19,19 +19,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from real_speech import distance_db
 
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.degradation.noise import active_power
-from open_miipher.evaluation.metrics import distance_db, read_mono
+from open_miipher.evaluation.metrics import read_mono
 from open_miipher.evaluation.tables import format_table
 from open_miipher.index import read_index
 from open_miipher.losses import MultiScaleMelConfig, MultiScaleMelLoss
 from open_miipher.restoration import Chain, RestoreOptions, Restorer, Source
 from open_miipher.restoration.assembler import Leveler
-from open_miipher.restoration.job import NORMALISE_OVER, Chunk, Job
+from open_miipher.restoration.job import Chunk, Job
 from open_miipher.restoration.streams import ArraySink
 
+WAYS = "file", "chunk"  # of normalise_over
 LEVEL_DB = (-38.0, -16.0)  # RMS of an utterance's active part, dB of full scale
 SHORTEST_PAUSE = 0.3  # seconds
 SNR_DB = (5.0, 20.0)
@@ -53,13 +57,13 @@ def main() -> int:
     chain = Chain.from_checkpoint(arguments.ckpt_dir)
     if not chain.needs_statistics:
         raise UserError(f"the encoder of {arguments.ckpt_dir} does not normalise what it hears")
-    measured: dict[str, list[dict[str, float]]] = {over: [] for over in NORMALISE_OVER}
+    measured: dict[str, list[dict[str, float]]] = {over: [] for over in WAYS}
     for number in range(arguments.recordings):
         rng = np.random.default_rng([arguments.seed, number])
         pauses = SHORTEST_PAUSE, arguments.longest_pause
         clean = put_together(arguments.speech_dir, chain.output_rate, pauses, rng)
         noisy = clean + background(arguments.noise_dir, clean, chain.output_rate, rng)
-        for over in NORMALISE_OVER:
+        for over in WAYS:
             measured[over].append(measure(chain, over, clean, noisy))
         print(f"{number + 1} of {arguments.recordings}", file=sys.stderr)
     report(measured)
@@ -164,9 +168,9 @@ def overlaps(
     overlap, margin = job.grid.overlap_frames * hop, job.grid.margin_frames * hop
     leveled: list[np.ndarray] = []
     for k, (waveform, restored) in enumerate(heard):
-        length, nothing = waveform.shape[1], torch.empty(0)
-        chunk = Chunk(job, k, waveform, length, nothing, None, [0], restored)
-        leveled += leveler.push(chunk, last=k + 1 == len(heard))
+        last, gains = k + 1 == len(heard), np.ones(1, np.float32)  # heard with its gain
+        chunk = Chunk(job, k, waveform, waveform.shape[1], 0, last, gains, None, [0], restored)
+        leveled += leveler.push(chunk, last)
     for k, (before, after) in enumerate(pairwise(leveled), start=1):
         start = k * job.grid.hop_frames * hop
         inside = slice(margin, overlap - margin)
@@ -185,7 +189,7 @@ def report(measured: dict[str, list[dict[str, float]]]) -> None:
     rows = []
     for name in names:
         by_file, by_chunk = (
-            np.array([figures[name] for figures in measured[over]]) for over in NORMALISE_OVER
+            np.array([figures[name] for figures in measured[over]]) for over in WAYS
         )
         difference = by_file - by_chunk
         difference = difference[np.isfinite(difference)]

@@ -39,6 +39,8 @@ def test_every_script_calls_a_command_and_is_named_by_it_where_none_is(monkeypat
         assert shipped.as_called(f"{torchrun} {path}") == as_module
     other = "python dataset/script/make_mels.py"
     assert shipped.as_called(other) == other
+    users = "/home/me/src/train.py is no audio"
+    assert shipped.as_called(users) == users
 
 
 def test_a_checkout_names_its_scripts() -> None:
@@ -143,6 +145,8 @@ def test_the_wheel_holds_one_package_with_all_that_comes_with_the_project(site: 
         check=True,
     )
     assert held == set(tracked.stdout.split())
+    pages = {path.name for path in (ROOT / "src/open_miipher/evaluation/pages").iterdir()}
+    assert {file.rpartition("/pages/")[2] for file in files if "/pages/" in file} == pages
 
 
 @pytest.mark.slow

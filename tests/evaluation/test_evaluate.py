@@ -3,7 +3,9 @@
 import csv
 import json
 import runpy
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,8 @@ import pytest
 import soundfile
 
 from open_miipher.base.errors import UserError
-from open_miipher.evaluation.evaluate import match_files, summarise
+from open_miipher.evaluation.evaluate import find_texts, match_files
+from open_miipher.evaluation.results import Column, Evaluation, Sounds, summarise, summary_table
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 16000
@@ -31,7 +34,7 @@ def test_files_are_matched_by_path_whatever_their_extension(tmp_path):
         write(tmp_path / name)
     for name in ("c/x.wav", "c/x.flac"):
         write(tmp_path / name)
-    files = {x.name: x for x in match_files(tmp_path / "r", tmp_path / "c")}
+    files = match_files({"r": tmp_path / "r"}, tmp_path / "c")
     found = {name: x.reference.relative_to(tmp_path / "c").as_posix() for name, x in files.items()}
     assert found == {
         "a.wav": "a.flac",
@@ -46,17 +49,84 @@ def test_missing_and_ambiguous_counterparts_are_refused_all_at_once(tmp_path):
     for name in ("r/a.wav", "r/b.wav", "c/a.wav", "i/b.wav"):
         write(tmp_path / name)
     with pytest.raises(UserError) as error:
-        match_files(tmp_path / "r", tmp_path / "c", tmp_path / "i")
+        match_files({"r": tmp_path / "r"}, tmp_path / "c", tmp_path / "i")
     assert "--reference-dir" in str(error.value)
     assert "1 of 2 restored files (the first: b.wav)" in str(error.value)
     assert "--input-dir" in str(error.value)
     write(tmp_path / "i/a.flac")
     write(tmp_path / "i/a.ogg")
     with pytest.raises(UserError, match=r"a\.flac and a\.ogg"):
-        match_files(tmp_path / "r", None, tmp_path / "i")
+        match_files({"r": tmp_path / "r"}, None, tmp_path / "i")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no audio files"):
-        match_files(tmp_path / "empty")
+        match_files({"r": tmp_path / "empty"})
+
+
+def test_files_of_several_systems_are_matched_and_what_one_lacks_is_told(tmp_path, recwarn):
+    for name in ("one/a.wav", "one/b/c.wav", "two/a.flac", "two/d.wav", "clean/d.wav"):
+        write(tmp_path / name)
+    systems = {name: tmp_path / name for name in ("one", "two")}
+    files = match_files(systems)
+    found = {
+        name: {k: v.relative_to(tmp_path).as_posix() for k, v in x.restored.items()}
+        for name, x in files.items()
+    }
+    assert found == {
+        "a.wav": {"one": "one/a.wav", "two": "two/a.flac"},
+        "b/c.wav": {"one": "one/b/c.wav"},
+        "d.wav": {"two": "two/d.wav"},
+    }
+    told = [str(warning.message) for warning in recwarn]
+    assert any("one has nothing for 1 of 3 files (the first: d.wav)" in text for text in told)
+    assert any("two has nothing for 1 of 3 files (the first: b/c.wav)" in text for text in told)
+    write(tmp_path / "two/a.wav")
+    with pytest.raises(UserError, match=r"two/a\.wav may both belong to a\.wav"):
+        match_files(systems)
+
+
+def test_texts_come_from_a_table_or_lie_beside_the_recordings(tmp_path):
+    names = ["a.wav", "b/c.wav"]
+    (tmp_path / "table.csv").write_text('file_path,text\na.flac,"One, two."\nb/c.wav,Three\n')
+    wanted = {"a.wav": "One, two.", "b/c.wav": "Three"}
+    assert find_texts(tmp_path / "table.csv", names) == wanted
+    folder = tmp_path / "clean"
+    (folder / "b").mkdir(parents=True)
+    (folder / "a.txt").write_text("One, two.")
+    (folder / "b/c.txt").write_text("Three")
+    assert find_texts(folder, names) == wanted
+    (folder / "metadata.csv").write_text("file_path,text\na.wav,Other\nb/c.wav,Words\n")
+    assert find_texts(folder, names) == {"a.wav": "Other", "b/c.wav": "Words"}
+    (folder / "metadata.csv").write_text("file_path,sample_rate\na.wav,16000\n")
+    for path, said in (
+        (folder, "needs the columns file_path and text"),
+        (tmp_path / "none.csv", "cannot be read"),
+    ):
+        with pytest.raises(UserError, match=said):
+            find_texts(path, names)
+    with pytest.raises(UserError, match=r"no line for 1 of 3 restored files \(the first: d\.wav\)"):
+        find_texts(tmp_path / "table.csv", [*names, "d.wav"])
+
+
+def test_differences_between_systems_are_taken_file_by_file_where_both_have_values():
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(200):
+        hard = float(rng.normal(0, 1))  # for every system
+        rows.append({"file": f"{number}", "system": "one", "estoi": hard, "problems": ""})
+        if number % 2:
+            better = hard + 0.1 + float(rng.normal(0, 0.01))
+            rows.append({"file": f"{number}", "system": "two", "estoi": better, "problems": ""})
+    sounds = {f"{number}": Sounds({}) for number in range(200)}
+    found = Evaluation(["one", "two"], [Column("estoi", "ESTOI")], rows, sounds, {})
+    difference = found.paired["two"]["estoi"]
+    assert difference["n"] == 100
+    assert difference["mean"] == pytest.approx(0.1, abs=0.003)
+    assert 0.09 < difference["low"] < difference["mean"] < difference["high"] < 0.11
+    # while the systems' own intervals are far wider than what is between them
+    assert found.summaries["two"]["estoi"]["high"] - found.summaries["two"]["estoi"]["low"] > 0.3
+    assert summary_table(found).splitlines()[0].split() == [
+        *["metric", "one", "two", "two", "-", "one", "files"]
+    ]
 
 
 def test_the_interval_holds_the_mean_and_shrinks_with_the_number_of_files():
@@ -128,11 +198,113 @@ def test_the_command_measures_writes_and_tells_what_it_could_not(
     assert ("left out: dnsmos" in told) != whole
     assert ("dnsmos_overall" in summary) == whole
     assert "log_spectral_distance" in said
+    assert rows[2]["length_difference_ms"] == "-1000"
+    assert abs(summary["lag_ms"]["mean"]) < 0.01
+    table = (tmp_path / "out/per_file.csv").read_bytes()
+    status, said, told = (
+        run_whole(run_script, *words) if whole else run_quickly(monkeypatch, capsys, *words)
+    )
+    assert "nothing to do: 6 recordings were measured before" in told
+    assert (tmp_path / "out/per_file.csv").read_bytes() == table
+
+
+def test_several_systems_give_a_row_each_and_differences(monkeypatch, capsys, tmp_path):
+    for number in range(3):
+        write(tmp_path / f"clean/{number}.wav", 0.5, 24000, number)
+        write(tmp_path / f"noisy/{number}.wav", 0.5, 24000, number, noise=0.1)
+        write(tmp_path / f"good/{number}.wav", 0.5, 24000, number, noise=0.001)
+        write(tmp_path / f"bad/{number}.wav", 0.5, 24000, number, noise=0.05)
+    (tmp_path / "bad/2.wav").unlink()
+    measured = ["--measures", "level", "log_spectral_distance", "--num-workers", 1]
+    words = [
+        *["--restored-dir", f"ours={tmp_path / 'good'}", tmp_path / "bad"],
+        *["--reference-dir", tmp_path / "clean", "--input-dir", tmp_path / "noisy"],
+        *["--output-dir", tmp_path / "out", *measured],
+    ]
+    status, said, told = run_quickly(monkeypatch, capsys, *words)
+    assert status == 0, told
+    assert "8 recordings measured" in told  # inputs once
+    assert "bad - ours" in said
+    with open(tmp_path / "out/per_file.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    pairs = [(row["file"], row["system"]) for row in rows]
+    both = [(f"{number}.wav", system) for number in range(2) for system in ("ours", "bad")]
+    assert pairs == [*both, ("2.wav", "ours")]
+    assert rows[0]["input_level_db"] == rows[1]["input_level_db"] != rows[0]["level_db"]
+    found = json.loads((tmp_path / "out/summary.json").read_text())
+    means = {k: v["log_spectral_distance"]["mean"] for k, v in found["systems"].items()}
+    difference = found["paired"]["bad"]["log_spectral_distance"]
+    assert difference["n"] == 2
+    assert 0 < difference["low"] <= difference["mean"] <= difference["high"]
+    assert means["ours"] < means["bad"]
+    # A changed file is measured again, and its differences follow; nothing else is.
+    write(tmp_path / "bad/0.wav", 0.5, 24000, 0, noise=0.2)
+    _, _, told = run_quickly(monkeypatch, capsys, *words)
+    assert "1 recordings measured, 0 unreadable; 7 recordings were measured before" in told
+    worse = json.loads((tmp_path / "out/summary.json").read_text())["paired"]["bad"]
+    assert worse["log_spectral_distance"]["mean"] > difference["mean"]
+
+
+def test_what_cannot_be_read_or_is_silent_or_one_sample_long_is_a_row(
+    monkeypatch, capsys, tmp_path
+):
+    for number in range(5):
+        write(tmp_path / f"clean/{number}.wav")
+        write(tmp_path / f"restored/{number}.wav", noise=0.01)
+    soundfile.write(tmp_path / "restored/1.wav", np.zeros(RATE), RATE)
+    soundfile.write(tmp_path / "restored/2.wav", np.full(1, 0.1), RATE)
+    soundfile.write(tmp_path / "restored/3.wav", np.full((48000, 2), 0.1), 48000)
+    (tmp_path / "restored/4.wav").write_bytes(b"RIFF no audio")
+    words = ["--restored-dir", tmp_path / "restored", "--reference-dir", tmp_path / "clean"]
+    words += ["--output-dir", tmp_path / "out", "--num-workers", 1]
+    status, _, told = run_quickly(monkeypatch, capsys, *words)
+    assert status == 3  # one cannot be read
+    with open(tmp_path / "out/per_file.csv", newline="") as file:
+        rows = {row["file"]: row for row in csv.DictReader(file)}
+    assert [rows[f"{n}.wav"]["seconds"] for n in range(5)] == ["1", "1", "6.25e-05", "1", ""]
+    assert "it is silent" in rows["1.wav"]["problems"]
+    assert "the file 0.00 s" in rows["2.wav"]["problems"]
+    assert rows["3.wav"]["log_spectral_distance"] != ""
+    assert "4.wav" in rows["4.wav"]["problems"]
+    assert json.loads((tmp_path / "out/summary.json").read_text())["level_db"]["n"] == 2
+    assert "4 recordings measured, 1 unreadable" in told
+
+
+@pytest.mark.dist
+def test_killed_and_started_again_it_gives_the_same_table_and_measures_nothing_twice(
+    run_script, tmp_path
+):
+    for number in range(24):
+        write(tmp_path / f"clean/{number}.wav", 4.0, seed=number)
+        write(tmp_path / f"restored/{number}.wav", 4.0, seed=number, noise=0.01)
+    words = [
+        *["--restored-dir", tmp_path / "restored", "--reference-dir", tmp_path / "clean"],
+        *["--measures", "level", "lag", "log_spectral_distance", "mel_distances"],
+        *["--num-workers", 2, "--output-dir"],
+    ]
+    run_script("src/evaluate.py", *words, tmp_path / "whole")
+    command = [sys.executable, ROOT / "src/evaluate.py", *words, tmp_path / "out"]
+    process = subprocess.Popen(list(map(str, command)), stderr=subprocess.DEVNULL)
+    rows = tmp_path / "out/.ledger/rank-00000.jsonl"
+    while not rows.exists() or rows.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert not (tmp_path / "out/per_file.csv").exists()
+    before = rows.read_bytes().count(b"\n")
+    again = run_script("src/evaluate.py", *words, tmp_path / "out")
+    assert f"{24 - before} recordings measured" in again.stderr
+    ids = [json.loads(line)["id"] for line in rows.read_text().splitlines()]
+    assert sorted(ids) == sorted(f"restored/{number}.wav" for number in range(24))
+    for name in ("per_file.csv", "summary.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_wrong_use_is_one_sentence(run_script, tmp_path):
     write(tmp_path / "restored/a.wav")
     (tmp_path / "file").touch()
+    (tmp_path / "empty").mkdir()
     wrong = {
         "cannot be made": [
             "--restored-dir",
@@ -144,6 +316,12 @@ def test_wrong_use_is_one_sentence(run_script, tmp_path):
         "choose another folder": ["--restored-dir", tmp_path, "--output-dir", tmp_path],
         "is not a file": ["--restored-dir", tmp_path, "--nisqa-weights", tmp_path / "none"],
         "must be at least 1": ["--restored-dir", tmp_path, "--num-workers", 0],
+        "belong together": ["--restored-dir", tmp_path, "--text", tmp_path],
+        "cannot be called 'a'": ["--restored-dir", f"a={tmp_path}", f"a={tmp_path}"],
+        "no metric can be taken": ["--restored-dir", tmp_path / "restored", "--measures", "estoi"],
+        "has nothing for 1 of 1": [
+            *["--restored-dir", tmp_path / "restored", "--reference-dir", tmp_path / "empty"]
+        ],
     }
     for message, arguments in wrong.items():
         process = run_script(

@@ -13,6 +13,8 @@ from open_miipher.evaluation.measures import (
     CannotMeasureError,
     Settings,
     Signal,
+    lag,
+    length_difference,
     level_and_band,
     load_measures,
     log_spectral_distance,
@@ -75,6 +77,63 @@ def test_the_log_spectral_distance_does_not_depend_on_levels():
     assert again == pytest.approx(value, rel=1e-5)
     same = log_spectral_distance(Signal(0.5 * reference.waveform, RATE), reference)
     assert same["log_spectral_distance"] == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("late_ms", [0.0, 12.5, -37.5, 400.0])
+def test_the_lag_is_that_of_a_delayed_copy_in_noise_of_either_sign(rate, late_ms):
+    speech, late = speechlike(3.0, rate) + noise(2, 3.0, rate), round(late_ms * rate / 1000)
+    delayed = np.roll(-0.3 * speech, late) + 0.3 * noise(3, 3.0, rate)
+    values = lag(Signal(delayed.astype(np.float32), rate), Signal(speech, rate))
+    assert values["lag_ms"] == pytest.approx(1000 * late / rate, abs=0.02)
+
+
+def test_the_lag_is_told_to_a_fraction_of_a_sample_and_across_rates():
+    fast = np.convolve(noise(0, 2.0, 48000), firwin(201, 6000, fs=48000), "same")
+    late = Signal(np.roll(fast, 1).astype(np.float32), 48000)  # a third of a sample at 16 kHz
+    values = lag(late, Signal(fast[::3].astype(np.float32), 16000))
+    assert values["lag_ms"] == pytest.approx(1 / 48, abs=0.004)
+
+
+def test_other_speech_has_no_lag_and_too_late_is_not_found():
+    with pytest.raises(CannotMeasureError, match=r"within 0\.5 s is it like its reference"):
+        lag(Signal(noise(0), RATE), Signal(noise(1), RATE))
+    with pytest.raises(CannotMeasureError, match="is it like its reference"):
+        lag(Signal(np.roll(noise(0, 3.0), RATE), RATE), Signal(noise(0, 3.0), RATE))
+
+
+def test_the_length_difference_is_in_ms_whatever_the_rates():
+    longer = Signal(noise(seconds=1.25, rate=48000), 48000)
+    values = length_difference(longer, Signal(noise(seconds=1.0), RATE))
+    assert values["length_difference_ms"] == pytest.approx(250)
+
+
+def test_estoi_and_pesq_are_what_their_packages_say():
+    pystoi, pesq = pytest.importorskip("pystoi"), pytest.importorskip("pesq")
+    clean = speechlike()
+    damaged = clean + noise(1, 3.0, 16000)
+    pair = Signal(damaged, 16000), Signal(clean, 16000)
+    expected = pystoi.stoi(clean, damaged, 16000, extended=True)
+    assert loaded("estoi")(*pair)["estoi"] == pytest.approx(expected, abs=1e-6)
+    expected = pesq.pesq(16000, clean, damaged, "wb")
+    assert loaded("pesq")(*pair)["pesq"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_speaker_similarity_is_the_cosine_of_its_package_s_embeddings():
+    resemblyzer = pytest.importorskip("resemblyzer")
+    one, other = speechlike(), (speechlike() * (1 + noise(4, 3.0, 16000))).astype(np.float32)
+    encoder = resemblyzer.VoiceEncoder("cpu", verbose=False)
+    voices = [resemblyzer.preprocess_wav(x, source_sr=16000) for x in (one, other)]
+    first, second = (encoder.embed_utterance(x) for x in voices)
+    expected = first @ second / np.linalg.norm(first) / np.linalg.norm(second)
+    values = loaded("speaker_similarity")(Signal(one, 16000), Signal(other, 16000))
+    assert values["speaker_similarity"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_every_column_has_a_name_of_its_own_and_a_title():
+    columns = [column for measure in MEASURES.values() for column in measure.values]
+    assert len({column.name for column in columns}) == len(columns)
+    assert all(column.title for column in columns)
 
 
 def test_the_mel_cepstral_distance_of_a_known_change_of_the_cepstrum():

@@ -6,7 +6,6 @@ import soundfile
 
 from open_miipher.base.errors import UserError
 from open_miipher.evaluation.metrics import (
-    distance_db,
     file_level_db,
     mean_score,
     score_file,
@@ -36,15 +35,23 @@ def test_levels_of_known_signals(tmp_path: Path) -> None:
     assert file_level_db(tmp_path / "silence.wav")[1] == float("-inf")
 
 
-def test_distance_is_zero_for_equal_and_6_db_for_half() -> None:
+def test_distances_of_equal_quieter_and_other_files(tmp_path: Path) -> None:
     x = noise()
-    assert distance_db(x, x, RATE) == pytest.approx(0.0, abs=1e-5)
-    assert distance_db(x, 0.5 * x, RATE) == pytest.approx(6.02, abs=0.05)
+    for name, waveform in (("clean", x), ("quieter", 0.5 * x), ("other", noise(seed=1))):
+        soundfile.write(tmp_path / f"{name}.wav", waveform, RATE, subtype="FLOAT")
+    clean = tmp_path / "clean.wav"
+    assert score_file("x", clean, clean, clean).restored_distance == pytest.approx(0, abs=1e-5)
+    score = score_file("x", tmp_path / "other.wav", tmp_path / "quieter.wav", clean)
+    assert score.restored_distance == pytest.approx(0, abs=1e-3)  # levels do not matter
+    assert score.noisy_distance == pytest.approx(7.88, abs=0.4)  # 5.57 dB times the root of 2
 
 
-def test_distance_refuses_unequal_lengths() -> None:
+def test_files_of_unequal_length_are_refused(tmp_path: Path) -> None:
+    for count in (RATE, RATE - 1):
+        soundfile.write(tmp_path / f"{count}.wav", noise(count), RATE, subtype="FLOAT")
+    whole, short = tmp_path / f"{RATE}.wav", tmp_path / f"{RATE - 1}.wav"
     with pytest.raises(UserError, match="24000 and 23999"):
-        distance_db(noise(), noise(RATE - 1), RATE)
+        score_file("x", whole, short, whole)
 
 
 def test_score_compares_at_the_clean_rate_and_averages(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def test_standard_input_that_holds_no_audio_is_refused(command, data, monkeypatc
         (["in", "out", "--output-dir", "other"], "give either IN and OUT"),
         (["in/noisy.wav", "o.wav", "--dry-run"], "--dry-run goes with a folder"),
         (["in/noisy.wav", "o.wav", "--num-shards", "2"], "--num-shards goes with a folder"),
+        (["in/noisy.wav", "o.wav", "--min-trust", "0.5"], "--min-trust goes with a folder"),
         (["s3://bucket/a.wav", "o.wav"], "is no path of this machine"),
     ],
 )

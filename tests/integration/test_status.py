@@ -37,7 +37,7 @@ class SameAgain:
 
     input_rate = output_rate = 8000
     input_hop = output_hop = 80
-    needs_statistics, restores_level = False, True
+    needs_statistics, restores_level, is_light = False, True, False
     fingerprint = "same-again"
 
     def restore(self, waveform: Tensor, *_: Tensor | None) -> Tensor:

@@ -15,6 +15,7 @@ class StandIn:
 
     needs_statistics = False
     restores_level = True
+    is_light = False
     fingerprint = "stand-in"
 
     def __init__(self, input_rate=8000, input_hop=4, output_rate=8000, output_hop=4) -> None:

@@ -463,6 +463,22 @@ def test_several_scores_choose_the_best_checkpoint_together(tiny_stages, run_dir
     )
 
 
+def test_a_best_score_of_another_log_spectral_distance_does_not_count(
+    tiny_stages, run_dir, monkeypatch, capsys
+):
+    more = ["trainer.max_steps=1", "trainer.validate_every=1", f"trainer.output_dir={run_dir}"]
+    trainer = begin(*tiny_stages["pretrain"], *more)
+    trainer.run()
+    trainer.lock.close()
+    again = begin(f"trainer.ckpt_dir={run_dir}", "trainer.max_steps=2")
+    assert again.state.best_score == trainer.state.best_score < float("inf")
+    again.lock.close()
+    monkeypatch.setattr("open_miipher.training.setup.DEFINITION", 3)
+    other = begin(f"trainer.ckpt_dir={run_dir}", "trainer.max_steps=2")
+    assert other.state.best_score == float("inf")
+    assert "the log-spectral distance is another one" in capsys.readouterr().out
+
+
 def test_a_score_that_validation_does_not_give_is_refused_at_once(tiny_stages, cleaner, run_dir):
     """A vocoder's losses do not tell which checkpoint is better."""
     with pytest.raises(UserError, match=r"best_by=loss is no .*log_spectral_distance, mel_dist"):

@@ -12,6 +12,7 @@ compared without them (`without_rumble`).
 """
 
 import math
+from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
@@ -126,21 +127,49 @@ def speech_gains(blocks: Iterable[np.ndarray], sample_rate: int) -> np.ndarray:
     Returns:
         (channels,) float32. They do not depend on how the signal is cut into blocks.
     """
-    size = max(2, round(_SHORT_SECONDS * sample_rate))
-    powers, rest, num_samples, sums = [], np.zeros((1, 0), np.float32), 0, np.zeros((2, 1))
+    level = SpeechLevel(sample_rate)
     for block in blocks:
-        samples = np.concatenate([rest, block], axis=1) if rest.size else block
+        level.add(block)
+    return level.gains()
+
+
+class SpeechLevel:
+    """Measures the gains that bring the speech of a signal to `SPEECH_RMS`, block by block.
+
+    Args:
+        sample_rate: Hz.
+        seconds: of the signal that count, back from its newest sample, to within a block.
+    """
+
+    def __init__(self, sample_rate: int, seconds: float = math.inf) -> None:
+        self._sample_rate = sample_rate
+        self._size = max(2, round(_SHORT_SECONDS * sample_rate))
+        self._most = seconds * sample_rate
+        self._rest = np.zeros((1, 0), np.float32)
+        # Of each block that counts: powers of short frames, sums and squares, samples.
+        self._blocks: deque[tuple[np.ndarray, np.ndarray, int]] = deque()
+        self._num_samples = 0
+
+    def add(self, block: np.ndarray) -> None:
+        """Measure the next (channels, n) float32; all blocks have as many channels."""
+        samples = np.concatenate([self._rest, block], axis=1) if self._rest.size else block
+        end = samples.shape[1] // self._size * self._size
+        frames = samples[:, :end].reshape(len(samples), -1, self._size)
+        self._rest = samples[:, end:]
         wide = block.astype(np.float64)
-        sums = np.add(sums, [wide.sum(axis=1), np.square(wide).sum(axis=1)])
-        num_samples += block.shape[1]
-        end = samples.shape[1] // size * size
-        powers.append(_speech_power(samples[:, :end].reshape(len(samples), -1, size), sample_rate))
-        rest = samples[:, end:]
-    mean, square = sums / num_samples
-    whole = (square - mean**2).clip(min=0.0)
-    found = np.concatenate(powers, axis=1)
-    gains = [_speech_gain(*channel) for channel in zip(found, whole, strict=True)]
-    return np.array(gains, np.float32)
+        sums = np.array([wide.sum(axis=1), np.square(wide).sum(axis=1)])
+        self._blocks.append((_speech_power(frames, self._sample_rate), sums, block.shape[1]))
+        self._num_samples += block.shape[1]
+        while self._num_samples - self._blocks[0][2] >= self._most:
+            self._num_samples -= self._blocks.popleft()[2]
+
+    def gains(self) -> np.ndarray:
+        """Return the gains, (channels,) float32; at least one sample was measured."""
+        mean, square = np.sum([sums for _, sums, _ in self._blocks], axis=0) / self._num_samples
+        whole = (square - mean**2).clip(min=0.0)
+        found = np.concatenate([powers for powers, _, _ in self._blocks], axis=1)
+        gains = [_speech_gain(*channel) for channel in zip(found, whole, strict=True)]
+        return np.array(gains, np.float32)
 
 
 def _speech_power(frames: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -83,6 +83,20 @@ class StreamResampler:
         return np.ascontiguousarray(ready)
 
 
+@lru_cache
+def resampling_delay(rate_in: int, rate_out: int) -> float:
+    """Return by how many seconds a `StreamResampler`'s answers lag behind its blocks, at most.
+
+    Measured, because soxr works in blocks of its own: on short blocks of zeros.
+    """
+    resampler, step = StreamResampler(rate_in, rate_out, 1), max(1, rate_in // 100)
+    zeros, num_out, delays = np.zeros((1, step), np.float32), 0, []
+    for k in range(1, 401):  # 4 s: many of soxr's blocks, at the lowest rates too
+        num_out += resampler.push(zeros).shape[1]
+        delays.append(k * step / rate_in - num_out / rate_out)
+    return max(0.0, *delays)
+
+
 def resample_on_device(waveform: "Tensor", rate_in: int, rate_out: int) -> "Tensor":
     """Change the sample rate on the waveform's device, with gradients.
 

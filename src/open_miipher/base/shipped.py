@@ -16,10 +16,12 @@ _COMMANDS = {
     "dataset/script/make_metadata_csv": "index",
 }
 _OF_THE_SAME_NAME = (
-    *("evaluate", "train", "status", "doctor", "generate", "synthesize", "preprocess", "export"),
+    *("evaluate", "train", "status", "doctor", "app", "generate", "synthesize", "preprocess"),
+    "export",
 )
 _COMMANDS |= {f"src/{name}": name for name in _OF_THE_SAME_NAME}
-_SCRIPT = re.compile(r"(python |torchrun [^\n]*?)?\b(src|dataset/script)/(\w+)\.py")
+# No path of a user's, which has a folder before that.
+_SCRIPT = re.compile(r"(python\s+|torchrun [^\n]*?)?(?<![\w/.-])(src|dataset/script)/(\w+)\.py")
 
 
 def shipped(name: str) -> Path:

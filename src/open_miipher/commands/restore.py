@@ -44,8 +44,8 @@ directory or a manifest. Segments of a manifest have their span in the name (x@2
 Started again, the command goes on with what is left, with another number of processes or array
 tasks too. Inputs that changed since are restored again; those that failed and did not change are
 not tried again (src/status.py --retry-failed). OUTPUT_DIR/manifest.jsonl lists every input: output,
-durations, rates, levels, clipped samples, model, error. OUTPUT_DIR/.ledger is the record that all
-this rests on: keep it.
+durations, rates, levels, clipped samples, trust, model, error. OUTPUT_DIR/.ledger is the record
+that all this rests on: keep it.
 """
 
 EXAMPLES = """\
@@ -73,6 +73,7 @@ _UNCLIPPED = "--subtype FLOAT keeps all, --level peak leaves room"
 _OF_RUNS = (
     *("shard_member", "s3_endpoint_url", "s3_profile", "output_shards", "num_shards", "shard_id"),
     *("outputs_elsewhere", "max_failures", "dry_run"),
+    *("trust", "min_trust"),  # the manifest tells of them
 )
 
 
@@ -235,6 +236,21 @@ def _ask_what_comes_out(group: argparse._ArgumentGroup) -> None:
         default=0,
         metavar="N",
         help="of the noise that the vocoder starts from (default: %(default)s)",
+    )
+    add(
+        "--trust",
+        action=argparse.BooleanOptionalAction,
+        help="give every file a score of 0 to 1 that says how far its speech can be trusted to be "
+        "as it was, and the reason (docs/trust.md; default: for models with the encoders stft and "
+        "log_mel, the default model among them, whose time it takes a share of)",
+    )
+    add(
+        "--min-trust",
+        type=float,
+        default=0.0,
+        metavar="0…1",
+        help="where trust is lower, the output is the input, only brought to the output's rate and "
+        "format; told in the manifest (default: keep every output)",
     )
     add(
         "--output-shards",
@@ -506,6 +522,8 @@ def _options(arguments: argparse.Namespace) -> "RestoreOptions":
         overlap_seconds=arguments.overlap_seconds,
         normalise_over=arguments.normalise_over,
         seed=arguments.seed,
+        trust=arguments.trust,
+        min_trust=arguments.min_trust,
     )
 
 
@@ -573,6 +591,11 @@ def _run(
             print(
                 f"{summary.num_clipped:,} {summary.unit} have samples that were clipped at full "
                 f"scale (clipped_samples in {MANIFEST_NAME}); {_UNCLIPPED}"
+            )
+        if summary.num_kept:
+            print(
+                f"{summary.num_kept:,} recordings were kept as they were, trusted less than "
+                f"--min-trust {arguments.min_trust:g} (kept_input in {MANIFEST_NAME})"
             )
         if summary.stopped:
             print(f"ended early by {summary.stopped}; the same command goes on with what is left")

@@ -11,11 +11,20 @@ from typing import TYPE_CHECKING
 from open_miipher.base.amounts import duration
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
+from open_miipher.base.rows import Row
 from open_miipher.base.shipped import as_called
 from open_miipher.base.threads import num_cores
 from open_miipher.commands import Help
 from open_miipher.corpus.ledger import Ledger
-from open_miipher.corpus.status import RECENT_SECONDS, Speed, Survey, failures, open_ledger, survey
+from open_miipher.corpus.status import (
+    RECENT_SECONDS,
+    Speed,
+    Survey,
+    failures,
+    least_trusted,
+    open_ledger,
+    survey,
+)
 
 if TYPE_CHECKING:
     from open_miipher.corpus.verify import Wrong
@@ -50,6 +59,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="print only the failures, one a line: what failed, a tab, and why; with --json, as "
         "JSON lines",
+    )
+    add(
+        "--worst",
+        type=int,
+        metavar="N",
+        help="print only the N restored files that are trusted least, one a line: trust (0 to 1), "
+        "the input, and the reason; with --json, as lines of the manifest (docs/trust.md)",
     )
     add(
         "--verify",
@@ -89,6 +105,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.shard_id is not None and not arguments.exit_status:
         parser.error("--shard-id goes with --exit-status")
+    if arguments.worst is not None and arguments.worst < 1:
+        parser.error("--worst must be at least 1")
     if arguments.num_workers < 1:
         parser.error("--num-workers must be at least 1")
     return arguments
@@ -101,6 +119,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.failed:
         for failure in failures(ledger):
             print(json.dumps(failure) if arguments.json else _failed_line(failure))
+        return 0
+    if arguments.worst is not None:
+        for row in least_trusted(ledger, arguments.worst):
+            print(json.dumps(row) if arguments.json else _worst_line(row))
         return 0
     seen = survey(ledger)
     if arguments.retry_failed:  # nobody may start while it is decided what to make again
@@ -125,6 +147,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _failed_line(failure: dict[str, str]) -> str:
     return "\t".join(printable(failure[key]) for key in ("input", "error"))
+
+
+def _worst_line(row: Row) -> str:
+    kept = ["the input was kept"] if row["kept_input"] else []
+    reason = "; ".join([row["trust_reason"] or "nothing found", *kept])
+    return f"{row['trust']:.2f}\t{printable(row['input'])}\t{reason}"
 
 
 def _exit_status(seen: Survey, shard_id: int | None) -> int:

@@ -62,6 +62,8 @@ class Summary:
         allowed: failures that are none for the exit status.
         num_clipped: outputs of this run with samples that were clipped at full scale.
         num_carried: members that this run carried along, of samples without audio.
+        num_kept: recordings that this run kept as they were, since it trusted the restored too
+            little.
     """
 
     num_done: int
@@ -74,6 +76,7 @@ class Summary:
     allowed: MaxFailures = NO_FAILURES
     num_clipped: int = 0
     num_carried: int = 0
+    num_kept: int = 0
 
     @property
     def exit_code(self) -> int:

@@ -53,13 +53,14 @@ class Restore:
         file_format: FileFormat,
         outputs_elsewhere: bool = False,
     ) -> None:
+        restorer.decide_on_trust()
         self._inputs, self._output_dir = inputs, output_dir
         self._outputs_elsewhere = outputs_elsewhere
         self._setting = Setting(restorer, output_dir, file_format)
         self._extension = "tar" if inputs.are_packed else file_format.format
         self.identity: Mapping[str, Any] = {
             "model": restorer.model.fingerprint,
-            **asdict(restorer.options),
+            **restorer.options.identity,
             **asdict(file_format),
             **inputs.identity,
         }

@@ -198,6 +198,7 @@ def _run(
         allowed=allowed,
         num_clipped=total["clipped"],
         num_carried=total["carried"],
+        num_kept=total["kept"],
     )
 
 
@@ -225,7 +226,7 @@ def _work(
     """Do a rank's work.
 
     Returns:
-        Why it could not go on; how many items are done, failed and clipped, and what was carried.
+        Why it could not go on; how many items are done, failed, clipped, kept, and carried along.
     """
     whose = f"process 1 of {world.size}" if world.size > 1 else ""
     num_items, counts = len(failed) + share.num_items, Counter[str]()
@@ -243,6 +244,7 @@ def _work(
                 counts["done" if row["error"] is None else "failed"] += 1
                 counts["clipped"] += row.get("clipped_samples", 0) > 0
                 counts["carried"] += row.get("num_carried", 0)
+                counts["kept"] += row.get("num_kept", row.get("kept_input", False))
                 progress.advance(share.end(row["id"]))
     except UserError as error:
         return str(error), counts

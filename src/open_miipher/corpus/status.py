@@ -3,6 +3,7 @@
 Nothing is locked or written, so it may be asked while tasks run, and on a read-only mount.
 """
 
+import heapq
 import json
 import re
 import time
@@ -280,6 +281,28 @@ def failures(ledger: Ledger) -> Iterator[dict[str, str]]:
             own = str(row.get(FILE, row["id"])), row["error"]
             found = _failed_samples(ledger, row["id"]) if "num_samples" in row else [own]
             yield from ({"input": file, "error": error} for file, error in found)
+
+
+def least_trusted(ledger: Ledger, count: int) -> list[Row]:
+    """Return what was restored with the lowest trust, the lowest first; of shards the samples.
+
+    Args:
+        ledger: of a restoration.
+        count: how many at most.
+
+    Raises:
+        UserError: no trust was measured in this run.
+    """
+    rows = ledger.listed(ledger.sorted_rows())
+    found = heapq.nsmallest(
+        count, (row for row in rows if "trust" in row), key=lambda row: row["trust"]
+    )
+    if not found:
+        raise UserError(
+            f"{printable(ledger.root.parent)} has no file whose trust was measured: restore with "
+            "--trust (docs/trust.md)"
+        )
+    return found
 
 
 def _failed_samples(ledger: Ledger, item: str) -> list[tuple[str, str]]:

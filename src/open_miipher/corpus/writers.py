@@ -39,6 +39,10 @@ class _Signal:
     def row(self) -> Row:
         """Return what is recorded of it once it is restored."""
         job, source = self.job, self.job.source
+        trust: Row = {}
+        if job.trust is not None:
+            trust = {"trust": job.trust.score, "trust_reason": job.trust.reason}
+            trust["kept_input"] = job.kept_input
         return {
             "seconds": round(source.num_frames / source.sample_rate, 6),
             "duration": round(job.num_samples / job.sample_rate, 6),
@@ -52,6 +56,7 @@ class _Signal:
             "input_level_db": source.level.decibels,
             "output_level_db": self.sink.level.decibels,
             "clipped_samples": self.sink.num_clipped,
+            **trust,
             "processing_seconds": round(sum(job.seconds.values()), 3),
         }
 
@@ -261,6 +266,7 @@ class ShardOutput(Output):
             "seconds": round(sum(row["seconds"] for row in made), 6),
             "duration": round(sum(row["duration"] for row in made), 6),
             "clipped_samples": sum(row["clipped_samples"] for row in made),
+            "num_kept": sum(row.get("kept_input", False) for row in made),
             "model": self._setting.restorer.model.fingerprint,
             "error": error,
         }

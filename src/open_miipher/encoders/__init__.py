@@ -18,4 +18,4 @@ ENCODERS = Registry[Encoder](
     },
 )
 
-__all__ = ["ENCODERS", "Encoder"]
+__all__ = ["ENCODERS", "Encoder", "LogMelEncoder", "StftEncoder"]

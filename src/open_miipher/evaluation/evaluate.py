@@ -1,20 +1,14 @@
-"""Measure a folder of restored files, beside their inputs and the clean recordings."""
+"""Measure restored recordings, beside their inputs, the clean recordings and what is said."""
 
-import csv
-import json
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path, PurePosixPath
-
-import numpy as np
+from typing import Any
 
 from open_miipher.audio.resample import resample
-from open_miipher.base.atomic import replacing, write_lines
-from open_miipher.base.errors import UserError, report
+from open_miipher.base.errors import UserError, notice, report
+from open_miipher.base.paths import file_stamp, printable
 from open_miipher.evaluation.measures import (
     MEASURES,
     CannotMeasureError,
@@ -25,74 +19,100 @@ from open_miipher.evaluation.measures import (
     load_measures,
 )
 from open_miipher.evaluation.metrics import read_mono
-from open_miipher.evaluation.tables import format_table
+from open_miipher.evaluation.results import Sounds
+from open_miipher.evaluation.words import read_texts
 from open_miipher.index.scan import find_audio
 
-PER_FILE, SUMMARY = "per_file.csv", "summary.json"
-INPUT = "input_"
-"""Before the name of a column: of the input instead of the restored file."""
-
 _LENGTHS_DIFFER = 0.05  # s; more than rounding and a codec's padding
-_RESAMPLES = 2000  # of the bootstrap
-
-Row = dict[str, str | float]
-Summary = dict[str, dict[str, float]]
-"""Name to mean, low, high (95 % interval) and n."""
-
-
-@dataclass
-class Files:
-    """The files that belong together.
-
-    Attributes:
-        name: of the restored file, relative to its folder.
-        restored: its path.
-        reference: the clean recording; None: not known.
-        before: what was restored; None: not known.
-    """
-
-    name: str
-    restored: Path
-    reference: Path | None = None
-    before: Path | None = None
 
 
 def match_files(
-    restored_dir: Path, reference_dir: Path | None = None, input_dir: Path | None = None
-) -> list[Files]:
-    """Find the reference and the input of every restored file: the same path, any extension.
+    systems: Mapping[str, Path], reference_dir: Path | None = None, input_dir: Path | None = None
+) -> dict[str, Sounds]:
+    """Find what belongs together: the same path, any extension.
+
+    A file has the name that the first system with it gives it. A system that lacks some files is
+    told of, and measured on those that it has.
+
+    Args:
+        systems: the folder of each system's restored files.
+        reference_dir: of the clean recordings.
+        input_dir: of what was restored.
+
+    Returns:
+        By name, sorted.
 
     Raises:
         UserError: a folder that is missing or empty, or files without a counterpart.
     """
-    names = find_audio(restored_dir)
-    if not names:
-        raise UserError(f"{restored_dir} has no audio files: nothing to evaluate")
-    counterparts, problems = {}, []
-    for option, folder in (("--reference-dir", reference_dir), ("--input-dir", input_dir)):
-        found = _counterparts(names, folder) if folder is not None else {}
-        missing = [name for name in names if name not in found] if folder is not None else []
-        if missing:
-            problems.append(
-                f"{option} {folder} has nothing for {len(missing)} of {len(names)} restored files "
-                f"(the first: {missing[0]}): give the folder with the same names"
+    restored: dict[str, dict[str, Path]] = {}
+    for system, folder in systems.items():
+        names = find_audio(folder)
+        if not names:
+            raise UserError(f"{printable(folder)} has no audio files: nothing to evaluate")
+        known = counterparts(names, list(restored), f"the systems before {system}")
+        for name in names:
+            same = restored.setdefault(known.get(name, name), {})
+            if system in same:
+                raise UserError(
+                    f"{printable(same[system])} and {printable(folder / name)} may both belong to "
+                    f"{printable(known[name])} of the first system: leave one of them"
+                )
+            same[system] = folder / name
+    names = sorted(restored)
+    for system in systems:
+        lacking = [name for name in names if system not in restored[name]]
+        if lacking:
+            notice(
+                f"{system} has nothing for {len(lacking)} of {len(names)} files (the first: "
+                f"{printable(lacking[0])}): differences count the files that both have"
             )
-        counterparts[option] = found
+    found: dict[str, dict[str, Path]] = {}
+    problems = []
+    for option, beside in (("--reference-dir", reference_dir), ("--input-dir", input_dir)):
+        found[option] = {}
+        if beside is None:
+            continue
+        own = counterparts(names, find_audio(beside), printable(beside))
+        found[option] = {name: beside / path for name, path in own.items()}
+        problems += _missing(names, own, f"{option} {printable(beside)} has nothing")
     report(problems)
-    return [
-        Files(
-            name,
-            Path(restored_dir) / name,
-            counterparts["--reference-dir"].get(name),
-            counterparts["--input-dir"].get(name),
+    return {
+        name: Sounds(
+            restored[name],
+            found["--reference-dir"].get(name),
+            found["--input-dir"].get(name),
         )
         for name in names
+    }
+
+
+def find_texts(path: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return what is said in each of the files (`words.read_texts`), in any extension's name.
+
+    Raises:
+        UserError: it cannot be read, or has nothing for a file.
+    """
+    texts = read_texts(path, lambda found: counterparts(names, found, printable(path)))
+    report(_missing(names, texts, f"--text {printable(path)} has no line"))
+    return texts
+
+
+def _missing(names: Sequence[str], found: Mapping[str, object], what: str) -> list[str]:
+    missing = [name for name in names if name not in found]
+    return [
+        f"{what} for {len(missing)} of {len(names)} restored files (the first: "
+        f"{printable(name)}): give one with the same names"
+        for name in missing[:1]
     ]
 
 
-def _counterparts(names: Sequence[str], folder: Path) -> dict[str, Path]:
-    """Return the file in a folder for each restored name that has one."""
-    present = find_audio(folder)
+def counterparts(names: Sequence[str], present: Sequence[str], where: str) -> dict[str, str]:
+    """Return for each of the names the path among those present that belongs to it, if one does.
+
+    Raises:
+        UserError: several do.
+    """
     by_stem: dict[str, list[str]] = {}
     for path in present:
         by_stem.setdefault(_stem(path), []).append(path)
@@ -104,10 +124,10 @@ def _counterparts(names: Sequence[str], folder: Path) -> dict[str, Path]:
             same = [_stem(name)]
         if len(same) > 1:
             raise UserError(
-                f"{folder} has {' and '.join(same)} for the restored {name}: leave one of them"
+                f"{where} has {' and '.join(same)} for the restored {name}: leave one of them"
             )
         if same:
-            found[name] = folder / same[0]
+            found[name] = same[0]
     return found
 
 
@@ -115,40 +135,84 @@ def _stem(path: str) -> str:
     return str(PurePosixPath(path).with_suffix(""))
 
 
-def columns_of(measures: Iterable[str], has_input: bool) -> list[str]:
-    """Return the columns of these measures: of the restored files, then of the inputs."""
-    names = [column for measure in measures for column in MEASURES[measure].columns]
-    return [*names, *(INPUT + name for name in names if has_input)]
+@dataclass(frozen=True)
+class Recording:
+    """What is measured, and what it is compared with.
+
+    Attributes:
+        path: of the recording.
+        reference: the clean one; None: not known.
+        text: what is said in it; None: not known.
+    """
+
+    path: Path
+    reference: Path | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What was measured of a recording.
+
+    Attributes:
+        seconds: that it lasts; None: it cannot be read.
+        values: by column.
+        problems: why others are missing.
+    """
+
+    seconds: float | None
+    values: Values
+    problems: list[str]
+
+
+EvaluatorArguments = tuple[Settings, bool, bool]
 
 
 class Evaluator:
-    """Measures files one by one with what it has loaded.
+    """Measures recordings one by one with what it has loaded.
 
     Args:
         settings: what the measures need.
         has_reference: whether clean recordings are known.
+        has_text: whether it is known what is said.
+
+    Attributes:
+        arguments: those three, for another one in another process.
+        measures: those that can be taken.
+        left_out: the others, and why.
+
+    Raises:
+        UserError: see `load_measures`.
     """
 
-    def __init__(self, settings: Settings, has_reference: bool) -> None:
-        self.settings, self.has_reference = settings, has_reference
-        self.measures, self.left_out = load_measures(settings, has_reference)
+    def __init__(self, settings: Settings, has_reference: bool, has_text: bool = False) -> None:
+        self.arguments: EvaluatorArguments = settings, has_reference, has_text
+        self.measures, self.left_out = load_measures(*self.arguments)
 
-    def row(self, files: Files) -> Row:
-        """Measure one restored file; what cannot be measured is told in the column `problems`."""
-        row: Row = {"file": files.name}
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Plain data that is other data when other values may come out of a recording."""
+        settings = self.arguments[0]
+        words = Path(settings.words or "")
+        files = sorted(words.iterdir()) if settings.words and words.is_dir() else []
+        files += [settings.nisqa_weights] if settings.nisqa_weights else []
+        return {
+            "measures": list(self.measures),
+            "words": settings.words,
+            "files": [[str(path), file_stamp(path)] for path in files],
+        }
+
+    def measure(self, recording: Recording) -> Findings:
+        """Measure a recording; what cannot be measured is told in the problems."""
         problems: list[str] = []
-        reference = _read(files.reference, problems)
-        for prefix, path in (("", files.restored), (INPUT, files.before)):
-            signal = _read(path, problems)
-            if signal is None:
-                continue
-            if path == files.restored:
-                row["seconds"] = len(signal.waveform) / signal.sample_rate
-            values, failed = _measure(self.measures, signal, reference)
-            row |= {prefix + name: value for name, value in values.items()}
-            problems += [f"{prefix}{text}" for text in failed]
-        row["problems"] = "; ".join(problems)
-        return row
+        signal = _read(recording.path, problems)
+        if signal is None:
+            return Findings(None, {}, problems)
+        signal.text = recording.text
+        reference = _read(recording.reference, problems)
+        values, failed = _measure(self.measures, signal, reference)
+        seconds = len(signal.waveform) / signal.sample_rate
+        return Findings(seconds, values, problems + failed)
 
 
 def _read(path: Path | None, problems: list[str]) -> Signal | None:
@@ -173,16 +237,21 @@ def _measure(
         except CannotMeasureError as error:
             failed.append(f"reference: {error}")
     for name, measured in measures.items():
-        if not MEASURES[name].needs_reference:
-            arguments: tuple[Signal, Signal | None] = signal, reference
-        elif pair is not None:
-            arguments = pair
-        else:
+        measure = MEASURES[name]
+        arguments: tuple[Signal, Signal | None] = signal, reference
+        if measure.needs_reference and reference is None:
             continue
+        if measure.needs_reference and measure.is_aligned:
+            if pair is None:
+                continue
+            arguments = pair
         try:
-            values |= measured(*arguments)
+            found = measured(*arguments)
         except CannotMeasureError as error:
             failed.append(f"{name}: {error}")
+            continue
+        values |= {key: value for key, value in found.items() if math.isfinite(value)}
+        failed += [f"{key}: it is {v}" for key, v in found.items() if not math.isfinite(v)]
     return values, failed
 
 
@@ -201,98 +270,3 @@ def _aligned(signal: Signal, reference: Signal) -> tuple[Signal, Signal]:
         )
     count = min(lengths)
     return Signal(waveform[:count], rate), Signal(reference.waveform[:count], rate)
-
-
-_evaluator: Evaluator | None = None  # of a worker process
-
-
-def _start_worker(settings: Settings, has_reference: bool) -> None:
-    global _evaluator
-    import torch
-
-    torch.set_num_threads(1)
-    _evaluator = Evaluator(settings, has_reference)
-
-
-def _work(files: Files) -> Row:
-    assert _evaluator is not None
-    return _evaluator.row(files)
-
-
-def measure_all(files: Sequence[Files], evaluator: Evaluator, num_workers: int) -> Iterator[Row]:
-    """Yield a row for each, in order: measured here, or by worker processes.
-
-    Raises:
-        UserError: a worker died.
-    """
-    count = min(num_workers, len(files))
-    if count == 1:
-        yield from map(evaluator.row, files)
-        return
-    start = partial(_start_worker, evaluator.settings, evaluator.has_reference)
-    with ProcessPoolExecutor(count, get_context("spawn"), start) as pool:
-        try:
-            yield from pool.map(_work, files)
-        except BrokenProcessPool as error:
-            raise UserError(
-                "a worker process died (is memory short?): try fewer with --num-workers"
-            ) from error
-
-
-def summarise(rows: Sequence[Row], columns: Sequence[str]) -> Summary:
-    """Return for every column that has values: mean, 95 % bootstrap interval, number of files."""
-    summary = {}
-    rng = np.random.default_rng(0)
-    for column in columns:
-        values = np.array([row[column] for row in rows if column in row], dtype=np.float64)
-        if not len(values):
-            continue
-        drawn = rng.integers(len(values), size=(_RESAMPLES, len(values)))
-        low, high = np.percentile(values[drawn].mean(axis=1), [2.5, 97.5])
-        summary[column] = {
-            "mean": float(values.mean()),
-            "low": float(low),
-            "high": float(high),
-            "n": len(values),
-        }
-    return summary
-
-
-def write_results(
-    output_dir: Path,
-    rows: Sequence[Row],
-    columns: Sequence[str],
-    summary: Summary,
-) -> None:
-    """Write per_file.csv and summary.json."""
-    header = ["file", "seconds", *columns, "problems"]
-    with replacing(output_dir / PER_FILE) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, header, restval="")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    write_lines(output_dir / SUMMARY, [json.dumps(summary, indent=1)])
-
-
-def summary_table(summary: Summary) -> str:
-    """Format the means, restored beside input, with half the width of their intervals."""
-
-    def cell(name: str) -> str:
-        if name not in summary:
-            return "-"
-        value = summary[name]
-        return f"{value['mean']:.3f} ± {(value['high'] - value['low']) / 2:.3f}"
-
-    has_input = any(name.startswith(INPUT) for name in summary)
-    names = [name for name in summary if not name.startswith(INPUT)]
-    header = ["metric", *(["input"] if has_input else []), "restored", "files"]
-    body = [
-        [
-            name,
-            *([cell(INPUT + name)] if has_input else []),
-            cell(name),
-            str(int(summary[name]["n"])),
-        ]
-        for name in names
-    ]
-    return format_table(header, body)

@@ -19,8 +19,8 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.checkpoint import Checkpoint
 from open_miipher.classifiers import Convolutional
-from open_miipher.evaluation.evaluate import Summary, summarise
 from open_miipher.evaluation.metrics import read_mono
+from open_miipher.evaluation.results import Summary, summarise
 from open_miipher.evaluation.tables import format_table
 from open_miipher.index import read_index
 

@@ -14,13 +14,20 @@ from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
+import torch
 
+from open_miipher.audio import spectral
 from open_miipher.audio.resample import resample
+from open_miipher.audio.spectral import power_spectra, window_length
 from open_miipher.base.errors import UserError, report
+from open_miipher.evaluation.results import Column
+from open_miipher.evaluation.words import error_rates, load_hearing
 
 Values = dict[str, float]
 
 _MEL_BANDS, _MEL_FLOOR = 80, 1e-5  # up to 8 kHz; of a magnitude
+_LAG_RATE, _LAG_SECONDS, _MOST_LAG = 16000, 300, 0.5  # Hz, s of a recording, s
+_LEAST_LIKENESS = 0.1  # correlation; of other speech of a second or more it is about 0.05
 
 
 @dataclass
@@ -30,10 +37,12 @@ class Signal:
     Attributes:
         waveform: (samples,) float32.
         sample_rate: Hz.
+        text: what is said in it; None: not known.
     """
 
     waveform: np.ndarray
     sample_rate: int
+    text: str | None = None
 
     def at(self, sample_rate: int) -> np.ndarray:
         """Return the waveform at another rate."""
@@ -52,16 +61,25 @@ class Measure:
     """One or several values of a recording.
 
     Attributes:
-        columns: names of the values.
-        needs_reference: it compares with the clean recording: equally long, at the same rate.
+        values: what they are.
+        needs_reference: it compares with the clean recording.
         load: brings what it needs and returns the function; raises ImportError or UserError.
         install: how to get what `load` imports.
+        is_aligned: it takes the recording and the clean one at one rate and equally long.
+        needs_text: it compares with what is said.
     """
 
-    columns: tuple[str, ...]
+    values: tuple[Column, ...]
     needs_reference: bool
     load: Callable[["Settings"], Measured]
     install: str = "pip install '.[evaluation]'"
+    is_aligned: bool = True
+    needs_text: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the values."""
+        return tuple(value.name for value in self.values)
 
 
 @dataclass
@@ -71,20 +89,23 @@ class Settings:
     Attributes:
         only: names of the measures to take; empty: all that can be taken.
         nisqa_weights: the file nisqa.tar, which no package has; None: no NISQA.
+        words: what hears words (`words.load_hearing`); None: nothing.
     """
 
     nisqa_weights: Path | None = None
     only: tuple[str, ...] = ()
+    words: str | None = None
 
 
 def load_measures(
-    settings: Settings, has_reference: bool
+    settings: Settings, has_reference: bool, has_text: bool = False
 ) -> tuple[dict[str, Measured], dict[str, str]]:
     """Load what can be loaded.
 
     Args:
         settings: see `Settings`.
         has_reference: without, measures that need a clean recording are left out.
+        has_text: without, those that need a text are.
 
     Returns:
         Functions by name, and the reason for each that was left out.
@@ -100,6 +121,9 @@ def load_measures(
             continue
         if measure.needs_reference and not has_reference:
             left_out[name] = "it compares with clean recordings: give --reference-dir"
+            continue
+        if measure.needs_text and not has_text:
+            left_out[name] = "it compares with what is said: give --text and --words"
             continue
         try:
             loaded[name] = measure.load(settings)
@@ -117,39 +141,64 @@ def level_and_band(signal: Signal, _: Signal | None) -> Values:
     more below the highest bin.
     """
     _check_audible(signal)
-    waveform = signal.waveform.astype(np.float64)
-    power = float(np.mean(waveform**2))
-    spectrum = _power(waveform, _window_length(signal.sample_rate)).mean(axis=0)
-    there = np.flatnonzero(spectrum > spectrum.max() * 1e-5)
-    bandwidth = there[-1] * signal.sample_rate / 2 / (len(spectrum) - 1)
-    return {"level_db": 10 * float(np.log10(power)), "bandwidth_hz": float(bandwidth)}
+    waveform = torch.from_numpy(signal.waveform.astype(np.float64))
+    level = 10 * float(waveform.square().mean().log10())
+    size = window_length(signal.sample_rate)
+    spectrum = power_spectra(waveform[None], size)[0].mean(dim=1)
+    highest = int((spectrum > spectrum.max() * 1e-5).nonzero()[-1])
+    return {"level_db": level, "bandwidth_hz": highest * signal.sample_rate / size}
 
 
 def log_spectral_distance(signal: Signal, reference: Signal | None) -> Values:
-    """Return the log-spectral distance in dB, which does not depend on either level.
-
-    Both at unit RMS; Hann windows of about 46 ms (a power of two) every quarter of one; powers
-    below the floor, 80 dB under the reference's highest, are raised to it; root mean square over
-    the bins, mean over the frames.
-    """
+    """Return the log-spectral distance in dB (`audio.spectral.log_spectral_distance`)."""
     assert reference is not None
     _check_audible(signal, reference)
-    pair = [x.waveform.astype(np.float64) for x in (reference, signal)]
-    size = _window_length(reference.sample_rate)
-    wanted, given = (_power(x / np.sqrt(np.mean(x**2)), size) for x in pair)
-    floor = wanted.max() * 1e-8
-    difference = 10 * np.log10(np.maximum(wanted, floor) / np.maximum(given, floor))
-    return {"log_spectral_distance": float(np.sqrt((difference**2).mean(axis=1)).mean())}
+    wanted, given = (
+        torch.from_numpy(x.waveform.astype(np.float64))[None] for x in (reference, signal)
+    )
+    distance = spectral.log_spectral_distance(wanted, given, reference.sample_rate)
+    return {"log_spectral_distance": float(distance[0])}
+
+
+def length_difference(signal: Signal, reference: Signal | None) -> Values:
+    """Return by how many ms the recording is longer than its reference."""
+    assert reference is not None
+    seconds = [len(x.waveform) / x.sample_rate for x in (signal, reference)]
+    return {"length_difference_ms": 1000 * (seconds[0] - seconds[1])}
+
+
+def lag(signal: Signal, reference: Signal | None) -> Values:
+    """Return by how many ms the recording is later than its reference.
+
+    That is where the cross-correlation at 16 kHz is largest, of either sign, up to 0.5 s apart, to
+    a fraction of a sample by the parabola through the neighbours; of the first five minutes.
+    """
+    from scipy.signal import correlate, correlation_lags  # slow to import
+
+    assert reference is not None
+    _check_audible(signal, reference)
+    pair = [x.at(_LAG_RATE)[: _LAG_SECONDS * _LAG_RATE] for x in (signal, reference)]
+    given, wanted = (x.astype(np.float64) for x in pair)
+    lags = correlation_lags(len(given), len(wanted))
+    near = np.abs(lags) <= _MOST_LAG * _LAG_RATE
+    likeness = np.abs(correlate(given, wanted, method="fft")[near])
+    best = int(likeness.argmax())
+    whole = np.linalg.norm(given) * np.linalg.norm(wanted)
+    if not likeness[best] > _LEAST_LIKENESS * whole:
+        raise CannotMeasureError(f"nowhere within {_MOST_LAG:g} s is it like its reference")
+    place = float(lags[near][best])
+    if 0 < best < len(likeness) - 1:
+        before, at, after = likeness[best - 1 : best + 2]
+        place += (before - after) / (2 * (before - 2 * at + after))
+    return {"lag_ms": 1000 * place / _LAG_RATE}
 
 
 def _load_mel_distances(_: Settings) -> Measured:
-    import torch
-
     from open_miipher.audio.mel import LogMel, MelConfig
 
     @lru_cache(maxsize=4)
     def front_end(rate: int) -> LogMel:
-        size = _window_length(rate)
+        size = window_length(rate)
         top = min(8000.0, rate / 2)
         return LogMel(MelConfig(rate, size, size, size // 4, _MEL_BANDS, 20.0, top, _MEL_FLOOR))
 
@@ -196,17 +245,6 @@ def _check_audible(signal: Signal, reference: Signal | None = None, seconds: flo
         raise CannotMeasureError("it is silent")
     if reference is not None and not np.any(reference.waveform):
         raise CannotMeasureError("its reference is silent")
-
-
-def _window_length(sample_rate: int) -> int:
-    return int(2 ** round(np.log2(0.046 * sample_rate)))
-
-
-def _power(waveform: np.ndarray, size: int) -> np.ndarray:
-    """(samples,) -> (frames, bins); a waveform shorter than a window is padded with zeros."""
-    padded = np.pad(waveform, (0, max(0, size - len(waveform))))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[:: size // 4]
-    return np.abs(np.fft.rfft(frames * np.hanning(size + 1)[:-1])) ** 2
 
 
 def _load_estoi(_: Settings) -> Measured:
@@ -266,7 +304,6 @@ def _load_nisqa(settings: Settings) -> Measured:
     if path is None:
         raise UserError("its weights come with no package: give --nisqa-weights nisqa.tar")
     import librosa
-    import torch
     from nisqa import NISQA_lib
 
     try:
@@ -324,34 +361,103 @@ def _load_similarity(_: Settings) -> Measured:
     return similarity
 
 
+def _load_words(settings: Settings) -> Measured:
+    if settings.words is None:
+        raise UserError("it needs a recogniser: give --words")
+    hear = load_hearing(settings.words)
+
+    def rates(signal: Signal, _: Signal | None) -> Values:
+        wrong = error_rates(signal.text or "", hear(signal.waveform, signal.sample_rate))
+        if wrong is None:
+            raise CannotMeasureError("its text has no words")
+        return {"word_error_rate": wrong[0], "character_error_rate": wrong[1]}
+
+    return rates
+
+
+def _opinions(prefix: str, names: Mapping[str, str]) -> tuple[Column, ...]:
+    return tuple(Column(f"{prefix}{k}", title, "1-5", True) for k, title in names.items())
+
+
 MEASURES: dict[str, Measure] = {
-    "level": Measure(("level_db", "bandwidth_hz"), False, lambda _: level_and_band),
+    "level": Measure(
+        (
+            Column("level_db", "Level", "dB"),
+            Column("bandwidth_hz", "Bandwidth", "Hz"),
+        ),
+        False,
+        lambda _: level_and_band,
+    ),
     "dnsmos": Measure(
-        ("dnsmos_overall", "dnsmos_signal", "dnsmos_background", "dnsmos_p808"),
+        _opinions(
+            "dnsmos_",
+            {
+                "overall": "DNSMOS",
+                "signal": "DNSMOS of the speech",
+                "background": "DNSMOS of the background",
+                "p808": "DNSMOS P.808",
+            },
+        ),
         False,
         _load_dnsmos,
     ),
     "nisqa": Measure(
-        (
+        _opinions(
             "nisqa",
-            "nisqa_noisiness",
-            "nisqa_discontinuity",
-            "nisqa_coloration",
-            "nisqa_loudness",
+            {
+                "": "NISQA",
+                "_noisiness": "NISQA: no noise",
+                "_discontinuity": "NISQA: no gaps",
+                "_coloration": "NISQA: no coloration",
+                "_loudness": "NISQA: loudness",
+            },
         ),
         False,
         _load_nisqa,
         # It asks for other versions of torch and NumPy, but works with ours.
         "pip install --no-deps nisqa pandas, and librosa",
     ),
-    "estoi": Measure(("estoi",), True, _load_estoi),
-    "pesq": Measure(("pesq",), True, _load_pesq, "pip install pesq, which needs a C compiler"),
+    "words": Measure(
+        (
+            Column("word_error_rate", "Wrong words", "", False),
+            Column("character_error_rate", "Wrong characters", "", False),
+        ),
+        False,
+        _load_words,
+        "pip install '.[words]'",
+        needs_text=True,
+    ),
+    "length": Measure(
+        (Column("length_difference_ms", "Longer than the reference", "ms"),),
+        True,
+        lambda _: length_difference,
+        is_aligned=False,
+    ),
+    "lag": Measure(
+        (Column("lag_ms", "Later than the reference", "ms"),), True, lambda _: lag, is_aligned=False
+    ),
+    "estoi": Measure((Column("estoi", "ESTOI", "0-1", True),), True, _load_estoi),
+    "pesq": Measure(
+        (Column("pesq", "PESQ", "1-4.64", True),),
+        True,
+        _load_pesq,
+        "pip install pesq, which needs a C compiler",
+    ),
     "log_spectral_distance": Measure(
-        ("log_spectral_distance",), True, lambda _: log_spectral_distance
+        (Column("log_spectral_distance", "Log-spectral distance", "dB", False),),
+        True,
+        lambda _: log_spectral_distance,
     ),
     "mel_distances": Measure(
-        ("mel_cepstral_distance", "log_mel_distance"), True, _load_mel_distances
+        (
+            Column("mel_cepstral_distance", "Mel-cepstral distance", "dB", False),
+            Column("log_mel_distance", "Log-mel distance", "", False),
+        ),
+        True,
+        _load_mel_distances,
     ),
-    "speaker_similarity": Measure(("speaker_similarity",), True, _load_similarity),
+    "speaker_similarity": Measure(
+        (Column("speaker_similarity", "Same voice", "-1-1", True),), True, _load_similarity
+    ),
 }
 """All measures by name."""

@@ -10,7 +10,7 @@ import torch
 from open_miipher.audio.io import AudioReader, read
 from open_miipher.audio.mixing import mix_of
 from open_miipher.audio.resample import resample
-from open_miipher.audio.spectral import FLOOR_DB, log_spectral_distance
+from open_miipher.audio.spectral import log_spectral_distance
 from open_miipher.base.errors import UserError
 from open_miipher.evaluation.tables import format_table
 
@@ -60,25 +60,6 @@ def read_mono(path: Path, sample_rate: int | None = None) -> tuple[np.ndarray, i
     return resample(mono, rate, sample_rate), sample_rate
 
 
-def distance_db(
-    reference: np.ndarray, estimate: np.ndarray, sample_rate: int, floor_db: float = FLOOR_DB
-) -> float:
-    """Return the log-spectral distance of two waveforms (samples,) at `sample_rate`, in dB.
-
-    Quieter bins than `floor_db` count as that loud; see `log_spectral_distance`.
-
-    Raises:
-        UserError: their lengths differ.
-    """
-    if reference.shape != estimate.shape:
-        raise UserError(
-            f"a clean and a compared waveform have {reference.shape[-1]} and {estimate.shape[-1]} "
-            "samples: compare files of equal length"
-        )
-    a, b = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in (reference, estimate))
-    return float(log_spectral_distance(a, b, sample_rate, floor_db)[0])
-
-
 def score_file(name: str, noisy: Path, restored: Path, clean: Path | None) -> FileScore:
     """Measure one restored file; distances are taken at the clean file's rate.
 
@@ -90,9 +71,20 @@ def score_file(name: str, noisy: Path, restored: Path, clean: Path | None) -> Fi
     score = FileScore(name, seconds, noisy_level, restored_level)
     if clean is not None:
         reference, rate = read_mono(clean)
-        score.noisy_distance = distance_db(reference, read_mono(noisy, rate)[0], rate)
-        score.restored_distance = distance_db(reference, read_mono(restored, rate)[0], rate)
+        score.noisy_distance, score.restored_distance = (
+            _distance_db(reference, read_mono(path, rate)[0], rate) for path in (noisy, restored)
+        )
     return score
+
+
+def _distance_db(reference: np.ndarray, estimate: np.ndarray, sample_rate: int) -> float:
+    if reference.shape != estimate.shape:
+        raise UserError(
+            f"a clean and a compared waveform have {reference.shape[-1]} and {estimate.shape[-1]} "
+            "samples: compare files of equal length"
+        )
+    a, b = (torch.from_numpy(np.ascontiguousarray(x))[None] for x in (reference, estimate))
+    return float(log_spectral_distance(a, b, sample_rate)[0])
 
 
 def mean_score(scores: Sequence[FileScore]) -> FileScore:

@@ -4,7 +4,9 @@ from open_miipher.restoration.assembler import WriteError
 from open_miipher.restoration.chain import DEFAULT_MODEL, Chain, Model
 from open_miipher.restoration.job import Job, RestoreOptions
 from open_miipher.restoration.restorer import Restorer
+from open_miipher.restoration.streaming import Stream
 from open_miipher.restoration.streams import EncodingSink, FileSink, Level, MemorySink, Source
+from open_miipher.restoration.trust import Trust, trust_of
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -18,5 +20,8 @@ __all__ = [
     "RestoreOptions",
     "Restorer",
     "Source",
+    "Stream",
+    "Trust",
     "WriteError",
+    "trust_of",
 ]

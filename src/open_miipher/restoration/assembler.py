@@ -27,6 +27,7 @@ from open_miipher.audio.resample import StreamResampler, resample
 from open_miipher.base.errors import UserError
 from open_miipher.restoration.highs import UpperBand, share_removed
 from open_miipher.restoration.job import Chunk, Job
+from open_miipher.restoration.trust import TrustMeter
 
 LOOK_AHEAD = 4
 """A chunk without speech waits at most this many chunks for one with speech (see `GainTrack`)."""
@@ -132,15 +133,19 @@ class WriteError(UserError):
 
 
 class Assembler:
-    """Joins a job's restored chunks and writes the signal to the job's sink."""
+    """Joins a job's restored chunks and writes the signal to the job's sink.
+
+    Attributes:
+        levels: whether chunks wait for the level of later ones (see `GainTrack`).
+    """
 
     def __init__(self, job: Job) -> None:
         self.job, model = job, job.model
-        self._num_chunks = job.grid.num_chunks(job.num_model_frames)
+        self._num_chunks: int | None = None  # known once the last one is here
         self._early: dict[int, Chunk] = {}
         self._num_leveled = self._num_joined = 0
-        needs_level = job.options.level != "none" and not model.restores_level
-        self._leveler = Leveler(job) if needs_level else None
+        self.levels = job.options.level != "none" and not model.restores_level
+        self._leveler = Leveler(job) if self.levels else None
         self._overlap_add = OverlapAdd(job.grid, model.output_hop)
         # Above the model's band the input's own is kept; the share of it that goes takes the
         # same way as the signal: as further channels.
@@ -153,6 +158,11 @@ class Assembler:
         self._dry = (
             Tap(job.source.resampled(job.sample_rate, job.mono), job.num_channels)
             if job.options.strength < 1
+            else None
+        )
+        self._trust = (
+            TrustMeter(model.input_rate, job.sample_rate, job.num_channels)
+            if job.options.measures_trust
             else None
         )
 
@@ -170,17 +180,37 @@ class Assembler:
         if not np.isfinite(chunk.restored).all():
             raise AudioError(f"{self.job.source.name}: the model gave NaN or Inf")
         self._early[chunk.index] = chunk
+        if chunk.last:
+            self._num_chunks = chunk.index + 1
         while self._num_leveled in self._early:
             for restored in self._level(self._early.pop(self._num_leveled)):
                 self._join(restored)
-        if self._num_joined < self._num_chunks:
+        if self._num_joined != self._num_chunks:
             return False
+        if self._trust is not None:
+            self.job.trust = trust = self._trust.finish()
+            if trust.score < self.job.options.min_trust:
+                self._keep_input()
         with self._writing():
             self.job.sink.close()
         return True
 
+    def _keep_input(self) -> None:
+        """Write the input, read again, instead of what was written so far."""
+        self.job.kept_input = True
+        self.job.sink.restart()
+        for block in self.job.source.resampled(self.job.sample_rate, self.job.mono):
+            with self._writing():
+                self.job.sink.write(block)
+
     def _level(self, chunk: Chunk) -> list[np.ndarray]:
         self._num_leveled += 1
+        if self._trust is not None:
+            last = self._num_leveled == self._num_chunks
+            hop = self.job.grid.hop_frames * self.job.model.input_hop  # what follows comes again
+            with self.job.timed("trust"):
+                end = chunk.num_samples if last else hop
+                self._trust.push_input(chunk.waveform[:, :end], last)
         if self._upper is not None:
             with self.job.timed("level"):
                 own = resample(
@@ -191,7 +221,7 @@ class Assembler:
         if self._leveler is None:
             return [chunk.restored]
         with self.job.timed("level"):
-            return self._leveler.push(chunk, last=self._num_leveled == self._num_chunks)
+            return self._leveler.push(chunk, chunk.last)
 
     def _join(self, restored: np.ndarray) -> None:
         self._num_joined += 1
@@ -201,7 +231,8 @@ class Assembler:
             if last:  # padded: rounding must not make the output a sample too short
                 block = np.pad(block, ((0, 0), (0, self.job.model.output_hop)))
             block = self._resampler.push(block, last)
-        block = block[:, : self.job.num_samples - self.job.num_written]
+        if last:
+            block = block[:, : self.job.num_samples - self.job.num_written]
         self.job.num_written += block.shape[1]
         if self._upper is not None:
             block, removed = np.split(block, 2)
@@ -213,6 +244,9 @@ class Assembler:
             block = wet * block + (1 - wet) * dry
         with self._writing():
             self.job.sink.write(block)
+        if self._trust is not None:
+            with self.job.timed("trust"):
+                self._trust.push_output(block, last)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

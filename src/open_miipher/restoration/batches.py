@@ -130,7 +130,7 @@ def _restore_at_once(batch: list[Row], model: Model) -> list[Chunk]:
     waveform = torch.zeros(len(batch), num_samples)
     for row, (chunk, channel) in zip(waveform.numpy(), batch, strict=True):
         samples = chunk.waveform[channel]
-        np.multiply(samples, chunk.job.gains[channel], out=row[: len(samples)])
+        np.multiply(samples, chunk.gains[channel], out=row[: len(samples)])
     lengths = torch.tensor([chunk.num_samples for chunk, _ in batch])
     keys = torch.cat([noise_key(chunk.job.options.seed) for chunk, _ in batch])
     starts = torch.tensor([chunk.start for chunk, _ in batch])
@@ -141,7 +141,7 @@ def _restore_at_once(batch: list[Row], model: Model) -> list[Chunk]:
     share = (time.perf_counter() - began) / len(batch)
     whole = []
     for (chunk, channel), row in zip(batch, restored, strict=True):
-        gain = chunk.job.gains[channel] if model.restores_level else np.float32(1)
+        gain = chunk.gains[channel] if model.restores_level else np.float32(1)
         np.divide(row[: chunk.restored.shape[1]], gain, out=chunk.restored[channel])
         chunk.to_restore.remove(channel)
         chunk.job.seconds["model"] += share

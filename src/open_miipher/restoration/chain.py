@@ -21,7 +21,7 @@ from open_miipher.checkpoint import Checkpoint
 from open_miipher.cleaners import Cleaner
 from open_miipher.cleaners.untouched import Untouched
 from open_miipher.diffusion import Backbone
-from open_miipher.encoders import ENCODERS
+from open_miipher.encoders import ENCODERS, LogMelEncoder, StftEncoder
 from open_miipher.vocoders import Vocoder
 from open_miipher.vocoders.diffwave import DiffWave, DiffWaveConfig
 
@@ -40,6 +40,8 @@ class Model(Protocol):
         needs_statistics: whether chunks can be normalised by the statistics of the whole signal;
             measuring these takes a first pass.
         restores_level: whether the output has the level of the speech in the input.
+        is_light: whether it computes so little that measuring trust costs a share of it that can be
+            told (docs/trust.md), rather than next to nothing; then trust is measured unasked.
         fingerprint: identifies the weights and the precision of the computation.
     """
 
@@ -49,6 +51,7 @@ class Model(Protocol):
     output_hop: int
     needs_statistics: bool
     restores_level: bool
+    is_light: bool
     fingerprint: str
 
     def measure(self, blocks: Iterable[np.ndarray]) -> Tensor:
@@ -127,6 +130,7 @@ class Chain:
         self.output_hop = vocoder.hop_length
         self.needs_statistics = cleaner.encoder.needs_statistics
         self.restores_level = vocoder.restores_level
+        self.is_light = isinstance(cleaner.encoder, (LogMelEncoder, StftEncoder))
         weights = _fingerprint(cleaner, vocoder, specs or {})
         self.amp = amp
         self.fingerprint = weights if amp == "no" else f"{weights}-{amp}"

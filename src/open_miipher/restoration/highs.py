@@ -5,12 +5,9 @@ upper band is added, times a gain that follows the model: what it did to the hig
 own band, moment by moment. Noise that it removed there goes above it too; consonants stay.
 """
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from open_miipher.audio.chunking import Tap
-from open_miipher.audio.resample import StreamResampler
 from open_miipher.restoration.job import Job
 
 _HOP_SECONDS = 0.01
@@ -23,7 +20,8 @@ class UpperBand:
 
     def __init__(self, job: Job) -> None:
         self._all = Tap(job.source.resampled(job.sample_rate, job.mono), job.num_channels)
-        self._low = Tap(_low_band(job), job.num_channels)
+        low = job.source.resampled(job.sample_rate, job.mono, through=job.model.output_rate)
+        self._low = Tap(low, job.num_channels)
 
     def take(self, num_samples: int) -> np.ndarray:
         """Return the next (channels, samples)."""
@@ -62,12 +60,3 @@ def _octave_power(waveform: np.ndarray, hop: int) -> np.ndarray:
     low, high = (round(share * (size // 2)) for share in _OCTAVE)
     power: np.ndarray = np.square(np.abs(spectrum[..., low:high])).mean(axis=2)
     return power
-
-
-def _low_band(job: Job) -> Iterator[np.ndarray]:
-    """Yield the input as it comes back from the model's rate, in blocks (channels, n)."""
-    model_rate = job.model.output_rate
-    back = StreamResampler(model_rate, job.sample_rate, job.num_channels)
-    for block in job.source.resampled(model_rate, job.mono):
-        yield back.push(block)
-    yield back.push(np.zeros((job.num_channels, 0), dtype=np.float32), last=True)

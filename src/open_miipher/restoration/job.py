@@ -4,29 +4,32 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from open_miipher.audio.chunking import ChunkGrid, Tap
 from open_miipher.audio.formats import is_number, whole_rate
-from open_miipher.audio.level import speech_gains
+from open_miipher.audio.level import SpeechLevel, speech_gains
 from open_miipher.audio.mixing import Mix
 from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.errors import UserError, report
 from open_miipher.restoration.chain import Model
 from open_miipher.restoration.streams import Sink, Source
+from open_miipher.restoration.trust import Trust
 
 LEVELS = ("match-input", "peak", "none")
-NORMALISE_OVER = ("file", "chunk")
+NORMALISE_OVER = ("file", "chunk", "past")
+PAST_SECONDS = 600.0
+"""How far back `normalise_over="past"` looks, to within a chunk."""
 
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """All options that change the output.
+    """All options that change the output, and `trust`, which does not.
 
     Attributes:
         sample_rate: of the output: the model's, the input's, or a number in Hz.
@@ -38,8 +41,14 @@ class RestoreOptions:
         overlap_seconds: length of the overlap of neighbouring chunks.
         normalise_over: an encoder that normalises its input takes mean and variance over the whole
             `file`, in a first pass, or over each `chunk`. Makes no difference for the many encoders
-            that do not normalise, and for files of one chunk.
+            that do not normalise, and for files of one chunk. With `past`, there is no first pass
+            for the level of the speech either: a chunk is brought to its level by what was heard
+            up to its end, at most in the last `PAST_SECONDS`. So a stream can be restored.
         seed: of the noise that the vocoder starts from.
+        trust: measure how far the output can be trusted (`restoration.trust`); None: a corpus run
+            does where that costs little, and nothing else does.
+        min_trust: an output that is trusted less is replaced by the input, at the output's rate;
+            0 keeps all. Needs `trust`.
 
     Raises:
         UserError: on construction: a value is wrong; the message lists all of them.
@@ -51,11 +60,13 @@ class RestoreOptions:
     strength: float = 1.0
     chunk_seconds: float = 20.0
     overlap_seconds: float = 2.0
-    normalise_over: Literal["file", "chunk"] = "file"
+    normalise_over: Literal["file", "chunk", "past"] = "file"
     seed: int = 0
+    trust: bool | None = None
+    min_trust: float = 0.0
 
     def __post_init__(self) -> None:
-        numbers = (self.strength, self.chunk_seconds, self.overlap_seconds)
+        numbers = (self.strength, self.chunk_seconds, self.overlap_seconds, self.min_trust)
         report([f"{n!r}: give a number" for n in numbers if not is_number(n)])
         rate_problem = self._take_rate()
         rules = [
@@ -74,11 +85,19 @@ class RestoreOptions:
             ),
             (
                 self.normalise_over in NORMALISE_OVER,
-                f"normalise over {self.normalise_over!r}: choose {' or '.join(NORMALISE_OVER)}",
+                f"normalise over {self.normalise_over!r}: choose file or chunk, or past",
             ),
             (
                 isinstance(self.seed, int) and 0 <= self.seed < 2**63,
                 f"seed {self.seed}: choose a whole number, 0 or more",
+            ),
+            (
+                0 <= self.min_trust <= 1,
+                f"least trust {self.min_trust}: choose 0 (keep every output) to 1",
+            ),
+            (
+                self.min_trust == 0 or self.trust is not False,
+                f"least trust {self.min_trust}: trust is not measured; leave out one of the two",
             ),
         ]
         report([problem for fine, problem in rules if not fine])
@@ -92,6 +111,20 @@ class RestoreOptions:
         except UserError as error:
             return f"{error}; or model, or input"
         return ""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Plain data of all that changes the output."""
+        plain = asdict(self)
+        del plain["trust"]
+        if not self.min_trust:
+            del plain["min_trust"]  # runs of before there was one go on
+        return plain
+
+    @property
+    def measures_trust(self) -> bool:
+        """Whether trust is measured, once it is known what model restores."""
+        return self.trust is True or self.min_trust > 0
 
     def grid(self, model: Model) -> ChunkGrid:
         """Return where the chunks are, in the model's feature frames."""
@@ -127,6 +160,8 @@ class Chunk:
         waveform: (channels, frames * input_hop) at the model's input rate.
         num_samples: of the waveform before the padding with zeros.
         start: of its output in the whole output, in samples at the model's output rate.
+        last: whether it is the job's last one.
+        gains: (channels,) of what the model is given, so that its speech has always one level.
         statistics: (channels, numbers) of the whole signal, to normalise by; None: the chunk is
             normalised by its own.
         to_restore: indices of the channels that the model has still to restore; digital silence
@@ -139,6 +174,8 @@ class Chunk:
     waveform: np.ndarray
     num_samples: int
     start: int
+    last: bool
+    gains: np.ndarray
     statistics: Tensor | None
     to_restore: list[int]
     restored: np.ndarray
@@ -156,9 +193,10 @@ class Job:
         error: why the job failed, if it did.
         finished: whether the job is done: its output is complete, or it failed.
         num_written: frames of the output that went to the sink so far.
-        seconds: wall time spent on the job, by stage: measure, read, model, level, write.
+        seconds: wall time spent on the job, by stage: measure, read, model, level, write, trust.
         mix: how the source's channels become one, once it is read; None if they are not mixed.
-        gains: (channels,) of what the model is given, so that its speech has always one level.
+        trust: in the restored signal, once it is whole; None if it is not measured.
+        kept_input: whether the output is the input, as the restored signal is trusted too little.
     """
 
     source: Source
@@ -170,7 +208,8 @@ class Job:
     num_written: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     mix: Mix | None = None
-    gains: np.ndarray = field(init=False)
+    trust: Trust | None = None
+    kept_input: bool = False
 
     def __post_init__(self) -> None:
         model, source = self.model, self.source
@@ -180,7 +219,6 @@ class Job:
         self.sample_rate, self.num_samples, self.num_channels = shape
         num_input = num_output_frames(source.num_frames, source.sample_rate, model.input_rate)
         self.num_model_frames = -(-num_input // model.input_hop)
-        self.gains = np.ones(self.num_channels, np.float32)
         self._is_kept = num_input * self.num_channels <= KEPT_SAMPLES
 
     @contextmanager
@@ -198,13 +236,11 @@ class Job:
         Raises:
             AudioError: the source cannot be read.
         """
-        blocks, statistics = self._opened()
-        stream = Tap(blocks, self.num_channels)
-        for index, (start, end) in enumerate(self.grid.bounds(self.num_model_frames)):
+        cutter = Cutter(self, *self._opened())
+        num_chunks = self.grid.num_chunks(self.num_model_frames)
+        for number in range(1, num_chunks + 1):
             with self.timed("read"):
-                waveform = stream.peek((end - start) * self.model.input_hop)
-                chunk = self._chunk(index, start, end - start, waveform, statistics)
-                stream.drop(self.grid.hop_frames * self.model.input_hop)
+                chunk = cutter.cut(last=number == num_chunks)
             yield chunk
 
     def _blocks(self) -> Iterator[np.ndarray]:
@@ -217,44 +253,78 @@ class Job:
             and self.grid.num_chunks(self.num_model_frames) > 1  # else chunk and file are the same
         )
 
-    def _opened(self) -> tuple[Iterator[np.ndarray], Tensor | None]:
-        """Measure the source; return its blocks from its start, and statistics if needed."""
+    def _opened(self) -> tuple[Iterator[np.ndarray], np.ndarray | None, Tensor | None]:
+        """Measure the source; return its blocks from its start, gains and statistics if needed."""
         if self.mono and self.source.num_channels > 1:
             with self.timed("measure"):
                 self.mix = self.source.mix
         if self.options.strength == 0:
-            return self._blocks(), None  # the model is not asked
+            return self._blocks(), np.ones(self.num_channels, np.float32), None  # no model is asked
+        if self.options.normalise_over == "past":
+            return self._blocks(), None, None
         blocks = self._blocks
         if self._is_kept:
             with self.timed("read"):
                 kept = list(blocks())
             blocks = partial(iter, kept)
         with self.timed("measure"):
-            self.gains = speech_gains(blocks(), self.model.input_rate)
+            gains = speech_gains(blocks(), self.model.input_rate)
             if not self._needs_statistics():
-                return blocks(), None
-            return blocks(), self.model.measure(self.gains[:, None] * block for block in blocks())
+                return blocks(), gains, None
+            scaled = (gains[:, None] * block for block in blocks())
+            return blocks(), gains, self.model.measure(scaled)
 
-    def _chunk(
+
+class Cutter:
+    """Cuts a job's signal into its chunks, in order.
+
+    Args:
+        job: that the chunks belong to.
+        blocks: of its source at the model's input rate, each (channels, n); they are taken when
+            they are needed.
+        gains: (channels,) of all chunks; None: each chunk's by the level up to its end.
+        statistics: of all chunks, if the model needs them.
+    """
+
+    def __init__(
         self,
-        index: int,
-        start: int,
-        num_frames: int,
-        waveform: np.ndarray,
-        statistics: Tensor | None,
-    ) -> Chunk:
-        model = self.model
-        num_output = num_frames * model.output_hop
+        job: Job,
+        blocks: Iterator[np.ndarray],
+        gains: np.ndarray | None = None,
+        statistics: Tensor | None = None,
+    ) -> None:
+        self.num_cut = 0
+        self._job, self._gains, self._statistics = job, gains, statistics
+        self._tap = Tap(blocks, job.num_channels)
+        self._past = SpeechLevel(job.model.input_rate, PAST_SECONDS)
+
+    def cut(self, last: bool) -> Chunk:
+        """Return the next chunk; only the `last` one may be shorter than the others."""
+        job, model, grid = self._job, self._job.model, self._job.grid
+        waveform = self._tap.peek(grid.chunk_frames * model.input_hop)
+        self._tap.drop(grid.hop_frames * model.input_hop)
         num_samples = waveform.shape[1]
+        num_frames = -(-num_samples // model.input_hop)
         padding = num_frames * model.input_hop - num_samples
-        speaks = [c for c, row in enumerate(waveform) if row.any() and self.options.strength > 0]
-        return Chunk(
-            self,
-            index,
+        speaks = [c for c, row in enumerate(waveform) if row.any() and job.options.strength > 0]
+        chunk = Chunk(
+            job,
+            self.num_cut,
             np.pad(waveform, ((0, 0), (0, padding))),
             num_samples,
-            start * model.output_hop,
-            statistics,
+            self.num_cut * grid.hop_frames * model.output_hop,
+            last,
+            self._gains_of(waveform),
+            self._statistics,
             speaks,
-            np.zeros((self.num_channels, num_output), dtype=np.float32),
+            np.zeros((job.num_channels, num_frames * model.output_hop), dtype=np.float32),
         )
+        self.num_cut += 1
+        return chunk
+
+    def _gains_of(self, waveform: np.ndarray) -> np.ndarray:
+        if self._gains is not None:
+            return self._gains
+        heard = self._job.grid.overlap_frames * self._job.model.input_hop if self.num_cut else 0
+        self._past.add(waveform[:, heard:])  # the rest was a part of the chunk before it
+        return self._past.gains()

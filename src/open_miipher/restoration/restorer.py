@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -25,6 +26,7 @@ from open_miipher.restoration.assembler import Assembler
 from open_miipher.restoration.batches import restore_chunks
 from open_miipher.restoration.chain import DEFAULT_MODEL, Chain, Model
 from open_miipher.restoration.job import Chunk, Job, RestoreOptions
+from open_miipher.restoration.streaming import Stream
 from open_miipher.restoration.streams import ArraySink, FileSink, PeakSink, Sink, Source
 from open_miipher.restoration.trial import CPU_BATCH, Trial, suited_amp, try_batches
 
@@ -211,10 +213,23 @@ class Restorer:
             return torch.from_numpy(restored).to(waveform.device), job.sample_rate
         return restored, job.sample_rate
 
+    def stream(self, sample_rate: int) -> Stream:
+        """Begin to restore a signal that comes in block by block (see `Stream`).
+
+        Args:
+            sample_rate: of the blocks, in Hz, a whole number.
+
+        Raises:
+            UserError: the sample rate is none, or the options need the whole signal.
+        """
+        return Stream(self.model, self.options, sample_rate, self.batch_size)
+
     def restore_file(
         self, source: str | Path, output: str | Path, file_format: FileFormat | None = None
     ) -> FileSink:
         """Restore one file of any length into another, in constant memory.
+
+        Where trust is measured and low, a notice says why, and whether the input was kept.
 
         Args:
             source: an audio file.
@@ -238,6 +253,10 @@ class Restorer:
         for job in self.restore_jobs([self.job(read, sink, output.parent)]):
             if job.error is not None:
                 raise job.error
+            if job.trust is not None and job.trust.reason is not None:
+                kept = "; the input was kept" if job.kept_input else ""
+                where = printable(source)
+                notice(f"{where}: trust {job.trust.score:.2f}: {job.trust.reason}{kept}")
         return sink
 
     def job(self, source: Source, sink: Sink, directory: Path | None = None) -> Job:
@@ -251,6 +270,12 @@ class Restorer:
         if self.options.level == "peak":
             sink = PeakSink(sink, directory)
         return Job(source, sink, self.model, self.options)
+
+    def decide_on_trust(self) -> None:
+        """Have trust measured where it was not said whether, and where it costs little."""
+        if self.options.trust is None:
+            trust = self.model.is_light or self.options.measures_trust
+            self.options = replace(self.options, trust=trust)
 
     def restore_jobs(self, jobs: Iterable[Job]) -> Iterator[Job]:
         """Restore many signals (see `restore_jobs`)."""

@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -123,22 +124,34 @@ class Source:
         """How its channels become one, found in a first pass; None if it has only one."""
         return mix_of(self.open()) if self.num_channels > 1 else None
 
-    def resampled(self, sample_rate: int, mono: bool) -> Iterator[np.ndarray]:
+    def resampled(
+        self, sample_rate: int, mono: bool, through: int | None = None
+    ) -> Iterator[np.ndarray]:
         """Yield all of it at another sample rate (Hz), in (channels, n) blocks.
 
         Args:
             sample_rate: of the blocks, in Hz.
             mono: mix the channels to one, by `mix`.
+            through: a sample rate in Hz that it goes through on its way, which takes away what
+                that cannot hold.
         """
         mix = self.mix if mono else None
         num_channels = 1 if mono else self.num_channels
-        resampler = StreamResampler(self.sample_rate, sample_rate, num_channels)
+        steps = steps_between(self.sample_rate, through, sample_rate)
+        resamplers = [StreamResampler(*step, num_channels) for step in steps]
         num_read = 0
         for block in self.open():
             num_read += block.shape[1]
             self.level.add(block)
             mixed = block if mix is None else mix.apply(block)
-            yield resampler.push(mixed, last=num_read == self.num_frames)
+            for resampler in resamplers:
+                mixed = resampler.push(mixed, last=num_read == self.num_frames)
+            yield mixed
+
+
+def steps_between(rate_in: int, through: int | None, rate_out: int) -> list[tuple[int, int]]:
+    """Return the changes from a sample rate to another, through a third where one is given."""
+    return list(pairwise(rate for rate in (rate_in, through, rate_out) if rate is not None))
 
 
 PEAK = 0.9
@@ -150,6 +163,9 @@ class Sink(Protocol):
 
     def write(self, block: np.ndarray) -> None:
         """Append (channels, n) float32."""
+
+    def restart(self) -> None:
+        """Discard what was written; another signal comes instead."""
 
     def close(self) -> None:
         """Finish and keep what was written."""
@@ -172,6 +188,16 @@ class ArraySink:
     def write(self, block: np.ndarray) -> None:
         """Append a block."""
         self._blocks.append(block)
+
+    def take(self, num_channels: int) -> np.ndarray:
+        """Return the blocks so far, (channels, samples) float32, which may be none; drop them."""
+        taken = [np.zeros((num_channels, 0), np.float32), *self._blocks]
+        self._blocks.clear()
+        return np.concatenate(taken, axis=1)
+
+    def restart(self) -> None:
+        """Discard the blocks."""
+        self._blocks.clear()
 
     def close(self) -> None:
         """Do nothing."""
@@ -215,6 +241,12 @@ class EncodingSink:
         clips = 0 if self._holds_any_value else int(np.count_nonzero(np.abs(block) > 1.0))
         self.num_clipped += clips
         self.level.add(np.clip(block, -1.0, 1.0) if clips else block)
+
+    def restart(self) -> None:
+        """Discard what was written, and begin again."""
+        self.abort()
+        self._writer = None
+        self.num_clipped, self.level = 0, Level()
 
     def close(self) -> None:
         """Finish and keep what was written."""
@@ -323,6 +355,12 @@ class PeakSink:
         self._num_channels = len(block)
         self._peak = max(self._peak, float(np.abs(block).max(initial=0.0)))
         self._waiting.write(np.ascontiguousarray(block.T, dtype=np.float32).tobytes())
+
+    def restart(self) -> None:
+        """Discard the signal; nothing was passed on."""
+        self._waiting.seek(0)
+        self._waiting.truncate()
+        self._peak = 0.0
 
     def close(self) -> None:
         """Pass the scaled signal on; a silent signal is not scaled."""

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import torch
 
+from open_miipher.audio.spectral import DEFINITION
 from open_miipher.base.errors import UserError
 from open_miipher.base.registry import build
 from open_miipher.checkpoint import (
@@ -355,6 +356,15 @@ def _state(
             console.line(
                 f"trainer.best_by was {', '.join(before)} and is {', '.join(recipe.best_by)}: the "
                 "next validation gives the first best checkpoint"
+            )
+        elif (
+            "log_spectral_distance" in before
+            and checkpoint.state.get("log_spectral_distance", 1) != DEFINITION
+        ):
+            state.best_score = float("inf")
+            console.line(
+                "the log-spectral distance is another one since this checkpoint: the next "
+                "validation gives the first best checkpoint"
             )
     for name, network in recipe.trained.items():
         count = sum(p.numel() for p in network.parameters() if p.requires_grad)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from open_miipher.audio.spectral import DEFINITION
 from open_miipher.checkpoint import Checkpoint, Content, load_weights, weights_of
 from open_miipher.recipes import Recipe
 from open_miipher.training.ema import Ema
@@ -144,6 +145,7 @@ class TrainingState:
                 **self.position.content(),
                 "seconds": self.seconds,
                 "best_score": self.best_score,
+                "log_spectral_distance": DEFINITION,
                 "run_id": self.run_id,
                 "overrides": self.overrides,
                 "torch": torch.__version__,

@@ -1,0 +1,446 @@
+"""The report: a folder of static pages that shows an evaluation, and lets it be heard.
+
+    index.html        summary, differences, distributions, all files, and each file by itself
+    listen.html       a blind listening test (its votes: `evaluation/votes.py`)
+    *.js *.css        the pages' programs and looks, from `pages/`, the same in every report
+    data/*.js         what they show: plain data in scripts, as a page on a disk may load no other
+    sounds/ pictures/ of the files that can be heard; their names tell nothing, for the blind test
+
+Nothing is fetched from anywhere, and the folder can be moved or zipped. Only what is looked at is
+loaded: rows lie in pages, worst first, and the values to sort by in a file for each column.
+"""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from open_miipher.audio.io import AudioWriter, read, read_header
+from open_miipher.audio.mixing import mix_of
+from open_miipher.base.amounts import size
+from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
+from open_miipher.base.rows import read_rows
+from open_miipher.evaluation.results import INPUT, Column, Evaluation, summarise
+from open_miipher.evaluation.spectrograms import (
+    CHANGE_DB,
+    RANGE_DB,
+    Grid,
+    Panel,
+    change_colours,
+    change_image,
+    level_colours,
+    level_image,
+    on_grid,
+    top_of,
+)
+
+_PAGES = Path(__file__).with_name("pages")
+_ROWS_A_PAGE, _BINS = 500, 24
+_INPUT_LABEL = "input"
+_FLAC_SHARE, _PICTURE_BYTES = 0.5, 25_000  # of 16-bit samples; of one picture
+_LEGEND_COLOURS = 9
+_SCALE_PERCENTILE = 99.5  # of the pixels; what is louder has the last colour too
+
+Trust = tuple[float, str]
+"""How far a restored file can be trusted, 0 to 1, and the reason."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a report will hold.
+
+    Series are the inputs, if there are any, and then the systems.
+
+    Attributes:
+        files: all names, the worst first.
+        shown: those that can be heard, as places in `files`.
+        sorted_by: the column that says which is worst, or "trust"; empty: none does.
+        series: their names; None: the inputs.
+        values: (series, columns, files), NaN where nothing could be measured.
+        trust: (systems, files), NaN where it is not known.
+        reasons: by place of system and file.
+        seconds: the most of each file that can be heard, from its start.
+        num_bytes: about as much as the folder will take.
+    """
+
+    files: Sequence[str]
+    shown: Sequence[int]
+    sorted_by: str
+    series: Sequence[str | None]
+    values: np.ndarray
+    trust: np.ndarray
+    reasons: Mapping[tuple[int, int], str]
+    seconds: float
+    num_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"the report lets {len(self.shown)} of {len(self.files)} files be heard "
+            f"(about {size(self.num_bytes)})"
+        )
+
+
+def read_trust(restored_dir: Path) -> dict[Path, Trust]:
+    """Return what the manifest of a corpus run says of its files' trust, by their path.
+
+    Raises:
+        UserError: a line of the manifest is damaged.
+    """
+    found = {}
+    for row in read_rows(restored_dir / "manifest.jsonl"):
+        if row.get("output") is not None and row.get("trust") is not None:
+            kept = "the input was kept" if row.get("kept_input") else None
+            reasons = [reason for reason in (row.get("trust_reason"), kept) if reason]
+            found[(restored_dir / row["output"]).resolve()] = row["trust"], "; ".join(reasons)
+    return found
+
+
+def plan_report(
+    evaluation: Evaluation,
+    trusted: Mapping[Path, Trust],
+    num_files: int,
+    seconds: float,
+) -> Plan:
+    """Put the files in order and choose those that can be heard; cheap, so that it can be told.
+
+    A third of these are the worst, a sixth the best, and the others evenly spaced between.
+
+    Args:
+        evaluation: what was measured.
+        trusted: from `read_trust`, of all systems; empty: not known.
+        num_files: how many can be heard.
+        seconds: the most of each that can be heard, from its start.
+    """
+    names = list(evaluation.sounds)
+    has_input = any(sounds.before is not None for sounds in evaluation.sounds.values())
+    series = [*([None] if has_input else []), *evaluation.systems]
+    values = _values(evaluation, names, series)
+    trust, reasons = _trust(evaluation, names, trusted)
+    badness, sorted_by = _badness(evaluation, values[-len(evaluation.systems) :], trust)
+    order = np.argsort(-badness, kind="stable")
+    place_of = {int(old): new for new, old in enumerate(order)}
+    files = [names[old] for old in order]
+    shown = _chosen(len(files), num_files)
+    return Plan(
+        files,
+        shown,
+        sorted_by,
+        series,
+        values[:, :, order],
+        trust[:, order],
+        {(system, place_of[old]): reason for (system, old), reason in reasons.items()},
+        seconds,
+        sum(_bytes_of(evaluation, files[place], seconds) for place in shown) + 8 * values.size,
+    )
+
+
+def _values(
+    evaluation: Evaluation, names: Sequence[str], series: Sequence[str | None]
+) -> np.ndarray:
+    """Return all values: (series, columns, files)."""
+    place_of = {name: place for place, name in enumerate(names)}
+    values = np.full((len(series), len(evaluation.columns), len(names)), np.nan)
+    for row in evaluation.rows:
+        place = place_of[str(row["file"])]
+        for number, column in enumerate(evaluation.columns):
+            if column.name in row:
+                values[series.index(str(row["system"])), number, place] = row[column.name]
+            if series[0] is None and INPUT + column.name in row:
+                values[0, number, place] = row[INPUT + column.name]
+    values[~np.isfinite(values)] = np.nan
+    return values
+
+
+def _trust(
+    evaluation: Evaluation, names: Sequence[str], trusted: Mapping[Path, Trust]
+) -> tuple[np.ndarray, dict[tuple[int, int], str]]:
+    """Return the trust (systems, files), and its reasons by system and file."""
+    trust, reasons = np.full((len(evaluation.systems), len(names)), np.nan), {}
+    for place, name in enumerate(names if trusted else []):
+        for number, system in enumerate(evaluation.systems):
+            path = evaluation.sounds[name].restored.get(system)
+            found = trusted.get(path.resolve()) if path is not None else None
+            if found is not None:
+                trust[number, place], reasons[number, place] = found
+    return trust, reasons
+
+
+def _badness(
+    evaluation: Evaluation, values: np.ndarray, trust: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """Say how bad each file is: by its least trust, else by the first column that judges.
+
+    Of several systems, the worst value counts; a file without a value is no bad one.
+
+    Args:
+        evaluation: what was measured.
+        values: (systems, columns, files).
+        trust: (systems, files).
+
+    Returns:
+        (files,), -inf without a value, and the name of what judges.
+    """
+    columns = evaluation.columns
+    judging = [x for x in range(len(columns)) if columns[x].higher_is_better is not None]
+    if np.isfinite(trust).any():
+        judged, sorted_by = -trust, "trust"
+    elif judging:
+        column, found = columns[judging[0]], values[:, judging[0]]
+        judged, sorted_by = -found if column.higher_is_better else found, column.name
+    else:
+        return np.full(values.shape[2], -np.inf), ""
+    return np.where(np.isfinite(judged), judged, -np.inf).max(axis=0), sorted_by
+
+
+def _chosen(num_files: int, wanted: int) -> list[int]:
+    """Return the places that are shown, of files in order, the worst first."""
+    count = min(wanted, num_files)
+    worst, best = (count + 2) // 3, count // 6
+    between = np.linspace(worst, num_files - best, count - worst - best, endpoint=False)
+    return [*range(worst), *map(int, between), *range(num_files - best, num_files)]
+
+
+def _bytes_of(evaluation: Evaluation, name: str, seconds: float) -> int:
+    """Return about what the sounds and pictures of a file take."""
+    total = 0
+    for _, _, path in _sounds(evaluation, name):
+        try:
+            info = read_header(path)
+        except UserError:  # its row tells
+            continue
+        frames = min(info.num_frames, seconds * info.sample_rate)
+        total += int(frames * min(2, info.num_channels) * 2 * _FLAC_SHARE) + 2 * _PICTURE_BYTES
+    return total
+
+
+def _sounds(evaluation: Evaluation, name: str) -> list[tuple[str, str, Path]]:
+    """Return the kind, label and path of what belongs to a file: input, systems, reference."""
+    sounds = evaluation.sounds[name]
+    systems = [("system", x, sounds.restored.get(x)) for x in evaluation.systems]
+    found = [
+        ("input", _INPUT_LABEL, sounds.before),
+        *systems,
+        ("reference", "clean reference", sounds.reference),
+    ]
+    return [(kind, label, path) for kind, label, path in found if path is not None]
+
+
+def check_place(folder: Path) -> None:
+    """Refuse a folder that holds something else than a report.
+
+    Raises:
+        UserError: it does.
+    """
+    if folder.exists() and not (folder / "data/summary.js").is_file():
+        raise UserError(f"{printable(folder)} holds something else than a report: move it away")
+
+
+def write_report(
+    folder: Path,
+    evaluation: Evaluation,
+    plan: Plan,
+    num_workers: int = 1,
+    title: str = "Evaluation",
+) -> None:
+    """Write the report; an older one in its place is replaced once this one is whole.
+
+    Args:
+        folder: the report's; its parent exists.
+        evaluation: what was measured.
+        plan: from `plan_report` of the same.
+        num_workers: threads that make sounds and pictures.
+        title: at the top of the pages.
+
+    Raises:
+        UserError: the folder holds something else, or cannot be written.
+    """
+    check_place(folder)
+    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a run that was killed
+        shutil.rmtree(leftover)
+    temporary, old = (folder.with_name(f".{folder.name}.{name}.tmp") for name in ("new", "old"))
+    try:
+        shutil.copytree(_PAGES, temporary)
+        for name in ("data", "sounds", "pictures"):
+            (temporary / name).mkdir()
+        with ThreadPoolExecutor(num_workers) as pool:
+            write = partial(_write_file, temporary, evaluation, plan)
+            list(pool.map(write, plan.shown))
+        _write_rows(temporary, evaluation, plan)
+        _write_data(temporary, "summary", _summary(evaluation, plan) | {"title": title})
+        if folder.exists():
+            folder.rename(old)
+        temporary.rename(folder)
+    except OSError as error:
+        raise UserError(f"{printable(folder)} cannot be written: {error.strerror}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_data(folder: Path, key: str, value: object) -> None:
+    """Write plain data as a script; all that is not ASCII is escaped."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    (folder / "data" / f"{key}.js").write_text(f'report.receive("{key}",{text});\n', "ascii")
+
+
+def _numbers(values: np.ndarray) -> list[Any]:
+    """Return numbers of five digits in lists of lists, None for NaN."""
+    if values.ndim > 1:
+        return [_numbers(part) for part in values]
+    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
+
+
+def _write_rows(folder: Path, evaluation: Evaluation, plan: Plan) -> None:
+    """Write what the table of files shows: by pages, and by columns for sorting and searching."""
+    shown = set(plan.shown)
+    seconds: dict[str, float] = {}
+    problems: dict[str, list[str]] = {}
+    for row in evaluation.rows:
+        name = str(row["file"])
+        seconds[name] = float(row.get("seconds", np.nan))
+        if row.get("problems"):
+            problems.setdefault(name, []).append(f"{row['system']}: {row['problems']}")
+    for start in range(0, len(plan.files), _ROWS_A_PAGE):
+        page = [
+            {
+                "name": printable(name),
+                "seconds": _numbers(np.array([seconds.get(name, np.nan)]))[0],
+                "values": _numbers(plan.values[:, :, place]),
+                "trust": _numbers(plan.trust[:, place]),
+                "reasons": [plan.reasons.get((x, place), "") for x in range(len(plan.trust))],
+                "problems": problems.get(name, []),
+                "shown": place in shown,
+            }
+            for place, name in enumerate(plan.files[start : start + _ROWS_A_PAGE], start)
+        ]
+        _write_data(folder, f"rows-{start // _ROWS_A_PAGE}", page)
+    for number, column in enumerate(evaluation.columns):
+        _write_data(folder, f"column-{column.name}", _numbers(plan.values[:, number]))
+    _write_data(folder, "column-trust", _numbers(plan.trust))
+    _write_data(folder, "names", [printable(name) for name in plan.files])
+    having = [place for place, name in enumerate(plan.files) if name in problems]
+    _write_data(folder, "problems", having)
+
+
+def _summary(evaluation: Evaluation, plan: Plan) -> dict[str, object]:
+    """Return what the first page needs."""
+    first = len(plan.series) - len(evaluation.systems)  # the place of the first system
+    pairs = [(0, x) for x in range(first, len(plan.series)) if first]
+    pairs += [(first, x) for x in range(first + 1, len(plan.series))]
+    # Votes belong to what was heard, whenever its report was written.
+    heard = json.dumps([plan.files, plan.shown, plan.series, _numbers(plan.values)])
+    return {
+        "id": sha256(heard.encode()).hexdigest()[:16],
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "systems": list(evaluation.systems),
+        "series": [_INPUT_LABEL if name is None else name for name in plan.series],
+        "columns": [_described(c, plan.values[:, x]) for x, c in enumerate(evaluation.columns)],
+        "means": [[_mean(values) for values in of_series] for of_series in plan.values],
+        "differences": [
+            {"less": x, "of": y, "means": [_mean(v) for v in plan.values[y] - plan.values[x]]}
+            for x, y in pairs
+        ],
+        "left_out": list(evaluation.left_out.items()),
+        "num_files": len(plan.files),
+        "rows_a_page": _ROWS_A_PAGE,
+        "shown": list(plan.shown),
+        "sorted_by": plan.sorted_by,
+        "has_trust": bool(np.isfinite(plan.trust).any()),
+        "level_colours": _hex(level_colours(_LEGEND_COLOURS)),
+        "change_colours": _hex(change_colours(_LEGEND_COLOURS)),
+        "range_db": RANGE_DB,
+        "change_db": CHANGE_DB,
+    }
+
+
+def _mean(values: np.ndarray) -> list[float] | None:
+    """Return mean, low and high (95 %) and number of those (files,) that are known."""
+    found = summarise([{"x": float(x)} for x in values[np.isfinite(values)]], ["x"]).get("x")
+    return None if found is None else [found["mean"], found["low"], found["high"], found["n"]]
+
+
+def _described(column: Column, values: np.ndarray) -> dict[str, object]:
+    """Return a column with the decimals it needs and its histograms.
+
+    Args:
+        column: what was measured.
+        values: (series, files).
+    """
+    known = values[np.isfinite(values)]
+    low, high = (float(x) for x in np.percentile(known, [0.5, 99.5])) if len(known) else (0.0, 0.0)
+    spread = (high - low) / 4 or abs(low) or 1.0
+    reach = 0.5 if high == low else 0.0
+    edges = np.linspace(low - reach, high + reach, _BINS + 1)
+    return {
+        "name": column.name,
+        "title": column.title,
+        "unit": column.unit,
+        "better": {True: 1, False: -1, None: 0}[column.higher_is_better],
+        "decimals": int(np.clip(1 - np.floor(np.log10(spread)), 0, 3)),
+        "edges": [float(edges[0]), float(edges[-1])],
+        # What lies beyond the edges counts in the last bins.
+        "counts": [
+            np.histogram(np.clip(x[np.isfinite(x)], edges[0], edges[-1]), edges)[0].tolist()
+            for x in values
+        ],
+    }
+
+
+def _hex(colours: np.ndarray) -> list[str]:
+    return [f"#{bytes(colour).hex()}" for colour in colours]
+
+
+def _write_file(folder: Path, evaluation: Evaluation, plan: Plan, place: int) -> None:
+    """Write the sounds and pictures of one file, on one scale."""
+    sounds: list[dict[str, object]] = []
+    panels, missing = [], []
+    for kind, label, path in _sounds(evaluation, plan.files[place]):
+        token = sha256(f"{place} {label} {path}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        try:
+            waveform, rate, is_whole = _read_start(path, plan.seconds)
+        except UserError as error:
+            missing.append(str(error))
+            continue
+        copy = folder / f"sounds/{token}.flac"
+        with AudioWriter(copy, rate, len(waveform), "flac") as writer:
+            writer.write(waveform)
+        panels.append(Panel(label, waveform.mean(axis=0), rate))
+        level = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
+        facts = {"seconds": waveform.shape[1] / rate, "level": level, "is_whole": is_whole}
+        sounds.append({"kind": kind, "label": label, "token": token, **facts})
+    content: dict[str, object] = {"sounds": sounds, "missing": missing}
+    if panels:
+        grid = Grid.of(panels)
+        images = [on_grid(panel, grid) for panel in panels]
+        top = top_of(images, _SCALE_PERCENTILE)
+        content |= {"seconds": grid.seconds, "highest_hz": grid.highest_hz, "top_db": top}
+        for sound, image in zip(sounds, images, strict=True):
+            _save(folder, f"{sound['token']}", level_image(image, top))
+            if sound["kind"] == "system" and sounds[0]["kind"] == "input":
+                _save(folder, f"{sound['token']}-change", change_image(image, images[0], top))
+    _write_data(folder, f"file-{place}", content)
+
+
+def _read_start(path: Path, seconds: float) -> tuple[np.ndarray, int, bool]:
+    """Return (channels, samples), one or two channels, the rate, and whether that is all."""
+    info = read_header(path)
+    count = min(info.num_frames, max(1, int(seconds * info.sample_rate)))
+    waveform, rate = read(path, 0, count)
+    if len(waveform) > 2:
+        waveform = mix_of([waveform]).apply(waveform)
+    return waveform, rate, count == info.num_frames
+
+
+def _save(folder: Path, token: str, image: np.ndarray) -> None:
+    from PIL import Image  # slow to import
+
+    Image.fromarray(image).save(folder / f"pictures/{token}.webp", quality=80)
