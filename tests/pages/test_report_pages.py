@@ -266,6 +266,22 @@ def test_votes_are_blind_kept_and_saved(opened, folder, tmp_path):
     assert (found.for_first, found.for_second, found.undecided) == (0, 2, 1)
 
 
+def test_who_presses_twice_has_voted_once(opened):
+    page = opened("listen.html")
+    page.get_by_label("Your name").fill("Eve")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".votes")
+    page.keyboard.press("Space")
+    page.wait_for_function("test.player.time > 0.05")
+    page.keyboard.press("2")
+    page.wait_for_function("!document.querySelector('.votes button').disabled")
+    page.evaluate("for (let time = 0; time < 3; time++) test.buttons[0].click()")
+    page.wait_for_function("document.querySelector('h1').textContent.includes('2 of 5')")
+    assert page.evaluate("Object.keys(test.votes).length") == 1
+    page.evaluate("const old = find('.pager button'); old.click(); old.click()")
+    page.wait_for_function("document.querySelector('h1').textContent.includes('1 of 5')")
+
+
 def test_each_listener_has_an_order_and_sides_of_their_own(opened):
     page = opened("listen.html")
     page.wait_for_selector("form")

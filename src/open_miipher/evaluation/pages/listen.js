@@ -123,7 +123,7 @@ async function drawTrial() {
   const radios = names.map((_, number) => el("input", { type: "radio", name: "sound", checked: number === 0, onchange: () => player.choose(number) }));
   const wasHeard = new Set();
   const buttons = ["A is better", "No difference", "B is better"].map((label, number) =>
-    el("button", { type: "button", disabled: true, onclick: () => vote(number) }, label, " ", el("kbd", {}, "qwe"[number])));
+    el("button", { type: "button", disabled: true, onclick: () => vote(at, number) }, label, " ", el("kbd", {}, "qwe"[number])));
   const hint = el("p", { class: "quiet" }, "Hear both before you vote.");
   update = () => {
     updateBar();
@@ -141,7 +141,7 @@ async function drawTrial() {
       names.map((label, number) => el("label", {}, radios[number], label, el("kbd", {}, String(number + 1))))),
     bar, el("div", { class: "votes" }, buttons), hint,
     el("div", { class: "pager" },
-      el("button", { type: "button", disabled: at === 0, onclick: back }, "Back"),
+      el("button", { type: "button", disabled: at === 0, onclick: () => back(at) }, "Back"),
       el("button", { type: "button", disabled: !Object.keys(test.votes).length, onclick: save }, "Save votes")),
     el("p", { class: "keys" }, el("kbd", {}, "space"), " play or pause, ", el("kbd", {}, "1"), " ", el("kbd", {}, "2"), " which sound, ",
       el("kbd", {}, "q"), " ", el("kbd", {}, "w"), " ", el("kbd", {}, "e"), " vote"));
@@ -149,8 +149,11 @@ async function drawTrial() {
   find("#main").focus({ preventScroll: true });
 }
 
-async function vote(number) {
-  const trial = test.trials[test.at];
+// Of a comparison that is left already, but still drawn, a second press counts for nothing.
+async function vote(at, number) {
+  if (test.at !== at) return;
+  test.at += 1;
+  const trial = test.trials[at];
   const { name } = (await report.load(`rows-${Math.floor(trial.place / summary.rows_a_page)}`))[trial.place % summary.rows_a_page];
   const [left, right] = trial.swapped ? [trial.second, trial.first] : [trial.first, trial.second];
   test.votes[keyOf(trial)] = {
@@ -158,12 +161,12 @@ async function vote(number) {
     better: [left.label, null, right.label][number], heard_as_a: left.label,
     time: new Date().toISOString(),
   };
-  test.at += 1;
   keep();
   await drawTrial();
 }
 
-function back() {
+function back(at) {
+  if (test.at !== at) return;
   test.at -= 1;
   return drawTrial();
 }
