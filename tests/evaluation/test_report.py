@@ -150,11 +150,38 @@ def test_long_sounds_are_cut_and_many_channels_mixed(tmp_path):
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal((3 * 8000, 6)), 8000)
     row = {"file": "long.wav", "system": "a", "problems": ""}
     evaluation = Evaluation(["a"], COLUMNS, [row], {"long.wav": Sounds({"a": path})}, {})
+    write_report(tmp_path / "report", evaluation, planned(evaluation, {}, seconds=np.inf))
+    assert data(tmp_path / "report", "file-0")["sounds"][0]["is_whole"]
     write_report(tmp_path / "report", evaluation, planned(evaluation, {}, seconds=1.5))
     (sound,) = data(tmp_path / "report", "file-0")["sounds"]
     info = soundfile.info(tmp_path / f"report/sounds/{sound['token']}.flac")
     assert (info.frames, info.channels) == (12000, 1)
     assert not sound["is_whole"]
+
+
+def test_a_rate_that_flac_cannot_hold_is_heard_at_another(tmp_path):
+    soundfile.write(tmp_path / "odd.wav", 0.1 * np.sin(np.arange(70001)), 70001)
+    row = {"file": "odd.wav", "system": "a", "problems": ""}
+    sounds = {"odd.wav": Sounds({"a": tmp_path / "odd.wav"})}
+    evaluation = Evaluation(["a"], COLUMNS, [row], sounds, {})
+    write_report(tmp_path / "report", evaluation, planned(evaluation, {}))
+    content = data(tmp_path / "report", "file-0")
+    (copy,) = (tmp_path / "report/sounds").iterdir()
+    assert (soundfile.info(copy).samplerate, soundfile.info(copy).duration) == (48000, 1)
+    assert content["highest_hz"] == 70001 / 2
+    assert content["sounds"][0]["seconds"] == 1
+
+
+def test_channels_in_opposite_phase_are_no_silence_in_the_picture(tmp_path):
+    noise = 0.1 * np.random.default_rng(0).standard_normal(8000)
+    soundfile.write(tmp_path / "wide.wav", np.stack([noise, -noise], axis=1), 8000)
+    row = {"file": "wide.wav", "system": "a", "problems": ""}
+    sounds = {"wide.wav": Sounds({"a": tmp_path / "wide.wav"})}
+    evaluation = Evaluation(["a"], COLUMNS, [row], sounds, {})
+    write_report(tmp_path / "report", evaluation, planned(evaluation, {}))
+    (picture,) = (tmp_path / "report/pictures").iterdir()
+    with Image.open(picture) as image:
+        assert np.asarray(image).mean() > 100
 
 
 def test_a_sound_that_cannot_be_read_is_told_and_the_others_are_there(tmp_path):

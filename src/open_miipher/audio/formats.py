@@ -25,7 +25,7 @@ SAMPLE_BYTES = {
 }
 """Bytes a sample takes, by soundfile's name of the subtype."""
 
-_FLAC_CHANNELS, _FLAC_RATE = 8, 655_350
+_FLAC_CHANNELS, _FLAC_RATE, _FLAC_ANY_RATE = 8, 655_350, 1 << 16
 _FLAC_SHARE = 0.6  # of the plain samples' bytes, roughly
 _MAX_NAME_BYTES = 255
 
@@ -42,6 +42,11 @@ def whole_rate(value: object) -> int:
     if not is_number(value) or not low <= value <= high or value != int(value):
         raise UserError(f"sample rate {value!r}: give a whole number of Hz, {low} to {high}")
     return int(value)
+
+
+def is_rate_of_flac(sample_rate: int) -> bool:
+    """Whether flac can hold a sample rate: above 16 bits it counts in tens of Hz."""
+    return sample_rate < _FLAC_ANY_RATE or (sample_rate <= _FLAC_RATE and sample_rate % 10 == 0)
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -81,6 +86,8 @@ class FileFormat:
         flac = self.format == "flac"
         if flac and (num_channels > _FLAC_CHANNELS or sample_rate > _FLAC_RATE):
             return f"flac holds at most {_FLAC_CHANNELS} channels and {_FLAC_RATE} Hz; use wav"
+        if flac and not is_rate_of_flac(sample_rate):
+            return f"flac does not hold {sample_rate} Hz, above 65535 tens alone; use wav"
         if len(os.fsencode(name.rsplit("/", 1)[-1])) > _MAX_NAME_BYTES:
             return f"the output's name has more than {_MAX_NAME_BYTES} bytes; shorten the input's"
         return None

@@ -54,10 +54,15 @@ def read_mono(path: Path, sample_rate: int | None = None) -> tuple[np.ndarray, i
         UserError: the file cannot be read.
     """
     waveform, rate = read(path)
-    mono = waveform[0] if len(waveform) == 1 else mix_of([waveform]).apply(waveform)[0]
+    mixed = mono(waveform)
     if sample_rate is None or sample_rate == rate:
-        return mono, rate
-    return resample(mono, rate, sample_rate), sample_rate
+        return mixed, rate
+    return resample(mixed, rate, sample_rate), sample_rate
+
+
+def mono(waveform: np.ndarray) -> np.ndarray:
+    """Mix channels (channels, samples) to one (samples,), so that none cancels another."""
+    return waveform[0] if len(waveform) == 1 else mix_of([waveform]).apply(waveform)[0]
 
 
 def score_file(name: str, noisy: Path, restored: Path, clean: Path | None) -> FileScore:

@@ -23,12 +23,14 @@ from typing import Any
 
 import numpy as np
 
+from open_miipher.audio.formats import is_rate_of_flac
 from open_miipher.audio.io import AudioWriter, read, read_header
-from open_miipher.audio.mixing import mix_of
+from open_miipher.audio.resample import resample
 from open_miipher.base.amounts import size
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.base.rows import read_rows
+from open_miipher.evaluation.metrics import mono
 from open_miipher.evaluation.results import INPUT, Column, Evaluation, summarise
 from open_miipher.evaluation.spectrograms import (
     CHANGE_DB,
@@ -48,6 +50,7 @@ _ROWS_A_PAGE, _BINS = 500, 24
 _INPUT_LABEL = "input"
 _FLAC_SHARE, _PICTURE_BYTES = 0.5, 25_000  # of 16-bit samples; of one picture
 _LEGEND_COLOURS = 9
+_HEARD_RATE = 48000  # in place of one that FLAC cannot hold
 _SCALE_PERCENTILE = 99.5  # of the pixels; what is louder has the last colour too
 
 Trust = tuple[float, str]
@@ -410,10 +413,11 @@ def _write_file(folder: Path, evaluation: Evaluation, plan: Plan, place: int) ->
         except UserError as error:
             missing.append(str(error))
             continue
+        held = rate if is_rate_of_flac(rate) else _HEARD_RATE
         copy = folder / f"sounds/{token}.flac"
-        with AudioWriter(copy, rate, len(waveform), "flac") as writer:
-            writer.write(waveform)
-        panels.append(Panel(label, waveform.mean(axis=0), rate))
+        with AudioWriter(copy, held, len(waveform), "flac") as writer:
+            writer.write(resample(waveform, rate, held))
+        panels.append(Panel(label, mono(waveform), rate))
         level = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
         facts = {"seconds": waveform.shape[1] / rate, "level": level, "is_whole": is_whole}
         sounds.append({"kind": kind, "label": label, "token": token, **facts})
@@ -433,10 +437,10 @@ def _write_file(folder: Path, evaluation: Evaluation, plan: Plan, place: int) ->
 def _read_start(path: Path, seconds: float) -> tuple[np.ndarray, int, bool]:
     """Return (channels, samples), one or two channels, the rate, and whether that is all."""
     info = read_header(path)
-    count = min(info.num_frames, max(1, int(seconds * info.sample_rate)))
+    count = max(1, int(min(info.num_frames, seconds * info.sample_rate)))
     waveform, rate = read(path, 0, count)
     if len(waveform) > 2:
-        waveform = mix_of([waveform]).apply(waveform)
+        waveform = mono(waveform)[None]
     return waveform, rate, count == info.num_frames
 
 
