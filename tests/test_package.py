@@ -37,6 +37,7 @@ def test_every_script_calls_a_command_and_is_named_by_it_where_none_is(monkeypat
         torchrun = "torchrun --standalone --nproc_per_node 2"
         as_module = f"{torchrun} -m open_miipher.commands {called[1]}"
         assert shipped.as_called(f"{torchrun} {path}") == as_module
+    assert shipped.as_called("pip install '.[app]'") == "pip install 'open-miipher-2[app]'"
     other = "python dataset/script/make_mels.py"
     assert shipped.as_called(other) == other
     users = "/home/me/src/train.py is no audio"
@@ -175,6 +176,14 @@ def test_recordings_are_restored_where_there_is_no_checkout(command, run_script,
     failed = command("restore", "noisy", "noisy-clean", check=False)
     assert failed.returncode == 3
     assert b"the reasons: open-miipher status noisy-clean\n" in failed.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_explains_itself_and_names_nothing_of_a_checkout(command, name) -> None:
+    said = command(name, "-h").stdout.decode()
+    assert said.startswith(f"usage: open-miipher {name}")
+    assert not re.search(r"python src/|src/\w+\.py|make [a-z]+\)|'\.\[", said), said
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +15,10 @@ import pytest
 import soundfile
 
 from open_miipher.base.errors import UserError
+from open_miipher.corpus.status import open_ledger, survey
+from open_miipher.distributed import hold
+from open_miipher.distributed.process import STOP_SIGNALS
+from open_miipher.evaluation import report
 from open_miipher.evaluation.evaluate import find_texts, match_files
 from open_miipher.evaluation.results import Column, Evaluation, Sounds, summarise, summary_table
 
@@ -255,6 +261,10 @@ def test_what_cannot_be_read_or_is_silent_or_one_sample_long_is_a_row(
     soundfile.write(tmp_path / "restored/2.wav", np.full(1, 0.1), RATE)
     soundfile.write(tmp_path / "restored/3.wav", np.full((48000, 2), 0.1), 48000)
     (tmp_path / "restored/4.wav").write_bytes(b"RIFF no audio")
+    odd = os.fsdecode(b"not utf-8 \xff.wav")
+    for kind in ("clean", "restored"):
+        write(tmp_path / kind / "odd.wav")
+        (tmp_path / kind / "odd.wav").rename(tmp_path / kind / odd)
     words = ["--restored-dir", tmp_path / "restored", "--reference-dir", tmp_path / "clean"]
     words += ["--output-dir", tmp_path / "out", "--num-workers", 1]
     status, _, told = run_quickly(monkeypatch, capsys, *words)
@@ -266,8 +276,33 @@ def test_what_cannot_be_read_or_is_silent_or_one_sample_long_is_a_row(
     assert "the file 0.00 s" in rows["2.wav"]["problems"]
     assert rows["3.wav"]["log_spectral_distance"] != ""
     assert "4.wav" in rows["4.wav"]["problems"]
-    assert json.loads((tmp_path / "out/summary.json").read_text())["level_db"]["n"] == 2
-    assert "4 recordings measured, 1 unreadable" in told
+    assert "not utf-8 \\udcff.wav" in rows
+    assert json.loads((tmp_path / "out/summary.json").read_text())["level_db"]["n"] == 3
+    assert "5 recordings measured, 1 unreadable" in told
+    ledger = open_ledger(tmp_path / "out")
+    assert [survey(ledger).num_failed, survey(ledger).num_done] == [1, 5]
+
+
+def test_a_signal_ends_the_report_and_no_other_run_writes_it_meanwhile(
+    monkeypatch, capsys, tmp_path
+):
+    write(tmp_path / "restored/a.wav")
+    words = ["--restored-dir", tmp_path / "restored", "--output-dir", tmp_path / "out", "--report"]
+    words += ["--measures", "level", "--num-workers", 1]
+    handlers = [signal.getsignal(number) for number in STOP_SIGNALS]
+
+    def write_report(*_):
+        with pytest.raises(UserError, match="another run is writing"):
+            hold(tmp_path / "out/.ledger")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(report, "write_report", write_report)
+        assert run_quickly(patched, capsys, *words)[0] == 4
+    for number, handler in zip(STOP_SIGNALS, handlers, strict=True):
+        signal.signal(number, handler)
+    assert run_quickly(monkeypatch, capsys, *words)[0] == 0
+    assert (tmp_path / "out/report/index.html").is_file()
 
 
 @pytest.mark.dist
@@ -316,6 +351,10 @@ def test_wrong_use_is_one_sentence(run_script, tmp_path):
         "choose another folder": ["--restored-dir", tmp_path, "--output-dir", tmp_path],
         "is not a file": ["--restored-dir", tmp_path, "--nisqa-weights", tmp_path / "none"],
         "must be at least 1": ["--restored-dir", tmp_path, "--num-workers", 0],
+        "lies in --reference-dir": [
+            *["--restored-dir", tmp_path / "restored", "--reference-dir", tmp_path]
+        ],
+        "names no folder": ["--restored-dir", "ours="],
         "belong together": ["--restored-dir", tmp_path, "--text", tmp_path],
         "cannot be called 'a'": ["--restored-dir", f"a={tmp_path}", f"a={tmp_path}"],
         "no metric can be taken": ["--restored-dir", tmp_path / "restored", "--measures", "estoi"],

@@ -36,11 +36,12 @@ def as_called(text: str) -> str:
     """Name the commands in a text for users as they are called here.
 
     Texts name the scripts of a checkout. Where the package is installed there are none:
-    `python src/status.py OUT` is then `open-miipher status OUT`.
+    `python src/status.py OUT` is then `open-miipher status OUT`. Nor is there a `.` to install.
     """
     if not IS_INSTALLED:
         return text
-    return _SCRIPT.sub(_called, text).replace("make doctor", "open-miipher doctor")
+    text = _SCRIPT.sub(_called, text).replace("make doctor", "open-miipher doctor")
+    return text.replace("pip install '.[", "pip install 'open-miipher-2[")  # brings what it lacks
 
 
 def _called(match: re.Match[str]) -> str:

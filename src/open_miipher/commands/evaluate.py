@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_miipher.base.errors import report
-from open_miipher.base.paths import printable
+from open_miipher.base.paths import lies_in, printable
+from open_miipher.base.shipped import as_called
 from open_miipher.base.threads import num_cores
 from open_miipher.commands import Help
 from open_miipher.corpus.outcome import INTERRUPTED
@@ -185,6 +186,8 @@ def _systems(given: Sequence[str]) -> dict[str, Path]:
         if not is_named or Path(text).is_dir():
             name, folder = Path(os.path.abspath(text)).name, text
             name = name if len(given) > 1 else "restored"
+        if not folder:
+            report([f"--restored-dir {text} names no folder: give NAME=FOLDER"])
         if name in found or not name or "/" in name or name == "input":
             report(
                 [
@@ -208,8 +211,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights, output_dir = arguments.nisqa_weights, arguments.output_dir
     if weights is not None and not weights.is_file():
         report([f"--nisqa-weights {weights} is not a file"])
-    if output_dir.resolve() in [folder.resolve() for folder in systems.values()]:
-        report([f"--output-dir {output_dir} is --restored-dir: choose another folder"])
+    beside = {"--reference-dir": arguments.reference_dir, "--input-dir": arguments.input_dir}
+    for option, folder in [*(("--restored-dir", x) for x in systems.values()), *beside.items()]:
+        if folder is not None and lies_in(output_dir, folder):
+            report([f"--output-dir {output_dir} lies in {option} {folder}: choose another folder"])
     from open_miipher.evaluation.evaluate import Evaluator, find_texts, match_files
     from open_miipher.evaluation.measures import Settings
     from open_miipher.evaluation.results import Summary
@@ -233,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     settings = Settings(weights, tuple(arguments.measures), arguments.words)
     evaluator = Evaluator(settings, reference_dir is not None, bool(texts))
     for name, reason in evaluator.left_out.items():
-        print(f"left out: {name}: {reason}", file=sys.stderr)
+        print(as_called(f"left out: {name}: {reason}"), file=sys.stderr)
     if not evaluator.measures:
         report(["no metric can be taken: the lines above say why"])
     judged: Summary = {}
@@ -286,22 +291,28 @@ def _measure(
         report([f"nothing could be measured: see {output_dir / PER_FILE}"])
     print(summary_table(found))
     if arguments.report and not ended.stopped:
-        _write_report(arguments, systems, found)
+        try:
+            _write_report(arguments, systems, found)
+        except KeyboardInterrupt:
+            return INTERRUPTED
     return ended.exit_code
 
 
 def _write_report(
     arguments: argparse.Namespace, systems: Mapping[str, Path], found: "Evaluation"
 ) -> None:
+    from open_miipher.distributed import hold, stop_signals_interrupt
     from open_miipher.evaluation.report import plan_report, read_trust, write_report
 
+    stop_signals_interrupt()
     trusted: dict[Path, tuple[float, str]] = {}
     for folder in systems.values():
         trusted |= read_trust(folder)
     plan = plan_report(found, trusted, arguments.report_files, arguments.report_seconds)
     print(plan, file=sys.stderr)
     pages = arguments.output_dir / REPORT
-    write_report(pages, found, plan, arguments.num_workers, " and ".join(found.systems))
+    with hold(arguments.output_dir / ".ledger"):  # two would write into each other's pages
+        write_report(pages, found, plan, arguments.num_workers, " and ".join(found.systems))
     print(f"open it in a browser: {pages / 'index.html'}", file=sys.stderr)
 
 

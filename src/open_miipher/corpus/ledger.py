@@ -197,7 +197,7 @@ class Ledger:
         """Record that nothing is known of these items, given with their rows; after `claim`."""
         with self.writer(0) as writer:
             writer.write(
-                {"run": self.number, "id": i, "seconds": row.get("seconds", 0.0), FORGOTTEN: True}
+                {"run": self.number, "id": i, "seconds": row.get("seconds") or 0.0, FORGOTTEN: True}
                 for i, row in rows.items()
             )
 

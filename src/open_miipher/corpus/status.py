@@ -257,7 +257,8 @@ class _Tally:
         return (entry for entry in self.newest.items() if not entry[1].is_forgotten)
 
     def _count(self, row: Row, recent_since: float) -> None:
-        run, item, seconds = row["run"], row["id"], row.get("seconds", 0.0)
+        # None: it could not be read.
+        run, item, seconds = row["run"], row["id"], row.get("seconds") or 0.0
         if item not in self.newest or run >= self.newest[item].run:
             packed = None
             if "num_samples" in row:

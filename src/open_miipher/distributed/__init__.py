@@ -13,6 +13,7 @@ from open_miipher.distributed.place import (
 from open_miipher.distributed.process import (
     die_with_parent,
     ignore_stop_signals,
+    stop_signals_interrupt,
     stop_signals_wait,
 )
 from open_miipher.distributed.share import Share, pack_shares, share_out
@@ -42,6 +43,7 @@ __all__ = [
     "says",
     "share_out",
     "start",
+    "stop_signals_interrupt",
     "stop_signals_wait",
     "take",
     "turn",

@@ -81,6 +81,12 @@ def stop_signals_wait() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def stop_signals_interrupt() -> None:
+    """Have the signals end what runs as Ctrl-C does: temporary files are removed on the way."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.default_int_handler)
+
+
 def ignore_stop_signals() -> None:
     """Leave the signals to the main process: it saves first, then ends its helpers.
 

@@ -151,7 +151,11 @@ def write_results(output_dir: Path, evaluation: Evaluation, more: Summary) -> No
     """
     several = len(evaluation.systems) > 1
     header = ["file", *(["system"] if several else []), "seconds", *evaluation.names, "problems"]
-    with replacing(output_dir / PER_FILE) as temporary, open(temporary, "w", newline="") as file:
+    with (
+        replacing(output_dir / PER_FILE) as temporary,
+        # A name that is not UTF-8 has its odd bytes escaped.
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace", newline="") as file,
+    ):
         writer = csv.DictWriter(file, header, restval="", extrasaction="ignore")
         writer.writeheader()
         for row in evaluation.rows:
