@@ -196,7 +196,7 @@ def test_the_help_explains_every_option(capsys, monkeypatch) -> None:
     text = capsys.readouterr().out
     rows = inspect.getsource(restore)
     options = re.findall(r'add\(\s*"(--[a-z0-9-]+)"', rows)
-    assert len(options) == 32
+    assert len(options) == 34
     for option in options:
         assert text.count(option) >= 2, option
 

@@ -1,9 +1,12 @@
 """`restore IN OUT` of one recording: files, standard input and output, and what is refused."""
 
+import errno
 import io
+import os
 import signal
 import struct
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -115,6 +118,8 @@ def test_a_file_that_is_there_is_kept(command, recording, tmp_path, capsys) -> N
         (["text.wav", "out.wav"], "text.wav"),
         (["in/noisy.wav", "out.mp3"], "out.mp3, --format wav: let OUT end in .wav or .flac"),
         (["in/noisy.wav", "out.wav", "--format", "flac"], "let OUT end in .wav or .flac"),
+        (["x" * 300, "out.wav"], "File name too long"),
+        (["pipe", "out.wav"], "it is a pipe, and a recording is read more than once"),
         (["-", "out.wav"], "nothing is sent into standard input"),
         (["in/noisy.wav", "-"], "standard output is a terminal"),
         (["-", "in"], "in is a folder; name the file"),
@@ -125,6 +130,9 @@ def test_wrong_use_is_one_sentence_before_the_model_is_loaded(
     command, recording, words, said, monkeypatch, capsys, tmp_path
 ) -> None:
     (tmp_path / "text.wav").write_text("no audio")
+    if "pipe" in words:
+        os.mkfifo("pipe")
+        holder = os.open("pipe", os.O_RDWR)  # so that opening it waits for nobody
     monkeypatch.setattr(restore, "_load", None)
     monkeypatch.setattr(sys, "stdin", Stream(is_terminal=True))
     if "-" in words:
@@ -134,6 +142,13 @@ def test_wrong_use_is_one_sentence_before_the_model_is_loaded(
     assert error.startswith("error: ")
     assert said in error
     assert not (tmp_path / "out.wav").exists()
+    if "pipe" in words:
+        os.close(holder)
+
+
+def test_an_output_whose_name_is_too_long_is_one_sentence(command, recording, capsys) -> None:
+    assert command(recording, f"{'x' * 300}.wav") == 2
+    assert "the output's name has more than 255 bytes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("data", [b"", b"no audio at all"])
@@ -143,6 +158,36 @@ def test_standard_input_that_holds_no_audio_is_refused(command, data, monkeypatc
     assert "standard input" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("error", [None, OSError(errno.ENOSPC, "No space left on device")])
+def test_no_room_for_standard_input_is_one_sentence(
+    command, recording, error, monkeypatch, capsys, tmp_path
+) -> None:
+    def full(source: io.BufferedIOBase, target: io.BufferedIOBase) -> None:
+        target.write(source.read(1000))
+        raise error
+
+    if error is not None:
+        monkeypatch.setattr(restore.shutil, "copyfileobj", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path if error else tmp_path / "none"))
+    monkeypatch.setattr(sys, "stdin", Stream(recording.read_bytes()))
+    assert command("-", "out.wav") == 2
+    assert "set TMPDIR" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"in"}
+    assert command(recording, "out.wav") == 0  # which needs none
+
+
+def test_a_signal_leaves_no_temporary_file(command, recording, monkeypatch, tmp_path) -> None:
+    def load(*_: object) -> None:
+        assert len(list(tmp_path.glob("open_miipher-*/standard input"))) == 1
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(restore, "_load", load)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "stdin", Stream(recording.read_bytes()))
+    assert command("-", "out.wav") == 4
+    assert {path.name for path in tmp_path.iterdir()} == {"in"}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -150,6 +195,7 @@ def test_standard_input_that_holds_no_audio_is_refused(command, data, monkeypatc
         (["--output-dir", "out"], "give IN and OUT, or one of --input-audio-dir"),
         (["--input-audio-dir", "in"], "--output-dir is missing"),
         (["in/noisy.wav"], "IN and OUT are two paths, not 1"),
+        (["in", "-"], "- takes one recording, and in is a folder"),
         (["a.wav", "b.wav", "out"], "IN and OUT are two paths, not 3"),
         (["in", "out", "--output-dir", "other"], "give either IN and OUT"),
         (["in/noisy.wav", "o.wav", "--dry-run"], "--dry-run goes with a folder"),

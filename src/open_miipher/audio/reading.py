@@ -181,7 +181,8 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile | FfmpegFile, AudioInfo]
         with _raw(path) as raw:  # also because soundfile would hide the system's reason
             extent = extent_of(raw)
     except OSError as error:
-        raise AudioError(f"{shown(path)}: {error.strerror}") from error
+        reason = error.strerror or "it is a pipe, and a recording is read more than once"
+        raise AudioError(f"{shown(path)}: {reason}") from error
     if extent.missing:
         raise AudioError(f"{shown(path)} is truncated: its last {extent.missing} bytes are missing")
     if extent.joined:

@@ -1,11 +1,12 @@
 """Restore a corpus: `src/inference.py [--ckpt-dir D] --input-audio-dir I --output-dir O`."""
 
 import argparse
+import os
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -140,7 +141,9 @@ def _take_paths(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
         source, output = _INPUTS(paths[0]), _OUTPUTS(paths[1])
     except argparse.ArgumentTypeError as error:
         parser.error(str(error))
-    if source.is_dir():
+    if os.path.isdir(source):  # unlike pathlib's, it takes a name that is too long
+        if output == _STANDARD:
+            parser.error(f"- takes one recording, and {source} is a folder: name one for OUT")
         arguments.input_audio_dir, arguments.output_dir = source, output
         return
     arguments.recording = source, output
@@ -441,17 +444,19 @@ def _restore_one(arguments: argparse.Namespace, world: "World") -> int:
             "one recording is restored by one process: start it without torchrun", shared=True
         )
     from open_miipher.audio.io import probe
+    from open_miipher.distributed import stop_signals_interrupt
 
+    stop_signals_interrupt()
     source, output = arguments.recording
     if source != _STANDARD:
         probe(source)  # here, and below: before the model is loaded, which takes seconds
     output, file_format = _one_output(source, output, arguments)
     options = _options(arguments)
-    with TemporaryDirectory(prefix="open_miipher-") as folder:
-        made = Path(folder, "restored") if output == _STANDARD else output
+    with _temporary_folder() if _STANDARD in (source, output) else nullcontext(Path()) as folder:
+        made = folder / "restored" if output == _STANDARD else output
         with redirect_stdout(sys.stderr):
             if source == _STANDARD:
-                source = _standard_input(Path(folder))
+                source = _standard_input(folder)
                 probe(source)
             sink = _load(options, arguments, world).restore_file(source, made, file_format)
             if sink.num_clipped:
@@ -473,7 +478,7 @@ def _one_output(
         if sys.stdout.isatty():
             raise UserError("standard output is a terminal: send it into a file or a program")
         return output, FileFormat(arguments.format, arguments.subtype)
-    if output.is_dir():
+    if os.path.isdir(output):
         if source == _STANDARD:
             raise UserError(f"{printable(output)} is a folder; name the file for the output")
         output = output / f"{source.stem}.{arguments.format}"
@@ -483,21 +488,41 @@ def _one_output(
             f"{printable(output)}, --format {arguments.format}: let OUT end in .wav or .flac, "
             "which says how it is written"
         )
-    if output.exists() and not arguments.overwrite:
+    if os.path.exists(output) and not arguments.overwrite:
         raise UserError(f"{printable(output)} is there already; --overwrite replaces it")
-    if output.exists() and source != _STANDARD and output.samefile(source):
+    if os.path.exists(output) and source != _STANDARD and output.samefile(source):
         raise UserError(f"{printable(output)} is IN itself; give it another name")
     remove_leftovers([output])
     return output, FileFormat(ending, arguments.subtype)
 
 
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    try:
+        folder = TemporaryDirectory(prefix="open_miipher-")
+    except OSError as error:
+        raise UserError(f"- needs a temporary file: {error.strerror}; set TMPDIR") from error
+    with folder as name:
+        yield Path(name)
+
+
 def _standard_input(folder: Path) -> Path:
-    """Return a file that holds all of standard input: a recording is read more than once."""
+    """Return a file that holds all of standard input: a recording is read more than once.
+
+    Raises:
+        UserError: nothing comes in, or there is no room for it.
+    """
     if sys.stdin is None or sys.stdin.isatty():
         raise UserError("nothing is sent into standard input: send a recording, or name a file")
     path = folder / "standard input"
-    with path.open("wb") as file:
-        shutil.copyfileobj(sys.stdin.buffer, file)
+    try:
+        with path.open("wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+    except OSError as error:
+        raise UserError(
+            f"standard input cannot be kept in {printable(path)} ({error.strerror}), which takes "
+            "all of it; set TMPDIR to a folder with more room"
+        ) from error
     if not path.stat().st_size:
         raise UserError("standard input is empty: the program before this one gave nothing")
     return path
