@@ -16,6 +16,7 @@ import soundfile
 
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.status import open_ledger, survey
+from open_miipher.corpus.verify import verify
 from open_miipher.distributed import hold
 from open_miipher.distributed.process import STOP_SIGNALS
 from open_miipher.evaluation import report
@@ -281,6 +282,8 @@ def test_what_cannot_be_read_or_is_silent_or_one_sample_long_is_a_row(
     assert "5 recordings measured, 1 unreadable" in told
     ledger = open_ledger(tmp_path / "out")
     assert [survey(ledger).num_failed, survey(ledger).num_done] == [1, 5]
+    with pytest.raises(UserError, match="--verify checks restorations"):
+        verify(ledger, 1, False, False)
 
 
 def test_a_signal_ends_the_report_and_no_other_run_writes_it_meanwhile(

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from open_miipher.commands import Help
+
 DESCRIPTION = """\
 Open a page to try a model on: drop or record speech, restore it on this machine, hear it before and
 after, see both spectrograms, download it. Only this machine can open the page, unless --host says
@@ -15,9 +17,7 @@ Needs gradio: pip install '.[app]'. Ctrl-C ends it and removes what visitors sen
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=Help)
     add = parser.add_argument
     add(
         "--ckpt-dir",

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.shipped import as_called
+from open_miipher.commands import Help
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
     from open_miipher.checkpoint import Checkpoint
@@ -26,9 +28,7 @@ _CHUNK, _OVERLAP = 20.0, 2.0  # s, as src/inference.py has them
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=Help)
     add = parser.add_argument
     add(
         "--ckpt-dir",
@@ -93,9 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         said=Said(arguments.push_to, arguments.licence, arguments.results),
     )
     folder = export_folder(checkpoint, arguments.output_dir, contents)
+    use = as_called("python src/inference.py")
     print(
         f"{folder}: {_megabytes(folder):.1f} MB, of {_megabytes(checkpoint.path):.1f} MB; restore "
-        f"with python src/inference.py --ckpt-dir {folder} …"
+        f"with {use} --ckpt-dir {folder} …"
     )
     if arguments.push_to:
         print(f"uploaded: {upload(folder, arguments.push_to, arguments.private)}")

@@ -69,8 +69,13 @@ def verify(
         What is wrong, in the order of the inputs.
 
     Raises:
-        UserError: the outputs are those of preprocessing.
+        UserError: the outputs are those of preprocessing, or of an evaluation.
     """
+    if ledger.state()["identity"].get("of") == "evaluation":
+        raise UserError(
+            f"--verify checks restorations, and {ledger.root.parent} holds what src/evaluate.py "
+            "measured; the same command measures again what changed"
+        )
     rows = ledger.rows(fields=_FIELDS)
     if any("outputs" in row for row in rows.values()):
         folder = shlex.quote(str(ledger.root.parent))
