@@ -7,10 +7,11 @@ import pytest
 from speech import voice, write_wav
 
 from open_miipher.audio.io import read
+from open_miipher.audio.resample import resample
 from open_miipher.base.errors import Notice, UserError
 from open_miipher.restoration import RestoreOptions, Restorer, Source, trust_of
 from open_miipher.restoration.streams import ArraySink
-from open_miipher.restoration.trust import TrustMeter
+from open_miipher.restoration.trust import Trust, TrustMeter
 
 RATE = 24000
 SPEECH = np.concatenate([voice(3, 4.0), np.zeros(RATE, np.float32), voice(3, 3.0)])
@@ -102,6 +103,33 @@ def test_very_short_sounds_have_a_score(num_samples: int) -> None:
     sound = SPEECH[2 * RATE :][:num_samples]
     assert trust(sound, sound).score > 0.99
     assert 0 <= trust(sound, -np.flip(sound)).score <= 1
+
+
+@pytest.mark.parametrize("rate", [8000, 11025])
+def test_highs_that_the_output_cannot_hold_are_not_missed(rate: int) -> None:
+    hiss = 3 * np.diff(NOISE, prepend=NOISE[:1]) * (SPEECH != 0)
+    bright = (SPEECH + hiss)[None]
+    made = resample(bright, RATE, rate)
+    assert trust_of(bright, RATE, made, rate).score > 0.95
+    assert trust_of(bright, RATE, resample(made, rate, RATE), RATE).parts["band"] < 0.6
+
+
+def test_one_channel_needs_no_row() -> None:
+    made = changed(2.0, 2.5, 0.0)
+    assert trust_of(SPEECH, RATE, made, RATE) == trust(SPEECH, made)
+
+
+UNLIKE = {
+    "a tail that is missing": (SPEECH[:-RATE], "an input of 8.000 s and an output of 7.000 s"),
+    "nothing": (SPEECH[:0], "an output of 0.000 s cannot be compared: give both as long"),
+    "NaN": (changed(1.0, 2.0, np.nan), "NaN or Inf cannot be compared"),
+}
+
+
+@pytest.mark.parametrize(("made", "problem"), UNLIKE.values(), ids=UNLIKE)
+def test_what_cannot_be_compared_is_told_in_a_sentence(made: np.ndarray, problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        trust(SPEECH, made)
 
 
 def test_the_worst_channel_counts() -> None:
@@ -207,6 +235,21 @@ def test_a_single_file_that_is_kept_is_told_in_a_notice(stand_in, tmp_path) -> N
         restorer.restore_file(tmp_path / "in.wav", tmp_path / "out.wav")
     kept = [read(tmp_path / name)[0] for name in ("in.wav", "out.wav")]
     np.testing.assert_allclose(kept[0], kept[1], atol=1e-4)
+
+
+def test_an_array_that_is_kept_is_told_in_a_notice(stand_in) -> None:
+    waveform = voice(1, 3.0, 8000)
+    restorer = Restorer(stand_in("garbage"), RestoreOptions(min_trust=0.6))
+    with pytest.warns(Notice, match=r"the waveform: trust 0\.\d\d: .*; the input was kept"):
+        kept, _ = restorer.restore(waveform, 8000)
+    np.testing.assert_allclose(kept, waveform, atol=1e-6)
+
+
+def test_an_input_that_is_kept_without_a_reason_is_told_too(stand_in, monkeypatch) -> None:
+    monkeypatch.setattr(TrustMeter, "finish", lambda _: Trust(0.9, None, {}))
+    restorer = Restorer(stand_in("same"), RestoreOptions(min_trust=0.95))
+    with pytest.warns(Notice, match=r"trust 0\.90: nothing found; the input was kept"):
+        restorer.restore(voice(1, 3.0, 8000), 8000)
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ from functools import cache
 
 import numpy as np
 
+from open_miipher.audio.formats import whole_rate
 from open_miipher.audio.resample import StreamResampler
 from open_miipher.base.errors import UserError
+from open_miipher.restoration.streams import steps_between
 
 RATE = 16000
 """Both signals are compared at this rate, in Hz."""
@@ -45,6 +47,7 @@ six good sounds for each bad one.
 """
 
 _TOLD_BELOW = 0.8  # a file above has no reason
+_ALIKE_SECONDS = 0.02  # by which an input and an output may differ in length
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,9 @@ class TrustMeter:
     """
 
     def __init__(self, input_rate: int, output_rate: int, num_channels: int) -> None:
-        self._streams = [_Stream(rate, num_channels) for rate in (input_rate, output_rate)]
+        narrow = output_rate if output_rate < RATE else None  # what it cannot hold is not missed
+        steps = steps_between(input_rate, narrow, RATE), steps_between(output_rate, None, RATE)
+        self._streams = [_Stream(step, num_channels) for step in steps]
         self._gains = [1.0] * num_channels
         self._next = 0  # sample at which the next slice begins
         self._worst: dict[str, _Finding] = {}
@@ -143,19 +148,28 @@ def trust_of(given: np.ndarray, given_rate: int, made: np.ndarray, made_rate: in
     """Return how far a restored signal can be trusted.
 
     Args:
-        given: (channels, samples) float32, the input.
+        given: (samples,) or (channels, samples) of floats, the input.
         given_rate: its sample rate in Hz.
-        made: (channels, samples) float32, the output, as long in seconds.
+        made: (samples,) or (channels, samples) of floats, the output, as long in seconds.
         made_rate: its sample rate in Hz.
 
     Raises:
-        UserError: they have different numbers of channels.
+        UserError: they have different numbers of channels or lengths, no samples, NaN or Inf.
     """
+    given, made = np.atleast_2d(given), np.atleast_2d(made)
+    lengths = given.shape[1] / whole_rate(given_rate), made.shape[1] / whole_rate(made_rate)
     if len(given) != len(made):
         raise UserError(
             f"an input of {len(given)} channels and an output of {len(made)} cannot be compared: "
             "give both as many"
         )
+    if not min(given.size, made.size) or abs(lengths[0] - lengths[1]) > _ALIKE_SECONDS:
+        raise UserError(
+            f"an input of {lengths[0]:.3f} s and an output of {lengths[1]:.3f} s cannot be "
+            "compared: give both as long"
+        )
+    if not (np.isfinite(given).all() and np.isfinite(made).all()):
+        raise UserError("NaN or Inf cannot be compared: give finite numbers")
     meter = TrustMeter(given_rate, made_rate, len(given))
     meter.push_input(given, last=True)
     meter.push_output(made, last=True)
@@ -172,8 +186,8 @@ def probability(part: str, value: float) -> float:
 class _Stream:
     """A signal at `RATE`, of which only the newest part is kept."""
 
-    def __init__(self, sample_rate: int, num_channels: int) -> None:
-        self._resampler = StreamResampler(sample_rate, RATE, num_channels)
+    def __init__(self, steps: list[tuple[int, int]], num_channels: int) -> None:
+        self._resamplers = [StreamResampler(*step, num_channels) for step in steps]
         self._kept = np.zeros((num_channels, 0), np.float32)
         self._start = 0
 
@@ -183,7 +197,9 @@ class _Stream:
         return self._start + self._kept.shape[1]
 
     def push(self, block: np.ndarray, last: bool) -> None:
-        self._kept = np.concatenate([self._kept, self._resampler.push(block, last)], axis=1)
+        for resampler in self._resamplers:
+            block = resampler.push(block, last)
+        self._kept = np.concatenate([self._kept, block], axis=1)
 
     def drop(self, place: int) -> None:
         if place > self._start:
