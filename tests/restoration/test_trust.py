@@ -35,7 +35,7 @@ def test_what_is_the_same_is_trusted() -> None:
     assert found.reason is None
 
 
-@pytest.mark.parametrize("gain", [0.1, 0.5, 3.0])
+@pytest.mark.parametrize("gain", [0.005, 0.1, 0.5, 3.0, 200.0])
 def test_another_level_is_no_fault(gain: float) -> None:
     assert trust(SPEECH, gain * SPEECH).score > 0.99
 
@@ -112,6 +112,30 @@ def test_highs_that_the_output_cannot_hold_are_not_missed(rate: int) -> None:
     made = resample(bright, RATE, rate)
     assert trust_of(bright, RATE, made, rate).score > 0.95
     assert trust_of(bright, RATE, resample(made, rate, RATE), RATE).parts["band"] < 0.6
+
+
+def test_speech_without_a_pause_is_not_hidden_by_itself() -> None:
+    t = np.arange(2 * RATE) / RATE
+    phase = 2 * np.pi * 180 * t + 2 * np.sin(2 * np.pi * 5 * t)
+    vowel = (0.1 * sum(np.sin(k * phase) / k for k in range(1, 30))).astype(np.float32)
+    assert trust(vowel, vowel).score > 0.99
+    hiss = 0.3 * np.random.default_rng(0).standard_normal(len(vowel)).astype(np.float32)
+    assert trust(vowel + hiss, vowel).parts["hidden"] < 0.1
+
+
+def test_a_voice_that_becomes_a_whisper_is_told() -> None:
+    """The same spectrum at every time, but of noise."""
+    size, hop = 512, 128
+    window = np.hanning(size)
+    made, noise = np.zeros(len(SPEECH)), np.random.default_rng(0).standard_normal(len(SPEECH))
+    for start in range(0, len(SPEECH) - size, hop):
+        place = slice(start, start + size)
+        level = np.abs(np.fft.rfft(window * SPEECH[place]))
+        phase = np.angle(np.fft.rfft(window * noise[place]))
+        made[place] += window * np.fft.irfft(level * np.exp(1j * phase)) / 1.5
+    found = trust(SPEECH + NOISE, changed(2.0, 3.0, made[2 * RATE : 3 * RATE]))
+    assert found.score < 0.5
+    assert found.parts["voice"] < 0.5
 
 
 def test_one_channel_needs_no_row() -> None:

@@ -261,7 +261,8 @@ class _Comparison:
         heard: (bands,) whether the input has anything there; a band that ends early has not.
         lags: two of (frames,): the lag after which input and output repeat themselves.
         voiced: two of (frames,): the periodicity at that lag.
-        periodicity: (frames, lags) of the input.
+        shared: two of (frames,): the output's periodicity at the input's lag, and the input's at
+            the output's.
         gain: of power, that brings the output to the level of the input.
         loudness: two of (frames,): input and output in the words' bands above the floor in them.
     """
@@ -276,9 +277,9 @@ class _Comparison:
         floor = np.maximum(floor, np.maximum(1e-3 * loud, 1e-5 * loud.max())) + _SMALLEST
         self.heard = loud > 1e-4 * loud.max()
         both = given.periodicity[:frames], made.periodicity[:frames]
-        self.periodicity = both[0]
         self.lags = [periodicity.argmax(axis=1) for periodicity in both]
         self.voiced = [periodicity.max(axis=1) for periodicity in both]
+        self.shared = [_around(both[1], self.lags[0]), _around(both[0], self.lags[1])]
         speech = (powers[0] > 4 * floor) & (self.voiced[0] > _VOICED)[:, None]
         self.gain = _gain((powers[0] - floor)[speech], powers[1][speech], gain)
         self.given = _DB * np.log1p(powers[0] / floor)
@@ -290,6 +291,12 @@ class _Comparison:
         ]
 
 
+def _around(periodicity: np.ndarray, lags: np.ndarray) -> np.ndarray:
+    """Return the periodicity (frames, lags) at a lag of each frame, or beside it: (frames,)."""
+    places = (lags[:, None] + [-1, 0, 1]).clip(0, periodicity.shape[1] - 1)
+    return np.take_along_axis(periodicity, places, axis=1).max(axis=1)
+
+
 def _gain(given: np.ndarray, made: np.ndarray, before: float) -> float:
     """Fit the gain of the output's power on (cells,) of speech; too few: as before."""
     made = made + _SMALLEST
@@ -297,7 +304,7 @@ def _gain(given: np.ndarray, made: np.ndarray, before: float) -> float:
     if there.sum() < 100:
         return before
     ratio = np.median(np.log(given[there]) - np.log(made[there]))
-    return math.exp(min(max(float(ratio), -7.0), 7.0))  # 30 dB
+    return math.exp(min(max(float(ratio), -11.5), 11.5))  # 50 dB
 
 
 def _gone(slice_: _Comparison, start: float) -> _Finding:
@@ -323,13 +330,20 @@ def _added(slice_: _Comparison, start: float) -> _Finding:
 
 
 def _voice(slice_: _Comparison, start: float) -> _Finding:
-    """Look for voices whose period is not in the input; periodicity that is missing, 0 … 1."""
-    lags = slice_.lags[1][:, None] + [-1, 0, 1]
-    lags = lags.clip(0, slice_.periodicity.shape[1] - 1)
-    there = np.take_along_axis(slice_.periodicity, lags, axis=1).max(axis=1)
-    spoken = (slice_.voiced[1] > _VOICED) & (slice_.loudness[1] > 6)
-    missing = spoken * (slice_.voiced[1] - there).clip(0, 1)
+    """Look for voices whose period is not in the input, and for those that became a whisper.
+
+    Periodicity that is missing, 0 … 1.
+    """
+    voiced, loud = slice_.voiced, [loudness > 6 for loudness in slice_.loudness]
+    spoken = (voiced[1] > _VOICED) & loud[1]
+    missing = spoken * (voiced[1] - slice_.shared[1]).clip(0, 1)
     value, first, end = _worst(missing, 15, spoken.astype(np.float64), at_least=6)
+    spoken_before = (voiced[0] > _VOICED) & loud[0] & loud[1]
+    whispered = spoken_before & (voiced[1] < _VOICED)
+    lost = whispered * (voiced[0] - slice_.shared[0]).clip(0, 1)
+    worst_lost = _worst(lost, 15, spoken_before.astype(np.float64), at_least=6)
+    if worst_lost[0] > value:
+        return _Finding(worst_lost[0], f"the voice at {_span(start, *worst_lost[1:])} is a whisper")
     return _Finding(value, _about_voice(slice_, spoken, start, first, end))
 
 
@@ -350,10 +364,13 @@ def _about_voice(
 
 
 def _hidden(slice_: _Comparison, start: float) -> _Finding:
-    """Look how much of the output's speech the input's noise hides; a share, 0 … 1."""
+    """Look how much of the output's speech the input's noise hides; a share, 0 … 1.
+
+    Speech without a pause is above no floor either, but its period is in the input.
+    """
     loud = slice_.loudness[1]
     spoken = (slice_.voiced[1] > _VOICED) & (loud > np.percentile(loud, 95) - 30)
-    hidden = spoken & (loud < 6)
+    hidden = spoken & (loud < 6) & (slice_.shared[1] < _VOICED)
     end = start + len(loud) * _HOP / RATE
     reason = f"noise hides the speech at {start:.1f}-{end:.1f} s: nothing to compare it with"
     return _Finding(float(hidden.sum() / max(20, spoken.sum())), reason)
