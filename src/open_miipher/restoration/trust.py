@@ -28,7 +28,7 @@ _NUM_BANDS, _LOWEST_HZ, _HIGHEST_HZ = 30, 150.0, 7600.0
 _WORDS = 24  # the first bands, up to 4.4 kHz: they carry the words, and no band ends below
 _LAG_RATE = RATE // 2
 _LAGS = slice(_LAG_RATE // 400, _LAG_RATE // 70 + 1)  # of voices from 70 to 400 Hz
-_VOICED = 0.7  # periodicity
+_VOICED, _CLEAR = 0.7, 0.9  # periodicity of voices, and of those with little noise
 _SMALLEST = 1e-12  # power; silence
 _DB = 10 / math.log(10)
 
@@ -370,7 +370,7 @@ def _hidden(slice_: _Comparison, start: float) -> _Finding:
     """
     loud = slice_.loudness[1]
     spoken = (slice_.voiced[1] > _VOICED) & (loud > np.percentile(loud, 95) - 30)
-    hidden = spoken & (loud < 6) & (slice_.shared[1] < _VOICED)
+    hidden = spoken & (loud < 6) & (slice_.shared[1] < _CLEAR)
     end = start + len(loud) * _HOP / RATE
     reason = f"noise hides the speech at {start:.1f}-{end:.1f} s: nothing to compare it with"
     return _Finding(float(hidden.sum() / max(20, spoken.sum())), reason)
