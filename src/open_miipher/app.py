@@ -65,7 +65,7 @@ class Limits:
     files: int = 10
 
     def __post_init__(self) -> None:
-        if not (self.minutes > 0 and self.megabytes > 0 and self.files >= 1):
+        if not (self.minutes > 0 and 0 < self.megabytes < float("inf") and self.files >= 1):
             raise UserError(
                 f"limits of {self.minutes:g} minutes, {self.megabytes:g} MB, {self.files} files: "
                 "choose numbers above 0"
@@ -102,9 +102,10 @@ def restore_file(path: Path, restorer: Restorer, limits: Limits, folder: Path) -
         UserError: the file is none that is taken, in one sentence with the name that it had; or
             the results cannot be written.
     """
-    folder.mkdir(parents=True)
     before, after = folder / "before.wav", folder / f"{path.stem}_restored.wav"
+    picture = folder / "spectrograms.png"
     try:
+        folder.mkdir(parents=True)
         info = _checked(path, limits)
         _copy(path, before)
         rate = restorer.options.output_rate(info.sample_rate, restorer.model)
@@ -112,17 +113,25 @@ def restore_file(path: Path, restorer: Restorer, limits: Limits, folder: Path) -
         for _ in restorer.restore_jobs([job]):
             if job.error is not None:
                 raise job.error
-    except UserError as error:
-        shutil.rmtree(folder)
-        raise UserError(str(error).replace(printable(path), printable(path.name))) from error
-    picture = folder / "spectrograms.png"
-    _draw([("before", before), ("after", after)], picture)
+        _draw([("before", before), ("after", after)], picture)
+    except (UserError, OSError) as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(_told(error, path, folder)) from error
     seconds = info.num_frames / info.sample_rate
     sentence = f"**{printable(path.name)}**: {duration(seconds)} at {info.sample_rate} Hz restored"
     if job.trust is not None:
         reason = f" ({job.trust.reason})" if job.trust.reason else ""
         sentence += f"; trust {job.trust.score:.2f} of 1{reason}"
     return Restored(printable(path.name), before, after, picture, sentence)
+
+
+def _told(error: UserError | OSError, path: Path, folder: Path) -> str:
+    """Say what is wrong with a visitor's file, by the name that it had; no path of here."""
+    name = printable(path.name)
+    if isinstance(error, OSError):
+        return f"{name}: what it becomes cannot be written here: {error.strerror}"
+    text = str(error).replace(printable(path), name)
+    return text.replace(f"{printable(folder)}/", f"{name}: ")
 
 
 def _checked(path: Path, limits: Limits) -> AudioInfo:

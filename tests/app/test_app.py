@@ -1,6 +1,8 @@
 """What visitors of the page send: what is taken, what is refused and in which words."""
 
+import errno
 import io
+import os
 import socket
 import struct
 import sys
@@ -13,6 +15,7 @@ import soundfile
 from speech import voice, write_wav
 
 from open_miipher.app import Limits, check_free, restore_file, restore_files
+from open_miipher.audio.io import AudioWriter
 from open_miipher.base.errors import UserError
 from open_miipher.commands.app import main
 from open_miipher.restoration import RestoreOptions, Restorer, trust_of
@@ -125,6 +128,33 @@ def test_the_download_is_what_the_restorer_makes(restorer, tmp_path, rate, stren
     assert float(result.sentence.split()[8]) == pytest.approx(trust.score, abs=0.05)
 
 
+@pytest.mark.parametrize("what", ["spectrograms.png", "before.wav", "voice_restored.wav"])
+def test_a_full_disk_is_told_by_the_visitors_name_for_the_file(
+    restorer, tmp_path, monkeypatch, what
+):
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    write_wav(tmp_path / "voice.wav", voice(1, 0.5, RATE), RATE)
+    if what == "spectrograms.png":
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    else:
+        encode = AudioWriter._encode
+        monkeypatch.setattr(
+            AudioWriter, "_encode", lambda w, b: (full if w._name.name == what else encode)(w, b)
+        )
+    results, problems = restore_files(
+        [tmp_path / "voice.wav"], restorer, Limits(), tmp_path / "out", lambda *_: None
+    )
+    assert results == []
+    (problem,) = problems
+    assert problem.startswith("voice.wav")
+    assert problem.endswith("written here: No space left on device") == (what[-3:] == "png")
+    assert "No space left on device" in problem
+    assert str(tmp_path) not in problem
+    assert not (tmp_path / "out" / "0").exists()
+
+
 def test_a_bad_file_does_not_end_the_others_and_too_many_are_left(restorer, tmp_path):
     paths = [tmp_path / f"{k}.wav" for k in range(4)]
     for path in paths:
@@ -155,6 +185,7 @@ WRONG = {
     "no such address": (["--host", "203.0.113.7"], "nothing can listen at 203.0.113.7"),
     "no port": (["--port", "0"], "port 0: choose 1 to 65535"),
     "no minutes": (["--max-minutes", "0"], "choose numbers above 0"),
+    "megabytes without end": (["--max-megabytes", "inf"], "choose numbers above 0"),
     "no checkpoint": (["--ckpt-dir", "/nowhere", "--port", "7999"], "/nowhere"),
 }
 

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import re
 import signal
 import struct
 import sys
@@ -10,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from speech import voice, write_wav
@@ -96,6 +98,15 @@ def test_a_pipe_gives_the_same_bytes_and_takes_an_open_length(
     streamed = data[:4] + unknown + data[8:start] + unknown + data[start + 4 :]
     assert piped(command, monkeypatch, streamed) == whole
     assert piped(command, monkeypatch, data, "--format", "flac")[:4] == b"fLaC"
+
+
+def test_what_is_doubted_is_told_beside_the_audio(command, recording, monkeypatch, capsys) -> None:
+    options = ["--min-trust", "1", "--sample-rate", "input"]
+    made = piped(command, monkeypatch, recording.read_bytes(), *options)
+    said = capsys.readouterr().err
+    assert re.search(r"standard input: trust [01]\.\d\d: .*the input was kept$", said, re.M)
+    given, kept = (soundfile.read(io.BytesIO(d))[0] for d in (recording.read_bytes(), made))
+    np.testing.assert_allclose(kept, given, atol=2**-15)
 
 
 def test_a_file_that_is_there_is_kept(command, recording, tmp_path, capsys) -> None:
@@ -200,7 +211,6 @@ def test_a_signal_leaves_no_temporary_file(command, recording, monkeypatch, tmp_
         (["in", "out", "--output-dir", "other"], "give either IN and OUT"),
         (["in/noisy.wav", "o.wav", "--dry-run"], "--dry-run goes with a folder"),
         (["in/noisy.wav", "o.wav", "--num-shards", "2"], "--num-shards goes with a folder"),
-        (["in/noisy.wav", "o.wav", "--min-trust", "0.5"], "--min-trust goes with a folder"),
         (["s3://bucket/a.wav", "o.wav"], "is no path of this machine"),
     ],
 )

@@ -115,7 +115,7 @@ def test_the_whole_configuration_is_printed(run_script):
         (["{good}", "processing.devices=[cuda:7]"], "there is no cuda:7 here"),
         (["{good}", "dataset.name={tmp}/no.jsonl"], "no.jsonl cannot be read"),
         (["{good}", "dataset.name={tmp}/no_column.csv"], "has no column text, but words"),
-        (["{good}", "tts.backend=whisperspeech"], "pip install 'open-miipher-2[whisperspeech]'"),
+        (["{good}", "tts.backend=whisperspeech"], "pip install '.[whisperspeech]'"),
         (["{good}", "tts.backend=token_tts"], "needs tts.model"),
         (["{good}", "codec.source={tmp}/nothing"], "codec source"),
         (["{good}", "processing.restore_ckpt_dir={tmp}/nothing"], "{tmp}/nothing"),

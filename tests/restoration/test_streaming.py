@@ -165,6 +165,7 @@ def test_blocks_may_be_reused_by_who_pushes_them(stand_in):
 def test_a_stream_without_anything_gives_nothing(stand_in):
     stream = Restorer(stand_in("same"), OPTIONS).stream(RATE)
     assert stream.push(np.zeros(0, np.float32)).shape == (0,)
+    assert stream.finish().shape == (0,)
     assert Restorer(stand_in("same"), OPTIONS).stream(RATE).finish().shape == (0,)
 
 
@@ -217,8 +218,9 @@ def test_a_model_that_fails_ends_the_stream(stand_in):
 def test_what_needs_the_whole_signal_is_refused(stand_in):
     with pytest.raises(UserError, match="level peak needs the whole signal"):
         Restorer(stand_in("same"), replace(OPTIONS, level="peak")).stream(RATE)
-    with pytest.raises(UserError, match="a least trust needs the whole signal"):
-        Restorer(stand_in("same"), replace(OPTIONS, min_trust=0.5)).stream(RATE)
+    for asked in ({"min_trust": 0.5}, {"trust": True}):
+        with pytest.raises(UserError, match="trust is measured in whole signals: leave it out"):
+            Restorer(stand_in("same"), replace(OPTIONS, **asked)).stream(RATE)
     with pytest.raises(UserError, match="2 channels: how they become one is found in the whole"):
         Restorer(stand_in("same"), OPTIONS).stream(RATE).push(speech(0.1, channels=2))
     with pytest.raises(UserError, match="sample rate 'high'"):

@@ -7,10 +7,11 @@ import pytest
 from speech import voice, write_wav
 
 from open_miipher.audio.io import read
+from open_miipher.audio.resample import resample
 from open_miipher.base.errors import Notice, UserError
 from open_miipher.restoration import RestoreOptions, Restorer, Source, trust_of
 from open_miipher.restoration.streams import ArraySink
-from open_miipher.restoration.trust import TrustMeter
+from open_miipher.restoration.trust import Trust, TrustMeter
 
 RATE = 24000
 SPEECH = np.concatenate([voice(3, 4.0), np.zeros(RATE, np.float32), voice(3, 3.0)])
@@ -34,7 +35,7 @@ def test_what_is_the_same_is_trusted() -> None:
     assert found.reason is None
 
 
-@pytest.mark.parametrize("gain", [0.1, 0.5, 3.0])
+@pytest.mark.parametrize("gain", [0.005, 0.1, 0.5, 3.0, 200.0])
 def test_another_level_is_no_fault(gain: float) -> None:
     assert trust(SPEECH, gain * SPEECH).score > 0.99
 
@@ -102,6 +103,57 @@ def test_very_short_sounds_have_a_score(num_samples: int) -> None:
     sound = SPEECH[2 * RATE :][:num_samples]
     assert trust(sound, sound).score > 0.99
     assert 0 <= trust(sound, -np.flip(sound)).score <= 1
+
+
+@pytest.mark.parametrize("rate", [8000, 11025])
+def test_highs_that_the_output_cannot_hold_are_not_missed(rate: int) -> None:
+    hiss = 3 * np.diff(NOISE, prepend=NOISE[:1]) * (SPEECH != 0)
+    bright = (SPEECH + hiss)[None]
+    made = resample(bright, RATE, rate)
+    assert trust_of(bright, RATE, made, rate).score > 0.95
+    assert trust_of(bright, RATE, resample(made, rate, RATE), RATE).parts["band"] < 0.6
+
+
+def test_speech_without_a_pause_is_not_hidden_by_itself() -> None:
+    t = np.arange(2 * RATE) / RATE
+    phase = 2 * np.pi * 180 * t + 2 * np.sin(2 * np.pi * 5 * t)
+    vowel = (0.1 * sum(np.sin(k * phase) / k for k in range(1, 30))).astype(np.float32)
+    assert trust(vowel, vowel).score > 0.99
+    hiss = 0.3 * np.random.default_rng(0).standard_normal(len(vowel)).astype(np.float32)
+    assert trust(vowel + hiss, vowel).parts["hidden"] < 0.1
+
+
+def test_a_voice_that_becomes_a_whisper_is_told() -> None:
+    """The same spectrum at every time, but of noise."""
+    size, hop = 512, 128
+    window = np.hanning(size)
+    made, noise = np.zeros(len(SPEECH)), np.random.default_rng(0).standard_normal(len(SPEECH))
+    for start in range(0, len(SPEECH) - size, hop):
+        place = slice(start, start + size)
+        level = np.abs(np.fft.rfft(window * SPEECH[place]))
+        phase = np.angle(np.fft.rfft(window * noise[place]))
+        made[place] += window * np.fft.irfft(level * np.exp(1j * phase)) / 1.5
+    found = trust(SPEECH + NOISE, changed(2.0, 3.0, made[2 * RATE : 3 * RATE]))
+    assert found.score < 0.5
+    assert found.parts["voice"] < 0.5
+
+
+def test_one_channel_needs_no_row() -> None:
+    made = changed(2.0, 2.5, 0.0)
+    assert trust_of(SPEECH, RATE, made, RATE) == trust(SPEECH, made)
+
+
+UNLIKE = {
+    "a tail that is missing": (SPEECH[:-RATE], "an input of 8.000 s and an output of 7.000 s"),
+    "nothing": (SPEECH[:0], "an output of 0.000 s cannot be compared: give both as long"),
+    "NaN": (changed(1.0, 2.0, np.nan), "NaN or Inf cannot be compared"),
+}
+
+
+@pytest.mark.parametrize(("made", "problem"), UNLIKE.values(), ids=UNLIKE)
+def test_what_cannot_be_compared_is_told_in_a_sentence(made: np.ndarray, problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        trust(SPEECH, made)
 
 
 def test_the_worst_channel_counts() -> None:
@@ -207,6 +259,21 @@ def test_a_single_file_that_is_kept_is_told_in_a_notice(stand_in, tmp_path) -> N
         restorer.restore_file(tmp_path / "in.wav", tmp_path / "out.wav")
     kept = [read(tmp_path / name)[0] for name in ("in.wav", "out.wav")]
     np.testing.assert_allclose(kept[0], kept[1], atol=1e-4)
+
+
+def test_an_array_that_is_kept_is_told_in_a_notice(stand_in) -> None:
+    waveform = voice(1, 3.0, 8000)
+    restorer = Restorer(stand_in("garbage"), RestoreOptions(min_trust=0.6))
+    with pytest.warns(Notice, match=r"the waveform: trust 0\.\d\d: .*; the input was kept"):
+        kept, _ = restorer.restore(waveform, 8000)
+    np.testing.assert_allclose(kept, waveform, atol=1e-6)
+
+
+def test_an_input_that_is_kept_without_a_reason_is_told_too(stand_in, monkeypatch) -> None:
+    monkeypatch.setattr(TrustMeter, "finish", lambda _: Trust(0.9, None, {}))
+    restorer = Restorer(stand_in("same"), RestoreOptions(min_trust=0.95))
+    with pytest.warns(Notice, match=r"trust 0\.90: nothing found; the input was kept"):
+        restorer.restore(voice(1, 3.0, 8000), 8000)
 
 
 @pytest.mark.parametrize(

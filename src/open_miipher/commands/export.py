@@ -21,7 +21,7 @@ restores bit for bit as the checkpoint does: src/inference.py --ckpt-dir O, or
 Restorer.from_pretrained("O"). --push-to uploads it to the hub, too.
 
 --format onnx: O/model.onnx, which restores chunks without this program and without torch;
-examples/restore_onnx.py shows how. It needs pip install 'open-miipher-2[onnx]', and minutes.
+examples/restore_onnx.py shows how. It needs pip install '.[onnx]', and minutes.
 """
 _CHUNK, _OVERLAP = 20.0, 2.0  # s, as src/inference.py has them
 

@@ -74,7 +74,6 @@ _UNCLIPPED = "--subtype FLOAT keeps all, --level peak leaves room"
 _OF_RUNS = (
     *("shard_member", "s3_endpoint_url", "s3_profile", "output_shards", "num_shards", "shard_id"),
     *("outputs_elsewhere", "max_failures", "dry_run"),
-    *("trust", "min_trust"),  # the manifest tells of them
 )
 
 
@@ -458,7 +457,9 @@ def _restore_one(arguments: argparse.Namespace, world: "World") -> int:
             if source == _STANDARD:
                 source = _standard_input(folder)
                 probe(source)
-            sink = _load(options, arguments, world).restore_file(source, made, file_format)
+            restorer = _load(options, arguments, world)
+            restorer.decide_on_trust()
+            sink = restorer.restore_file(source, made, file_format)
             if sink.num_clipped:
                 print(f"{sink.num_clipped:,} samples were clipped at full scale; {_UNCLIPPED}")
         if output == _STANDARD:

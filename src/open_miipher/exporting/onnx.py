@@ -78,7 +78,7 @@ def export_onnx(
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
         raise UserError(
-            f"ONNX is written with the package {error.name}: pip install 'open-miipher-2[onnx]'"
+            f"ONNX is written with the package {error.name}: pip install '.[onnx]'"
         ) from error
     graph = Graph(cleaner, vocoder).eval().requires_grad_(False)
     size = sum(t.numel() * t.element_size() for t in (*graph.parameters(), *graph.buffers()))

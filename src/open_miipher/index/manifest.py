@@ -17,6 +17,7 @@ from open_miipher.base.paths import printable
 
 _LONGEST_SECONDS = 1e12  # so that frames, and names with a span, stay numbers that can be written
 _OWN = ("audio_filepath", "offset", "duration")
+_OF_ANOTHER_RUN = ("trust", "trust_reason", "kept_input")  # that made the files; none of the next
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class ManifestLine:
         audio_filepath: as it stands there.
         offset: s of the file before the segment.
         duration: s; None: up to the file's end.
-        more: all its other keys.
+        more: all its other keys, but for the trust in an earlier restoration.
     """
 
     where: str
@@ -58,6 +59,7 @@ def read_manifest(path: Path) -> Iterator[ManifestLine | str]:
     Raises:
         UserError: the file cannot be read, or is no text.
     """
+    skipped = _OWN + _OF_ANOTHER_RUN
     for where, text in _lines(path):
         try:
             line = _checked(json.loads(text))
@@ -69,7 +71,7 @@ def read_manifest(path: Path) -> Iterator[ManifestLine | str]:
             yield f"{where}: {error}"
         else:
             offset, duration = line.get("offset") or 0.0, line.get("duration")
-            more = {name: value for name, value in line.items() if name not in _OWN}
+            more = {name: value for name, value in line.items() if name not in skipped}
             yield ManifestLine(where, line["audio_filepath"], offset, duration, more)
 
 

@@ -191,7 +191,8 @@ class Restorer:
         Returns:
             The restored waveform, an array or tensor like the input with as many dimensions,
             float32, and its sample rate in Hz. With the option `channels="mono"`, the default, it
-            has one channel; who did not choose is told so.
+            has one channel; who did not choose is told so. Where trust is measured and low, a
+            notice says why, and whether the input was kept.
 
         Raises:
             UserError: the waveform is empty, or has another shape (such as samples first),
@@ -208,6 +209,7 @@ class Restorer:
         for _ in self.restore_jobs([job]):
             if job.error is not None:
                 raise job.error
+            _tell_doubts(job)
         restored = sink.waveform if samples.ndim == 2 else sink.waveform[0]
         if isinstance(waveform, Tensor):
             return torch.from_numpy(restored).to(waveform.device), job.sample_rate
@@ -253,10 +255,7 @@ class Restorer:
         for job in self.restore_jobs([self.job(read, sink, output.parent)]):
             if job.error is not None:
                 raise job.error
-            if job.trust is not None and job.trust.reason is not None:
-                kept = "; the input was kept" if job.kept_input else ""
-                where = printable(source)
-                notice(f"{where}: trust {job.trust.score:.2f}: {job.trust.reason}{kept}")
+            _tell_doubts(job)
         return sink
 
     def job(self, source: Source, sink: Sink, directory: Path | None = None) -> Job:
@@ -280,6 +279,13 @@ class Restorer:
     def restore_jobs(self, jobs: Iterable[Job]) -> Iterator[Job]:
         """Restore many signals (see `restore_jobs`)."""
         return restore_jobs(jobs, self.model, self.batch_size)
+
+
+def _tell_doubts(job: Job) -> None:
+    if job.trust is not None and (job.trust.reason is not None or job.kept_input):
+        kept = ["the input was kept"] if job.kept_input else []
+        doubts = "; ".join([job.trust.reason or "nothing found", *kept])
+        notice(f"{job.source.name}: trust {job.trust.score:.2f}: {doubts}")
 
 
 def _device(name: torch.device | str | None) -> torch.device:

@@ -57,8 +57,11 @@ class Stream:
             raise UserError(
                 "level peak needs the whole signal: for a stream choose match-input or none"
             )
-        if options.min_trust > 0:
-            raise UserError("a least trust needs the whole signal: leave it out for a stream")
+        if options.measures_trust:
+            raise UserError(
+                "trust is measured in whole signals: leave it out for a stream, and give trust_of "
+                "what went in and what came out"
+            )
         self._model, self._batch_size = model, batch_size
         self._options = replace(options, normalise_over="past", trust=False)
         self._input_rate = whole_rate(sample_rate)
@@ -85,7 +88,8 @@ class Stream:
         """
         samples = self._checked(block)
         self._shape = block.shape[:-1]
-        self._gathered.append(samples)
+        if samples.size:
+            self._gathered.append(samples)
         if sum(s.shape[1] for s in self._gathered) < _GATHERED_SECONDS * self._input_rate:
             return np.zeros((*self._shape, 0), np.float32)
         return self._advance(last=False)
@@ -94,15 +98,15 @@ class Stream:
         """End the stream; return the rest, in the shape that `push` returns.
 
         The frames of all answers are round-half-up(frames pushed · rate out / rate in), at least 1;
-        none if nothing was pushed.
+        none if no frame was pushed.
 
         Raises:
             UserError: the model failed, or the stream has ended before.
         """
         self._check_that_it_goes_on()
-        if self._shape is None:
+        if self._work is None and not self._gathered:
             self._ended = "it was finished"
-            return np.zeros(0, np.float32)
+            return np.zeros((*(self._shape or ()), 0), np.float32)
         rest = self._advance(last=True)
         self._ended = "it was finished"
         return rest

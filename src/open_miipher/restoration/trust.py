@@ -14,8 +14,10 @@ from functools import cache
 
 import numpy as np
 
+from open_miipher.audio.formats import whole_rate
 from open_miipher.audio.resample import StreamResampler
 from open_miipher.base.errors import UserError
+from open_miipher.restoration.streams import steps_between
 
 RATE = 16000
 """Both signals are compared at this rate, in Hz."""
@@ -26,7 +28,7 @@ _NUM_BANDS, _LOWEST_HZ, _HIGHEST_HZ = 30, 150.0, 7600.0
 _WORDS = 24  # the first bands, up to 4.4 kHz: they carry the words, and no band ends below
 _LAG_RATE = RATE // 2
 _LAGS = slice(_LAG_RATE // 400, _LAG_RATE // 70 + 1)  # of voices from 70 to 400 Hz
-_VOICED = 0.7  # periodicity
+_VOICED, _CLEAR = 0.7, 0.9  # periodicity of voices, and of those with little noise
 _SMALLEST = 1e-12  # power; silence
 _DB = 10 / math.log(10)
 
@@ -45,6 +47,7 @@ six good sounds for each bad one.
 """
 
 _TOLD_BELOW = 0.8  # a file above has no reason
+_ALIKE_SECONDS = 0.02  # by which an input and an output may differ in length
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,9 @@ class TrustMeter:
     """
 
     def __init__(self, input_rate: int, output_rate: int, num_channels: int) -> None:
-        self._streams = [_Stream(rate, num_channels) for rate in (input_rate, output_rate)]
+        narrow = output_rate if output_rate < RATE else None  # what it cannot hold is not missed
+        steps = steps_between(input_rate, narrow, RATE), steps_between(output_rate, None, RATE)
+        self._streams = [_Stream(step, num_channels) for step in steps]
         self._gains = [1.0] * num_channels
         self._next = 0  # sample at which the next slice begins
         self._worst: dict[str, _Finding] = {}
@@ -143,19 +148,28 @@ def trust_of(given: np.ndarray, given_rate: int, made: np.ndarray, made_rate: in
     """Return how far a restored signal can be trusted.
 
     Args:
-        given: (channels, samples) float32, the input.
+        given: (samples,) or (channels, samples) of floats, the input.
         given_rate: its sample rate in Hz.
-        made: (channels, samples) float32, the output, as long in seconds.
+        made: (samples,) or (channels, samples) of floats, the output, as long in seconds.
         made_rate: its sample rate in Hz.
 
     Raises:
-        UserError: they have different numbers of channels.
+        UserError: they have different numbers of channels or lengths, no samples, NaN or Inf.
     """
+    given, made = np.atleast_2d(given), np.atleast_2d(made)
+    lengths = given.shape[1] / whole_rate(given_rate), made.shape[1] / whole_rate(made_rate)
     if len(given) != len(made):
         raise UserError(
             f"an input of {len(given)} channels and an output of {len(made)} cannot be compared: "
             "give both as many"
         )
+    if not min(given.size, made.size) or abs(lengths[0] - lengths[1]) > _ALIKE_SECONDS:
+        raise UserError(
+            f"an input of {lengths[0]:.3f} s and an output of {lengths[1]:.3f} s cannot be "
+            "compared: give both as long"
+        )
+    if not (np.isfinite(given).all() and np.isfinite(made).all()):
+        raise UserError("NaN or Inf cannot be compared: give finite numbers")
     meter = TrustMeter(given_rate, made_rate, len(given))
     meter.push_input(given, last=True)
     meter.push_output(made, last=True)
@@ -172,8 +186,8 @@ def probability(part: str, value: float) -> float:
 class _Stream:
     """A signal at `RATE`, of which only the newest part is kept."""
 
-    def __init__(self, sample_rate: int, num_channels: int) -> None:
-        self._resampler = StreamResampler(sample_rate, RATE, num_channels)
+    def __init__(self, steps: list[tuple[int, int]], num_channels: int) -> None:
+        self._resamplers = [StreamResampler(*step, num_channels) for step in steps]
         self._kept = np.zeros((num_channels, 0), np.float32)
         self._start = 0
 
@@ -183,7 +197,9 @@ class _Stream:
         return self._start + self._kept.shape[1]
 
     def push(self, block: np.ndarray, last: bool) -> None:
-        self._kept = np.concatenate([self._kept, self._resampler.push(block, last)], axis=1)
+        for resampler in self._resamplers:
+            block = resampler.push(block, last)
+        self._kept = np.concatenate([self._kept, block], axis=1)
 
     def drop(self, place: int) -> None:
         if place > self._start:
@@ -245,7 +261,8 @@ class _Comparison:
         heard: (bands,) whether the input has anything there; a band that ends early has not.
         lags: two of (frames,): the lag after which input and output repeat themselves.
         voiced: two of (frames,): the periodicity at that lag.
-        periodicity: (frames, lags) of the input.
+        shared: two of (frames,): the output's periodicity at the input's lag, and the input's at
+            the output's.
         gain: of power, that brings the output to the level of the input.
         loudness: two of (frames,): input and output in the words' bands above the floor in them.
     """
@@ -260,9 +277,9 @@ class _Comparison:
         floor = np.maximum(floor, np.maximum(1e-3 * loud, 1e-5 * loud.max())) + _SMALLEST
         self.heard = loud > 1e-4 * loud.max()
         both = given.periodicity[:frames], made.periodicity[:frames]
-        self.periodicity = both[0]
         self.lags = [periodicity.argmax(axis=1) for periodicity in both]
         self.voiced = [periodicity.max(axis=1) for periodicity in both]
+        self.shared = [_around(both[1], self.lags[0]), _around(both[0], self.lags[1])]
         speech = (powers[0] > 4 * floor) & (self.voiced[0] > _VOICED)[:, None]
         self.gain = _gain((powers[0] - floor)[speech], powers[1][speech], gain)
         self.given = _DB * np.log1p(powers[0] / floor)
@@ -274,6 +291,12 @@ class _Comparison:
         ]
 
 
+def _around(periodicity: np.ndarray, lags: np.ndarray) -> np.ndarray:
+    """Return the periodicity (frames, lags) at a lag of each frame, or beside it: (frames,)."""
+    places = (lags[:, None] + [-1, 0, 1]).clip(0, periodicity.shape[1] - 1)
+    return np.take_along_axis(periodicity, places, axis=1).max(axis=1)
+
+
 def _gain(given: np.ndarray, made: np.ndarray, before: float) -> float:
     """Fit the gain of the output's power on (cells,) of speech; too few: as before."""
     made = made + _SMALLEST
@@ -281,7 +304,7 @@ def _gain(given: np.ndarray, made: np.ndarray, before: float) -> float:
     if there.sum() < 100:
         return before
     ratio = np.median(np.log(given[there]) - np.log(made[there]))
-    return math.exp(min(max(float(ratio), -7.0), 7.0))  # 30 dB
+    return math.exp(min(max(float(ratio), -11.5), 11.5))  # 50 dB
 
 
 def _gone(slice_: _Comparison, start: float) -> _Finding:
@@ -307,13 +330,20 @@ def _added(slice_: _Comparison, start: float) -> _Finding:
 
 
 def _voice(slice_: _Comparison, start: float) -> _Finding:
-    """Look for voices whose period is not in the input; periodicity that is missing, 0 … 1."""
-    lags = slice_.lags[1][:, None] + [-1, 0, 1]
-    lags = lags.clip(0, slice_.periodicity.shape[1] - 1)
-    there = np.take_along_axis(slice_.periodicity, lags, axis=1).max(axis=1)
-    spoken = (slice_.voiced[1] > _VOICED) & (slice_.loudness[1] > 6)
-    missing = spoken * (slice_.voiced[1] - there).clip(0, 1)
+    """Look for voices whose period is not in the input, and for those that became a whisper.
+
+    Periodicity that is missing, 0 … 1.
+    """
+    voiced, loud = slice_.voiced, [loudness > 6 for loudness in slice_.loudness]
+    spoken = (voiced[1] > _VOICED) & loud[1]
+    missing = spoken * (voiced[1] - slice_.shared[1]).clip(0, 1)
     value, first, end = _worst(missing, 15, spoken.astype(np.float64), at_least=6)
+    spoken_before = (voiced[0] > _VOICED) & loud[0] & loud[1]
+    whispered = spoken_before & (voiced[1] < _VOICED)
+    lost = whispered * (voiced[0] - slice_.shared[0]).clip(0, 1)
+    worst_lost = _worst(lost, 15, spoken_before.astype(np.float64), at_least=6)
+    if worst_lost[0] > value:
+        return _Finding(worst_lost[0], f"the voice at {_span(start, *worst_lost[1:])} is a whisper")
     return _Finding(value, _about_voice(slice_, spoken, start, first, end))
 
 
@@ -334,10 +364,13 @@ def _about_voice(
 
 
 def _hidden(slice_: _Comparison, start: float) -> _Finding:
-    """Look how much of the output's speech the input's noise hides; a share, 0 … 1."""
+    """Look how much of the output's speech the input's noise hides; a share, 0 … 1.
+
+    Speech without a pause is above no floor either, but its period is in the input.
+    """
     loud = slice_.loudness[1]
     spoken = (slice_.voiced[1] > _VOICED) & (loud > np.percentile(loud, 95) - 30)
-    hidden = spoken & (loud < 6)
+    hidden = spoken & (loud < 6) & (slice_.shared[1] < _CLEAR)
     end = start + len(loud) * _HOP / RATE
     reason = f"noise hides the speech at {start:.1f}-{end:.1f} s: nothing to compare it with"
     return _Finding(float(hidden.sum() / max(20, spoken.sum())), reason)

@@ -202,7 +202,7 @@ def _load_vits(model: str | None, voice: str | int | None, device: str) -> tuple
 
 
 def _identify_whisperspeech(model: str | None, voice: str | int | None) -> str:
-    mend = "`pip install 'open-miipher-2[whisperspeech]'`, or choose another tts.backend"
+    mend = "`pip install '.[whisperspeech]'`, or choose another tts.backend"
     return f"{_need('whisperspeech', mend)} {model or WHISPERSPEECH_TINY}"
 
 

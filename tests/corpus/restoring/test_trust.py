@@ -15,6 +15,7 @@ from packed import decode, listed, pack, unpack
 
 from open_miipher.base.errors import UserError
 from open_miipher.commands import status
+from open_miipher.corpus.recordings import Manifest
 from open_miipher.corpus.run import run
 from open_miipher.shards import Sample
 
@@ -114,3 +115,14 @@ def test_measuring_trust_makes_no_other_run_and_keeping_inputs_does(
     assert run(task(trust=True), out, alone).num_done == 0
     with pytest.raises(UserError, match=r"min_trust was None and is 0\.6"):
         run(task(min_trust=0.6), out, alone)
+
+
+def test_the_trust_of_an_earlier_run_is_not_passed_on(
+    speech, out, make_task, alone, tmp_path
+) -> None:
+    line = {"audio_filepath": "1.wav", "trust": 0.1, "trust_reason": "old", "kept_input": True}
+    (speech / "m.jsonl").write_text(json.dumps({**line, "speaker": "anna"}) + "\n")
+    run(make_task(recordings=Manifest(speech / "m.jsonl")), out, alone)
+    (row,) = listed(out)
+    assert row["speaker"] == "anna"
+    assert not {"trust", "trust_reason", "kept_input"} & row.keys()

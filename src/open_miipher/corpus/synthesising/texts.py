@@ -21,7 +21,7 @@ from open_miipher.synthesis.judging import BadText, as_spoken, expected_seconds
 _FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt")
 _INDEX = re.compile(r"[\w.-]{1,100}", re.ASCII)
 _IF_SURE = "remove it if you are sure of which set the indices are"
-_EXTRA = "`pip install 'open-miipher-2[synthesis]'`"
+_EXTRA = "`pip install '.[synthesis]'`"
 
 
 class Texts(Inputs):
