@@ -40,6 +40,9 @@ def hub(monkeypatch, tmp_path) -> Iterator:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", hub.endpoint)
     monkeypatch.setenv("HF_TOKEN", hub.token)
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     yield hub
     hub.close()
