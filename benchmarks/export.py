@@ -84,11 +84,11 @@ def main() -> int:
         graphs = [Path(root) / name for name in (MODEL, f"half_{MODEL}")]
         for path in graphs:
             export_onnx(chain.cleaner, chain.vocoder, path, {}, half=path is graphs[1])
-        chains = [chain, Chain.from_checkpoint(half)]
+        chains = [chain, Chain.from_checkpoint(whole), Chain.from_checkpoint(half)]
         ways: dict[str, tuple[Path, Callable[[dict[str, np.ndarray]], np.ndarray]]] = {
             "torch, the checkpoint": (checkpoint.path, lambda x: in_torch(chains[0], x)),
-            "torch, exported": (whole, lambda x: in_torch(chains[0], x)),
-            "torch, exported, float16": (half, lambda x: in_torch(chains[1], x)),
+            "torch, exported": (whole, lambda x: in_torch(chains[1], x)),
+            "torch, exported, float16": (half, lambda x: in_torch(chains[2], x)),
             "onnxruntime": (graphs[0], in_onnxruntime(graphs[0], arguments.threads)),
             "onnxruntime, float16": (graphs[1], in_onnxruntime(graphs[1], arguments.threads)),
         }

@@ -77,7 +77,11 @@ class Checks:
             self.check(f"what stays in float32, {family}", partial(self.float32_parts, family))
             for stage in stages:
                 self.check(f"train {family}_{stage}", partial(self.train, family, stage))
-            self.check(f"restore with {family}", partial(self.restore, family))
+            self.check(f"restore with {family}", partial(self.restore, family, stages[2]))
+        other = "wavenext2_pretrain"
+        self.check(f"train miipher2_{other}", partial(self.train, "miipher2", other))
+        restore = partial(self.restore, "miipher2", "wavenext2_finetune")
+        self.check("restore with miipher2 and WaveNeXt 2", restore)
         self.check("two processes", self.two_processes)
         self.check("diffusion", self.diffusion)
         self.check("tokenise with EnCodec", self.tokenise)
@@ -267,14 +271,14 @@ class Checks:
             words += [option, value]
         return self.benchmark("tokenise", words, [])
 
-    def restore(self, family: str) -> Outcome:
+    def restore(self, family: str, stage: str) -> Outcome:
         """Measure the restoring of files by a paper-size chain."""
-        words = ["benchmarks/restore.py", "--model", f"{family}_{FAMILIES[family][2]}"]
+        words = ["benchmarks/restore.py", "--model", f"{family}_{stage}"]
         words += ["--device", self.device, "--amp", "bf16"]
         size = ("1", "2", "1") if self.tiny else ("8", "60", "16")
         for option, value in zip(("--files", "--seconds", "--batch-size"), size, strict=True):
             words += [option, value]
-        return self.benchmark(f"restore_{family}", words, [self.encoder(family)])
+        return self.benchmark(f"restore_{family}_{stage}", words, [self.encoder(family)])
 
     def benchmark(self, name: str, words: list[str], overrides: list[str]) -> Outcome:
         """Run a benchmark that writes its figures as JSON."""

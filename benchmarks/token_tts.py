@@ -82,8 +82,8 @@ def made_up_store(folder: Path, number: int) -> TokenStore:
         arrays |= {f"{name}s": np.full(number * size, 97, np.uint8), f"{name}_ends": ends * size}
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
-    about = {"utterances": number, "copies": 1, "seconds": 2.0 * number}
-    (folder / "done.json").write_text(json.dumps({**about, "longest_text": 30, "left_out": {}}))
+    about = {"utterances": number, "copies": 1, "seconds": 2.0 * number, "longest_text": 30}
+    (folder / "done.json").write_text(json.dumps({**about, "left_out": {}, "broken": []}))
     return TokenStore(folder)
 
 

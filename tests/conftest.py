@@ -109,6 +109,14 @@ TINY_VOCODER = [
     "model.discriminators.multi_period.channels=[4,8,8]",
 ]
 
+TINY_WAVENEXT2 = [
+    "model.vocoder.griffin_lim_steps=1",
+    "model.vocoder.generator.width=16",
+    "model.vocoder.generator.feed_forward_width=16",
+    "model.vocoder.generator.num_blocks=1",
+    "model.discriminators.multi_period.channels=[4,8,8]",
+]
+
 
 @pytest.fixture(scope="session")
 def tiny_stages(speech_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
@@ -130,6 +138,8 @@ def tiny_stages(speech_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     ]
     cleaner = ["model=demo_feature_cleaner", *TINY_CLEANER, *common]
     pretrain = ["model=demo_wavefit_pretrain", "model.segment_seconds=0.2", *TINY_VOCODER, *common]
+    short = "model.segment_seconds=0.2"
+    wavenext2 = ["model=demo_wavenext2_pretrain", short, *TINY_WAVENEXT2, *common]
     root = tmp_path_factory.mktemp("stages")
     for name, overrides in (("stage1", cleaner), ("stage2", pretrain)):
         end = [f"trainer.output_dir={root / name}", "trainer.max_steps=1"]
@@ -150,7 +160,13 @@ def tiny_stages(speech_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> d
         "model.cleaner.full_band_dilations=[2]",
         *common,
     ]
-    return {"cleaner": cleaner, "pretrain": pretrain, "finetune": finetune, "waveform": waveform}
+    return {
+        "cleaner": cleaner,
+        "pretrain": pretrain,
+        "wavenext2": wavenext2,
+        "finetune": finetune,
+        "waveform": waveform,
+    }
 
 
 @pytest.fixture(scope="session")

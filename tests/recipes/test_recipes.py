@@ -37,7 +37,8 @@ LEAST_SQUARES = [
 
 
 @pytest.fixture(
-    scope="module", params=["cleaner", "pretrain", "least_squares", "finetune", "waveform"]
+    scope="module",
+    params=["cleaner", "pretrain", "wavenext2", "least_squares", "finetune", "waveform"],
 )
 def model(request, tiny_stages):
     from open_miipher.checkpoint import Checkpoint

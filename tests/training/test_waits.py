@@ -35,7 +35,7 @@ def test_the_counter_hears_what_waits():
     assert not seen
 
 
-@pytest.mark.parametrize("stage", ["cleaner", "pretrain", "finetune", "waveform"])
+@pytest.mark.parametrize("stage", ["cleaner", "pretrain", "wavenext2", "finetune", "waveform"])
 def test_a_step_waits_for_nothing_and_a_line_once(tiny_stages, tmp_path, stage):
     trainer = begin(*tiny_stages[stage], f"trainer.output_dir={tmp_path}", "trainer.max_steps=9")
     trainer.batches = iter(list(islice(trainer.batches, 4)))  # the loader works on the CPU

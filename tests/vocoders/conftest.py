@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from open_miipher.audio.mel import MelConfig
-from open_miipher.vocoders.wavefit import PreNetConfig, WaveFit, WaveFitConfig
+from open_miipher.vocoders.wavefit import FixedPoint, PreNetConfig, WaveFit, WaveFitConfig
 from open_miipher.vocoders.wavegrad import UNetConfig
+from open_miipher.vocoders.wavenext2 import FrameNetworkConfig, WaveNeXt2, WaveNeXt2Config
 
 SIZES: dict[str, Any] = {
     "condition_channels": 8,
@@ -51,10 +52,36 @@ def make_wavefit():
 
 
 @pytest.fixture
+def make_wavenext2():
+    """Tiny WaveNeXt 2s at 8 kHz, from 24 values a frame: hop 60, with gain `peak` twice that."""
+
+    def make(
+        gain: str,
+        upsample_factor: int | None = None,
+        condition_channels: int | None = None,
+        **keys: Any,
+    ) -> WaveNeXt2:
+        torch.manual_seed(0)
+        factor = upsample_factor or (2 if gain == "peak" else 1)
+        config = WaveNeXt2Config(
+            sample_rate=8000,
+            num_iterations=keys.pop("num_iterations", 3),
+            gain=gain,
+            mel=None if gain == "peak" else MEL,
+            upsample_factor=factor,
+            generator=FrameNetworkConfig(60, 96, condition_channels, 16, 24, 2, 3),
+            **keys,
+        )
+        return WaveNeXt2(WIDTH, 8000 / (60 * factor), config)
+
+    return make
+
+
+@pytest.fixture
 def make_inputs():
     """Features that look like log-mel, and noise."""
 
-    def make(model: WaveFit, batch: int, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def make(model: FixedPoint, batch: int, frames: int) -> tuple[torch.Tensor, torch.Tensor]:
         generator = torch.Generator().manual_seed(frames)
         features = torch.randn(batch, frames, WIDTH, generator=generator) - 2
         noise = torch.randn(batch, frames * model.hop_length, generator=generator)

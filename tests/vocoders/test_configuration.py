@@ -47,7 +47,8 @@ def test_paper_sizes(name, width, frame_rate, hop, pre_net_size):
     assert sizes["pre_net"] == pytest.approx(pre_net_size, rel=0.01)
 
 
-def test_demo_vocoder_speaks_the_default_log_mel():
-    spec = yaml.safe_load((CONFIG / "vocoder" / "wavefit_demo.yaml").read_text())
+@pytest.mark.parametrize("name", ["wavefit_demo", "wavenext2_demo", "wavenext2_log_mel"])
+def test_vocoders_of_log_mels_speak_the_default_one(name):
+    spec = yaml.safe_load((CONFIG / "vocoder" / f"{name}.yaml").read_text())
     vocoder = build(VOCODERS, spec, 128, 80.0)
     assert vocoder.generate(torch.zeros(1, 3, 128), torch.randn(1, 900)).shape == (1, 900)

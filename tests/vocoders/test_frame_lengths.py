@@ -49,6 +49,24 @@ def test_wavefit(make_wavefit, make_inputs, keys):
     check(vocoder, *make_inputs(vocoder, len(LENGTHS), int(LENGTHS.max())))
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"gain": "peak"},
+        {"gain": "peak", "upsample": "linear", "condition_channels": 5, "start": "zeros"},
+        {"gain": "peak", "pre_net": PreNetConfig(num_blocks=2, num_heads=2)},
+        {"gain": "power", "griffin_lim_steps": 3},
+        {"gain": "none", "start": "zeros"},
+    ],
+)
+def test_wavenext2(make_wavenext2, make_inputs, keys):
+    vocoder = make_wavenext2(**keys)
+    with torch.no_grad():
+        for network in vocoder.generator.networks:
+            network.to_samples.weight.mul_(30)
+    check(vocoder, *make_inputs(vocoder, len(LENGTHS), int(LENGTHS.max())))
+
+
 @pytest.mark.parametrize("rates", [[8, 5, 4, 3, 2], [2, 2], [7, 5, 3]])
 @pytest.mark.parametrize("weight_norm", [True, False])
 def test_dac(rates, weight_norm):

@@ -76,8 +76,8 @@ def check_fit(vocoder: Vocoder, encoder: Encoder, sample_rate: int) -> None:
     if encoder.carries_level != vocoder.restores_level:
         raise UserError(
             "model.vocoder does not fit model.encoder: log-mel features carry the level and need a "
-            "wavefit with gain=power, stft features need istft; others need gain=peak, or the dac "
-            "vocoder"
+            "wavefit or wavenext2 with gain=power, stft features need istft; others need "
+            "gain=peak, or the dac vocoder"
         )
     if vocoder.mel is not None and encoder.mel is not None and vocoder.mel != encoder.mel:
         names = [field.name for field in fields(vocoder.mel)]

@@ -6,10 +6,17 @@ from open_miipher.vocoders.dac import Dac
 from open_miipher.vocoders.diffwave import DiffWave
 from open_miipher.vocoders.istft import Istft
 from open_miipher.vocoders.wavefit import WaveFit
+from open_miipher.vocoders.wavenext2 import WaveNeXt2
 
 __all__ = ["VOCODERS", "AdversarialGenerator", "Vocoder"]
 
 VOCODERS = Registry[Vocoder](
     "vocoder",
-    {"dac": Dac, "diffwave": DiffWave, "istft": Istft, "wavefit": WaveFit},
+    {
+        "dac": Dac,
+        "diffwave": DiffWave,
+        "istft": Istft,
+        "wavefit": WaveFit,
+        "wavenext2": WaveNeXt2,
+    },
 )

@@ -1,7 +1,8 @@
 """The gain of WaveFit's iterations, and the noise that the first one starts from.
 
 Koizumi et al., "WaveFit" (SLT 2022, arXiv 2210.01029), section 4.3, for features that carry power;
-Karita et al., "Miipher-2" (WASPAA 2025, arXiv 2505.04457) for those that do not.
+Karita et al., "Miipher-2" (WASPAA 2025, arXiv 2505.04457) for those that do not; Zhou et al.,
+"WaveNeXt 2" (ICASSP 2026, arXiv 2605.25506) for none.
 """
 
 import torch
@@ -189,3 +190,15 @@ class PowerGain(nn.Module):
             stride=(1, self.hop_length),
         )
         return summed[:, 0, 0].narrow(1, (size - self.hop_length) // 2, num_samples)
+
+
+class NoGain(PowerGain):
+    """Leaves waveforms as they are: the network learns their level by the losses."""
+
+    def levels(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return what is looked at by nobody: (batch,)."""
+        return features.new_ones(features.shape[:1], dtype=torch.float32)
+
+    def forward(self, waveform: Tensor, levels: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(batch, samples) -> the same."""
+        return waveform

@@ -1,7 +1,8 @@
 """WaveFit: a vocoder that removes noise from a waveform in a fixed number of iterations.
 
 Koizumi et al., "WaveFit" (SLT 2022, arXiv 2210.01029), with the changes of Karita et al.,
-"Miipher-2" (WASPAA 2025, arXiv 2505.04457) for features that carry no power.
+"Miipher-2" (WASPAA 2025, arXiv 2505.04457) for features that carry no power. WaveNeXt 2 iterates in
+the same way with another network (`wavenext2`).
 """
 
 import math
@@ -19,7 +20,7 @@ from open_miipher.base.precision import as_stored, in_float32
 from open_miipher.encoders.base import frame_mask
 from open_miipher.layers.conformer import ConformerBlock
 from open_miipher.vocoders.base import AdversarialGenerator, Pieces, ending, see_ends
-from open_miipher.vocoders.gain import PeakGain, PowerGain
+from open_miipher.vocoders.gain import NoGain, PeakGain, PowerGain
 from open_miipher.vocoders.wavegrad import UNet, UNetConfig, repeat
 
 
@@ -44,61 +45,89 @@ class PreNetConfig:
 
 
 @dataclass
-class WaveFitConfig:
-    """Sizes of a WaveFit; samples per feature frame are `upsample_factor` x the generator's hop.
+class IterationConfig:
+    """How a vocoder iterates; samples per feature frame are `upsample_factor` x its network's hop.
 
     Attributes:
         sample_rate: of the waveform, in Hz.
         num_iterations: T.
         gain: `peak` scales each output to peak 0.9, for features without power; `power` gives it
             the power in the log-mel, and shapes the first noise by it.
-        mel: of the log-mel features, for `gain: power`; otherwise left out.
+        mel: of the log-mel features; left out for `gain: peak`.
         griffin_lim_steps: from the shaped noise towards the log-mel before the first iteration, for
-            `gain: power`. The paper takes none; a few let a small model start near speech.
-        upsample: how features reach the generator's frame rate.
-        upsample_factor: generator frames per feature frame (25 → 100 Hz is 4).
-        pre_net: conformer blocks ahead of the generator.
-        generator: the U-net.
-        gradient_checkpointing: recompute the U-net in the backward pass, to save memory.
+            features that have a `mel`. The paper takes none; a few let a small model start near
+            speech.
+        upsample: how features reach the network's frame rate.
+        upsample_factor: the network's frames per feature frame (25 → 100 Hz is 4).
+        pre_net: conformer blocks ahead of the network.
+        gradient_checkpointing: recompute the network in the backward pass, to save memory.
     """
 
     sample_rate: int = 24000
     num_iterations: int = 5
-    gain: Literal["peak", "power"] = "peak"
+    gain: str = "peak"
     mel: MelConfig | None = None
     griffin_lim_steps: int = 0
     upsample: Literal["repeat", "linear"] = "repeat"
     upsample_factor: int = 1
     pre_net: PreNetConfig = field(default_factory=PreNetConfig)
-    generator: UNetConfig = field(default_factory=UNetConfig)
     gradient_checkpointing: bool = False
 
 
-class WaveFit(AdversarialGenerator):
-    """Fixed-point iterations z = y - F(y, c, t), y ← G(z) from noise to speech."""
+@dataclass
+class WaveFitConfig(IterationConfig):
+    """Sizes of a WaveFit.
 
-    Config = WaveFitConfig
+    Attributes:
+        generator: the U-net.
+    """
+
+    gain: Literal["peak", "power"] = "peak"
+    generator: UNetConfig = field(default_factory=UNetConfig)
+
+
+class FixedPoint(AdversarialGenerator):
+    """Fixed-point iterations z = y - F(y, c, t), y ← G(z) from noise to speech.
+
+    Attributes:
+        generator: F, called with y, (batch, samples), c, (batch, condition_channels, frames), and
+            t, T … 1; a subclass makes it.
+    """
+
     needs_noise = True
+    generator: nn.Module
 
-    def __init__(self, feature_width: int, frame_rate: float, config: WaveFitConfig) -> None:
-        """Make a vocoder for features of a given kind.
+    def __init__(
+        self,
+        feature_width: int,
+        frame_rate: float,
+        config: IterationConfig,
+        hop_length: int,
+        condition_channels: int | None,
+    ) -> None:
+        """Make all but the generator.
 
         Args:
             feature_width: values per feature frame.
             frame_rate: feature frames per second.
-            config: sizes.
+            config: of the iterations.
+            hop_length: samples per frame of the generator.
+            condition_channels: values per frame that the generator sees; None: the features, as
+                they are.
 
         Raises:
             UserError: the features do not fit the configuration.
         """
         super().__init__()
         self.sample_rate = config.sample_rate
-        self.hop_length = config.upsample_factor * config.generator.hop_length
-        _check(config, feature_width, frame_rate, self.hop_length)
+        self.hop_length = config.upsample_factor * hop_length
+        _check(config, feature_width, frame_rate, hop_length)
         self.config, self.mel = config, config.mel
-        self.gain = (
-            PeakGain() if config.mel is None else PowerGain(config.mel, config.griffin_lim_steps)
-        )
+        if config.mel is None:
+            self.gain: PeakGain | PowerGain = PeakGain()
+        else:
+            of_log_mels = NoGain if config.gain == "none" else PowerGain
+            self.gain = of_log_mels(config.mel, config.griffin_lim_steps)
         self.restores_level = self.gain.restores_level
         pre_net = config.pre_net
         self.pre_net = nn.Sequential(
@@ -112,11 +141,12 @@ class WaveFit(AdversarialGenerator):
                 for _ in range(pre_net.num_blocks)
             )
         )
-        self.to_condition = nn.Conv1d(
-            feature_width, config.generator.condition_channels, 3, padding=1
+        self.to_condition = (
+            nn.Identity()
+            if condition_channels is None
+            else nn.Conv1d(feature_width, condition_channels, 3, padding=1)
         )
         see_ends(self.to_condition, 1)
-        self.generator = UNet(config.generator)
 
     def forward(
         self,
@@ -132,7 +162,7 @@ class WaveFit(AdversarialGenerator):
 
         Args:
             features: (crops, frames, feature_width).
-            noise: (pieces, samples of a piece), standard normal.
+            noise: (pieces, samples of a piece), standard normal; anything if it needs none.
             pieces: of the crops, to speak; None: each as a whole.
             frame_lengths: see `Vocoder.generate`; without pieces alone.
 
@@ -167,7 +197,11 @@ class WaveFit(AdversarialGenerator):
         with in_float32(features.device):
             levels = self.gain.levels(features.float(), mask)
             noise = noise.float() if mask is None else noise.float() * heard
-            waveform = self.gain.start(noise, features.float(), mask)
+            waveform = (
+                self.gain.start(noise, features.float(), mask)
+                if self.needs_noise
+                else torch.zeros_like(noise)
+            )
             if pieces is not None and not self.restores_level:
                 levels = pieces.peaks
             if heard is not None:
@@ -183,7 +217,7 @@ class WaveFit(AdversarialGenerator):
         return outputs
 
     def target(self, clean: Tensor, whole: Tensor) -> Tensor:
-        """Return clean speech as it is (gain `power`), or as `at_peak_of` has it (gain `peak`)."""
+        """Return clean speech as it is or, with gain `peak`, as `at_peak_of` has it."""
         return self.gain.target(clean, whole)
 
     def _condition(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -224,9 +258,31 @@ class WaveFit(AdversarialGenerator):
                 condition,
                 step,
                 use_reentrant=False,
-                preserve_rng_state=False,  # nothing in the U-net is random
+                preserve_rng_state=False,  # nothing in a generator is random
             )
         return self.generator(waveform, condition, step)
+
+
+class WaveFit(FixedPoint):
+    """The iterations of a WaveGrad U-net."""
+
+    Config = WaveFitConfig
+
+    def __init__(self, feature_width: int, frame_rate: float, config: WaveFitConfig) -> None:
+        """Make a vocoder for features of a given kind.
+
+        Args:
+            feature_width: values per feature frame.
+            frame_rate: feature frames per second.
+            config: sizes.
+
+        Raises:
+            UserError: the features do not fit the configuration.
+        """
+        sizes = config.generator
+        own = (sizes.hop_length, sizes.condition_channels)
+        super().__init__(feature_width, frame_rate, config, *own)
+        self.generator = UNet(sizes)
 
 
 def interpolate(x: Tensor, factor: int) -> Tensor:
@@ -250,16 +306,22 @@ def interpolate(x: Tensor, factor: int) -> Tensor:
     return lines.flatten(-2)
 
 
-def _check(config: WaveFitConfig, feature_width: int, frame_rate: float, hop_length: int) -> None:
+def _check(config: IterationConfig, feature_width: int, frame_rate: float, hop: int) -> None:
+    """Check sizes against the features; hop: samples per frame of the generator."""
     problems = []
+    hop_length = config.upsample_factor * hop
     if abs(config.sample_rate / frame_rate - hop_length) > 1e-6 * hop_length:
         problems.append(
-            f"the vocoder makes {hop_length} samples per feature frame (upsample_factor x "
-            f"generator.fold x generator.up_factors), but {frame_rate:g} frames/s at sample_rate "
-            f"{config.sample_rate} need {config.sample_rate / frame_rate:g}"
+            f"the vocoder makes {hop_length} samples per feature frame (upsample_factor="
+            f"{config.upsample_factor} x its generator's hop of {hop}), but {frame_rate:g} "
+            f"frames/s at sample_rate {config.sample_rate} need "
+            f"{config.sample_rate / frame_rate:g}"
         )
-    if (config.gain == "power") != (config.mel is not None):
-        problems.append("the vocoder's gain=power needs the key mel, and gain=peak has none")
+    if (config.gain == "peak") == (config.mel is not None):
+        problems.append(
+            f"the vocoder's gain={config.gain} "
+            + ("has no key mel" if config.gain == "peak" else "needs the key mel")
+        )
     if config.mel is not None:
         mel = config.mel
         if (mel.n_mels, mel.hop_length, mel.sample_rate) != (
@@ -273,7 +335,7 @@ def _check(config: WaveFitConfig, feature_width: int, frame_rate: float, hop_len
                 f"{hop_length} at {config.sample_rate} Hz)"
             )
     if config.griffin_lim_steps and config.gain == "peak":
-        problems.append("the vocoder's griffin_lim_steps need gain=power")
+        problems.append("the vocoder's griffin_lim_steps need the key mel, as gain=power has")
     if config.num_iterations < 1 or config.upsample_factor < 1:
         problems.append("the vocoder's num_iterations and upsample_factor must be at least 1")
     if config.pre_net.num_blocks and feature_width % config.pre_net.num_heads:
