@@ -20,6 +20,7 @@ class Hub:
 
     Attributes:
         gated: ids that need `token`.
+        private: ids that are told of only to who has `token`.
         token: what opens them.
         takes_ranges: whether parts of files can be asked for.
         cut_after: bytes of a file after which a connection is broken, once for each entry.
@@ -30,6 +31,7 @@ class Hub:
     def __init__(self, repositories: dict[str, Path]) -> None:
         self.repositories = repositories
         self.gated: set[str] = set()
+        self.private: set[str] = set()
         self.token = "hf_secret"
         self.takes_ranges = True
         self.cut_after: list[int] = []
@@ -66,9 +68,9 @@ class Hub:
         match = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree)/[^/]+)?", path)
         resolve = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
         repository = (match or resolve)[1] if match or resolve else ""
-        if repository not in self.repositories:
-            return self._refuse(request, 401, "RepoNotFound")
         opened = request.headers.get("Authorization") == f"Bearer {self.token}"
+        if repository not in self.repositories or (repository in self.private and not opened):
+            return self._refuse(request, 401, "RepoNotFound")
         if resolve and repository in self.gated and not opened:
             return self._refuse(request, 403, "GatedRepo")
         folder = self.repositories[repository]

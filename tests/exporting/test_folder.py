@@ -18,7 +18,7 @@ from open_miipher.checkpoint import Blueprint, Checkpoint, Content, write_checkp
 from open_miipher.cleaners import CLEANERS
 from open_miipher.config import compose_run
 from open_miipher.encoders import ENCODERS
-from open_miipher.exporting import Contents, Said, export_folder
+from open_miipher.exporting import Contents, export_folder
 from open_miipher.restoration import Chain, Restorer
 from open_miipher.vocoders import VOCODERS
 
@@ -172,7 +172,7 @@ def test_an_encoder_comes_along_or_is_named(tmp_path):
     named = export_folder(
         checkpoint,
         tmp_path / "named",
-        Contents(encoder_source="microsoft/wavlm-large", said=Said(licence="mit")),
+        Contents(encoder_source="microsoft/wavlm-large", licence="mit"),
     )
     card = (named / "README.md").read_text()
     assert "base_model: microsoft/wavlm-large" in card
@@ -188,18 +188,56 @@ def test_an_encoder_comes_along_or_is_named(tmp_path):
         Checkpoint.open(moved)
 
 
-def test_the_card_tells_steps_data_and_results(tmp_path, speech_dir):
+def card(folder: Path, checkpoint: Checkpoint, results: Path | None = None) -> str:
+    exported = export_folder(checkpoint, folder, Contents(results=results))
+    return (exported / "README.md").read_text()
+
+
+def test_the_card_names_the_data_and_counts_what_is_here(tmp_path, speech_dir):
+    default = Checkpoint.open(DEFAULT)
+    train = default.config["data"]["train"]
+    train["dir_list"] = [str(speech_dir), "/home/someone/corpora/LibriTTS_R/train-clean-100/"]
+    written = card(tmp_path / "out", default)
+    assert "- 7000 steps, in epoch 56 of 1520 items: at most 46.7 hours heard\n" in written
+    name = "/".join(speech_dir.parts[-2:])
+    assert f"- recordings: `{name}`, 7 files, 0.00 hours\n" in written
+    assert "- recordings: `LibriTTS_R/train-clean-100` (not here when this was exp" in written
+    assert "- noise: `train/noise` (not here" in written
+    assert "- room impulse responses: `train/rooms` (not here" in written
+    assert "someone" not in written
+    again = card(tmp_path / "again", Checkpoint.open(tmp_path / "out"))
+    assert again == written  # though where the data lay is forgotten by then
+    default.config["data"] = {"train_urls": "s3://bucket/pairs/train-{000..127}.tar"}
+    assert "- shards: `pairs/train-{000..127}.tar`\n" in card(tmp_path / "shards", default)
+
+
+def test_the_card_has_the_results_of_one_system_or_several(tmp_path):
     value = {"mean": 1.5, "low": 1.25, "high": 1.75, "n": 9}
     results = tmp_path / "summary.json"
-    results.write_text(json.dumps({"pesq": value, "input_pesq": {**value, "mean": 1.3}}))
     default = Checkpoint.open(DEFAULT)
-    default.config["data"]["train"]["dir_list"] = [str(speech_dir)]
-    exported = export_folder(default, tmp_path / "out", Contents(said=Said(results=results)))
-    card = (exported / "README.md").read_text()
-    assert "- 7000 steps, in epoch 56 of 1520 items" in card
-    assert "- speech: 7 files, 0.00 hours" in card
-    assert "| pesq | 1.300 [1.250, 1.750] | 1.500 [1.250, 1.750] | 9 |" in card
-    results.write_text("[3]")
-    with pytest.raises(UserError, match=r"is no summary\.json"):
-        export_folder(default, tmp_path / "other", Contents(said=Said(results=results)))
+    one = {"pesq": value, "input_pesq": {**value, "mean": 1.3}}
+    results.write_text(json.dumps(one))
+    written = card(tmp_path / "one", default, results)
+    assert "| metric | input | restored | files |\n| --- | --- | --- | --- |\n" in written
+    assert "| pesq | 1.300 [1.250, 1.750] | 1.500 [1.250, 1.750] | 9 |\n" in written
+    several = {"systems": {"a": one, "b": {"stoi": value}}, "paired": {"b": {"pesq": value}}}
+    results.write_text(json.dumps(several))
+    written = card(tmp_path / "several", default, results)
+    assert "| metric | input | a | b | b - a | files |\n" in written
+    shown = "1.500 [1.250, 1.750]"
+    assert f"| pesq | 1.300 [1.250, 1.750] | {shown} | - | {shown} | 9 |\n" in written
+    assert f"| stoi | - | - | {shown} | - | 9 |\n" in written
+    for damaged in ("[3]", '{"systems": {}, "paired": {}}', '{"pesq": 1}'):
+        results.write_text(damaged)
+        with pytest.raises(UserError, match=r"is no summary\.json|has no results"):
+            card(tmp_path / "other", default, results)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_model_that_restores_nothing_does_not_pretend_to(tmp_path):
+    written = card(
+        tmp_path / "classifier", Checkpoint.open(shipped("pretrained/digits_classifier"))
+    )
+    assert "audio-to-audio" not in written
+    assert "from_pretrained" not in written
+    assert "wherever it takes a checkpoint" in written

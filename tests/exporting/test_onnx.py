@@ -19,7 +19,7 @@ from open_miipher.cleaners.untouched import Untouched
 from open_miipher.encoders import ENCODERS, Encoder
 from open_miipher.exporting.onnx import export_onnx
 from open_miipher.restoration import Chain, RestoreOptions, Restorer
-from open_miipher.vocoders import VOCODERS
+from open_miipher.vocoders import VOCODERS, Vocoder
 
 ort = pytest.importorskip("onnxruntime")
 pytestmark = pytest.mark.slow
@@ -61,6 +61,23 @@ def wavefit_chain() -> Chain:
     return Chain(cleaner, vocoder)
 
 
+def small_vocoder(encoder: Encoder) -> Vocoder:
+    """A tiny WaveFit of random weights at 24 kHz, for features at 50 or 25 Hz without a level."""
+    generator = {
+        "condition_channels": 8,
+        "stem_channels": 4,
+        "down_channels": [4],
+        "up_channels": [8, 4],
+        "up_factors": [24, 20],
+        "dilations": [[1, 2, 1, 2]] * 2,
+    }
+    factor = round(50 / encoder.frame_rate)
+    spec = {"name": "wavefit", "num_iterations": 1, "upsample_factor": factor}
+    return build(
+        VOCODERS, {**spec, "generator": generator}, encoder.width, encoder.frame_rate
+    ).eval()
+
+
 def write(chain: Chain, path: Path, half: bool = False) -> Path:
     grid = RestoreOptions(chunk_seconds=4.0, overlap_seconds=1.0).grid(chain)
     metadata = {
@@ -81,24 +98,35 @@ def default(tmp_path_factory) -> Path:
     return write(Chain.from_checkpoint(), tmp_path_factory.mktemp("onnx") / "model.onnx")
 
 
-def differ(chain: Chain, path: Path, lengths: list[int]) -> float:
-    """Return the largest difference of a batch of speech-like clips, full scale 1."""
-    hop = chain.input_hop
-    num_frames = -(-max(lengths) // hop)
-    waveform = np.zeros((len(lengths), num_frames * hop), np.float32)
+def batch(chain: Chain, lengths: list[int], hiss: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return speech-like clips with hiss, and the noise that a vocoder starts from."""
+    num_frames = -(-max(lengths) // chain.input_hop)
+    waveform = np.zeros((len(lengths), num_frames * chain.input_hop), np.float32)
     for number, length in enumerate(lengths):
         clip = voice(number, length / chain.input_rate + 0.1, chain.input_rate)[:length]
-        waveform[number, :length] = clip
+        waveform[number, :length] = clip + hiss * np.random.default_rng(number).normal(size=length)
     size = (len(lengths), num_frames * chain.output_hop)
-    noise = np.random.default_rng(0).standard_normal(size).astype(np.float32)
+    return waveform, np.random.default_rng(0).standard_normal(size).astype(np.float32)
+
+
+def in_torch(
+    chain: Chain, waveform: np.ndarray, lengths: list[int], noise: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return what the chain makes of clips, and a mask of the samples that count."""
     with torch.inference_mode():
         features, frames = chain.cleaner(torch.from_numpy(waveform), torch.tensor(lengths))
-        expected = chain.vocoder.generate(features, torch.from_numpy(noise), frames).numpy()
+        restored = chain.vocoder.generate(features, torch.from_numpy(noise), frames).numpy()
+    return restored, np.arange(noise.shape[1]) < frames.numpy()[:, None] * chain.output_hop
+
+
+def differ(chain: Chain, path: Path, lengths: list[int], hiss: float = 0.0) -> float:
+    """Return the largest difference of a batch of speech-like clips with hiss, full scale 1."""
+    waveform, noise = batch(chain, lengths, hiss)
+    expected, valid = in_torch(chain, waveform, lengths, noise)
     session = ort.InferenceSession(path)
     given = {"waveform": waveform, "lengths": np.array(lengths), "noise": noise}
     restored = session.run(None, given)[0]
     assert restored.shape == expected.shape
-    valid = np.arange(size[1]) < frames.numpy()[:, None] * chain.output_hop
     assert np.abs(expected).max() > 1e-5
     return float(np.abs((restored - expected) * valid).max())
 
@@ -133,9 +161,38 @@ def test_the_example_restores_as_the_restorer_does_without_torch(default, tmp_pa
 def test_the_loop_of_wavefit_is_unrolled(tmp_path):
     chain = wavefit_chain()
     path = write(chain, tmp_path / "model.onnx")
-    assert differ(chain, path, [700]) < 1e-4
+    # As every recording has it: the mel of a band with nothing but rounding is rounding's own.
+    for lengths in ([1], [700], [24_000, 9_001], [5, 40_000, 40_000, 39_000]):
+        assert differ(chain, path, lengths, hiss=2e-3) < 1e-4
     names = [given.name for given in ort.InferenceSession(path).get_inputs()]
     assert names == ["waveform", "lengths", "noise"]
+
+
+@pytest.mark.parametrize(("hiss", "least", "most"), [(0.0, 1e-3, 1.0), (2e-3, 0.0, 1e-5)])
+def test_in_bands_with_nothing_but_rounding_torch_follows_rounding_too(hiss, least, most):
+    chain, lengths = wavefit_chain(), [24_000, 9_001]
+    waveform, noise = batch(chain, lengths, hiss)
+    nudge = 1 + 1e-7 * np.random.default_rng(5).standard_normal(waveform.shape)
+    before, valid = in_torch(chain, waveform, lengths, noise)
+    after, _ = in_torch(chain, (waveform * nudge).astype(np.float32), lengths, noise)
+    assert least <= np.abs((after - before) * valid).max() < most
+
+
+def test_a_pretrained_encoder_by_folder_is_exported(tmp_path):
+    import transformers
+
+    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    torch.manual_seed(0)
+    model = transformers.Wav2Vec2BertModel(
+        transformers.Wav2Vec2BertConfig(**size, intermediate_size=48)
+    )
+    model.save_pretrained(tmp_path / "w2v-bert")
+    source = str(tmp_path / "w2v-bert")
+    encoder = build(ENCODERS, {"name": "transformers", "source": source, "layer": 1})
+    chain = Chain(Untouched(encoder), small_vocoder(encoder))
+    path = write(chain, tmp_path / "model.onnx")
+    for lengths in ([700], [16_000, 9_001], [30_000, 30_000, 5_000]):
+        assert differ(chain, path, lengths, hiss=2e-3) < 1e-4
 
 
 class Deciding(Encoder):

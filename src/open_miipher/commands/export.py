@@ -78,8 +78,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse_arguments(argv)
     from open_miipher.base.shipped import shipped  # all this is slow
     from open_miipher.checkpoint import Checkpoint
-    from open_miipher.exporting import Contents, Said, export_folder, upload
+    from open_miipher.exporting import Contents, check_upload, export_folder, upload
 
+    if arguments.push_to:
+        check_upload(arguments.push_to)
     path = arguments.ckpt_dir or shipped("pretrained/default")
     checkpoint = Checkpoint.open(path, arguments.ckpt)
     if arguments.format == "onnx":
@@ -90,7 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with_encoder=arguments.with_encoder,
         encoder_source=arguments.encoder_source,
         half=arguments.half,
-        said=Said(arguments.push_to, arguments.licence, arguments.results),
+        name=arguments.push_to,
+        licence=arguments.licence,
+        results=arguments.results,
     )
     folder = export_folder(checkpoint, arguments.output_dir, contents)
     use = as_called("python src/inference.py")

@@ -66,7 +66,7 @@ def hub_answers() -> bool:
 
     if constants.HF_HUB_OFFLINE:
         return False
-    if getproxies():
+    if getproxies().keys() - {"no"}:  # NO_PROXY alone names none
         return True
     place = urlsplit(constants.ENDPOINT)
     port = place.port or (80 if place.scheme == "http" else 443)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +13,55 @@ from open_miipher.encoders.licences import LICENCES
 from open_miipher.index import METADATA_NAME, read_index
 
 CARD = "README.md"
+TRAINING = "training"  # in the state of what was exported: see `training_of`
 _INPUT = "input_"  # before a metric's name: of what was restored
+_FOLDERS = {
+    "dir_list": "recordings",
+    "noise_dir_list": "noise",
+    "rir_dir_list": "room impulse responses",
+}
 
 
-@dataclass(frozen=True)
-class Said:
-    """What a card says that no checkpoint knows.
-
-    Attributes:
-        name: of the model, such as its id on the hub; None: the configuration's.
-        licence: of the weights, by the hub's identifier (`mit`, `cc-by-4.0`); None: not stated.
-        results: summary.json of src/evaluate.py; None: nothing was measured.
-    """
-
-    name: str | None = None
-    licence: str | None = None
-    results: Path | None = None
-
-
-def card_of(checkpoint: Checkpoint, content: Content, said: Said) -> str:
+def card_of(
+    checkpoint: Checkpoint,
+    content: Content,
+    name: str | None = None,
+    licence: str | None = None,
+    results: Path | None = None,
+) -> str:
     """Write a model card from configuration, index and results.
 
     Args:
         checkpoint: that is exported.
-        content: what is written of it.
-        said: what else is to be said.
+        content: what is written of it, with `training_of` in its state.
+        name: of the model, such as its id on the hub; None: the configuration's.
+        licence: of the weights, by the hub's identifier; None: not stated.
+        results: summary.json of src/evaluate.py; None: nothing was measured.
 
     Raises:
         UserError: the results cannot be read.
     """
-    config = checkpoint.config
-    name = said.name or str(config["name"])
     base = _base_model(content)
+    restores = _restores(content)
     head = {
-        "license": said.licence,
+        "license": licence,
         "base_model": base if base in LICENCES else None,
-        "pipeline_tag": "audio-to-audio",
+        "pipeline_tag": "audio-to-audio" if restores else None,
         "library_name": "open-miipher-2",
-        "tags": ["speech-restoration", "speech-enhancement"],
+        "tags": ["speech-restoration", "speech-enhancement"] if restores else None,
     }
     front = yaml.safe_dump({k: v for k, v in head.items() if v is not None}, sort_keys=False)
     sections = [
-        f"# {name}",
+        f"# {name or checkpoint.config['name']}",
         _what(checkpoint, content),
         "## Use",
-        _USE.format(name=said.name or "FOLDER"),
+        _USE.format(name=name or "FOLDER") if restores else _ANY_USE,
         "## Training",
-        "\n".join(f"- {line}" for line in _training(checkpoint)),
+        "\n".join(f"- {line}" for line in content.state[TRAINING]),
     ]
-    if said.results is not None:
-        sections += ["## Results", _results(said.results)]
-    sections += ["## Licence", _licence(said.licence, base)]
+    if results is not None:
+        sections += ["## Results", _results(results)]
+    sections += ["## Licence", _licence(licence, base)]
     return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
 
 
@@ -80,6 +77,16 @@ restored, rate = restorer.restore(waveform, sample_rate)
 
 Or with a copy of this folder: `open-miipher restore --ckpt-dir FOLDER --input-audio-dir noisy
 --output-dir clean`."""
+_ANY_USE = (
+    "Give this folder to Open-Miipher-2 wherever it takes a checkpoint (`--ckpt-dir FOLDER`)."
+)
+
+
+def _restores(content: Content) -> bool:
+    """Whether a restorer can be built of the networks: see `restoration.Chain`."""
+    if "backbone" in content.networks:
+        return not content.config["model"].get("unconditional")
+    return {"cleaner", "generator"} <= content.networks.keys()
 
 
 def _what(checkpoint: Checkpoint, content: Content) -> str:
@@ -98,55 +105,80 @@ def _base_model(content: Content) -> str | None:
     return None if encoder is None else encoder.spec.get("source")
 
 
-def _training(checkpoint: Checkpoint) -> list[str]:
+def training_of(checkpoint: Checkpoint) -> list[str]:
+    """Return lines on steps and data; those of a checkpoint that was itself exported stay."""
     config, state = checkpoint.config, checkpoint.state
+    if TRAINING in state:
+        return list(state[TRAINING])
+    data = config.get("data") or {}
     lines = [f"{state['step']} steps"]
     if "num_items" in state:
-        lines[0] += f", in epoch {state.get('epoch', 0) + 1} of {state['num_items']} items"
-    data = config.get("data", {})
+        epoch, num_items = state["epoch"], state["num_items"]
+        lines[0] += f", in epoch {epoch + 1} of {num_items} items"
+        if "crop_seconds" in data:
+            seconds = (epoch * num_items + state["samples_consumed"]) * data["crop_seconds"]
+            lines[0] += f": at most {seconds / 3600:.1f} hours heard"
     if "sample_rate" in data:
         crops = data.get("crop_seconds")
         lines.append(f"audio at {data['sample_rate']} Hz" + (f", crops of {crops} s" * bool(crops)))
     train = data.get("train") or {}
-    for key, what in (("dir_list", "speech"), ("noise_dir_list", "noise")):
-        counted = _counted(train.get(key) or [])
-        if counted:
-            lines.append(f"{what}: {counted}")
+    for key, what in _FOLDERS.items():
+        lines += [f"{what}: {_counted(Path(folder))}" for folder in train.get(key) or []]
+    urls = data.get("train_urls") or []
+    lines += [f"shards: `{_tail(url)}`" for url in ([urls] if isinstance(urls, str) else urls)]
     stages = (data.get("degradation") or {}).get("stages") or {}
     if stages:
         lines.append(f"degradations: {', '.join(stages)}")
     return lines
 
 
-def _counted(folders: list[str]) -> str:
-    """Return files, hours and speakers of indexes that are still here; nothing if none is."""
-    indexes = [read_index(f) for f in folders if (Path(f) / METADATA_NAME).exists()]
-    if not indexes:
-        return ""
-    seconds = sum(float((i.columns.num_frames / i.columns.sample_rate).sum()) for i in indexes)
-    text = f"{sum(map(len, indexes))} files, {seconds / 3600:.2f} hours"
-    named = [i for i in indexes if "speaker" in i.columns.extra_names]
-    if len(named) < len(indexes):
+def _counted(folder: Path) -> str:
+    """Return files, hours and speakers of an index, if it is still here."""
+    name = f"`{_tail(str(folder))}`"
+    if not (folder / METADATA_NAME).exists():
+        return f"{name} (not here when this was exported, so not counted)"
+    index = read_index(folder)
+    hours = float((index.columns.num_frames / index.columns.sample_rate).sum()) / 3600
+    text = f"{name}, {len(index)} files, {hours:.2f} hours"
+    if "speaker" not in index.columns.extra_names:
         return text
-    return f"{text}, {len({entry.extra['speaker'] for i in named for entry in i})} speakers"
+    return f"{text}, {len({entry.extra['speaker'] for entry in index})} speakers"
+
+
+def _tail(place: str) -> str:
+    """Return the last two parts of a path, which name data and not where a machine keeps it."""
+    return "/".join(place.rstrip("/").split("/")[-2:])
 
 
 def _results(path: Path) -> str:
-    """Format summary.json: means with their 95 % intervals, restored beside input."""
+    """Format summary.json: means with their 95 % intervals, input beside what was restored."""
     try:
-        summary: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        names = [name for name in summary if not name.startswith(_INPUT)]
+        summary = json.loads(path.read_text(encoding="utf-8"))
+        systems, paired = {"restored": summary}, {}
+        if summary.keys() == {"systems", "paired"}:
+            systems, paired = summary["systems"], summary["paired"]
+        inputs: dict[str, Any] = {}
+        for values in systems.values():
+            inputs |= {n.removeprefix(_INPUT): v for n, v in values.items() if n[:6] == _INPUT}
+        columns = {"input": inputs} if inputs else {}
+        columns |= systems
+        columns |= {f"{name} - {next(iter(systems))}": values for name, values in paired.items()}
+        names = dict.fromkeys(n for values in systems.values() for n in values if n[:6] != _INPUT)
         rows = [
-            f"| {name} | {_interval(summary.get(_INPUT + name))} | {_interval(summary[name])} | "
-            f"{int(summary[name]['n'])} |"
-            for name in names
+            [name, *(_interval(values.get(name)) for values in columns.values())] for name in names
         ]
+        counts = [max(int(v[name]["n"]) for v in systems.values() if name in v) for name in names]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no summary.json of src/evaluate.py") from error
-    header = "| metric | input | restored | files |\n|---|---|---|---|"
-    return "\n".join(["Means, with 95 % bootstrap intervals.", "", header, *rows])
+    if not rows:
+        raise UserError(f"{path} has no results")
+    header = ["metric", *columns, "files"]
+    lines = [header, ["---"] * len(header)]
+    lines += [[*row, str(count)] for row, count in zip(rows, counts, strict=True)]
+    table = [f"| {' | '.join(line)} |" for line in lines]
+    return "\n".join(["Means, with 95 % bootstrap intervals.", "", *table])
 
 
 def _interval(value: Mapping[str, float] | None) -> str:

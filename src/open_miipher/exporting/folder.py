@@ -7,7 +7,7 @@ what tells of the machine that trained it (paths, overrides, the run's name) are
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.checkpoint import Checkpoint, Content, replace_folder, write_files
 from open_miipher.encoders.pretrained import own_files
-from open_miipher.exporting.card import CARD, Said, card_of
+from open_miipher.exporting.card import CARD, TRAINING, card_of, training_of
 
 _STATE = ("step", "epoch", "samples_consumed", "num_items", "torch")
 _SECTIONS = ("name", "codec", "data", "model", "optimizer", "generate")
@@ -36,14 +36,18 @@ class Contents:
         with_encoder: the files of the base encoder too, so that it is not fetched.
         encoder_source: path or name of the base encoder, if it has moved since training.
         half: weights in float16, half as large; they are not the same numbers any more.
-        said: what the model card says that no checkpoint knows.
+        name: of the model, for its card, such as its id on the hub; None: the configuration's.
+        licence: of the weights, for the card, by the hub's identifier (`mit`, `cc-by-4.0`).
+        results: summary.json of src/evaluate.py, for the card; None: nothing was measured.
     """
 
     average: bool = True
     with_encoder: bool = False
     encoder_source: str | None = None
     half: bool = False
-    said: Said = field(default_factory=Said)
+    name: str | None = None
+    licence: str | None = None
+    results: Path | None = None
 
 
 def export_folder(checkpoint: Checkpoint, folder: Path, contents: Contents | None = None) -> Path:
@@ -90,12 +94,15 @@ def export_folder(checkpoint: Checkpoint, folder: Path, contents: Contents | Non
         weights = {name: _halved(tensors) for name, tensors in weights.items()}
     content = Content(
         config=config,
-        state={k: v for k, v in checkpoint.state.items() if k in _STATE},
+        state={
+            **{k: v for k, v in checkpoint.state.items() if k in _STATE},
+            TRAINING: training_of(checkpoint),
+        },
         weights=weights,
         training=None,
         networks=networks,
     )
-    card = card_of(checkpoint, content, contents.said)
+    card = card_of(checkpoint, content, contents.name, contents.licence, contents.results)
     temporary = temporary_path(folder.absolute())
     try:
         write_files(temporary, content, 1, base_files)

@@ -40,6 +40,33 @@ def fetch(source: str, revision: str | None = None) -> Path:
     return Path(found)
 
 
+def check_upload(name: str) -> None:
+    """Check that something can be uploaded, before it is made.
+
+    Args:
+        name: id on the hub, `user/name`.
+
+    Raises:
+        UserError: it is none, there is no token, or the hub cannot be reached.
+    """
+    from huggingface_hub import constants, get_token
+    from huggingface_hub.utils import validate_repo_id
+
+    with _hub_errors(name, f"{name} is no id on the hub: give user/name"):
+        validate_repo_id(name)
+        if name.count("/") != 1:  # it takes such ones, which the hub does not
+            raise UserError(f"{name} is no id on the hub: give user/name")
+        if get_token() is None:
+            raise UserError(
+                "no token for the hub: make one that may write on its page of settings, and give "
+                "it in HF_TOKEN, or once to `hf auth login`"
+            )
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"HF_HUB_OFFLINE is set, so {name} cannot be uploaded; unset it")
+    if not hub_answers():
+        raise UserError(_unreachable(name, "it takes no connection"))
+
+
 def upload(folder: Path, name: str, private: bool = False) -> str:
     """Upload an exported folder; the repository is made if there is none.
 
@@ -52,16 +79,12 @@ def upload(folder: Path, name: str, private: bool = False) -> str:
         The address of its page.
 
     Raises:
-        UserError: no token, no right to write there, or the hub cannot be reached.
+        UserError: see `check_upload`, or the token does not give the right to write there.
     """
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import HfApi
 
+    check_upload(name)
     with _hub_errors(name, f"{name} is no id on the hub: give user/name"):
-        if get_token() is None:
-            raise UserError(
-                "no token for the hub: make one that may write on its page of settings, and give "
-                "it in HF_TOKEN, or once to `hf auth login`"
-            )
         api = HfApi()
         page = api.create_repo(name, private=private, exist_ok=True)
         api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload the model")
@@ -95,21 +118,28 @@ def _hub_errors(name: str, no_id: str) -> Iterator[None]:
             f"be reached: run `hf download {name}` where there is a network, with HF_HOME on a "
             "disk that this machine sees"
         ) from error
-    except errors.OfflineModeIsEnabled as error:
-        raise UserError(f"HF_HUB_OFFLINE is set, so {name} cannot be reached; unset it") from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         if status in (401, 403):
             raise UserError(
                 f"{constants.ENDPOINT} does not take this token for {name}: give one in HF_TOKEN "
-                "that may write there"
+                "that has the right to it"
             ) from error
         raise UserError(
             f"{constants.ENDPOINT} refused {name} (status {status}); try again later"
         ) from error
-    except (errors.HTTPError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
+    except errors.HTTPError as error:
+        raise UserError(_unreachable(name, str(error).strip().partition("\n")[0])) from error
+    except OSError as error:
         raise UserError(
-            f"{constants.ENDPOINT} cannot be reached for {name} ({reason}); is there a network "
-            "here, or a proxy to name in HTTPS_PROXY?"
+            f"the files of {name} cannot be read or written here: {error.strerror or error}"
         ) from error
+
+
+def _unreachable(name: str, reason: str) -> str:
+    from huggingface_hub import constants
+
+    return (
+        f"{constants.ENDPOINT} cannot be reached for {name} ({reason}); is there a network here, "
+        "or a proxy to name in HTTPS_PROXY?"
+    )

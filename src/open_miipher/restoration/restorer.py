@@ -21,7 +21,7 @@ from open_miipher.audio.io import LARGEST_SAMPLE, AudioError, probe
 from open_miipher.base.errors import UserError, notice
 from open_miipher.base.paths import printable
 from open_miipher.checkpoint import Checkpoint
-from open_miipher.exporting import Contents, Said, export_folder, fetch, upload
+from open_miipher.exporting import Contents, check_upload, export_folder, fetch, upload
 from open_miipher.restoration.assembler import Assembler
 from open_miipher.restoration.batches import restore_chunks
 from open_miipher.restoration.chain import DEFAULT_MODEL, Chain, Model
@@ -175,9 +175,9 @@ class Restorer:
             UserError: no token, no right to write there, the hub cannot be reached, or see
             `save_pretrained`.
         """
-        chain = self.model
-        averaged = not isinstance(chain, Chain) or chain.averaged
-        contents = contents or Contents(average=averaged, said=Said(name))
+        check_upload(name)
+        averaged = isinstance(self.model, Chain) and self.model.averaged
+        contents = replace(contents or Contents(average=averaged), name=name)
         with tempfile.TemporaryDirectory() as folder:
             return upload(self.save_pretrained(folder, contents), name, private)
 
