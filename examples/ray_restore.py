@@ -55,7 +55,7 @@ def main() -> int:
     try:
         import ray
     except ImportError as error:
-        raise UserError("Ray is not installed: `pip install 'open-miipher-2[ray]'`") from error
+        raise UserError("Ray is not installed: `pip install '.[ray]'`") from error
     from open_miipher.integrations.ray import RestoreBatch
     from open_miipher.restoration import DEFAULT_MODEL
 
