@@ -282,11 +282,12 @@ def _ask_how(group: argparse._ArgumentGroup) -> None:
     )
     add(
         "--normalise-over",
-        choices=["file", "chunk"],
+        choices=["file", "chunk", "past"],
         default="file",
         help="what an encoder that normalises its input (w2v-BERT, most wav2vec 2.0 and HuBERT "
-        "models) takes mean and variance of: the whole file, in a first pass, or each chunk "
-        "(default: %(default)s)",
+        "models) takes mean and variance of: the whole file, in a first pass, or each chunk; past: "
+        "each chunk, and the level of speech from what came before it, as in a stream (default: "
+        "%(default)s)",
     )
     add(
         "--batch-size",
