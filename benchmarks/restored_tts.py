@@ -114,7 +114,10 @@ def scores(clips: list[Path], folder: Path) -> dict[str, np.ndarray]:
         words = ["--restored-dir", folder, "--measures", "dnsmos", "--output-dir", measured]
         subprocess.run([sys.executable, ROOT / "src/evaluate.py", *words], check=True)
     with open(table, newline="") as file:
-        mos = {Path(r["file"]).name: float(r["dnsmos_overall"]) for r in csv.DictReader(file)}
+        # What was said too briefly to be measured is passed over.
+        mos = {
+            Path(r["file"]).name: float(r["dnsmos_overall"] or "nan") for r in csv.DictReader(file)
+        }
     pairs = zip(clips, files, strict=True)
     heard = ((read_mono(a, 24000)[0], read_mono(b, 24000)[0]) for a, b in pairs)
     return {
@@ -145,11 +148,11 @@ def interval(values: np.ndarray) -> str:
     rng = np.random.default_rng(0)
     runs, clips = values.shape
     means = [
-        values[rng.integers(runs, size=runs)][:, rng.integers(clips, size=clips)].mean()
+        np.nanmean(values[rng.integers(runs, size=runs)][:, rng.integers(clips, size=clips)])
         for _ in range(2000)
     ]
     low, high = np.percentile(means, [2.5, 97.5])
-    return f"{values.mean():.3f} ± {(high - low) / 2:.3f}"
+    return f"{np.nanmean(values):.3f} ± {(high - low) / 2:.3f}"
 
 
 def table(output_dir: Path, overrides: list[str]) -> None:

@@ -16,7 +16,8 @@ from open_miipher.distributed import Share
 ROOT = Path(__file__).resolve().parents[2] / "src"
 NETWORKS = ("encoders", "cleaners", "vocoders", "layers")
 
-CORPUS_BOUND, BOUND = 3, 22
+# Two came with what they do: trust in the output, and the transforms that ONNX can hold, too.
+CORPUS_BOUND, BOUND = 3, 24
 
 
 def test_one_restored_file_crosses_few_files(chain, tmp_path, monkeypatch, capsys) -> None:
