@@ -103,7 +103,7 @@ def test_another_voice_or_other_weights_are_another_fingerprint(vits, tmp_path):
         ("transformers", "VITS", "bob", "give a number"),
         ("transformers", "CODEC", None, "is of type encodec; tts.backend=transformers speaks with"),
         ("transformers", "/nowhere/vits", None, "speech source /nowhere/vits is no folder here"),
-        ("whisperspeech", None, None, r"pip install 'open-miipher-2\[whisperspeech\]'"),
+        ("whisperspeech", None, None, r"pip install '\.\[whisperspeech\]'"),
         ("token_tts", None, None, "needs tts.model"),
     ],
 )
