@@ -133,7 +133,7 @@ def write_files(
         folder: is made.
         content: what to write.
         number: of the save in its run.
-        base_files: of base networks, content or tensors by path (`encoder/config.json`).
+        base_files: of base networks, content or tensors by path (`NAME/config.json`).
 
     Raises:
         OSError: the file system reports an error.
