@@ -2,7 +2,7 @@
 
     python benchmarks/trust.py --material output/default/material [--files 120]
 
-The material is the default model's (examples/train_default.sh): stretches of `train` are for
+The material is the default model's (jobs/local/train_default.sh): stretches of `train` are for
 fitting the constants of `restoration/trust.py`, those of `test`, other speakers, noises and rooms,
 for the table. Each stretch gets a pause, is damaged, and restored by pretrained/default: the good
 ones. Then each failure is planted in the restored sound; which kind comes where is drawn from the
