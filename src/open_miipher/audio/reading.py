@@ -297,15 +297,20 @@ LARGEST_SAMPLE = 2.0**32
 """More than any integer sample has that someone wrote as a float; beyond it squares overflow."""
 
 
-def check_finite(path: AudioFile, block: np.ndarray, start: int) -> None:
+def check_finite(path: AudioFile, block: np.ndarray, start: int) -> float:
     """Refuse a block (channels, n) with NaN, Inf or absurd numbers; `start` is its place.
+
+    Returns:
+        The largest magnitude in it.
 
     Raises:
         AudioError: naming the first such frame.
     """
+    loudest = max(float(block.max(initial=0.0)), -float(block.min(initial=0.0)))  # NaN of NaN
+    if loudest <= LARGEST_SAMPLE:
+        return loudest
     are_fine = np.abs(block) <= LARGEST_SAMPLE
-    if not are_fine.all():
-        frame = int(np.flatnonzero(~are_fine.all(axis=0))[0])
-        is_finite = np.isfinite(block[:, frame]).all()
-        what = f"the number {np.abs(block[:, frame]).max():.3g}" if is_finite else "NaN or Inf"
-        raise AudioError(f"{shown(path)} holds {what} at frame {start + frame}")
+    frame = int(np.flatnonzero(~are_fine.all(axis=0))[0])
+    is_finite = np.isfinite(block[:, frame]).all()
+    what = f"the number {np.abs(block[:, frame]).max():.3g}" if is_finite else "NaN or Inf"
+    raise AudioError(f"{shown(path)} holds {what} at frame {start + frame}")

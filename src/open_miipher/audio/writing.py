@@ -50,11 +50,14 @@ class _Encoder:
                 f"{printable(name)}: cannot write format {format!r} with subtype {subtype!r}"
             )
 
-    def write(self, block: np.ndarray) -> None:
+    def write(self, block: np.ndarray) -> int:
         """Append a block.
 
         Args:
             block: (channels, n) float, full scale ±1.
+
+        Returns:
+            How many samples beyond full scale are clipped.
 
         Raises:
             AudioError: another number of channels, NaN or Inf, or it cannot be written.
@@ -64,14 +67,20 @@ class _Encoder:
                 f"{printable(self._name)}: a block of shape {block.shape} does not have "
                 f"{self._num_channels} channels"
             )
-        check_finite(self._name, block, self._num_frames)
+        loudest = check_finite(self._name, block, self._num_frames)
+        num_clipped = 0
         if self._subtype not in ("FLOAT", "DOUBLE"):
-            block = np.clip(block, -1.0, 1.0)  # libsndfile clips PCM, and wraps A-law and µ-law
+            if loudest > 1:  # libsndfile clips PCM, and wraps A-law and µ-law
+                num_clipped = int(np.count_nonzero(np.abs(block) > 1))
+                block = np.clip(block, -1.0, 1.0)
+            if self._subtype == "PCM_16":
+                block = _as_int16(block)
         try:
             self._encode(block)
         except (OSError, soundfile.SoundFileError) as error:
             raise self._refused(error) from error
         self._num_frames += block.shape[1]
+        return num_clipped
 
     def _encode(self, block: np.ndarray) -> None:
         raise NotImplementedError
@@ -89,6 +98,12 @@ class _Encoder:
                 f"{printable(self._name)}: wrote {self._num_frames} frames "
                 f"but the file holds {found}"
             )
+
+
+def _as_int16(block: np.ndarray) -> np.ndarray:
+    """Round to the nearest of 16 bits; libsndfile takes ten times as long, and cuts off in WAV."""
+    scaled = np.rint(block * np.float32(32768))
+    return np.minimum(scaled, 32767, out=scaled).astype(np.int16)
 
 
 class MemoryWriter(_Encoder):

@@ -121,11 +121,11 @@ class Leveler:
         return scaled
 
     def _scale(self, chunk: _Waiting, gains: np.ndarray, logs: np.ndarray) -> np.ndarray:
-        num_samples = chunk.restored.shape[1]
-        slopes = [
-            slope(num_samples, self._seams, pair) for pair in zip(self._logs, logs, strict=True)
-        ]
-        return chunk.restored * gains.astype(np.float32)[:, None] * np.stack(slopes)
+        scaled = chunk.restored * gains.astype(np.float32)[:, None]
+        for channel, pair in zip(scaled, zip(self._logs, logs, strict=True), strict=True):
+            if any(pair):
+                channel *= slope(len(channel), self._seams, pair)
+        return scaled
 
 
 class WriteError(UserError):

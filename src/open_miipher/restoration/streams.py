@@ -227,7 +227,6 @@ class EncodingSink:
     def __init__(self, sample_rate: int, format: str, subtype: str) -> None:
         self.num_clipped, self.level = 0, Level()
         self._sample_rate, self._format, self._subtype = sample_rate, format, subtype
-        self._holds_any_value = subtype in ("FLOAT", "DOUBLE")
 
     def write(self, block: np.ndarray) -> None:
         """Append a block (channels, n).
@@ -237,10 +236,9 @@ class EncodingSink:
         """
         if self._writer is None:
             self._writer = self._create(len(block))
-        self._writer.write(block)
-        clips = 0 if self._holds_any_value else int(np.count_nonzero(np.abs(block) > 1.0))
-        self.num_clipped += clips
-        self.level.add(np.clip(block, -1.0, 1.0) if clips else block)
+        num_clipped = self._writer.write(block)
+        self.num_clipped += num_clipped
+        self.level.add(np.clip(block, -1.0, 1.0) if num_clipped else block)
 
     def restart(self) -> None:
         """Discard what was written, and begin again."""
