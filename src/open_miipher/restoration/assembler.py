@@ -179,6 +179,7 @@ class Assembler:
         """
         if not np.isfinite(chunk.restored).all():
             raise AudioError(f"{self.job.source.name}: the model gave NaN or Inf")
+        self.job.seconds["model"] += chunk.seconds
         self._early[chunk.index] = chunk
         if chunk.last:
             self._num_chunks = chunk.index + 1

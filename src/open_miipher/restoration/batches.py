@@ -10,7 +10,7 @@ import torch
 from open_miipher.base.errors import UserError
 from open_miipher.base.noise import noise_key
 from open_miipher.restoration.chain import Model
-from open_miipher.restoration.job import Chunk, Job
+from open_miipher.restoration.job import Chunk, Job, Piece
 
 LITTLE_PADDING, MOST_PADDING = 0.05, 0.15
 """Shares of a batch that are padding: a full batch with less than the first goes at once, and none
@@ -19,7 +19,7 @@ has more than the second."""
 PATIENCE = 12
 """When channels for so many batches wait, the one that has waited longest goes with its likes."""
 
-Row = tuple[Chunk, int]  # and the channel of it
+Row = tuple[Piece, int]  # and the channel of it
 
 
 class Waiting:
@@ -44,6 +44,12 @@ class Waiting:
             if paddings[best] <= LITTLE_PADDING:
                 return self._take(best, self._batch_size)
         if len(self._rows) < PATIENCE * self._batch_size:
+            return []
+        return self.first()
+
+    def first(self) -> list[Row]:
+        """Return the batch of the row that has waited longest; nothing if none waits."""
+        if not self._rows:
             return []
         return self._with(min(range(len(self._rows)), key=lambda place: self._rows[place][1]))
 
@@ -97,23 +103,24 @@ def restore_chunks(
             continue
         for channel in list(item.to_restore):
             batch = waiting[item.statistics is not None].add((item, channel))
-            yield from _restore(batch, model)
+            yield from restore_batch(batch, model)  # type: ignore[misc]
     for kind in waiting.values():
         for batch in kind.rest():
-            yield from _restore(batch, model)
+            yield from restore_batch(batch, model)  # type: ignore[misc]
 
 
-def _restore(batch: list[Row], model: Model) -> Iterator[Chunk]:
-    """Restore a batch, in halves where the memory is too small; yield the chunks that are whole.
+def restore_batch(batch: list[Row], model: Model) -> list[Piece]:
+    """Restore a batch, in halves where the memory is too small; return the pieces that are whole.
 
     Raises:
         UserError: the GPU's memory is too small for one of them.
     """
     if not batch:
-        return
-    halves: list[list[Row]] = []
+        return []
+    began = time.perf_counter()
     try:
-        yield from _restore_at_once(batch, model)
+        on_device(batch, model)
+        halves = []
     except torch.OutOfMemoryError as error:
         if len(batch) == 1:
             seconds = batch[0][0].waveform.shape[1] / model.input_rate
@@ -121,30 +128,36 @@ def _restore(batch: list[Row], model: Model) -> Iterator[Chunk]:
                 f"the GPU's memory is too small for a chunk of {seconds:g} s; use shorter chunks"
             ) from error
         halves = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
-    for half in halves:  # out here, where the error no longer holds on to the memory
-        yield from _restore(half, model)
-
-
-def _restore_at_once(batch: list[Row], model: Model) -> list[Chunk]:
-    num_samples = max(chunk.waveform.shape[1] for chunk, _ in batch)
-    waveform = torch.zeros(len(batch), num_samples)
-    for row, (chunk, channel) in zip(waveform.numpy(), batch, strict=True):
-        samples = chunk.waveform[channel]
-        np.multiply(samples, chunk.gains[channel], out=row[: len(samples)])
-    lengths = torch.tensor([chunk.num_samples for chunk, _ in batch])
-    keys = torch.cat([noise_key(chunk.job.options.seed) for chunk, _ in batch])
-    starts = torch.tensor([chunk.start for chunk, _ in batch])
-    given = [chunk.statistics[c] for chunk, c in batch if chunk.statistics is not None]
-    statistics = torch.stack(given) if given else None
-    began = time.perf_counter()
-    restored = model.restore(waveform, lengths, keys, starts, statistics).numpy()
+    if halves:  # out here, where the error no longer holds on to the memory
+        return [piece for half in halves for piece in restore_batch(half, model)]
     share = (time.perf_counter() - began) / len(batch)
-    whole = []
-    for (chunk, channel), row in zip(batch, restored, strict=True):
-        gain = chunk.gains[channel] if model.restores_level else np.float32(1)
-        np.divide(row[: chunk.restored.shape[1]], gain, out=chunk.restored[channel])
-        chunk.to_restore.remove(channel)
-        chunk.job.seconds["model"] += share
-        if not chunk.to_restore:
-            whole.append(chunk)
-    return whole
+    for piece, channel in batch:
+        piece.seconds += share
+        piece.to_restore.remove(channel)
+    # A piece whose channels are in one batch is whole once.
+    return [p for p in dict.fromkeys(piece for piece, _ in batch) if not p.to_restore]
+
+
+def on_device(batch: list[Row], model: Model) -> None:
+    """Do to a batch what the device does: take it in, with its gains, restore it, give it back.
+
+    Whatever else the process of the device does must cost little beside it: `benchmarks/restore.py
+    --stand-in` measures the rest.
+
+    Raises:
+        OutOfMemoryError: of torch; nothing was given back.
+    """
+    num_samples = max(piece.waveform.shape[1] for piece, _ in batch)
+    waveform = torch.zeros(len(batch), num_samples)
+    for row, (piece, channel) in zip(waveform.numpy(), batch, strict=True):
+        samples = piece.waveform[channel]
+        np.multiply(samples, piece.gains[channel], out=row[: len(samples)])
+    lengths = torch.tensor([piece.num_samples for piece, _ in batch])
+    keys = torch.cat([noise_key(piece.seed) for piece, _ in batch])
+    starts = torch.tensor([piece.start for piece, _ in batch])
+    given = [piece.statistics[c] for piece, c in batch if piece.statistics is not None]
+    statistics = torch.stack(given) if given else None
+    restored = model.restore(waveform, lengths, keys, starts, statistics).numpy()
+    for row, (piece, channel) in zip(restored, batch, strict=True):
+        gain = piece.gains[channel] if model.restores_level else np.float32(1)
+        np.divide(row[: piece.restored.shape[1]], gain, out=piece.restored[channel])

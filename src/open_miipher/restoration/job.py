@@ -151,34 +151,47 @@ first pass, which measures it; a longer one is read again."""
 
 
 @dataclass(eq=False)
-class Chunk:
+class Piece:
+    """What is known of a chunk where the model restores it.
+
+    Attributes:
+        waveform: (channels, frames * input_hop) float32 at the model's input rate.
+        num_samples: of the waveform before the padding with zeros.
+        start: of its output in the whole output, in samples at the model's output rate.
+        gains: (channels,) of what the model is given, so that its speech has always one level.
+        statistics: (channels, numbers) of the whole signal, to normalise by; None: the chunk is
+            normalised by its own.
+        seed: of the noise that the model starts from.
+        to_restore: indices of the channels that the model has still to restore; digital silence
+            needs no model.
+        restored: (channels, frames * output_hop) float32, zero until the model has restored it.
+        seconds: that the model took, its share of the batches'.
+    """
+
+    waveform: np.ndarray
+    num_samples: int
+    start: int
+    gains: np.ndarray
+    statistics: Tensor | None
+    seed: int
+    to_restore: list[int]
+    restored: np.ndarray
+    seconds: float = field(default=0.0, init=False)
+
+
+@dataclass(eq=False)
+class Chunk(Piece):
     """A chunk of a job, with all its channels.
 
     Attributes:
         job: that it belongs to.
         index: of the chunk in the job, counted from 0.
-        waveform: (channels, frames * input_hop) at the model's input rate.
-        num_samples: of the waveform before the padding with zeros.
-        start: of its output in the whole output, in samples at the model's output rate.
         last: whether it is the job's last one.
-        gains: (channels,) of what the model is given, so that its speech has always one level.
-        statistics: (channels, numbers) of the whole signal, to normalise by; None: the chunk is
-            normalised by its own.
-        to_restore: indices of the channels that the model has still to restore; digital silence
-            needs no model.
-        restored: (channels, frames * output_hop), zero until the model has restored it.
     """
 
     job: "Job"
     index: int
-    waveform: np.ndarray
-    num_samples: int
-    start: int
     last: bool
-    gains: np.ndarray
-    statistics: Tensor | None
-    to_restore: list[int]
-    restored: np.ndarray
 
 
 @dataclass(eq=False)
@@ -308,16 +321,17 @@ class Cutter:
         padding = num_frames * model.input_hop - num_samples
         speaks = [c for c, row in enumerate(waveform) if row.any() and job.options.strength > 0]
         chunk = Chunk(
-            job,
-            self.num_cut,
-            np.pad(waveform, ((0, 0), (0, padding))),
-            num_samples,
-            self.num_cut * grid.hop_frames * model.output_hop,
-            last,
-            self._gains_of(waveform),
-            self._statistics,
-            speaks,
-            np.zeros((job.num_channels, num_frames * model.output_hop), dtype=np.float32),
+            waveform=np.pad(waveform, ((0, 0), (0, padding))) if padding else waveform,
+            num_samples=num_samples,
+            start=self.num_cut * grid.hop_frames * model.output_hop,
+            gains=self._gains_of(waveform),
+            statistics=self._statistics,
+            seed=job.options.seed,
+            to_restore=speaks,
+            restored=np.zeros((job.num_channels, num_frames * model.output_hop), np.float32),
+            job=job,
+            index=self.num_cut,
+            last=last,
         )
         self.num_cut += 1
         return chunk

@@ -355,24 +355,36 @@ def restore_jobs(jobs: Iterable[Job], model: Model, batch_size: int) -> Iterator
         WriteError: an output cannot be written.
         UserError: the GPU's memory is too small for a chunk.
     """
-    chunks = in_background(_read(jobs), depth=2 * batch_size)
+    chunks = in_background(read_chunks(jobs), depth=2 * batch_size)
     restored = in_background(restore_chunks(chunks, model, batch_size), depth=2)
-    assemblers: dict[Job, Assembler] = {}
     with closing(chunks), closing(restored):
-        try:
-            for item in restored:
-                job = item.job if isinstance(item, Chunk) else item
-                if job.finished:
-                    continue
-                if job not in assemblers:
-                    assemblers[job] = Assembler(job)
-                _advance(assemblers[job], item)
-                if job.finished:
-                    del assemblers[job]
-                    yield job
-        finally:
-            for job in assemblers:
-                job.sink.abort()
+        yield from assemble(restored)
+
+
+def assemble(items: Iterable[Chunk | Job]) -> Iterator[Job]:
+    """Join restored chunks, of many jobs in any order, and write what they become.
+
+    Args:
+        items: restored chunks, and jobs whose source cannot be read further.
+
+    Yields:
+        As `restore_jobs`, whose errors it raises.
+    """
+    assemblers: dict[Job, Assembler] = {}
+    try:
+        for item in items:
+            job = item.job if isinstance(item, Chunk) else item
+            if job.finished:
+                continue
+            if job not in assemblers:
+                assemblers[job] = Assembler(job)
+            _advance(assemblers[job], item)
+            if job.finished:
+                del assemblers[job]
+                yield job
+    finally:
+        for job in assemblers:
+            job.sink.abort()
 
 
 def _advance(assembler: Assembler, item: Chunk | Job) -> None:
@@ -400,7 +412,7 @@ def in_background(items: Iterator[T], depth: int) -> Generator[T, None, None]:
         thread.shutdown(cancel_futures=True)
 
 
-def _read(jobs: Iterable[Job]) -> Iterator[Chunk | Job]:
+def read_chunks(jobs: Iterable[Job]) -> Iterator[Chunk | Job]:
     """Yield the jobs' chunks; for a job whose source cannot be read further, the job itself."""
     for job in jobs:
         try:
