@@ -5,13 +5,23 @@
     torchrun --standalone --nproc_per_node 8 benchmarks/restore.py --amp bf16 --batch-size 8 \
         --model miipher2_wavefit_finetune model.encoder.source=/models/gemma-4-E2B-it
 
+    python benchmarks/restore.py --stand-in --json
+    python benchmarks/restore.py --stand-in --json --output-format wav
+
 Audio is generated, written to FLAC files at 48 kHz and read from them; outputs are written as the
 command writes them. With --model, weights are random, and overrides of `src/train.py` may follow.
 Reading, the model and writing run in parallel, so the slowest of the three decides the speed.
+
+--stand-in measures all that is not the model's work (stand_in.py): an hour of 120 FLAC files of
+16 kHz, or of WAV files with --output-format wav, becomes as many at 48 kHz. CPU time, in ms a
+second of audio: `feeder` of the process that has the device, `device` of what a GPU would do in
+it, `cpu` of all processes together.
 """
 
 import argparse
 import json
+import os
+import platform
 import resource
 import sys
 import tempfile
@@ -28,6 +38,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import stand_in
 from families import first_stages
 
 from open_miipher.audio.io import AudioWriter, probe
@@ -41,11 +52,14 @@ from open_miipher.restoration import Chain, FileSink, Job, RestoreOptions, Resto
 from open_miipher.vocoders import VOCODERS
 
 _INPUT_RATE = 48000
+_STANDARD_OUTPUT = Path("-")
 
 
 def main() -> int:
     """Measure one chain."""
     arguments = parse_arguments()
+    if arguments.stand_in:
+        return measure_stand_in(arguments)
     world = start(arguments.device)
     if arguments.ckpt_dir:
         chain = Chain.from_checkpoint(arguments.ckpt_dir, world.device, arguments.amp)
@@ -66,7 +80,9 @@ def main() -> int:
             "chunk_seconds": arguments.chunk_seconds,
         }
         report(figures)
-        if arguments.json:
+        if arguments.json == _STANDARD_OUTPUT:
+            print(json.dumps(figures))
+        elif arguments.json:
             arguments.json.write_text(json.dumps(figures, indent=2))
     world.close()
     return 0
@@ -80,18 +96,54 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--ckpt-dir", help="a stage-3 checkpoint, in place of --model")
     parser.add_argument("--files", type=int, default=4, help="files a rank (default: 4)")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each (default: 60)")
-    parser.add_argument("--output-format", choices=["wav", "flac"], default="wav")
+    parser.add_argument("--stand-in", action="store_true", help="a model that costs nothing")
+    parser.add_argument("--workers", type=int, help="with --stand-in (default: one a core)")
+    parser.add_argument(
+        "--output-format", choices=["wav", "flac"], help="default: wav; flac with --stand-in"
+    )
     parser.add_argument("--batch-size", type=int, default=4, help="chunks at once (default: 4)")
     parser.add_argument("--chunk-seconds", type=float, default=defaults.chunk_seconds)
     parser.add_argument("--overlap-seconds", type=float, default=defaults.overlap_seconds)
     parser.add_argument("--amp", choices=["no", "bf16"], default="no")
     parser.add_argument("--device", help="cpu or cuda; default: a GPU if there is one")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument(
+        "--json",
+        type=Path,
+        nargs="?",
+        const=_STANDARD_OUTPUT,
+        metavar="FILE",
+        help="write the figures here too; without a FILE, print them, an object a line",
+    )
     parser.add_argument("overrides", nargs="*", help="of the configuration, with --model")
     arguments = parser.parse_intermixed_args()
-    if (arguments.model is None) == (arguments.ckpt_dir is None):
-        parser.error("give --model or --ckpt-dir")
+    if [bool(arguments.model), bool(arguments.ckpt_dir), arguments.stand_in].count(True) != 1:
+        parser.error("give --model, --ckpt-dir or --stand-in")
+    if arguments.output_format is None:
+        arguments.output_format = "flac" if arguments.stand_in else "wav"
     return arguments
+
+
+def measure_stand_in(arguments: argparse.Namespace) -> int:
+    """Measure what is around a model that costs nothing, three times; the last line is the median.
+
+    One of a few files is run first, which starts the workers.
+    """
+    cores = len(os.sched_getaffinity(0))
+    num_workers = cores if arguments.workers is None else arguments.workers
+    common = {
+        "format": arguments.output_format,
+        "workers": num_workers,
+        "cores": cores,
+        "machine": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+    found = []
+    for figures in stand_in.measure(arguments.output_format, 120, 1.0, num_workers, repeats=3):
+        found.append(figures)
+        print(json.dumps({**figures, **common}), flush=True)
+    print(json.dumps({**stand_in.median(found), **common}))
+    return 0
 
 
 def random_chain(model: str, overrides: list[str], world: World, amp: Any) -> Chain:

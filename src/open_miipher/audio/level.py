@@ -89,7 +89,7 @@ def without_rumble(waveform: np.ndarray, num_samples: int, sample_rate: int) -> 
     np.subtract(signal, signal.mean(axis=1, keepdims=True), out=taken[:, :num_samples])
     steps = taken.reshape(len(waveform), num_steps, step)
     parts = np.pad(steps @ smooth.T, ((0, 0), (reach, reach), (0, 0)))
-    slow = sum(parts[:, k : k + num_steps, k] for k in range(len(smooth)))
+    slow = np.sum([parts[:, k : k + num_steps, k] for k in range(len(smooth))], axis=0)
     found = np.stack([np.convolve(np.pad(row, len(rumble) // 2), rumble, "valid") for row in slow])
     around = np.lib.stride_tricks.sliding_window_view(
         np.pad(found, ((0, 0), (reach, reach))), len(smooth), axis=1
@@ -103,7 +103,7 @@ def _rumble_filters(sample_rate: int, step: int) -> tuple[np.ndarray, np.ndarray
     """Return what goes to every `step`th sample, and what finds the rumble there.
 
     Returns:
-        (parts, step) float32, a low-pass (a Kaiser window of 80 dB) around the middle of a step; and
+        (parts, step) float32, a low-pass (Kaiser window, 80 dB) around the middle of a step; and
         (taps,) float32, which passes what lies below `RUMBLE`.
     """
     num_taps = _SMOOTH_STEPS * step

@@ -12,8 +12,8 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from multiprocessing import get_context, resource_tracker
+from contextlib import AbstractContextManager, suppress
+from multiprocessing import get_context, reduction, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -29,12 +29,40 @@ RETRIES = 2
 
 _SPAWN = get_context("spawn")
 _DYING_SECONDS = 5.0  # between the end of its connection and its own
-_LOOK_EVERY = 0.2  # s, at whether a signal came
+LOOK_EVERY = 0.2  # s, at whether a signal came
 _FAILED_STARTS = 3  # one after another: the next would fare no better
-_READY, _BEGUN, _PART, _ENDED, _DONE, _REFUSED, _BROKEN, _DIED = range(8)
+READY, BEGUN, PART, ENDED, DONE, REFUSED, BROKEN, DIED = range(8)
+"""What a worker's message says; the last is said of it."""
 
 
 _place = 0
+_connection: Connection | None = None
+
+
+def tell(part: Any) -> None:
+    """Tell, in a worker, its pool's process a part of what its function has done so far."""
+    assert _connection is not None
+    _connection.send((PART, part))
+
+
+def hear(wait_for_it: bool = True) -> Any:
+    """Return, in a worker, what its pool's process sent meanwhile; None: nothing, without a wait.
+
+    The worker ends here when that process has ended the connection.
+    """
+    assert _connection is not None
+    if not wait_for_it and not _connection.poll():
+        return None
+    try:
+        return pickle.loads(_connection.recv_bytes())
+    except EOFError:
+        raise SystemExit from None
+
+
+def hear_file() -> int:
+    """Return, in a worker, the descriptor of a file that its pool's process sent."""
+    assert _connection is not None
+    return reduction.recv_handle(_connection)
 
 
 def worker_place() -> int:
@@ -49,8 +77,8 @@ class WorkerError(RuntimeError):
     """A fault in the code that a worker runs; the message is its traceback."""
 
 
-class _Worker:
-    """One process.
+class Worker:
+    """One process, of a pool or of `corpus.feeding`.
 
     Args:
         place: what `worker_place` gives in it.
@@ -82,6 +110,7 @@ class _Worker:
 
     @property
     def is_idle(self) -> bool:
+        """Whether it can be given an item."""
         return self.is_ready and self.item is None
 
     def start(self, build: Callable[[], Any]) -> None:
@@ -89,13 +118,26 @@ class _Worker:
         self.build, self.is_ready = build, False
         self.send(build)
 
-    def send(self, content: Callable[[], Any] | Item) -> bool:
-        """Send what to build, or an item; False if the process is dead."""
+    def send(self, content: Any) -> bool:
+        """Send what to build, an item, or what it hears; False if the process is dead."""
         try:
             self.connection.send_bytes(pickle.dumps(content))
         except OSError:
             return False
         return True
+
+    def send_file(self, descriptor: int) -> None:
+        """Send an open file, which it hears with `hear_file`."""
+        with suppress(OSError):  # the process is dead
+            reduction.send_handle(self.connection, descriptor, self.process.pid)
+
+    def receive(self) -> tuple[int, Any]:
+        """Return what it says, or how it died."""
+        try:
+            message: tuple[int, Any] = self.connection.recv()
+        except (EOFError, OSError):
+            message = DIED, self.end(_DYING_SECONDS)
+        return message
 
     def end(self, patience_seconds: float = 0.0) -> str:
         """See that it has ended, and say how."""
@@ -125,7 +167,7 @@ class Pool(AbstractContextManager["Pool"]):
     ) -> None:
         self._num_workers, self._seconds_per_item = num_workers, seconds_per_item
         self._retries = retries
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self._num_failed_starts = 0
 
     def __exit__(self, *_: object) -> None:
@@ -175,22 +217,22 @@ class Pool(AbstractContextManager["Pool"]):
                 self._hand_out(queue, build)
                 for worker, kind, content in self._events():
                     item = worker.item
-                    if kind in (_ENDED, _DONE, _REFUSED, _BROKEN):
+                    if kind in (ENDED, DONE, REFUSED, BROKEN):
                         worker.item, worker.next_item = worker.next_item, None
                         worker.has_begun = False
-                    if kind == _REFUSED:
+                    if kind == REFUSED:
                         raise UserError(content)
-                    elif kind == _BROKEN:
+                    elif kind == BROKEN:
                         raise WorkerError(content)
-                    elif kind == _PART and item is not None:
+                    elif kind == PART and item is not None:
                         if worker.next_item is None and not stopped():
                             fill(1)
                             if queue and worker.send(queue[0]):
                                 worker.next_item = queue.popleft()
                         yield item, content, None
-                    elif kind == _DONE and item is not None:
+                    elif kind == DONE and item is not None:
                         yield item, content, None
-                    elif kind == _DIED:
+                    elif kind == DIED:
                         self._remove(worker, content)
                         queue.extend([] if worker.next_item is None else [worker.next_item])
                         if item is not None:
@@ -219,21 +261,18 @@ class Pool(AbstractContextManager["Pool"]):
             elif len(self._workers) < self._num_workers:
                 taken = {worker.place for worker in self._workers}
                 place = next(p for p in range(self._num_workers) if p not in taken)
-                self._workers.append(_Worker(place))
+                self._workers.append(Worker(place))
                 self._workers[-1].start(build)
 
-    def _events(self) -> Iterator[tuple[_Worker, int, Any]]:
+    def _events(self) -> Iterator[tuple[Worker, int, Any]]:
         """Wait a moment for what workers say at the end of work, or for why one died."""
         by_connection = {worker.connection: worker for worker in self._workers}
-        for connection in wait(list(by_connection), _LOOK_EVERY):
+        for connection in wait(list(by_connection), LOOK_EVERY):
             worker = by_connection[connection]  # type: ignore[index]
-            try:
-                kind, content = worker.connection.recv()
-            except (EOFError, OSError):
-                kind, content = _DIED, worker.end(_DYING_SECONDS)
-            if kind == _READY:
+            kind, content = worker.receive()
+            if kind == READY:
                 worker.is_ready, self._num_failed_starts = True, 0
-            elif kind == _BEGUN:
+            elif kind == BEGUN:
                 worker.has_begun = True
             else:
                 worker.deadline = self._deadline()  # of the next part
@@ -241,12 +280,12 @@ class Pool(AbstractContextManager["Pool"]):
         now = time.monotonic()
         for worker in [w for w in self._workers if w.item is not None and now > w.deadline]:
             worker.end()
-            yield worker, _DIED, f"it took more than {self._seconds_per_item:g} s"
+            yield worker, DIED, f"it took more than {self._seconds_per_item:g} s"
 
     def _deadline(self) -> float:
         return time.monotonic() + (self._seconds_per_item or math.inf)
 
-    def _remove(self, worker: _Worker, how: str) -> None:
+    def _remove(self, worker: Worker, how: str) -> None:
         """Forget a worker that is dead.
 
         Raises:
@@ -254,19 +293,32 @@ class Pool(AbstractContextManager["Pool"]):
         """
         self._workers.remove(worker)
         self._num_failed_starts += not worker.is_ready
-        if self._num_failed_starts == _FAILED_STARTS:
-            raise UserError(f"{_FAILED_STARTS} worker processes ended while they started ({how})")
+        check_starts(self._num_failed_starts, how)
 
-    def _end(self, workers: list[_Worker]) -> None:
+    def _end(self, workers: list[Worker]) -> None:
         for worker in workers:
             worker.end()
         self._workers = [worker for worker in self._workers if worker not in workers]
 
 
+def check_starts(num_failed: int, how: str) -> None:
+    """See that a worker may be started again.
+
+    Args:
+        num_failed: workers that died one after another before they were ready.
+        how: the last one died.
+
+    Raises:
+        UserError: too many.
+    """
+    if num_failed >= _FAILED_STARTS:
+        raise UserError(f"{num_failed} worker processes ended while they started ({how})")
+
+
 def _work(connection: Connection, place: int) -> None:
     """Do what is sent, one message after the other, until the pool's process ends."""
-    global _place
-    _place = place
+    global _place, _connection
+    _place, _connection = place, connection
     die_with_parent()
     ignore_stop_signals()  # the pool's process decides what they mean
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
@@ -279,17 +331,17 @@ def _work(connection: Connection, place: int) -> None:
             return
         try:
             content = pickle.loads(message)
-            if isinstance(content, Item):
-                connection.send((_BEGUN, None))
-                answer = (_DONE, function(content))  # type: ignore[misc]
+            if not callable(content):
+                connection.send((BEGUN, None))
+                answer = (DONE, function(content))  # type: ignore[misc]
                 if isinstance(answer[1], Iterator):
                     for part in answer[1]:
-                        connection.send((_PART, part))
-                    answer = (_ENDED, None)
+                        connection.send((PART, part))
+                    answer = (ENDED, None)
             else:
-                function, answer = content(), (_READY, None)
+                function, answer = content(), (READY, None)
         except UserError as error:
-            answer = (_REFUSED, str(error))
+            answer = (REFUSED, str(error))
         except Exception:  # noqa: BLE001 - raised again in the pool's process
-            answer = (_BROKEN, traceback.format_exc())
+            answer = (BROKEN, traceback.format_exc())
         connection.send(answer)

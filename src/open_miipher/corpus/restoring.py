@@ -2,8 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,33 @@ from open_miipher.base.errors import UserError, notice
 from open_miipher.base.paths import existing_parent, printable
 from open_miipher.base.rows import Row
 from open_miipher.corpus.array import OF_RESTORING, ArrayTask
-from open_miipher.corpus.inputs import Inputs, InputSample, find_left, renamed
+from open_miipher.corpus.feeding import Line, Workers
+from open_miipher.corpus.inputs import Inputs, find_left, renamed
 from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger
 from open_miipher.corpus.outcome import NO_FAILURES, UNABLE, MaxFailures
 from open_miipher.corpus.recordings import Segment
 from open_miipher.corpus.run import Item, Plan
-from open_miipher.corpus.writers import FileOutput, Output, Setting, ShardOutput
+from open_miipher.corpus.writers import Setting, restore_items
 from open_miipher.distributed import Share
-from open_miipher.restoration import Job, Restorer
-from open_miipher.shards import StorageError
+from open_miipher.restoration import Restorer
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """Builds what a worker does (picklable)."""
+
+    inputs: Inputs
+    setting: Setting
+
+    def __call__(self) -> Callable[[int], None]:
+        return self.restore
+
+    def restore(self, num_bytes: int) -> None:
+        """Restore what comes over the line."""
+        line = Line(num_bytes)
+        self.setting.restorer.model.line = line  # type: ignore[attr-defined]
+        for row in restore_items(line, self.inputs, self.setting, line.restore_jobs):
+            line.finished(row)
 
 
 class Restore:
@@ -37,6 +55,7 @@ class Restore:
         output_dir: gets the inputs' folders and names.
         file_format: of the restored audio.
         outputs_elsewhere: outputs that were moved away are not made again.
+        workers: processes that do all but what the model does; None: all is done in this one.
 
     Attributes:
         identity: the model and all that changes what comes out.
@@ -52,8 +71,10 @@ class Restore:
         output_dir: Path,
         file_format: FileFormat,
         outputs_elsewhere: bool = False,
+        workers: Workers | None = None,
     ) -> None:
         restorer.decide_on_trust()
+        self._workers = workers
         self._inputs, self._output_dir = inputs, output_dir
         self._outputs_elsewhere = outputs_elsewhere
         self._setting = Setting(restorer, output_dir, file_format)
@@ -93,42 +114,20 @@ class Restore:
 
     def process(self, items: Share[Item]) -> Iterator[Row]:
         """Restore the items of one rank; a signal lets files come to their end, and no shards."""
-        make = ShardOutput if self._inputs.are_packed else FileOutput
-        in_work: list[Output] = []
-        items.under_way = lambda: sum(output.seconds_under_way for output in in_work.copy())
+        if self._workers is None:
+            restore_jobs = self._setting.restorer.restore_jobs
+            return restore_items(items, self._inputs, self._setting, restore_jobs)
+        build = _Worker(self._inputs, self._setting.distant())
+        restorer = self._setting.restorer
+        return self._workers.restore(build, items, restorer, self._lost, self._clear_up)
 
-        def jobs() -> Iterator[Job]:
-            for item in items:
-                output = make(self._setting, item)
-                in_work.append(output)
-                for sample in self._samples(output):
-                    if items.stopped:
-                        return
-                    yield from output.add(sample)
-                output.is_read = True
+    def _lost(self, item: Item, problem: str) -> Row:
+        row = self._setting.failed_row(item.id, item.stamp, f"{printable(item.id)}: {problem}")
+        return {**row, **self._inputs.origin(item.id), "seconds": round(item.cost, 6)}
 
-        def finished() -> Iterator[Row]:
-            for output in in_work.copy():  # the thread that reads may add one
-                if output.advance():
-                    yield output.close()
-                    in_work.remove(output)
-
-        try:
-            for _ in self._setting.restorer.restore_jobs(jobs()):
-                yield from finished()
-            yield from finished()
-        finally:
-            for output in in_work:
-                output.abort()
-
-    def _samples(self, output: Output) -> Iterator[InputSample]:
-        """Yield what is in an item up to its end, or up to where it is damaged."""
-        try:
-            yield from self._inputs.open(output.item)
-        except StorageError:
-            raise  # no fault of the input: the next ones would fare no better
-        except UserError as error:
-            output.error = str(error)
+    def _clear_up(self, item: Item) -> None:
+        samples = Ledger(self._output_dir).samples_path(item.id)
+        remove_leftovers([self._output_dir / item.output, samples])
 
     def preview(
         self,

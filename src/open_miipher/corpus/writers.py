@@ -4,22 +4,24 @@ One thread adds samples, and has their signals restored; another advances and cl
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.io import WAV_BYTE_LIMIT
 from open_miipher.base.atomic import name_refusal
+from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row
-from open_miipher.corpus.inputs import Audio, InputSample
+from open_miipher.corpus.feeding import DistantModel
+from open_miipher.corpus.inputs import Audio, Inputs, InputSample
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.run import Item
 from open_miipher.restoration import FileSink, Job, MemorySink, Restorer, Source, WriteError
-from open_miipher.shards import Sample, ShardWriter, member_name
+from open_miipher.shards import Sample, ShardWriter, StorageError, member_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +80,11 @@ class Setting:
     def shape(self, source: Source) -> tuple[int, int, int]:
         """Return the sample rate, frames and channels that an input becomes."""
         return self.restorer.options.output_shape(source, self.restorer.model)
+
+    def distant(self) -> "Setting":
+        """Return the same for a process that has not got the model (picklable)."""
+        options = self.restorer.options
+        return replace(self, restorer=Restorer(DistantModel(self.restorer.model), options))
 
     def signal(self, audio: Audio, sink: type[FileSink | MemorySink], name: Any) -> _Signal:
         """Have audio restored into a new sink of this name."""
@@ -344,3 +351,78 @@ class ShardOutput(Output):
                 return
             what = printable(error.filename or self._path)
             raise WriteError(f"{what} cannot be written: {error.strerror}") from error
+
+
+class _Items(Protocol):
+    """Items to do; a `Share`, or what comes to a worker.
+
+    Attributes:
+        stopped: whether a signal came.
+        under_way: is set to what gives the seconds of audio that are restored of what is not
+            written yet.
+    """
+
+    under_way: Callable[[], float]
+
+    @property
+    def stopped(self) -> bool:
+        """See above."""
+
+    def __iter__(self) -> Iterator[Item]:
+        """Give the items."""
+
+
+def restore_items(
+    items: _Items,
+    inputs: Inputs,
+    setting: Setting,
+    restore_jobs: Callable[[Iterable[Job]], Iterator[Job]],
+) -> Iterator[Row]:
+    """Restore items into outputs, several at once.
+
+    Args:
+        items: taken as there is room.
+        inputs: open them.
+        setting: of the run.
+        restore_jobs: restores their signals, and gives each when it is finished.
+
+    Yields:
+        A row an item.
+    """
+    make = ShardOutput if inputs.are_packed else FileOutput
+    in_work: list[Output] = []
+    items.under_way = lambda: sum(output.seconds_under_way for output in in_work.copy())
+
+    def jobs() -> Iterator[Job]:
+        for item in items:
+            output = make(setting, item)
+            in_work.append(output)
+            for sample in _samples(inputs, output):
+                if items.stopped:
+                    return
+                yield from output.add(sample)
+            output.is_read = True
+
+    def finished() -> Iterator[Row]:
+        for output in in_work.copy():  # the thread that reads may add one
+            if output.advance():
+                yield output.close()
+                in_work.remove(output)
+
+    try:
+        for _ in restore_jobs(jobs()):
+            yield from finished()
+        yield from finished()
+    finally:
+        for output in in_work:
+            output.abort()
+
+
+def _samples(inputs: Inputs, output: Output) -> Iterator[InputSample]:
+    """Yield what is in an item up to its end, or up to where it is damaged."""
+    try:
+        yield from inputs.open(output.item)
+    except StorageError:
+        raise  # no fault of the input: the next ones would fare no better
+    except UserError as error:
+        output.error = str(error)

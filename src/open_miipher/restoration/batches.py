@@ -34,6 +34,9 @@ class Waiting:
         self._rows: list[tuple[int, int, Row]] = []  # frames, order of arrival, row
         self._num_seen = 0
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def add(self, row: Row) -> list[Row]:
         """Have a row wait; return the batch that shall go now, or nothing."""
         insort(self._rows, (row[0].restored.shape[1], self._num_seen, row))

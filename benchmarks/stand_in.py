@@ -1,0 +1,152 @@
+"""Measure what restoring costs around a model that costs nothing: `restore.py --stand-in`.
+
+A directory of speech-like files is restored as `src/inference.py` does it, through a corpus run.
+The process that has the device does with its CPU what `restoration.batches.on_device` does not: it
+must keep up with a device that is faster than any here.
+"""
+
+import contextlib
+import os
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from open_miipher.audio.formats import FileFormat
+from open_miipher.audio.io import AudioWriter
+from open_miipher.corpus.feeding import Workers
+from open_miipher.corpus.recordings import Directory
+from open_miipher.corpus.restoring import Restore
+from open_miipher.corpus.run import run
+from open_miipher.distributed import World
+from open_miipher.restoration import RestoreOptions, Restorer, batches
+
+_RATE = 16000
+_SHORTEST, _LONGEST = 5.0, 60.0
+
+
+class StandIn:
+    """A `Model` without a network: each sample of 16 kHz three times, at 48 kHz.
+
+    Like Sidon's and Miipher-2's chains, it gives no level: each chunk is brought to the input's.
+    """
+
+    input_rate, input_hop = _RATE, 320
+    output_rate, output_hop = 48000, 960
+    needs_statistics = restores_level = is_light = False
+    fingerprint = "stand-in"
+
+    def restore(self, waveform: Tensor, *_: Tensor | None) -> Tensor:
+        """Repeat the samples."""
+        return waveform.repeat_interleave(3, dim=1)
+
+
+class _Meter:
+    """CPU time of this process, of `on_device` in it, and of the workers, since `start`."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers, self._device = workers, 0.0
+        restore = batches.on_device
+
+        def timed(*arguments: Any) -> None:
+            began = time.thread_time()
+            restore(*arguments)
+            self._device += time.thread_time() - began
+
+        batches.on_device = timed
+
+    def start(self) -> None:
+        """Begin to measure."""
+        self._began = self._now()
+
+    def figures(self, seconds: float) -> dict[str, float]:
+        """Return the figures of a run over so many seconds of audio."""
+        wall, own, device, helpers = (
+            now - began for now, began in zip(self._now(), self._began, strict=True)
+        )
+        a_second = 1000 / seconds
+        return {
+            "feeder_ms_per_s": (own - device) * a_second,
+            "device_ms_per_s": device * a_second,
+            "cpu_ms_per_s": (own + helpers) * a_second,
+            "cpu_without_device_ms_per_s": (own + helpers - device) * a_second,
+            "times_real_time": seconds / wall,
+        }
+
+    def _now(self) -> tuple[float, float, float, float]:
+        helpers = sum(map(cpu_seconds, self._workers.pids))
+        return time.perf_counter(), time.process_time(), self._device, helpers
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return what a process has taken of the CPU, user and system, all threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(
+    format: str, num_files: int, hours: float, num_workers: int, repeats: int
+) -> Iterator[dict[str, Any]]:
+    """Restore the files once to warm up, then as often as asked; yield the figures of each time.
+
+    Args:
+        format: of the inputs and the outputs, wav or flac.
+        num_files: to restore.
+        hours: of audio that they hold together.
+        num_workers: processes beside this one; 0: none.
+        repeats: runs that count.
+    """
+    torch.set_num_threads(1)
+    restorer = Restorer(StandIn(), RestoreOptions(trust=False))
+    with tempfile.TemporaryDirectory() as name, Workers(num_workers) as workers:
+        folder, meter = Path(name), _Meter(workers)
+        seconds = make_files(folder / "in", format, num_files, hours)
+        for number in range(repeats + 1):
+            output = folder / f"out-{number}"
+            task = Restore(
+                restorer,
+                Directory(folder / "in"),
+                output,
+                FileFormat(format),
+                workers=workers if num_workers else None,
+            )
+            meter.start()
+            with contextlib.redirect_stdout(sys.stderr):
+                run(task, output, World(0, 1, torch.device("cpu")))
+            figures = meter.figures(seconds)
+            shutil.rmtree(output)
+            if number > 0:
+                yield {"run": number, **figures}
+
+
+def make_files(folder: Path, format: str, num_files: int, hours: float) -> float:
+    """Write voices in noise of 5 to 60 s each; return how many seconds they are together."""
+    rng = np.random.default_rng(0)
+    lengths = rng.uniform(0, 1, num_files)
+    lengths *= (3600 * hours / num_files - _SHORTEST) / lengths.mean()
+    lengths = (_SHORTEST + lengths).clip(max=_LONGEST)
+    t = np.arange(round(2 * _LONGEST * _RATE)) / _RATE
+    phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(4.4 * t)) / _RATE
+    voice = sum(np.sin(k * phase) / k for k in range(1, 20)) * np.clip(np.sin(19 * t), 0, 1)
+    folder.mkdir()
+    for number, length in enumerate(lengths):
+        size = round(length * _RATE)
+        first = int(rng.integers(len(t) - size))
+        waveform = 0.1 * voice[first : first + size] + 0.003 * rng.standard_normal(size)
+        with AudioWriter(folder / f"{number:05d}.{format}", _RATE, 1, format) as writer:
+            writer.write(waveform.astype(np.float32)[None])
+    return float(lengths.sum())
+
+
+def median(figures: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return each figure's median."""
+    names = figures[0].keys() - {"run"}
+    return {name: statistics.median(f[name] for f in figures) for name in sorted(names)}
