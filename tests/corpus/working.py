@@ -5,8 +5,10 @@ import signal
 import time
 from pathlib import Path
 
+from open_miipher.audio.io import AudioError, AudioWriter
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.pool import worker_place
+from open_miipher.corpus.recordings import Directory
 from open_miipher.corpus.run import Item
 from open_miipher.shards import ShardWriter
 
@@ -85,3 +87,27 @@ class FullDisk:
 def broken():
     """Die before it is ready."""
     os._exit(3)
+
+
+class DyingDirectory(Directory):
+    """Kills the process that opens `die`, and the first one that opens `once`."""
+
+    def open(self, item: Item):
+        mark = self._root.with_name("died once")
+        if item.id.startswith("die") or (item.id.startswith("once") and not mark.exists()):
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().open(item)
+
+
+class FullDirectory(Directory):
+    """From `full` on, the disk of the process that opens it has no room for an audio file."""
+
+    def open(self, item: Item):
+        if item.id.startswith("full"):
+
+            def full(*_):
+                raise AudioError("no space left on its disk")
+
+            AudioWriter._encode = full
+        return super().open(item)

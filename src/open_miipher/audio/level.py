@@ -309,11 +309,14 @@ def slope(num_samples: int, seams: tuple[int, int], logs: tuple[float, float]) -
     Returns:
         (samples,) float32.
     """
-    if not any(logs):
-        return np.ones(num_samples, np.float32)
-    places = [seams[0], (seams[0] + seams[1]) / 2, seams[1]]
-    line = np.interp(np.arange(num_samples), places, [logs[0], 0.0, logs[1]])
-    return np.exp(line.astype(np.float32))
+    middle, half = sum(seams) / 2, (seams[1] - seams[0]) / 2
+    line = np.arange(num_samples, dtype=np.float32)
+    line -= np.float32(middle)
+    np.minimum(np.abs(line, out=line), np.float32(half), out=line)
+    turn = min(num_samples, math.ceil(middle))
+    line[:turn] *= logs[0] / half
+    line[turn:] *= logs[1] / half
+    return np.exp(line, out=line)
 
 
 class GainTrack:

@@ -111,7 +111,7 @@ class Line(Iterator[Item]):
     """
 
     def __init__(self, num_bytes: int) -> None:
-        self._memory = _Memory(pool.hear_file(), num_bytes)
+        self._memory, self._num_floats = _Memory(pool.hear_file(), num_bytes), num_bytes // _FLOAT
         self._items: deque[Item] = deque()
         self._is_over = self._is_stopped = False
         self._sent: dict[int, tuple[Chunk, int]] = {}  # chunks and channels, by place
@@ -147,7 +147,7 @@ class Line(Iterator[Item]):
     def measure(self, blocks: Iterable[np.ndarray]) -> torch.Tensor:
         """Have the feeder measure the statistics of a signal (see `Model.measure`)."""
         pool.tell(("measure",))
-        for block in blocks:
+        for block in _pieces(blocks, self._num_floats // 2):
             while (place := self._memory.take(block.size)) is None:
                 self._wait()
             self._memory.array(place, block.size)[:] = block.ravel()
@@ -546,6 +546,14 @@ class _Feed:
             self._workers.processes.remove(hand.worker)
         for item in hand.items.values():
             self._clear_up(item)
+
+
+def _pieces(blocks: Iterable[np.ndarray], most: int) -> Iterator[np.ndarray]:
+    """Cut blocks (channels, n) into pieces of so many numbers at most."""
+    for block in blocks:
+        length = max(1, most // len(block))
+        for start in range(0, block.shape[1], length):
+            yield block[:, start : start + length]
 
 
 def _memory_bytes(restorer: Restorer, num_workers: int) -> int:
