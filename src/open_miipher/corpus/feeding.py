@@ -113,7 +113,7 @@ class Line(Iterator[Item]):
     def __init__(self, num_bytes: int) -> None:
         self._memory, self._num_floats = _Memory(pool.hear_file(), num_bytes), num_bytes // _FLOAT
         self._items: deque[Item] = deque()
-        self._is_over = self._is_stopped = False
+        self._is_over = self._is_stopped = self._is_closed = False
         self._sent: dict[int, tuple[Chunk, int]] = {}  # chunks and channels, by place
         self._whole: deque[Chunk] = deque()
         self._num_heard = 0  # rows that came back
@@ -135,6 +135,12 @@ class Line(Iterator[Item]):
         while self._hear(wait_for_it=False):
             pass
         return self._is_stopped
+
+    def close(self) -> None:
+        """Say that all is done, and hear what was on its way."""
+        pool.tell(("ended",))
+        while not self._is_closed:
+            self._hear()
 
     def finished(self, row: Row) -> None:
         """Tell what became of an item."""
@@ -172,6 +178,7 @@ class Line(Iterator[Item]):
             while self._hear(wait_for_it=False):
                 pass
             yield from self._taken()
+        yield from self._taken()  # also what came while the last item was asked for
         while self._sent:
             self._wait()
             yield from self._taken()
@@ -208,6 +215,8 @@ class Line(Iterator[Item]):
             self._answer = torch.from_numpy(content)
         elif kind == "block":
             self._memory.give_back(*content)
+        elif kind == "closed":
+            self._is_closed = True
         else:
             self._take_back(*content)
         return True
@@ -464,6 +473,9 @@ class _Feed:
             del hand.items[row_of_item["id"]]
             hand.begun.remove(row_of_item["id"])
             yield row_of_item
+        elif what == "ended":
+            hand.is_over = hand.is_stopped = True  # nothing more is sent
+            hand.worker.send(("closed", None))
         elif what == "measure":
             future = self._measuring.submit(self._model.measure, self._blocks(hand))
             self._measured[future] = hand
@@ -518,9 +530,10 @@ class _Feed:
         assert hand.memory is not None
         while (block := hand.blocks.get()) is not None:
             start, num_rows, length = block
-            yield hand.memory.array(start, num_rows * length).reshape(num_rows, length)
+            copy = hand.memory.array(start, num_rows * length).reshape(num_rows, length).copy()
             self._outbox.put((hand, ("block", (start, num_rows * length))))
             self._wake_up()
+            yield copy
 
     def _replace(self, hand: _Hand, how: str) -> Iterator[Row]:
         """Forget a worker that died; what it had begun is tried again, each with a worker alone."""

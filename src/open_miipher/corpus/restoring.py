@@ -42,6 +42,7 @@ class _Worker:
         self.setting.restorer.model.line = line  # type: ignore[attr-defined]
         for row in restore_items(line, self.inputs, self.setting, line.restore_jobs):
             line.finished(row)
+        line.close()
 
 
 class Restore:
