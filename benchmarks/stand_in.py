@@ -116,7 +116,7 @@ def measure(
                 Directory(folder / "in"),
                 output,
                 FileFormat(format),
-                workers=workers if num_workers else None,
+                workers=workers,
             )
             meter.start()
             with contextlib.redirect_stdout(sys.stderr):

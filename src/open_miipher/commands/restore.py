@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
@@ -23,6 +24,7 @@ from open_miipher.corpus.outcome import INTERRUPTED, MaxFailures
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
     from open_miipher.corpus.array import ArrayTask
+    from open_miipher.corpus.feeding import Workers
     from open_miipher.corpus.inputs import Inputs
     from open_miipher.corpus.restoring import Restore
     from open_miipher.distributed import StopSignal, World
@@ -73,7 +75,7 @@ _STANDARD = Path("-")  # input or output
 _UNCLIPPED = "--subtype FLOAT keeps all, --level peak leaves room"
 _OF_RUNS = (
     *("shard_member", "s3_endpoint_url", "s3_profile", "output_shards", "num_shards", "shard_id"),
-    *("outputs_elsewhere", "max_failures", "dry_run"),
+    *("outputs_elsewhere", "max_failures", "dry_run", "num_workers"),
 )
 
 
@@ -305,6 +307,13 @@ def _ask_how(group: argparse._ArgumentGroup) -> None:
         help="processes that share a GPU, each with a copy of the model (default: %(default)s)",
     )
     add(
+        "--num-workers",
+        type=_not_negative,
+        metavar="N",
+        help="processes that read and write beside each one with a model; 0: that does it itself "
+        "(default: on a GPU, a core each where there is much to restore; on a CPU 0)",
+    )
+    add(
         "--amp",
         choices=["no", "bf16"],
         help="bf16: weights in 16 bits, faster on GPUs, and another output than with no: say which "
@@ -390,20 +399,31 @@ def _restore(arguments: argparse.Namespace, world: "World") -> int:
     array_task = world.agree(lambda: _array_task(arguments))
     allowed = world.agree(lambda: MaxFailures(arguments.max_failures))
     stop = None if arguments.dry_run else StopSignal()  # a model may take minutes to load
-    task = _task(arguments, world)
-    if stop is None:
-        return _preview(task, array_task, allowed, arguments, world)
-    return _run(task, array_task, allowed, arguments, world, stop)
+    with _workers(arguments, world) as workers:
+        task = _task(arguments, world, workers)
+        if stop is None:
+            return _preview(task, array_task, allowed, arguments, world)
+        return _run(task, array_task, allowed, arguments, world, stop)
 
 
-def _task(arguments: argparse.Namespace, world: "World") -> "Restore":
+def _workers(arguments: argparse.Namespace, world: "World") -> "Workers":
+    from open_miipher.corpus.feeding import Workers
+
+    wanted = arguments.num_workers
+    if wanted is not None:
+        return world.agree(lambda: Workers(wanted))
+    host = socket.gethostname()
+    return Workers.suited(world.device, world.gather(host).count(host))
+
+
+def _task(arguments: argparse.Namespace, world: "World", workers: "Workers") -> "Restore":
     """Check what is asked for, then load the model, whose files are hashed once a machine."""
     from open_miipher.corpus.restoring import Restore
 
     options, file_format, inputs = world.agree(lambda: _asked_for(arguments))
     restorer = _load(options, arguments, world)
     elsewhere = arguments.outputs_elsewhere
-    return Restore(restorer, inputs, arguments.output_dir, file_format, elsewhere)
+    return Restore(restorer, inputs, arguments.output_dir, file_format, elsewhere, workers)
 
 
 def _load(options: "RestoreOptions", arguments: argparse.Namespace, world: "World") -> "Restorer":
@@ -636,6 +656,12 @@ def _run(
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}: choose 1 or more")
+    return int(text)
+
+
+def _not_negative(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: choose 0 or more")
     return int(text)
 
 

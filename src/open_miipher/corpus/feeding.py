@@ -25,6 +25,7 @@ import torch
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.rows import Row
+from open_miipher.base.threads import num_cores
 from open_miipher.corpus import pool
 from open_miipher.corpus.run import Item
 from open_miipher.distributed import Share
@@ -33,6 +34,12 @@ from open_miipher.restoration.batches import Row as BatchRow
 from open_miipher.restoration.batches import Waiting, restore_batch
 from open_miipher.restoration.job import Chunk, Piece
 from open_miipher.restoration.restorer import assemble, read_chunks
+
+MOST_WORKERS = 16
+"""Each restores to WAV or FLAC at some 500 times real time; no model keeps more of them busy."""
+
+WORTH_FROM = 1200.0
+"""Seconds of audio that one process has read and written once workers have started."""
 
 _AHEAD = 2  # items that a worker is given before it begins them
 _DEVICE_AHEAD = 2  # batches: one on the device, and one that waits for it
@@ -274,12 +281,34 @@ class Workers(AbstractContextManager["Workers"]):
     """Processes for one run after another; they end with this process.
 
     Args:
-        num_workers: at least 1; started as there are items for them.
+        num_workers: started as there are items for them; 0: this process does all of it.
+        worth_from: seconds of audio from which on they are used.
+
+    Raises:
+        UserError: the system has no memory without a name to share.
     """
 
-    def __init__(self, num_workers: int) -> None:
-        self.num_workers = num_workers
+    def __init__(self, num_workers: int, worth_from: float = 0.0) -> None:
+        if num_workers and not hasattr(os, "memfd_create"):
+            raise UserError(f"--num-workers {num_workers}: workers need Linux; choose 0")
+        self.num_workers, self.worth_from = num_workers, worth_from
         self.processes: list[pool.Worker] = []
+
+    @classmethod
+    def suited(cls, device: torch.device, num_sharing: int) -> "Workers":
+        """Return as many as keep a device busy, for runs that are worth their start.
+
+        Args:
+            device: that the model is on. A CPU's cores are the model's own.
+            num_sharing: processes with a model on this machine.
+        """
+        if device.type == "cpu" or not hasattr(os, "memfd_create"):
+            return cls(0)
+        return cls(min(MOST_WORKERS, max(1, num_cores() // num_sharing - 1)), WORTH_FROM)
+
+    def are_worth(self, seconds: float) -> bool:
+        """Whether so many seconds of audio are for them."""
+        return self.num_workers > 0 and seconds >= self.worth_from
 
     @property
     def pids(self) -> list[int]:
@@ -452,8 +481,14 @@ class _Feed:
                 yield from self._replace(hand, content)
 
     def _share_memory(self, hand: _Hand) -> None:
-        descriptor = os.memfd_create("open_miipher")
-        os.ftruncate(descriptor, self._num_bytes)
+        try:
+            descriptor = os.memfd_create("open_miipher")
+            os.ftruncate(descriptor, self._num_bytes)
+        except OSError as error:
+            raise UserError(
+                f"no memory can be shared with workers ({error.strerror}); --num-workers 0 does "
+                "without them"
+            ) from error
         hand.worker.send(self._num_bytes)
         hand.worker.send_file(descriptor)
         hand.memory = _Memory(descriptor, self._num_bytes)

@@ -280,8 +280,12 @@ class Ledger:
                 yield {key: value for key, value in row.items() if key not in _PRIVATE}
 
     def writer(self, rank: int) -> RowWriter:
-        """Open this rank's file for rows, each with `run` and `id`."""
-        return RowWriter(self.directory / f"rank-{rank:05d}.jsonl")
+        """Open this rank's file for rows, each with `run` and `id`.
+
+        An item whose row is lost with the machine's power is done again, so that rows may share
+        their way to the disk; its output was there before.
+        """
+        return RowWriter(self.directory / f"rank-{rank:05d}.jsonl", sync_every=1.0)
 
     def log(self, event: str, **fields: Any) -> None:
         """Record what this run found to do, or how it ended."""

@@ -115,7 +115,7 @@ class Restore:
 
     def process(self, items: Share[Item]) -> Iterator[Row]:
         """Restore the items of one rank; a signal lets files come to their end, and no shards."""
-        if self._workers is None:
+        if self._workers is None or not self._workers.are_worth(items.cost):
             restore_jobs = self._setting.restorer.restore_jobs
             return restore_items(items, self._inputs, self._setting, restore_jobs)
         build = _Worker(self._inputs, self._setting.distant())
