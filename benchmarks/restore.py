@@ -70,7 +70,7 @@ def main() -> int:
     )
     restorer = Restorer(chain, options, arguments.batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        inputs = make_noisy_files(Path(folder), arguments.files, arguments.seconds)
+        inputs = make_noisy_files(Path(folder), arguments.files or 4, arguments.seconds)
         figures = measure(restorer, inputs, arguments.output_format, world)
     if world.is_main:
         figures |= {
@@ -94,9 +94,15 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="a name under config/model; weights are random")
     parser.add_argument("--ckpt-dir", help="a stage-3 checkpoint, in place of --model")
-    parser.add_argument("--files", type=int, default=4, help="files a rank (default: 4)")
+    parser.add_argument("--files", type=int, help="files a rank (default: 4)")
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each (default: 60)")
     parser.add_argument("--stand-in", action="store_true", help="a model that costs nothing")
+    parser.add_argument(
+        "--memory",
+        type=Path,
+        metavar="PNG",
+        help="with --stand-in: draw the memory of a run over 20,000 files instead (--files)",
+    )
     parser.add_argument("--workers", type=int, help="with --stand-in (default: one a core)")
     parser.add_argument(
         "--output-format", choices=["wav", "flac"], help="default: wav; flac with --stand-in"
@@ -126,10 +132,14 @@ def parse_arguments() -> argparse.Namespace:
 def measure_stand_in(arguments: argparse.Namespace) -> int:
     """Measure what is around a model that costs nothing, three times; the last line is the median.
 
-    One of a few files is run first, which starts the workers.
+    A run that does not count comes first, and starts the workers.
     """
     cores = len(os.sched_getaffinity(0))
     num_workers = cores if arguments.workers is None else arguments.workers
+    if arguments.memory is not None:
+        num_files = arguments.files or 20000
+        print(json.dumps(stand_in.watch_memory(num_files, num_workers, arguments.memory)))
+        return 0
     common = {
         "format": arguments.output_format,
         "workers": num_workers,

@@ -30,7 +30,7 @@ from open_miipher.distributed import World
 from open_miipher.restoration import RestoreOptions, Restorer, batches
 
 _RATE = 16000
-_SHORTEST, _LONGEST = 5.0, 60.0
+_LONGEST = 60.0  # s
 
 
 class StandIn:
@@ -127,12 +127,75 @@ def measure(
                 yield {"run": number, **figures}
 
 
-def make_files(folder: Path, format: str, num_files: int, hours: float) -> float:
-    """Write voices in noise of 5 to 60 s each; return how many seconds they are together."""
+def watch_memory(num_files: int, num_workers: int, picture: Path) -> dict[str, float]:
+    """Restore many short files, and draw the resident memory of each process over time.
+
+    Returns:
+        The slope of each process over the last three quarters of the files, in MiB for each 1,000
+        of them, and the most that each had, in MiB.
+    """
+    torch.set_num_threads(1)
+    restorer = Restorer(StandIn(), RestoreOptions(trust=False))
+    seen: list[tuple[int, list[float]]] = []
+    with tempfile.TemporaryDirectory() as name, Workers(num_workers) as workers:
+        folder = Path(name)
+        make_files(folder / "made", "wav", 50, 50 * 1.0 / 3600, shortest=0.3)
+        (folder / "in").mkdir()
+        made = sorted((folder / "made").iterdir())
+        for number in range(num_files):
+            os.link(made[number % len(made)], folder / "in" / f"{number:05d}.wav")
+        inputs, output = Directory(folder / "in"), folder / "out"
+        task = Restore(restorer, inputs, output, FileFormat("wav"), workers=workers)
+        process, rows = task.process, 0
+
+        def watched(items: Any) -> Iterator[Any]:
+            nonlocal rows
+            for row in process(items):
+                rows += 1
+                (output / row["output"]).unlink()  # the disk is small
+                if rows % 50 == 0:
+                    seen.append((rows, [resident(pid) for pid in [os.getpid(), *workers.pids]]))
+                yield row
+
+        task.process = watched  # type: ignore[method-assign]
+        run(task, output, World(0, 1, torch.device("cpu")))
+    return _draw(seen, picture)
+
+
+def resident(pid: int) -> float:
+    """Return what a process has of the memory, in MiB, shared pages included."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _draw(seen: list[tuple[int, list[float]]], picture: Path) -> dict[str, float]:
+    from matplotlib.figure import Figure
+
+    seen = [moment for moment in seen if len(moment[1]) == len(seen[-1][1])]
+    files = np.array([moment[0] for moment in seen])
+    figure = Figure(figsize=(7, 3.5), layout="constrained")
+    axes = figure.subplots()
+    found = {}
+    late = files > files[-1] / 4
+    for number, memory in enumerate(np.array([moment[1] for moment in seen]).T):
+        name = f"worker {number}" if number else "feeder"
+        slope = 1000 * np.polyfit(files[late], memory[late], 1)[0]
+        axes.plot(files, memory, label=f"{name}: {slope:+.2f} MiB for each 1,000 files")
+        found |= {f"{name}_slope": slope, f"{name}_most": float(memory.max())}
+    axes.set(xlabel="files restored", ylabel="resident memory, MiB", ylim=(0, None))
+    axes.legend()
+    figure.savefig(picture, dpi=110)
+    return found
+
+
+def make_files(
+    folder: Path, format: str, num_files: int, hours: float, shortest: float = 5.0
+) -> float:
+    """Write voices in noise of up to a minute each; return how many seconds they are together."""
     rng = np.random.default_rng(0)
     lengths = rng.uniform(0, 1, num_files)
-    lengths *= (3600 * hours / num_files - _SHORTEST) / lengths.mean()
-    lengths = (_SHORTEST + lengths).clip(max=_LONGEST)
+    lengths *= (3600 * hours / num_files - shortest) / lengths.mean()
+    lengths = (shortest + lengths).clip(max=_LONGEST)
     t = np.arange(round(2 * _LONGEST * _RATE)) / _RATE
     phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(4.4 * t)) / _RATE
     voice = sum(np.sin(k * phase) / k for k in range(1, 20)) * np.clip(np.sin(19 * t), 0, 1)

@@ -5,13 +5,14 @@ One thread adds samples, and has their signals restored; another advances and cl
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from open_miipher.audio.formats import FileFormat
-from open_miipher.audio.io import WAV_BYTE_LIMIT
+from open_miipher.audio.io import WAV_BYTE_LIMIT, RefusedName
 from open_miipher.base.atomic import name_refusal
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
@@ -21,7 +22,10 @@ from open_miipher.corpus.inputs import Audio, Inputs, InputSample
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.run import Item
 from open_miipher.restoration import FileSink, Job, MemorySink, Restorer, Source, WriteError
+from open_miipher.restoration.assembler import write_errors
 from open_miipher.shards import Sample, ShardWriter, StorageError, member_name
+
+_DISK_THREADS = 4  # a disk serves some that wait at once as soon as one
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,11 +75,13 @@ class Setting:
         restorer: the model and its options.
         output_dir: gets the outputs.
         file_format: of the restored audio.
+        threads: where files wait for the disk; None: whoever writes them waits.
     """
 
     restorer: Restorer
     output_dir: Path
     file_format: FileFormat
+    threads: Executor | None = None
 
     def shape(self, source: Source) -> tuple[int, int, int]:
         """Return the sample rate, frames and channels that an input becomes."""
@@ -90,6 +96,8 @@ class Setting:
         """Have audio restored into a new sink of this name."""
         rate, file_format = self.shape(audio.source)[0], self.file_format
         made = sink(name, rate, file_format.format, file_format.subtype)
+        if isinstance(made, FileSink):
+            made.threads = self.threads
         return _Signal(audio.input, made, self.restorer.job(audio.source, made, self.output_dir))
 
     def refusal(self, name: str, source: Source | None) -> str | None:
@@ -169,6 +177,11 @@ class Output:
             self._write(self._samples.popleft())
         return is_read and not self._samples
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether `close` need not wait for the disk, once all is written."""
+        return True
+
     def close(self) -> Row:
         """Have the output whole on the disk, under its name, and return its row.
 
@@ -192,9 +205,24 @@ class FileOutput(Output):
 
     _restored: _SampleInWork | None = None
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the file is on the disk."""
+        return all(signal.sink.is_settled for signal in self._signals)
+
+    @property
+    def _signals(self) -> Iterable[Any]:
+        return () if self._restored is None else self._restored.signals.values()
+
     def close(self) -> Row:
-        """Return the row."""
+        """Return the row, once the file is on the disk."""
         item, work, error = self.item, self._restored, self.error
+        for signal in self._signals:
+            try:
+                with write_errors():
+                    signal.sink.settle()
+            except RefusedName as refused:
+                error = str(refused)
         if work is not None and work.failure is not None:
             error = work.failure[1]
         origin = {} if work is None else work.sample.extra
@@ -392,6 +420,8 @@ def restore_items(
     make = ShardOutput if inputs.are_packed else FileOutput
     in_work: list[Output] = []
     items.under_way = lambda: sum(output.seconds_under_way for output in in_work.copy())
+    threads = ThreadPoolExecutor(_DISK_THREADS)
+    setting = replace(setting, threads=threads)
 
     def jobs() -> Iterator[Job]:
         for item in items:
@@ -403,19 +433,23 @@ def restore_items(
                 yield from output.add(sample)
             output.is_read = True
 
-    def finished() -> Iterator[Row]:
-        for output in in_work.copy():  # the thread that reads may add one
-            if output.advance():
+    def finished(most_waiting: int) -> Iterator[Row]:
+        done = [output for output in in_work.copy() if output.advance()]  # one may be added
+        waiting = [output for output in done if not output.is_settled]
+        late = waiting[: max(0, len(waiting) - most_waiting)]
+        for output in done:
+            if output in late or output.is_settled:
                 yield output.close()
                 in_work.remove(output)
 
     try:
         for _ in restore_jobs(jobs()):
-            yield from finished()
-        yield from finished()
+            yield from finished(2 * _DISK_THREADS)
+        yield from finished(0)
     finally:
         for output in in_work:
             output.abort()
+        threads.shutdown()
 
 
 def _samples(inputs: Inputs, output: Output) -> Iterator[InputSample]:

@@ -251,12 +251,18 @@ class Assembler:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        try:
-            with self.job.timed("write"):
-                yield
-        except RefusedName:
-            raise  # of this output alone
-        except AudioError as error:
-            raise WriteError(str(error)) from error
-        except OSError as error:
-            raise WriteError(f"{error.filename} cannot be written: {error.strerror}") from error
+        with self.job.timed("write"), write_errors():
+            yield
+
+
+@contextmanager
+def write_errors() -> Iterator[None]:
+    """Raise what the disk refuses as a `WriteError`, but for a name that it does not take."""
+    try:
+        yield
+    except RefusedName:
+        raise  # of this output alone
+    except AudioError as error:
+        raise WriteError(str(error)) from error
+    except OSError as error:
+        raise WriteError(f"{error.filename} cannot be written: {error.strerror}") from error

@@ -3,6 +3,7 @@
 import math
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -266,22 +267,45 @@ class FileSink(EncodingSink):
         sample_rate: in Hz.
         format: "wav" or "flac".
         subtype: soundfile's name of the sample format, such as "PCM_16".
+
+    Attributes:
+        threads: where it waits for the disk, so that `close` need not; None: `close` does.
     """
 
     _writer: AudioWriter | None = None
+    threads: Executor | None = None
+    _settling: Future[None] | None = None
 
     def __init__(self, path: Path, sample_rate: int, format: str, subtype: str) -> None:
         super().__init__(sample_rate, format, subtype)
         self.path = path
 
     def close(self) -> None:
-        """Flush, check and rename.
+        """Flush, check and rename; with `threads`, that is begun.
 
         Raises:
             AudioError: the file cannot be written.
         """
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        if self.threads is None:
             self._writer.__exit__(None, None, None)
+        else:
+            self._settling = self.threads.submit(self._writer.__exit__, None, None, None)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what `close` begins has come to its end."""
+        return self._settling is None or self._settling.done()
+
+    def settle(self) -> None:
+        """Wait for that end.
+
+        Raises:
+            AudioError: the file cannot be written.
+        """
+        if self._settling is not None:
+            self._settling.result()
 
     def abort(self) -> None:
         """Remove the unfinished file."""
