@@ -11,6 +11,7 @@ from open_miipher.audio.level import (
     disagreement,
     fit_gain,
     frame_power,
+    moments,
     own_level_gain,
     slope,
     without_rumble,
@@ -118,6 +119,28 @@ def test_offset_hum_and_rumble_go_and_speech_stays_where_it_is(rate: int) -> Non
     inside = slice(rate // 10, -rate // 10)
     np.testing.assert_allclose(taken[:, : 3 * rate][:, inside], speech[:, inside], atol=0.03)
     assert not without_rumble(np.zeros((2, 500), np.float32), 300, rate).any()
+
+
+@pytest.mark.parametrize("size", [1, 5, 1024, 1025, 70000])
+def test_moments_hold_a_quiet_sound_on_a_loud_offset(size: int) -> None:
+    waveform = (0.5 + 1e-4 * RNG.standard_normal((2, size))).astype(np.float32)
+    sums, squares = moments(waveform)
+    exact = waveform.astype(np.float64)
+    np.testing.assert_allclose(sums, exact.sum(axis=1), rtol=1e-9)
+    variance = squares / size - (sums / size) ** 2
+    np.testing.assert_allclose(variance, exact.var(axis=1), rtol=1e-3, atol=1e-15)
+
+
+def test_without_rumble_equals_a_filter_over_the_whole_spectrum() -> None:
+    rate = 48000
+    waveform = RNG.standard_normal((1, 3 * rate)).astype(np.float32)
+    spectrum = np.fft.rfft(waveform - waveform.mean())
+    frequencies = np.fft.rfftfreq(waveform.shape[1], 1 / rate)
+    spectrum *= np.square(np.sin(np.pi / 2 * np.clip((frequencies - 100) / 50, 0, 1)))
+    expected = np.fft.irfft(spectrum)
+    taken = without_rumble(waveform, waveform.shape[1], rate)
+    inside = slice(rate // 10, -rate // 10)
+    np.testing.assert_allclose(taken[:, inside], expected[:, inside], atol=0.01)
 
 
 def decide(look_ahead: int, gains: list[float | None], limit: float = 1e9) -> list[float]:

@@ -1,4 +1,4 @@
-"""`src/inference.py --num-workers N`: the same files, and nothing is left of a run that is killed."""
+"""`src/inference.py --num-workers N`: the same files, and nothing left of a run that is killed."""
 
 import json
 import os

@@ -47,6 +47,7 @@ _MOST_ABOVE_MEDIAN = 10 ** (9 / 10)  # of active frames; what is louder is no sp
 RUMBLE = 100.0, 150.0
 """Hz: levels leave out what lies below the first, and all of what lies above the second counts."""
 
+_MOMENT_FRAME = 1024  # samples whose squares are summed in float32
 _SLOW_RATE = 800  # Hz: rumble and its images are far apart there
 _SMOOTH_STEPS = 9  # odd
 _RUMBLE_TAPS = 48  # to either side: 60 ms
@@ -138,6 +139,28 @@ def frame_power(waveform: np.ndarray, frame_length: int) -> np.ndarray:
     return np.concatenate([powers, last], axis=1)
 
 
+def moments(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sum and the sum of squares of each channel, (channels,) float64.
+
+    The mean is taken off before it is squared, as a constant offset can be much louder than the
+    rest; so float32 does.
+
+    Args:
+        waveform: (channels, samples) float32.
+    """
+    size = waveform.shape[1]
+    if not size:
+        return np.zeros(len(waveform)), np.zeros(len(waveform))
+    mean = waveform.mean(axis=1, keepdims=True)
+    centred = waveform - mean
+    sums, middle = centred.sum(axis=1).astype(np.float64), mean[:, 0].astype(np.float64)
+    powers = frame_power(centred, _MOMENT_FRAME)
+    lengths = np.full(powers.shape[1], _MOMENT_FRAME)
+    lengths[-1] = size - _MOMENT_FRAME * (len(lengths) - 1)
+    squares = powers @ lengths
+    return sums + size * middle, squares + 2 * middle * sums + size * middle**2
+
+
 def noise_floor(power: np.ndarray) -> float:
     """Return the noise floor of one or more frames of a chunk (mean squares)."""
     return float(np.percentile(power, FLOOR_PERCENTILE))
@@ -195,8 +218,7 @@ class SpeechLevel:
         end = samples.shape[1] // self._size * self._size
         frames = samples[:, :end].reshape(len(samples), -1, self._size)
         self._rest = samples[:, end:]
-        wide = block.astype(np.float64)
-        sums = np.array([wide.sum(axis=1), np.square(wide).sum(axis=1)])
+        sums = np.array(moments(block))
         self._blocks.append((_speech_power(frames, self._sample_rate), sums, block.shape[1]))
         self._num_samples += block.shape[1]
         while self._num_samples - self._blocks[0][2] >= self._most:
@@ -226,8 +248,8 @@ def _speech_power(frames: np.ndarray, sample_rate: int) -> np.ndarray:
     size = frames.shape[2]
     window = np.hanning(size).astype(np.float32)
     first = math.ceil(_SPEECH_FROM_HZ * size / sample_rate)
-    spectra = np.abs(fft.rfft(frames * window, axis=2)[..., first:])
-    power = np.square(spectra, dtype=np.float64).sum(axis=2)
+    spectra = fft.rfft(frames * window, axis=2)[..., first:]
+    power = (np.square(spectra.real) + np.square(spectra.imag)).sum(axis=2).astype(np.float64)
     return 2 * power / (size * float(np.square(window).sum()))
 
 

@@ -23,6 +23,7 @@ from open_miipher.audio.io import (
     RefusedName,
     shown,
 )
+from open_miipher.audio.level import moments
 from open_miipher.audio.mixing import Mix, mix_of
 from open_miipher.audio.resample import StreamResampler
 from open_miipher.base.atomic import name_refusal
@@ -39,9 +40,9 @@ class Level:
 
     def add(self, block: np.ndarray) -> None:
         """Measure a block (channels, n) float32; all blocks have as many channels."""
-        samples = block.astype(np.float64)  # the offset can be much louder than the rest
-        self._energy += float(np.vdot(samples, samples))
-        self._sums = self._sums + samples.sum(axis=1)
+        sums, squares = moments(block)
+        self._energy += float(squares.sum())
+        self._sums = self._sums + sums
         self._num_frames += block.shape[1]
 
     @property
