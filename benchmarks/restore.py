@@ -103,6 +103,9 @@ def parse_arguments() -> argparse.Namespace:
         metavar="PNG",
         help="with --stand-in: draw the memory of a run over 20,000 files instead (--files)",
     )
+    parser.add_argument(
+        "--lengths", action="store_true", help="with --stand-in: files of a minute to ten hours"
+    )
     parser.add_argument("--workers", type=int, help="with --stand-in (default: one a core)")
     parser.add_argument(
         "--output-format", choices=["wav", "flac"], help="default: wav; flac with --stand-in"
@@ -139,6 +142,10 @@ def measure_stand_in(arguments: argparse.Namespace) -> int:
     if arguments.memory is not None:
         num_files = arguments.files or 20000
         print(json.dumps(stand_in.watch_memory(num_files, num_workers, arguments.memory)))
+        return 0
+    if arguments.lengths:
+        for figures in stand_in.measure_lengths(num_workers):
+            print(json.dumps(figures), flush=True)
         return 0
     common = {
         "format": arguments.output_format,

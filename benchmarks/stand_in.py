@@ -11,6 +11,7 @@ import shutil
 import statistics
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +163,51 @@ def watch_memory(num_files: int, num_workers: int, picture: Path) -> dict[str, f
     return _draw(seen, picture)
 
 
+def measure_lengths(num_workers: int) -> Iterator[dict[str, float]]:
+    """Restore single files of a minute to ten hours; yield CPU time a second and peak memory."""
+    torch.set_num_threads(1)
+    restorer = Restorer(StandIn(), RestoreOptions(trust=False))
+    block = 0.1 * np.random.default_rng(0).standard_normal((1, 60 * _RATE)).astype(np.float32)
+    with Workers(num_workers) as workers:
+        meter = _Meter(workers)
+        for seconds in (60, 60, 600, 3600, 36000):  # the first one starts what is needed
+            with tempfile.TemporaryDirectory() as name:
+                folder = Path(name)
+                (folder / "in").mkdir()
+                with AudioWriter(folder / "in/long.flac", _RATE, 1, "flac") as writer:
+                    for _ in range(seconds // 60):
+                        writer.write(block)
+                inputs, output = Directory(folder / "in"), folder / "out"
+                task = Restore(restorer, inputs, output, FileFormat("flac"), workers=workers)
+                before = [resident(pid) for pid in [os.getpid(), *workers.pids]]
+                meter.start()
+                with contextlib.redirect_stdout(sys.stderr), _Peak(workers) as peak:
+                    run(task, output, World(0, 1, torch.device("cpu")))
+                figures = meter.figures(seconds)
+            yield {"seconds": seconds, "before_mib": max(before), "most_mib": peak.most, **figures}
+
+
+class _Peak(contextlib.AbstractContextManager["_Peak"]):
+    """The most memory that a process has while the block runs, in MiB."""
+
+    def __init__(self, workers: Workers) -> None:
+        self._workers, self.most, self._ended = workers, 0.0, threading.Event()
+        self._thread = threading.Thread(target=self._look)
+
+    def __enter__(self) -> "_Peak":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.2):
+            pids = [os.getpid(), *self._workers.pids]
+            self.most = max(self.most, *map(resident, pids))
+
+
 def resident(pid: int) -> float:
     """Return what a process has of the memory, in MiB, shared pages included."""
     pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
@@ -182,7 +228,8 @@ def _draw(seen: list[tuple[int, list[float]]], picture: Path) -> dict[str, float
         slope = 1000 * np.polyfit(files[late], memory[late], 1)[0]
         axes.plot(files, memory, label=f"{name}: {slope:+.2f} MiB for each 1,000 files")
         found |= {f"{name}_slope": slope, f"{name}_most": float(memory.max())}
-    axes.set(xlabel="files restored", ylabel="resident memory, MiB", ylim=(0, None))
+    highest = max(max(moment[1]) for moment in seen)
+    axes.set(xlabel="files restored", ylabel="resident memory, MiB", ylim=(0, 1.1 * highest))
     axes.legend()
     figure.savefig(picture, dpi=110)
     return found
