@@ -12,6 +12,7 @@ from open_miipher.audio.io import AudioError
 from open_miipher.base.amounts import duration, size
 from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.errors import UserError, notice
+from open_miipher.base.memory import keep_freed_memory
 from open_miipher.base.paths import existing_parent, printable
 from open_miipher.base.rows import Row
 from open_miipher.corpus.array import OF_RESTORING, ArrayTask
@@ -38,6 +39,7 @@ class _Worker:
 
     def restore(self, num_bytes: int) -> None:
         """Restore what comes over the line."""
+        keep_freed_memory()  # of arrays of some MiB each, all of which come again
         line = Line(num_bytes)
         self.setting.restorer.model.line = line  # type: ignore[attr-defined]
         for row in restore_items(line, self.inputs, self.setting, line.restore_jobs):
