@@ -84,6 +84,8 @@ class Trainer:
         self.failures: list[str] = []  # samples that could not be made, not reported yet
         self.check, self.values = FiniteCheck(world), dict[str, float]()
         self.asked: Callable[[], bool] = lambda: False  # whether to stop, as of the step before
+        if config.compile:
+            self.recipe.compile()
         self.networks = {n: self._wrap(network) for n, network in self.recipe.trained.items()}
         self.metrics = (
             MetricsLog(output_dir / "metrics.jsonl", state.step) if world.is_main else None
@@ -240,7 +242,8 @@ class Trainer:
             names += batch.names
             self.failures += batch.failures + batch.broken
             unsynchronised = self._unsynchronised(micro_step < accumulation - 1)
-            with unsynchronised, _convolutions(batch.has_one_shape, self.config.amp == "no"):
+            are_rounded = self.config.amp == "no" and not self.config.compile
+            with unsynchronised, _convolutions(batch.has_one_shape, are_rounded):
                 for item in self._passes(batch):
                     self.state.scaler.scale(item.loss / accumulation).backward()
                     for name, value in _named(item, self.recipe.main).items():
@@ -405,7 +408,8 @@ class Trainer:
         for network in networks:
             network.eval()
         try:
-            with torch.no_grad(), self.state.averaged(), self._autocast():
+            eager = torch.compiler.set_stance("force_eager")  # clips have ever new shapes
+            with torch.no_grad(), self.state.averaged(), self._autocast(), eager:
                 yield
         finally:
             for network in networks:
@@ -418,7 +422,8 @@ def _convolutions(tries_algorithms: bool, are_rounded: bool) -> Iterator[None]:
 
     Args:
         tries_algorithms: on each new shape; what restores has ever new shapes.
-        are_rounded: float32 may be TF32. Beside autocast, what is float32 is so for its precision.
+        are_rounded: float32 may be TF32. Beside autocast, what is float32 is so for its precision;
+            compiled code knows of no exceptions.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.allow_tf32
