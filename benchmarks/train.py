@@ -55,7 +55,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10, help="measured steps")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU if there is one")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument(
+        "--json", type=Path, help="write the figures here too, and beside them what is drawn"
+    )
     parser.add_argument("--memory", type=int, metavar="STEPS", help="watch memory instead of time")
     parser.add_argument("--launches", action="store_true", help="count operations instead of time")
     parser.add_argument("overrides", nargs="*", help="as for src/train.py")
@@ -86,6 +88,8 @@ def main() -> int:
             report(arguments.model, figures)
             if arguments.json:
                 arguments.json.write_text(json.dumps(figures, indent=2))
+                if arguments.memory:
+                    plot_memory(figures, arguments.json.with_suffix(".png"))
         world.barrier()
         world.close()
     return 0
@@ -172,6 +176,18 @@ def watch_memory(trainer: Trainer, steps: int, num_points: int = 100) -> dict[st
     settled = np.array(points[len(points) // 4 :])
     slope = float(np.polyfit(settled[:, 0], settled[:, 1], 1)[0])
     return {"memory": points, "bytes_a_step": slope}
+
+
+def plot_memory(figures: dict[str, Any], file: Path) -> None:
+    """Draw what `watch_memory` has read."""
+    from matplotlib import pyplot
+
+    steps, sizes = np.array(figures["memory"]).T
+    figure, axes = pyplot.subplots(figsize=(7, 3), layout="tight")
+    axes.plot(steps, sizes / 2**20)
+    axes.set(xlabel="step", ylabel="resident memory, MiB", ylim=(0, 1.15 * sizes.max() / 2**20))
+    axes.set_title(f"{figures['bytes_a_step']:,.0f} bytes a step after the first quarter")
+    figure.savefig(file, dpi=90)
 
 
 # What makes or looks at tensors without computing anything.

@@ -5,6 +5,7 @@ operations compute what was captured, differentiated and decomposed.
 """
 
 import functools
+import shutil
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from torch._dynamo.utils import counters
 
 from open_miipher.config import compose_run
 from open_miipher.distributed import start
+from open_miipher.index import scan, write_index
 from open_miipher.training import Trainer, prepare
 
 STEPS = 3
@@ -23,6 +25,7 @@ STAGES = ("cleaner", "pretrain", "finetune", "wavenext2", "waveform")
 TOKENS = ("codec", "token_tts")
 DIFFUSIONS = (*BACKBONES, *(f"{name}_vocoder" for name in BACKBONES))
 SIDON = ("sidon_cleaner", "sidon_vocoder")
+ALL = ("classifier", *STAGES[1:], *TOKENS, *DIFFUSIONS, *SIDON)
 BREAKS = ("codec", "token_tts")  # a codec looks at numbers; texts are of many lengths
 
 
@@ -52,8 +55,19 @@ def tiny_bert(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def labelled(tones, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("labelled")
+    for file in tones.glob("*.wav"):
+        folder = root / str(int(file.stem) % 2)
+        folder.mkdir(exist_ok=True)
+        shutil.copy(file, folder)
+    write_index(root, scan(root, ("wav",), num_workers=1).entries)
+    return root
+
+
 @pytest.fixture
-def settings(tiny_stages, tones, speech_dir, spoken, tiny_bert):
+def settings(tiny_stages, tones, speech_dir, spoken, tiny_bert, labelled):
     """Return a function that gives the overrides of a recipe at its tiniest."""
 
     def of(name: str) -> list[str]:
@@ -67,6 +81,16 @@ def settings(tiny_stages, tones, speech_dir, spoken, tiny_bert):
         if name in DIFFUSIONS:
             more = VOCODER if name.endswith("_vocoder") else []
             return overrides(name.removesuffix("_vocoder"), tones, *more)
+        if name == "classifier":
+            return [
+                "model=digit_classifier",
+                *(f"model.network.{size}" for size in ("channels=[8]", "features=8", "dropout=0")),
+                *(f"data.{part}.dir_list=[{labelled}]" for part in ("train", "test")),
+                "data.crop_seconds=0.125",
+                "trainer.batch_size=4",
+                "trainer.num_workers=0",
+                "trainer.device=cpu",
+            ]
         common = [
             f"model.encoder.source={tiny_bert}",
             "model.encoder.layer=2",
@@ -128,14 +152,7 @@ def check_equal(settings, name: str, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "cleaner",
-        *(
-            pytest.param(n, marks=pytest.mark.slow)
-            for n in (*STAGES[1:], *TOKENS, *DIFFUSIONS, *SIDON)
-        ),
-    ],
+    "name", ["cleaner", *(pytest.param(n, marks=pytest.mark.slow) for n in ALL)]
 )
 def test_a_compiled_training_equals_a_plain_one_in_few_pieces(
     without_code, settings, tmp_path, name
