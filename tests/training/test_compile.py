@@ -1,10 +1,8 @@
 """`trainer.compile`: the same training, in few pieces, for every recipe.
 
-All but one test leave out the compiler's last part, which makes C++ of each piece: torch's own
-operations compute what was captured, differentiated and decomposed.
+All but one test leave out the compiler's last part; see `captured`.
 """
 
-import functools
 import shutil
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 import tiny_codec
 import tiny_tts
 import torch
+from captured import leave_out_code
 from tiny_diffusion import BACKBONES, VOCODER, overrides
 from torch._dynamo.utils import counters
 
@@ -31,14 +30,7 @@ BREAKS = ("codec", "token_tts")  # a codec looks at numbers; texts are of many l
 
 @pytest.fixture
 def without_code(monkeypatch):
-    """Compile to torch's operations."""
-    stock = functools.partial(torch.compile, backend="aot_eager")
-    monkeypatch.setattr(torch, "compile", stock)
-
-    def compile_module(module: torch.nn.Module, **options: object) -> None:
-        module._compiled_call_impl = stock(module._call_impl, **options)
-
-    monkeypatch.setattr(torch.nn.Module, "compile", compile_module)
+    leave_out_code(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
