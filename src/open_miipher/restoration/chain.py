@@ -137,6 +137,8 @@ class Chain:
         self.origin = "no checkpoint"
         without_parametrisations(self.cleaner)
         without_parametrisations(self.vocoder)
+        if self.device.type == "cuda":
+            self.vocoder.merge()
         if amp == "bf16":
             store_in_bf16(self.cleaner)
             store_in_bf16(self.vocoder)
