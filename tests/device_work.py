@@ -25,12 +25,14 @@ class Work(TorchDispatchMode):
     Attributes:
         kernels: by the name of the operation.
         bytes: the same, in bytes.
+        from_host: operations that take what lies in the host's memory, but for single numbers.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.kernels: Counter[str] = Counter()
         self.bytes: Counter[str] = Counter()
+        self.from_host: Counter[str] = Counter()
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
@@ -38,6 +40,8 @@ class Work(TorchDispatchMode):
         tensors = [x for x in tree_leaves((args, kwargs, result)) if isinstance(x, torch.Tensor)]
         if name in _FREE or function.is_view or all(x.device.type == "cpu" for x in tensors):
             return result
+        if any(x.device.type == "cpu" and x.ndim for x in tensors):
+            self.from_host[name] += 1
         has_bias = name == "convolution" and args[2] is not None
         self.kernels[name] += 1 + has_bias
         self.bytes[name] += sum(map(_size, tensors)) + (2 * _size(result) if has_bias else 0)
