@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.memory import keep_freed_memory
 from open_miipher.base.noise import white_noise
 from open_miipher.base.paths import printable
 from open_miipher.base.precision import store_in_bf16, without_parametrisations
@@ -142,6 +143,8 @@ class Chain:
         if self.device.type == "cuda":
             self.vocoder.merge()
             self._graphs = Graphs(self._compute, self.device)
+        else:
+            keep_freed_memory()
         if amp == "bf16":
             store_in_bf16(self.cleaner)
             store_in_bf16(self.vocoder)
