@@ -98,3 +98,24 @@ def test_a_snake_takes_over_the_bias_of_the_convolution_before_it():
         found = snake.with_sum(convolution(x), shortcut)
         torch.testing.assert_close(found, (total, activated))
         torch.testing.assert_close(snake(convolution(x), shortcut), activated)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("side_by_side", [False, True])
+@torch.no_grad()
+def test_on_a_gpu_it_says_what_it_says_on_the_cpu(dtype, side_by_side):
+    torch.manual_seed(0)
+    snake = Snake(nn.Parameter(torch.rand(1, 48, 1) + 0.1))
+    snake.bias = nn.Parameter(torch.randn(48))
+    x, shortcut = (3 * torch.randn(2, 2, 1500, 48)).to(dtype).mT
+    if not side_by_side:
+        x = x.contiguous()
+    expected = snake.with_sum(x.float(), shortcut.float())
+    snake.cuda()
+    total, activated = snake.with_sum(x.cuda(), shortcut.cuda())
+    assert total.dtype == activated.dtype == dtype
+    for found, exact in zip((total, activated), expected, strict=True):
+        tolerance = 1e-5 if dtype == torch.float32 else 2**-7
+        torch.testing.assert_close(found.float().cpu(), exact, atol=tolerance, rtol=tolerance)

@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from open_miipher.base.errors import report
+from open_miipher.base.errors import notice, report
 from open_miipher.base.precision import as_stored, in_float32, stay_in_float32
 from open_miipher.encoders.base import frame_mask
-from open_miipher.layers.snake import Snake
+from open_miipher.layers.snake import Snake, triton_works
 from open_miipher.vocoders.base import AdversarialGenerator, Pieces, cut, ending, see_ends
 from open_miipher.vocoders.gain import at_peak_of
 
@@ -147,6 +147,11 @@ class Dac(AdversarialGenerator):
 
     def merge(self) -> None:
         """Have snakes add the biases of the convolutions before them; see `Vocoder.merge`."""
+        if not triton_works():
+            notice(
+                "Triton, or the C compiler that it needs (gcc, clang or CC), is not here: on a GPU "
+                "the decoder moves three times as much memory"
+            )
         before: nn.Conv1d | nn.ConvTranspose1d | None = None
         for block in self.decoder.block:
             if before is not None:
