@@ -259,7 +259,7 @@ class Checks:
 
         cleaner, vocoder = self.parts(family, stage)
         cleaner.merge()
-        chain = Chain(cleaner, vocoder, self.device, "bf16")
+        chain = Chain(cleaner, vocoder, self.device, "bf16" if self.device == "cuda" else "no")
         graphs = chain._graphs
         usual, sizes = (0.12, (1,)) if self.tiny else (20.0, (1, 4, 16, 64, 128))
         speeds: dict[int, float] = {}

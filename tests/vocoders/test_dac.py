@@ -195,4 +195,4 @@ def test_what_a_gpu_moves_and_launches_for_a_second_of_sidons_decoder():
                 model.generate(features, features, lengths)
             assert sum(work.bytes.values()) / seconds / 1e6 < megabytes
             assert sum(work.kernels.values()) <= kernels
-            assert work.kernels["add_and_snake"] == 36
+            assert work.kernels["activate"] == 36

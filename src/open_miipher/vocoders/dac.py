@@ -8,10 +8,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import weight_norm
 
-from open_miipher.base.errors import notice, report
+from open_miipher.base.errors import report
 from open_miipher.base.precision import as_stored, in_float32, stay_in_float32
 from open_miipher.encoders.base import frame_mask
-from open_miipher.layers.snake import Snake, triton_works
+from open_miipher.layers.pointwise import Snake, warn_without_triton
 from open_miipher.vocoders.base import AdversarialGenerator, Pieces, cut, ending, see_ends
 from open_miipher.vocoders.gain import at_peak_of
 
@@ -138,7 +138,7 @@ class Dac(AdversarialGenerator):
                 shortcut, x = unit.snake1.with_sum(x, shortcut)
                 x = unit.conv2(unit.snake2(unit.conv1(x)))
         with in_float32(features.device):
-            waveform = decoder.tanh(decoder.conv2(decoder.snake1(x, shortcut, torch.float32)))
+            waveform = decoder.tanh(decoder.conv2(decoder.snake1(x, shortcut, dtype=torch.float32)))
         return functional.pad(waveform[:, 0], (0, self.num_missing))
 
     def target(self, clean: Tensor, whole: Tensor) -> Tensor:
@@ -147,11 +147,7 @@ class Dac(AdversarialGenerator):
 
     def merge(self) -> None:
         """Have snakes add the biases of the convolutions before them; see `Vocoder.merge`."""
-        if not triton_works():
-            notice(
-                "Triton, or the C compiler that it needs (gcc, clang or CC), is not here: on a GPU "
-                "the decoder moves three times as much memory"
-            )
+        warn_without_triton()
         before: nn.Conv1d | nn.ConvTranspose1d | None = None
         for block in self.decoder.block:
             if before is not None:

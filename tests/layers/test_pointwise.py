@@ -1,4 +1,4 @@
-"""Snakes: the kernel in Triton's interpreter and for a real GPU's compiler, and what it saves."""
+"""What stands between convolutions: a kernel in Triton's interpreter and for a GPU's compiler."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from open_miipher.layers.snake import Snake, triton_works
+from open_miipher.layers.pointwise import Snake, triton_works
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -17,26 +17,29 @@ INTERPRETED = """
 import itertools
 import torch
 from torch.nn import Parameter
-from open_miipher.layers.snake import Snake, add_and_snake
+from open_miipher.layers.pointwise import Pointwise, Snake, activate
 
 torch.manual_seed(0)
 snake = Snake(Parameter(torch.tensor([0.0, 0.1, 1.0, 3.0, -2.0])[None, :, None]))
 yes_or_no = (False, True)
-for samples, dtype, side_by_side, has_bias, has_shortcut, keeps_sum in itertools.product(
-    (1, 700), (torch.float32, torch.bfloat16), *[yes_or_no] * 4
+for layer, samples, dtype, side_by_side, has_bias, has_shortcut, has_film in itertools.product(
+    (snake, Pointwise(slope=0.2)), (1, 300), (torch.float32, torch.bfloat16), *[yes_or_no] * 4
 ):
-    x, shortcut = (3 * torch.randn(2, 2, samples, 5)).to(dtype).mT
+    x, shortcut, scale, shift = (3 * torch.randn(4, 2, samples, 5)).to(dtype).mT
+    film = torch.cat([scale, shift], 1) if has_film else None
     if not side_by_side:
         x = x.contiguous()
     shortcut = shortcut if has_shortcut else None
-    snake.bias = Parameter(torch.randn(5)) if has_bias else None
+    layer.bias = Parameter(torch.randn(5)) if has_bias else None
+    in_full = [None if y is None else y.float() for y in (shortcut, film)]
     with torch.no_grad():
-        exact, activated = snake.with_sum(x.float(), None if shortcut is None else shortcut.float())
-        found, total = add_and_snake(x, snake.alpha, snake.bias, shortcut, keeps_sum, torch.float32)
+        exact, activated = layer.with_sum(x.float(), *in_full)
+        own = (layer.alpha, layer.bias, shortcut, film, layer.slope)
+        found, total = activate(x, *own, has_shortcut, torch.float32)
     assert found.stride() == x.stride()
     torch.testing.assert_close(found, activated, atol=2e-5, rtol=1e-5)
-    assert total.dtype == dtype and total.numel() == (x.numel() if keeps_sum else 0)
-    if keeps_sum:
+    assert total.dtype == dtype and total.numel() == (x.numel() if has_shortcut else 0)
+    if has_shortcut:
         torch.testing.assert_close(total.float(), exact, atol=1e-6, rtol=2**-7)
 print("all as in plain torch")
 """
@@ -45,12 +48,13 @@ COMPILED = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from open_miipher.layers.snake_kernel import kernel
+from open_miipher.layers.pointwise_kernel import kernel
 
-tensors = ("x", "alpha", "bias", "shortcut", "activated", "total")
-types = dict.fromkeys(tensors, "*bf16") | {"size": "i64", "stride": "i32", "smallest": "fp32"}
+tensors = ("x", "alpha", "bias", "shortcut", "film", "activated", "total")
+numbers = {"size": "i64", "stride": "i32", "slope": "fp32", "smallest": "fp32"}
+types = dict.fromkeys(tensors, "*bf16") | numbers
 fixed = {"CHANNELS": 48, "BLOCK": 1024}
-for absent in ({}, {"bias": None, "shortcut": None, "total": None}, {"stride": 1}):
+for absent in (dict.fromkeys(tensors[1:5] + tensors[6:]), {"alpha": None}, {"stride": 1}):
     constants = fixed | absent
     signature = types | dict.fromkeys(constants, "constexpr")
     signature = {name: signature[name] for name in kernel.arg_names}
