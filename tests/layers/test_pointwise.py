@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from open_miipher.layers.pointwise import Snake, triton_works
+from open_miipher.layers.pointwise import Snake, fuse, triton_works
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -118,6 +118,7 @@ def test_on_a_gpu_it_says_what_it_says_on_the_cpu(dtype, side_by_side):
         x = x.contiguous()
     expected = snake.with_sum(x.float(), shortcut.float())
     snake.cuda()
+    fuse(snake)
     total, activated = snake.with_sum(x.cuda(), shortcut.cuda())
     assert total.dtype == activated.dtype == dtype
     for found, exact in zip((total, activated), expected, strict=True):

@@ -28,12 +28,14 @@ class Pointwise(nn.Module):
 
     Attributes:
         bias: (channels,), added; None: nothing is (see `take_bias`).
+        is_fused: whether it is one kernel on a GPU, without gradients (see `fuse`).
     """
 
     def __init__(self, alpha: nn.Parameter | None = None, slope: float = 0.0) -> None:
         super().__init__()
         self.alpha, self.slope = alpha, slope
         self.bias: nn.Parameter | None = None
+        self.is_fused = False
 
     def forward(
         self,
@@ -51,7 +53,7 @@ class Pointwise(nn.Module):
             dtype: of the result; None: that of x.
         """
         dtype = dtype or x.dtype
-        if _is_fused(x):
+        if self.is_fused and x.is_cuda:
             own = (self.alpha, self.bias, shortcut, film)
             return activate(x, *own, self.slope, False, dtype)[0]
         return self._activated(self._sum(x.to(dtype), shortcut), film)
@@ -62,7 +64,7 @@ class Pointwise(nn.Module):
         """Return x + bias + shortcut, and what `forward` does."""
         if shortcut is None and self.bias is None:
             return x, self(x, None, film)
-        if _is_fused(x):
+        if self.is_fused and x.is_cuda:
             own = (self.alpha, self.bias, shortcut, film)
             activated, total = activate(x, *own, self.slope, True, x.dtype)
             return total, activated
@@ -104,10 +106,6 @@ class Snake(Pointwise):
         super().__init__(alpha)
 
 
-def _is_fused(x: Tensor) -> bool:
-    return x.is_cuda and not torch.is_grad_enabled() and triton_works()
-
-
 @functools.cache
 def triton_works() -> bool:
     """Whether Triton is installed, and there is the C compiler that it needs to start kernels."""
@@ -115,8 +113,15 @@ def triton_works() -> bool:
     return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
 
 
-def warn_without_triton() -> None:
-    """Tell that a generator is slower on a GPU than it could be, if so."""
+def fuse(network: nn.Module) -> None:
+    """Have what stands between a network's convolutions be one kernel on a GPU.
+
+    The network cannot be trained afterwards. Where there is no Triton, or no C compiler for it, a
+    notice says so.
+    """
+    for module in network.modules():
+        if isinstance(module, Pointwise):
+            module.is_fused = triton_works()
     if not triton_works():
         notice(
             "Triton, or the C compiler that it needs (gcc, clang or CC), is not here: on a GPU the "
@@ -158,7 +163,8 @@ def activate(
     shortcut, film = (_laid_out_as(x, other) for other in (shortcut, film))
     activated, total = _outputs(x, keeps_sum, dtype)
     given = (x, alpha, bias, shortcut, film)
-    launch(*given, activated, total if keeps_sum else None, slope, _SMALLEST)
+    with torch.cuda.device_of(x):  # Triton starts kernels on the current one
+        launch(*given, activated, total if keeps_sum else None, slope, _SMALLEST)
     return activated, total
 
 

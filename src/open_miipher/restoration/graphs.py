@@ -42,7 +42,7 @@ class Graphs:
         capture: "Callable[[Callable[..., Tensor], Inputs], Replay] | None" = None,
     ) -> None:
         self._function, self._device = function, device
-        self._capture = capture or Capture()
+        self._capture = capture or Capture(device)
         self._seen: Counter[Any] = Counter()
         self._replays: OrderedDict[Any, Replay] = OrderedDict()
         self._gave_up = False
@@ -79,10 +79,16 @@ class Graphs:
 
 
 class Capture:
-    """Captures graphs that share their memory: they run one after the other."""
+    """Captures graphs on one GPU that share their memory: they run one after the other.
 
-    def __init__(self) -> None:
-        self._pool = torch.cuda.graph_pool_handle()
+    Args:
+        device: the GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        with torch.cuda.device(device):
+            self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream()
 
     def __call__(self, function: Callable[..., Tensor], inputs: Inputs) -> Replay:
         """Capture what a function launches.
@@ -92,8 +98,10 @@ class Capture:
             inputs: on the device; they are the graph's own from then on.
         """
         graph = torch.cuda.CUDAGraph()
+        where = {"pool": self._pool, "stream": self._stream}
         # Other threads may use the device meanwhile: they measure statistics of files.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        where["capture_error_mode"] = "thread_local"
+        with torch.cuda.device(self._device), torch.cuda.graph(graph, **where):
             output = function(*inputs)
 
         def replay(given: Inputs) -> Tensor:

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from open_miipher.base.errors import report
 from open_miipher.base.precision import as_stored, in_float32, stay_in_float32
 from open_miipher.encoders.base import frame_mask
-from open_miipher.layers.pointwise import Snake, warn_without_triton
+from open_miipher.layers.pointwise import Snake, fuse
 from open_miipher.vocoders.base import AdversarialGenerator, Pieces, cut, ending, see_ends
 from open_miipher.vocoders.gain import at_peak_of
 
@@ -147,7 +147,7 @@ class Dac(AdversarialGenerator):
 
     def merge(self) -> None:
         """Have snakes add the biases of the convolutions before them; see `Vocoder.merge`."""
-        warn_without_triton()
+        fuse(self.decoder)
         before: nn.Conv1d | nn.ConvTranspose1d | None = None
         for block in self.decoder.block:
             if before is not None:

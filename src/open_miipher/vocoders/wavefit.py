@@ -19,7 +19,7 @@ from open_miipher.base.errors import report
 from open_miipher.base.precision import as_stored, in_float32
 from open_miipher.encoders.base import frame_mask
 from open_miipher.layers.conformer import ConformerBlock
-from open_miipher.layers.pointwise import warn_without_triton
+from open_miipher.layers.pointwise import fuse
 from open_miipher.vocoders.base import AdversarialGenerator, Pieces, ending, see_ends
 from open_miipher.vocoders.gain import NoGain, PeakGain, PowerGain
 from open_miipher.vocoders.wavegrad import UNet, UNetConfig, repeat
@@ -287,7 +287,7 @@ class WaveFit(FixedPoint):
 
     def merge(self) -> None:
         """See `UNet.merge`."""
-        warn_without_triton()
+        fuse(self.generator)
         self.generator.merge()
 
 
