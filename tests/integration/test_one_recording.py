@@ -17,7 +17,7 @@ import soundfile
 from speech import voice, write_wav
 
 from open_miipher.base.errors import exit_on_user_error
-from open_miipher.commands import restore
+from open_miipher.commands import one_recording, restore
 from open_miipher.distributed import says
 from open_miipher.distributed.process import STOP_SIGNALS
 
@@ -178,7 +178,7 @@ def test_no_room_for_standard_input_is_one_sentence(
         raise error
 
     if error is not None:
-        monkeypatch.setattr(restore.shutil, "copyfileobj", full)
+        monkeypatch.setattr(one_recording.shutil, "copyfileobj", full)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path if error else tmp_path / "none"))
     monkeypatch.setattr(sys, "stdin", Stream(recording.read_bytes()))
     assert command("-", "out.wav") == 2
