@@ -18,17 +18,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import numpy as np
+from default_model import RATE, context_of
 
 from open_miipher.audio.io import read
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import exit_on_user_error, report
-from open_miipher.degradation import Context, DegradationConfig, Trace, build_degradation
+from open_miipher.degradation import DegradationConfig, Trace, build_degradation
 from open_miipher.evaluation.tables import format_table
 from open_miipher.index import read_index
 from open_miipher.restoration import Restorer
 from open_miipher.restoration.trust import TrustMeter
 
-RATE, SECONDS = 24000, 5.0
+SECONDS = 5.0
 PAUSE_SECONDS = 1.0  # between two halves of every stretch: there, the input has only its noise
 CODECS = {
     "mp3": {"name": "mp3", "bit_rates": [16.0, 24.0]},
@@ -131,21 +132,10 @@ def _with_pause(speaker: str, waveform: np.ndarray, elsewhere: np.ndarray) -> St
 
 def restored(material: Path, damages: dict[str, dict], count: int) -> list[Restored]:
     """Damage stretches of one half of the material, each in one way, and restore them."""
-    speech = stretches(material / "speech", count)
-    noises = _waveforms([material / "noise"])
-    rooms = _waveforms([material / "rir", material / "rooms"])
-
-    def noise(rng: np.random.Generator, num_samples: int) -> tuple[np.ndarray, str]:
-        recording = noises[rng.integers(len(noises))]
-        start = int(rng.integers(len(recording)))
-        return np.resize(np.roll(recording, -start), num_samples), "recorded"
-
-    def room(rng: np.random.Generator) -> tuple[np.ndarray, str]:
-        return rooms[rng.integers(len(rooms))], "room"
-
+    speech, context = stretches(material / "speech", count), context_of(material)
     restorer = Restorer.from_checkpoint(device="cpu")
     chains = {
-        name: build_degradation(DegradationConfig(stages), Context(RATE, noise, room))
+        name: build_degradation(DegradationConfig(stages), context)
         for name, stages in damages.items()
     }
     made = []
@@ -158,15 +148,6 @@ def restored(material: Path, damages: dict[str, dict], count: int) -> list[Resto
         given = given / np.float32(max(1.0, np.abs(given).max() / 0.99))
         made.append(Restored(stretch, damage, given, restorer.restore(given, RATE)[0]))
     return made
-
-
-def _waveforms(folders: list[Path]) -> list[np.ndarray]:
-    found = []
-    for folder in folders:
-        for entry in read_index(folder).entries:
-            waveform, rate = read(folder / entry.file_path)
-            found.append(resample(waveform[0], rate, RATE))
-    return found
 
 
 def _spoken_place(clean: np.ndarray, size: int, rng: np.random.Generator) -> int:

@@ -213,6 +213,18 @@ class Deciding(Encoder):
         return louder.unflatten(1, (-1, self.hop_length))
 
 
+@pytest.mark.parametrize("kind", [KeyError, AssertionError, ZeroDivisionError])
+def test_whatever_ends_the_tracing_the_part_is_named(tmp_path, kind, monkeypatch):
+    def fails(*_):
+        raise kind
+
+    encoder = Deciding()
+    monkeypatch.setattr(Deciding, "encode", fails)
+    with pytest.raises(UserError, match=f"Deciding, cannot be exported to ONNX: {kind.__name__}"):
+        export_onnx(Untouched(encoder), wavefit_chain().vocoder, tmp_path / "model.onnx", {})
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_part_that_cannot_be_exported_is_named(tmp_path):
     with pytest.raises(UserError, match="the encoder, Deciding, cannot be exported to ONNX"):
         export_onnx(Untouched(Deciding()), wavefit_chain().vocoder, tmp_path / "model.onnx", {})

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import struct
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from open_miipher.commands import one_recording, restore
 from open_miipher.distributed import says
 from open_miipher.distributed.process import STOP_SIGNALS
 
+ROOT = Path(__file__).resolve().parents[2]
 RATE = 16000
 
 
@@ -220,3 +222,30 @@ def test_a_wrong_command_line_is_answered(recording, words, said, monkeypatch, c
         restore.parse_arguments(words)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_twenty_minutes_that_are_measured_and_kept_take_the_memory_of_a_few(tmp_path) -> None:
+    """As the command does it, with the default model: all of the process, at its largest."""
+    peaks = []
+    rng = np.random.default_rng(0)
+    for minutes in (2, 20):
+        with soundfile.SoundFile(tmp_path / f"{minutes}.flac", "w", RATE, 1) as file:
+            for number in range(2 * minutes):  # nothing but noise in the second half: not trusted
+                noise = 0.05 * rng.standard_normal(30 * RATE)
+                file.write(noise if number >= minutes else voice(number, 30.0, RATE) + 0.1 * noise)
+        words = [f"{minutes}.flac", "out.flac", "--trust", "--min-trust", "1", "--overwrite"]
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "src/inference.py", *words, "--device", "cpu"],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        said = process.stderr.read().decode()
+        _, status, used = os.wait4(process.pid, 0)
+        assert status == 0, said
+        assert "; the input was kept" in said
+        assert soundfile.info(tmp_path / "out.flac").duration == 60.0 * minutes
+        peaks.append(used.ru_maxrss / 1024)  # MB
+    # Up to 12 minutes are held, at 24 kHz, for the second look at them: 2 minutes take 12 MB.
+    assert peaks[1] < peaks[0] + 60

@@ -10,6 +10,7 @@ from open_miipher.audio.io import read
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import Notice, UserError
 from open_miipher.restoration import RestoreOptions, Restorer, Source, trust_of
+from open_miipher.restoration import job as job_module
 from open_miipher.restoration.streams import ArraySink
 from open_miipher.restoration.trust import Trust, TrustMeter
 
@@ -250,6 +251,22 @@ def test_a_kept_input_has_the_rate_and_channels_of_the_output(stand_in) -> None:
     )
     assert job.kept_input
     assert output.shape == (2, (3 * 11025))
+
+
+def test_a_long_recording_that_is_kept_takes_no_more_memory(
+    stand_in, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(job_module, "KEPT_SAMPLES", 0)
+    restorer = Restorer(stand_in("garbage"), RestoreOptions(min_trust=0.6, chunk_seconds=5.0))
+    peaks = []
+    for minutes in (1, 4):
+        write_wav(tmp_path / "in.wav", np.tile(voice(1, 10.0, 8000), 6 * minutes), 8000)
+        tracemalloc.start()
+        with pytest.warns(Notice, match="the input was kept"):
+            restorer.restore_file(tmp_path / "in.wav", tmp_path / "out.wav")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
 
 
 def test_a_single_file_that_is_kept_is_told_in_a_notice(stand_in, tmp_path) -> None:
