@@ -123,6 +123,7 @@ def _options(arguments: argparse.Namespace) -> "RestoreOptions":
         normalise_over=arguments.normalise_over,
         seed=arguments.seed,
         trust=arguments.trust,
+        trust_speaker=arguments.trust_speaker,
         min_trust=arguments.min_trust,
     )
 

@@ -195,6 +195,12 @@ def _ask_what_comes_out(group: argparse._ArgumentGroup) -> None:
         "log_mel, the default model among them, whose time it takes a share of)",
     )
     add(
+        "--trust-speaker",
+        action="store_true",
+        help="have a network say too, where the input is good, whether the speaker is the same "
+        "(resemblyzer: pip install '.[evaluation]')",
+    )
+    add(
         "--min-trust",
         type=float,
         default=0.0,

@@ -15,6 +15,7 @@ import numpy as np
 
 from open_miipher.audio.formats import whole_rate
 from open_miipher.audio.resample import StreamResampler
+from open_miipher.audio.voices import check_voices, likeness
 from open_miipher.base.errors import UserError
 from open_miipher.restoration.comparison import (
     HOP,
@@ -36,6 +37,7 @@ CALIBRATION = {
     "voice": (0.51, 19.35),
     "hidden": (0.31, 15.01),
     "band": (9.66, 0.43),
+    "speaker": (0.13, 50.0),
 }
 """Of each part: the value that is as often good as bad, and how fast good becomes bad there.
 
@@ -76,9 +78,13 @@ class TrustMeter:
         input_rate: of the input's blocks, in Hz.
         output_rate: of the output's blocks, in Hz.
         num_channels: of both.
+        knows_voices: ask a network too whether the speaker is the same (`audio.voices`).
     """
 
-    def __init__(self, input_rate: int, output_rate: int, num_channels: int) -> None:
+    def __init__(
+        self, input_rate: int, output_rate: int, num_channels: int, knows_voices: bool = False
+    ) -> None:
+        self._knows_voices = knows_voices
         narrow = output_rate if output_rate < RATE else None  # what it cannot hold is not missed
         steps = steps_between(input_rate, narrow, RATE), steps_between(output_rate, None, RATE)
         self._streams = [_Stream(step, num_channels) for step in steps]
@@ -123,13 +129,21 @@ class TrustMeter:
         for channel, (given, made) in enumerate(pairs):
             comparison = Comparison(analyse(given), analyse(made), self._gains[channel])
             self._gains[channel] = comparison.gain
-            for part, find in PARTS.items():
-                found = find(comparison, start / RATE)
-                if part not in self._worst or found.value > self._worst[part].value:
-                    self._worst[part] = found
+            found = {part: find(comparison, start / RATE) for part, find in PARTS.items()}
+            if self._knows_voices:
+                found["speaker"] = _speaker(comparison, given, made, start / RATE)
+            for part, finding in found.items():
+                if part not in self._worst or finding.value > self._worst[part].value:
+                    self._worst[part] = finding
 
 
-def trust_of(given: np.ndarray, given_rate: int, made: np.ndarray, made_rate: int) -> Trust:
+def trust_of(
+    given: np.ndarray,
+    given_rate: int,
+    made: np.ndarray,
+    made_rate: int,
+    knows_voices: bool = False,
+) -> Trust:
     """Return how far a restored signal can be trusted.
 
     Args:
@@ -137,9 +151,11 @@ def trust_of(given: np.ndarray, given_rate: int, made: np.ndarray, made_rate: in
         given_rate: its sample rate in Hz.
         made: (samples,) or (channels, samples) of floats, the output, as long in seconds.
         made_rate: its sample rate in Hz.
+        knows_voices: ask a network too whether the speaker is the same.
 
     Raises:
-        UserError: they have different numbers of channels or lengths, no samples, NaN or Inf.
+        UserError: they have different numbers of channels or lengths, no samples, NaN or Inf; or
+            the network's package is not installed.
     """
     given, made = np.atleast_2d(given), np.atleast_2d(made)
     lengths = given.shape[1] / whole_rate(given_rate), made.shape[1] / whole_rate(made_rate)
@@ -155,7 +171,9 @@ def trust_of(given: np.ndarray, given_rate: int, made: np.ndarray, made_rate: in
         )
     if not (np.isfinite(given).all() and np.isfinite(made).all()):
         raise UserError("NaN or Inf cannot be compared: give finite numbers")
-    meter = TrustMeter(given_rate, made_rate, len(given))
+    if knows_voices:
+        check_voices()
+    meter = TrustMeter(given_rate, made_rate, len(given), knows_voices)
     meter.push_input(given, last=True)
     meter.push_output(made, last=True)
     return meter.finish()
@@ -270,6 +288,22 @@ def _band(slice_: Comparison, start: float) -> _Finding:
     return _Finding(float(lost), f"highs are gone at {start:.1f}-{end:.1f} s")
 
 
+def _speaker(slice_: Comparison, given: np.ndarray, made: np.ndarray, start: float) -> _Finding:
+    """Ask whether it is the same voice, where the input lets that be known; 0 … 2.
+
+    To the network, a voice in noise or in a room is another one already. So its answer counts only
+    where speech is far above the noise, and as periodic as speech is that was recorded nearby.
+    """
+    loudness = slice_.loudness[0]
+    periodic = slice_.voiced[0][loudness > 6]
+    clear = _ramp(np.percentile(loudness, 95), 22, 28)
+    near = _ramp(np.median(periodic), 0.7, 0.85) if len(periodic) else 0.0
+    alike = likeness(given, made, RATE) if clear * near > 0 else None
+    value = 0.0 if alike is None else float(clear * near * (1 - alike))
+    end = start + len(loudness) * HOP / RATE
+    return _Finding(value, f"the voice at {start:.1f}-{end:.1f} s is somebody else's")
+
+
 PARTS: dict[str, Callable[[Comparison, float], _Finding]] = {
     "gone": _gone,
     "added": _added,
@@ -281,7 +315,7 @@ PARTS: dict[str, Callable[[Comparison, float], _Finding]] = {
 
 def _ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return 0 up to the one, 1 from the other."""
-    return ((values - low) / (high - low)).clip(0, 1)
+    return np.clip((values - low) / (high - low), 0, 1)
 
 
 def _worst(
