@@ -121,6 +121,7 @@ def export_onnx(
             )
     except _REFUSALS as error:
         raise UserError(_refusal(error, cleaner, vocoder)) from error
+    _hold_all_constants(program.model.graph)
     model = program.model_proto
     if half:
         _store_in_half(model)
@@ -155,6 +156,22 @@ def _refusal(error: Exception, cleaner: Cleaner, vocoder: Vocoder) -> str:
         trace = trace.tb_next
     first = " ".join(str(reason).split())[:200] or type(reason).__name__
     return f"{told or 'a part of the chain'} cannot be exported to ONNX: {first}"
+
+
+def _hold_all_constants(graph: Any) -> None:
+    """Add the constants that nodes use and the graph lacks.
+
+    Where one value is clamped to several ranges, as in Gemma 4's tower, onnxscript (0.7) makes a
+    `Clip` of each, and puts the bounds of one alone into the graph.
+    """
+    for node in graph:
+        for value in node.inputs:
+            if value is None or value.producer() is not None or value.const_value is None:
+                continue
+            if graph.initializers.get(value.name) is not value:
+                if value.name in graph.initializers:
+                    value.name = f"{value.name}_of_{node.outputs[0].name}"
+                graph.register_initializer(value)
 
 
 def _store_in_half(model: Any) -> None:
