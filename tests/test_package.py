@@ -258,7 +258,7 @@ def test_an_installed_codec_is_trained_converted_and_tokenises(command, tmp_path
     command("train", *words, "trainer.max_steps=2", "trainer.output_dir=run")
     assert b"codec " in command("convert", "run", "--codec-to", "codec").stdout
     tokens = ["--input-audio-dir", "speech", "--output-dir", "tokens", "--codec-source", "codec"]
-    assert b"1 shards tokenised" in command("tokenize", *tokens, "--bandwidth", 1.5).stdout
+    assert b"1 shards tokenised" in command("tokenize", *tokens, "--bandwidth", 0.75).stdout
 
 
 @pytest.mark.slow
@@ -281,9 +281,9 @@ def test_shards_are_made_and_trained_on_where_it_is_installed(command, tmp_path)
         *("data.crop_seconds=1.0", "data.sample_seconds=1.0", "preprocess.num_writers=1"),
         *("preprocess.output_root=shards", "preprocess.writer_name=w"),
     )
-    assert b"3 inputs done, 0 could not be read in full" in made.stdout
+    assert b"1 inputs done, 0 could not be read in full" in made.stdout
     assert list(tmp_path.glob("shards/w/train/0/*.tar"))
-    assert b"3 of 3 done" in command("status", "shards/w/train/0").stdout
+    assert b"1 of 1 done" in command("status", "shards/w/train/0").stdout
 
 
 @pytest.mark.slow
