@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -131,7 +132,10 @@ def compare_steps(repeats: int) -> dict[str, float]:
 
 
 def vocode(model: str, device: str, repeats: int, batch: int = 1) -> dict[str, float]:
-    """Time both samplings of one second of audio; from nothing, or from a mel."""
+    """Time both samplings of one second of audio in turns; from nothing, or from a mel.
+
+    Returns the medians, as times real time, and how long one step took in each, in seconds.
+    """
     torch.manual_seed(0)
     experiment = "ljspeech" if "vocoder" in model else "sc09"
     run = compose_run([f"model={model}", f"experiment={experiment}"])
@@ -145,11 +149,20 @@ def vocode(model: str, device: str, repeats: int, batch: int = 1) -> dict[str, f
         mel = mel.to(device)
     audio = batch * num_samples / recipe.sample_rate
     items = torch.arange(batch)
-    figures = {}
-    for name, descent in (("full", schedule.full), ("fast", schedule.fast(FAST_LEVELS))):
-        run_once = lambda d=descent: sample(backbone, d, items, num_samples, 0, mel)  # noqa: E731
-        taken = seconds(run_once, device, 1 if name == "full" else repeats, warmup=name == "fast")
-        figures[f"{name}_x_real_time"] = audio / taken
+    descents = {"fast": schedule.fast(FAST_LEVELS), "full": schedule.full}
+    taken: dict[str, list[float]] = {name: [] for name in descents}
+    for turn in range(repeats + 1):
+        for name, descent in descents.items():
+            if turn == 0 and name == "full":
+                continue  # the six steps have warmed up both
+            run_once = lambda d=descent: sample(backbone, d, items, num_samples, 0, mel)  # noqa: E731
+            once = seconds(run_once, device, 1, warmup=0)
+            if turn > 0:
+                taken[name].append(once)
+    medians = {name: statistics.median(times) for name, times in taken.items()}
+    figures = {f"{name}_x_real_time": audio / median for name, median in medians.items()}
+    for name, median in medians.items():
+        figures[f"{name}_seconds_a_step"] = median / len(descents[name].steps)
     return figures
 
 

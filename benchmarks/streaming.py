@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 from file_statistics import background, put_together
+from real_speech import distance_db
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from open_miipher.base.errors import exit_on_user_error
-from open_miipher.evaluation.metrics import distance_db
 from open_miipher.evaluation.tables import format_table
 from open_miipher.restoration import DEFAULT_MODEL, RestoreOptions, Restorer
 
