@@ -37,7 +37,7 @@ CALIBRATION = {
     "voice": (0.51, 19.35),
     "hidden": (0.31, 15.01),
     "band": (9.66, 0.43),
-    "speaker": (0.13, 50.0),
+    "speaker": (0.16, 19.2),
 }
 """Of each part: the value that is as often good as bad, and how fast good becomes bad there.
 
