@@ -83,7 +83,7 @@ def main() -> int:
         sources = TrainSource(
             *(find_or_make(arguments, kind, Path(folder)) for kind in _MADE_FILES)
         )
-        config = preset(arguments.preset, sources, arguments.crop_seconds)
+        config = preset(arguments, sources)
         dataset = build_train_data(config, seed=0)
         stages = time_stages(config)
         runs = [
@@ -108,6 +108,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--noise-dir", help="noise with its index; made if not given")
     parser.add_argument("--rir-dir", help="impulse responses with their index; made if not given")
     parser.add_argument("--crop-seconds", type=float, default=10.0)
+    parser.add_argument(
+        "--fast-codecs", action="store_true", help="MP3 and Opus by the system's libraries"
+    )
     parser.add_argument("--num-crops", type=int, default=400, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")
     parser.add_argument(
@@ -144,16 +147,18 @@ def find_or_make(arguments: argparse.Namespace, kind: str, folder: Path) -> list
     return [str(folder / kind)]
 
 
-def preset(name: str, sources: TrainSource, crop_seconds: float) -> DataConfig:
+def preset(arguments: argparse.Namespace, sources: TrainSource) -> DataConfig:
     """Return the data configuration to measure."""
     plain = compose_plain(["model=miipher2_feature_cleaner"])["data"]
     config = from_mapping(DataConfig, plain, "data")
-    degradation = config.degradation
-    if name == "four":
+    degradation = replace(config.degradation, fast_codecs=arguments.fast_codecs)
+    if arguments.preset == "four":
         labels = ("reverb", "noise", "clipping", "low_pass")
         always = {label: {**degradation.stages[label], "probability": 1.0} for label in labels}
         degradation = DegradationConfig(always, max_stages=len(always))
-    return replace(config, train=sources, crop_seconds=crop_seconds, degradation=degradation)
+    return replace(
+        config, train=sources, crop_seconds=arguments.crop_seconds, degradation=degradation
+    )
 
 
 def measure(dataset: Dataset, num_crops: int, batch_size: int, num_workers: int) -> Figures:
@@ -186,7 +191,8 @@ def time_stages(config: DataConfig) -> dict[str, float]:
     )
     context, taken = Context(config.sample_rate), {}
     for label, spec in config.degradation.stages.items():
-        alone = DegradationConfig({label: {**spec, "probability": 1.0}})
+        stages = {label: {**spec, "probability": 1.0}}
+        alone = replace(config.degradation, stages=stages)
         chain, rng = build_degradation(alone, context), np.random.default_rng(0)
         chain(waveform, rng, Trace(waveform))
         start, repeats = time.process_time(), 20

@@ -1,5 +1,7 @@
 """Spans of files at another rate, and files that are not what the index says."""
 
+import os
+from collections import Counter
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -91,6 +93,24 @@ def test_the_first_rank_of_a_machine_verifies_for_all(make_dir, tmp_path, monkey
     for _ in range(2):  # what was found wrong is not taken as verified
         with pytest.raises(UserError, match=r"a\.wav"):
             Files([root])
+
+
+def test_sixty_four_ranks_on_eight_machines_read_every_header_once_a_machine(make_dir, monkeypatch):
+    root = make_dir("speech", {f"{k}.wav": (noise(100), 24000) for k in range(5)})
+    readers = []
+
+    def counted(path):
+        readers.append(int(os.environ["RANK"]))
+        return io.read_header(path)
+
+    monkeypatch.setattr("open_miipher.index.verify.read_header", counted)
+    monkeypatch.setenv("WORLD_SIZE", "64")
+    for rank in range(64):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank % 8))
+        monkeypatch.setattr("open_miipher.data.files._verified", set())  # a process of its own
+        assert len(Files([root])) == 5
+    assert Counter(readers) == dict.fromkeys(range(0, 64, 8), 5)
 
 
 def test_a_directory_is_verified_once(make_dir, monkeypatch):

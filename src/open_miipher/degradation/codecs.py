@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
-from open_miipher.audio import codec
+from open_miipher.audio import codec, system_codecs
 from open_miipher.base.errors import UserError
 from open_miipher.degradation.base import Context, Stage, Trace, check_range
 
@@ -24,13 +25,14 @@ class Mp3(Stage):
         bit_rates: list[float] = field(default_factory=lambda: [16, 32, 64, 128])
 
     def __init__(self, context: Context, config: Config) -> None:
-        self.sample_rate = context.sample_rate
+        self.sample_rate, self.fast = context.sample_rate, _is_fast(context)
         self.bit_rates = _choices("mp3 bit_rates", config.bit_rates, 8, 320)
 
     def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
         """Go through MP3 at a drawn bit rate."""
         bit_rate = float(rng.choice(self.bit_rates))
-        return _attempt(codec.mp3, waveform, trace, self.sample_rate, bit_rate=bit_rate)
+        coder = partial(codec.mp3, fast=self.fast)
+        return _attempt("mp3", coder, waveform, trace, self.sample_rate, bit_rate=bit_rate)
 
 
 class Mp3Vbr(Stage):
@@ -48,12 +50,14 @@ class Mp3Vbr(Stage):
 
     def __init__(self, context: Context, config: Config) -> None:
         check_range("mp3_vbr quality", config.quality, 0, 9)
-        self.sample_rate, self.config = context.sample_rate, config
+        self.sample_rate, self.fast = context.sample_rate, _is_fast(context)
+        self.config = config
 
     def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
         """Go through MP3 at a drawn quality."""
         quality = rng.uniform(*self.config.quality)
-        return _attempt(codec.mp3_vbr, waveform, trace, self.sample_rate, quality=quality)
+        coder = partial(codec.mp3_vbr, fast=self.fast)
+        return _attempt("mp3_vbr", coder, waveform, trace, self.sample_rate, quality=quality)
 
 
 class Vorbis(Stage):
@@ -76,7 +80,7 @@ class Vorbis(Stage):
     def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
         """Go through Vorbis at a drawn quality."""
         quality = float(rng.choice(self.qualities))
-        return _attempt(codec.vorbis, waveform, trace, self.sample_rate, quality=quality)
+        return _attempt("vorbis", codec.vorbis, waveform, trace, self.sample_rate, quality=quality)
 
 
 class Opus(Stage):
@@ -93,13 +97,14 @@ class Opus(Stage):
         bit_rates: list[float] = field(default_factory=lambda: [8, 16, 24, 32])
 
     def __init__(self, context: Context, config: Config) -> None:
-        self.sample_rate = context.sample_rate
+        self.sample_rate, self.fast = context.sample_rate, _is_fast(context)
         self.bit_rates = _choices("opus bit_rates", config.bit_rates, 6, 256)
 
     def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
         """Go through Opus at a drawn bit rate."""
         bit_rate = float(rng.choice(self.bit_rates))
-        return _attempt(codec.opus, waveform, trace, self.sample_rate, bit_rate=bit_rate)
+        coder = partial(codec.opus, fast=self.fast)
+        return _attempt("opus", coder, waveform, trace, self.sample_rate, bit_rate=bit_rate)
 
 
 class ALaw(Stage):
@@ -114,7 +119,7 @@ class ALaw(Stage):
 
     def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
         """Go through A-law."""
-        return _attempt(codec.a_law, waveform, trace, self.sample_rate)
+        return _attempt("a_law", codec.a_law, waveform, trace, self.sample_rate)
 
 
 class MuLaw(Stage):
@@ -129,17 +134,34 @@ class MuLaw(Stage):
 
     def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
         """Go through mu-law."""
-        return _attempt(codec.mu_law, waveform, trace, self.sample_rate)
+        return _attempt("mu_law", codec.mu_law, waveform, trace, self.sample_rate)
+
+
+def _is_fast(context: Context) -> bool:
+    """Whether MP3 and Opus are the system's.
+
+    Raises:
+        UserError: they are asked for, and not there.
+    """
+    if context.fast_codecs:
+        try:
+            system_codecs.find()
+        except system_codecs.SystemCodecError as error:
+            raise UserError(
+                f"data.degradation.fast_codecs=true: {error}; install libopus and LAME (Debian: "
+                "apt-get install libopus0 libmp3lame0; conda: libopus, lame), or set it to false"
+            ) from error
+    return context.fast_codecs
 
 
 def _attempt(
+    name: str,
     round_trip: Callable[..., np.ndarray],
     waveform: np.ndarray,
     trace: Trace,
     sample_rate: int,
     **setting: float,
 ) -> np.ndarray:
-    name = round_trip.__name__
     try:
         decoded = round_trip(waveform, sample_rate, **setting)
     except codec.CodecError as error:
