@@ -6,11 +6,17 @@
 
 Weights are random, audio is generated; any override of `src/train.py` may follow. For a stage that
 needs earlier stages, these are made with random weights.
+
+With `--memory STEPS`, it writes the resident memory over so many steps instead, and by how much a
+step raises it; with `--launches`, how many operations the passes of a step start, forward and
+backward. With `trainer.compile=true`, operations that the compiler has fused count once, together;
+no code is made of it for the CPU, which would take long, and nothing is computed.
 """
 
 import argparse
 import contextlib
 import json
+import re
 import resource
 import sys
 import tempfile
@@ -20,6 +26,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -34,7 +41,7 @@ from open_miipher.base.errors import exit_on_user_error
 from open_miipher.config import compose_run
 from open_miipher.distributed import World, says, start
 from open_miipher.index import scan, write_index
-from open_miipher.training import Trainer, prepare
+from open_miipher.training import Run, Trainer, prepare
 
 _SAMPLE_RATE = 24000
 _PARTS = ("model.encoder.", "model.cleaner.", "model.vocoder.", "model.discriminators.")
@@ -48,7 +55,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10, help="measured steps")
     parser.add_argument("--warmup", type=int, default=3, help="steps before them")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: a GPU if there is one")
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument(
+        "--json", type=Path, help="write the figures here too, and beside them what is drawn"
+    )
+    parser.add_argument("--memory", type=int, metavar="STEPS", help="watch memory instead of time")
+    parser.add_argument("--launches", action="store_true", help="count operations instead of time")
     parser.add_argument("overrides", nargs="*", help="as for src/train.py")
     arguments = parser.parse_intermixed_args()
     world = start(arguments.device)
@@ -65,13 +76,20 @@ def main() -> int:
         if arguments.model.endswith("_finetune"):  # its parts are empty: keys are added with a +
             common = [f"+{o}" if o.startswith(_PARTS) else o for o in common]
         run = compose_run([f"model={arguments.model}", output_dir, *common])
-        figures = measure(prepare(run, world), arguments.warmup, arguments.steps)
-        audio_seconds = run.trainer.batch_size * run.plain["data"]["crop_seconds"]
-        figures["audio_x_real_time"] = audio_seconds * figures["steps_per_second"]
+        if arguments.launches:
+            figures = count_launches(run, world)
+        elif arguments.memory:
+            figures = watch_memory(prepare(run, world), arguments.memory)
+        else:
+            figures = measure(prepare(run, world), arguments.warmup, arguments.steps)
+            audio_seconds = run.trainer.batch_size * run.plain["data"]["crop_seconds"]
+            figures["audio_x_real_time"] = audio_seconds * figures["steps_per_second"]
         if world.is_main:
             report(arguments.model, figures)
             if arguments.json:
                 arguments.json.write_text(json.dumps(figures, indent=2))
+                if arguments.memory:
+                    plot_memory(figures, arguments.json.with_suffix(".png"))
         world.barrier()
         world.close()
     return 0
@@ -141,6 +159,88 @@ def measure(trainer: Trainer, warmup: int, steps: int) -> dict[str, Any]:
     }
 
 
+def watch_memory(trainer: Trainer, steps: int, num_points: int = 100) -> dict[str, Any]:
+    """Take steps, and read the resident memory of this process now and then.
+
+    Returns:
+        Steps and bytes of each reading, and the slope of a line through those after the first
+        quarter, in bytes a step.
+    """
+    points = []
+    for step in range(1, steps + 1):
+        trainer.step()
+        if step % max(1, steps // num_points) == 0:
+            trainer.read()
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            points.append((step, pages * resource.getpagesize()))
+    settled = np.array(points[len(points) // 4 :])
+    slope = float(np.polyfit(settled[:, 0], settled[:, 1], 1)[0])
+    return {"memory": points, "bytes_a_step": slope}
+
+
+def plot_memory(figures: dict[str, Any], file: Path) -> None:
+    """Draw what `watch_memory` has read."""
+    from matplotlib import pyplot
+
+    steps, sizes = np.array(figures["memory"]).T
+    figure, axes = pyplot.subplots(figsize=(7, 3), layout="tight")
+    axes.plot(steps, sizes / 2**20)
+    axes.set(xlabel="step", ylabel="resident memory, MiB", ylim=(0, 1.15 * sizes.max() / 2**20))
+    axes.set_title(f"{figures['bytes_a_step']:,.0f} bytes a step after the first quarter")
+    figure.savefig(file, dpi=90)
+
+
+# What makes or looks at tensors without computing anything.
+_FREE = re.compile(
+    r"aten::(empty|new_empty|as_strided|view|_unsafe_view|reshape|_reshape_alias|transpose|t|permute|"
+    r"slice|select|expand|unsqueeze|squeeze|detach|alias|unbind|split|narrow|unfold|resize_|set_|"
+    r"result_type|item|_local_scalar_dense|to|lift_fresh|view_as_real|view_as_complex|is_|numpy_T)"
+)
+
+
+# What is one operation for a GPU, however a CPU does it.
+_WHOLE = re.compile(
+    r"aten::(convolution|convolution_backward|_fft_\w+|sum|mean|col2im|im2col|copy_)$"
+)
+
+
+def _started(event: Any) -> int:
+    """Count the operations in what the profiler saw, itself and all below it."""
+    if _WHOLE.match(event.name):
+        return 1
+    below = sum(map(_started, event.cpu_children))
+    is_one = event.name.startswith("aten::") and not _FREE.match(event.name)
+    return below or int(is_one)
+
+
+def count_launches(run: Run, world: World) -> dict[str, Any]:
+    """Count the operations that the passes of a step start, forward and backward."""
+    from torch._inductor import async_compile, scheduler
+    from torch.profiler import ProfilerActivity, profile
+
+    fused = 0
+
+    def noted(self: Any, stock: Any = scheduler.Scheduler.codegen) -> Any:
+        nonlocal fused
+        kinds = (scheduler.SchedulerNode, scheduler.FusedSchedulerNode)
+        fused += sum(isinstance(node, kinds) for node in self.nodes)
+        return stock(self)
+
+    with (
+        patch.object(scheduler.Scheduler, "codegen", noted),
+        patch.object(async_compile.AsyncCompile, "cpp_pybinding", lambda *_: lambda *_: None),
+    ):
+        trainer = prepare(run, world)
+        trainer.accumulate()
+        before = fused
+        with profile(activities=[ProfilerActivity.CPU]) as watched:
+            trainer.accumulate()
+    assert fused == before, "a step with the shapes of the first was compiled anew"
+    tops = [event for event in watched.events() if event.cpu_parent is None]
+    started = sum(map(_started, tops))
+    return {"fused": fused, "others": started, "launches": fused + started}
+
+
 def waits_of_a_step(trainer: Trainer) -> int:
     """Count the operations of one step in which the processor waits for the GPU."""
     torch.cuda.set_sync_debug_mode("warn")
@@ -196,6 +296,10 @@ class Clock:
 
 def report(model: str, figures: dict[str, Any]) -> None:
     """Print the figures."""
+    if "share" not in figures:
+        shown = {name: value for name, value in figures.items() if name != "memory"}
+        print(f"{model}: {', '.join(f'{name} {value:,.0f}' for name, value in shown.items())}")
+        return
     share = "  ".join(f"{name} {value:.0%}" for name, value in figures["share"].items())
     print(
         f"{model} on {figures['ranks']} × {figures['device']} ({figures['threads']} threads), "

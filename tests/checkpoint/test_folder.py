@@ -21,6 +21,7 @@ from open_miipher.checkpoint import (
     remove_leftovers,
     resolve_checkpoint,
     set_aside,
+    snapshot,
     write_checkpoint,
 )
 
@@ -197,6 +198,24 @@ def test_a_full_disk_loses_nothing(tmp_path):
         signal.signal(signal.SIGXFSZ, handler)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["latest", "step-00000010"]
     assert Checkpoint.open(tmp_path).state["step"] == 10
+
+
+def test_a_snapshot_keeps_what_was_and_copies_what_is_shared_once():
+    network, moment = torch.nn.Linear(2, 2), torch.ones(3)
+    weights = network.state_dict()
+    average = {**weights, "bias": torch.zeros(2)}
+    training = {"optimizers": {"a": {"state": {0: [moment]}, "param_groups": [{"lr": 0.1}]}}}
+    kept = snapshot(Content({}, {"step": 1}, {"a": weights}, {"a": average}, training))
+    before = weights["weight"].clone()
+    with torch.no_grad():
+        network.weight.add_(1.0)
+        moment.mul_(2.0)
+    assert torch.equal(kept.weights["a"]["weight"], before)
+    assert kept.ema["a"]["weight"] is kept.weights["a"]["weight"]
+    assert torch.equal(kept.ema["a"]["bias"], torch.zeros(2))
+    own = kept.training["optimizers"]["a"]
+    assert torch.equal(own["state"][0][0], torch.ones(3))
+    assert own["param_groups"] == [{"lr": 0.1}]
 
 
 def test_leftovers_of_killed_runs_go(tmp_path):

@@ -1,8 +1,9 @@
 """Run as one of several ranks: leave the averaged gradients of each recipe in files.
 
-python gradients.py OUT_DIR SETTINGS.json single|double, the settings being {name: [override, …]}.
-single: of the first step, in float32, as users train. double: of the second step, in float64, where
-no rounding hides a mistake and the zeros that some weights start with are gone.
+python gradients.py OUT_DIR SETTINGS.json single|double|captured, the settings being {name: [override,
+…]}. single: of the first step, in float32, as users train. double: of the second step, in float64,
+where no rounding hides a mistake and the zeros that some weights start with are gone. captured: as
+single, and what is compiled is compiled as `captured` has it.
 """
 
 import json
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from captured import leave_out_code
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
@@ -45,6 +47,8 @@ def keep_gradients(trainer: Trainer, file: Path, world: World) -> None:
 def main() -> None:
     out_dir, settings = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text())
     double = sys.argv[3] == "double"
+    if sys.argv[3] == "captured":
+        leave_out_code()
     if double:
         torch.set_default_dtype(torch.float64)
         torch.Tensor.float = torch.Tensor.double  # what asks for float32 gets float64 too

@@ -102,6 +102,19 @@ def test_ranks_average_to_the_joined_batch_without_rounding(run_script, tiny_sta
             check(tmp_path, name, ranks, relative=1e-10, zeros=False)
 
 
+@pytest.mark.slow
+def test_compiled_ranks_average_to_the_joined_batch(run_script, tiny_stages, tmp_path):
+    names = ("cleaner", "pretrain", "finetune", "codec")
+    plain = {name: [*tiny_stages[name], SIX] for name in names}
+    compiled = {name: [*words, "trainer.compile=true"] for name, words in plain.items()}
+    for ranks, precision, settings in ((1, "single", plain), (2, "captured", compiled)):
+        file = tmp_path / f"{precision}.json"
+        file.write_text(json.dumps(settings))
+        run_script("tests/dist/gradients.py", tmp_path, file, precision, ranks=ranks)
+    for name in names:
+        check(tmp_path, name, 2, relative=1e-5, zeros=name != "finetune")
+
+
 def run(run_script, folder, settings, precision: str) -> None:
     file = folder / "settings.json"
     file.write_text(json.dumps(settings))

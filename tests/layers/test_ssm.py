@@ -1,8 +1,9 @@
 import pytest
 import torch
+from scipy.fft import next_fast_len
 
 from open_miipher.layers import ssm
-from open_miipher.layers.ssm import S4D, convolve
+from open_miipher.layers.ssm import S4D, convolve, fast_length
 
 
 def recurrence(layer: S4D, num_samples: int) -> torch.Tensor:
@@ -121,3 +122,8 @@ def test_gradients_are_those_of_finite_differences():
     ours = torch.autograd.grad((convolve(x, kernels) * weights).sum(), (x, kernels))
     theirs = torch.autograd.grad((plain(x, kernels) * weights).sum(), (x, kernels))
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_transforms_have_the_length_that_scipy_takes():
+    for least in (*range(1, 3000), 96_000, 123_457, 1_000_001):
+        assert fast_length(least) == next_fast_len(least, real=True)

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from open_miipher.config import compose_run
 from open_miipher.distributed import World, start
 from open_miipher.index import Entry, read_index, write_index
 from open_miipher.training import Trainer, prepare
+from open_miipher.training import trainer as trainer_module
 from open_miipher.training.optimization import load_optimizer
 
 
@@ -287,6 +289,54 @@ def test_an_old_checkpoint_that_cannot_go_does_not_end_the_run(cleaner, run_dir,
     assert sorted(p.name for p in (run_dir / "ckpt").glob("step-*")) == [
         "step-00000001", "step-00000003"
     ]  # fmt: skip
+
+
+def test_training_goes_on_while_its_state_of_before_is_written(cleaner, run_dir, monkeypatch):
+    more = ["trainer.max_steps=3", "trainer.save_every=1", "trainer.validate_every=0"]
+    trainer = begin(*cleaner, *more)
+    write, may_write, then = trainer_module.write_checkpoint, threading.Event(), {}
+
+    def slowly(root, content, best):
+        if content.state["step"] == 2:
+            assert may_write.wait(60)
+        return write(root, content, best)
+
+    def step(take=trainer.step):
+        if trainer.state.step == 2:
+            then.update(
+                {k: v.clone() for k, v in weights_of(trainer.recipe.trained["cleaner"]).items()}
+            )
+            take()
+            assert Checkpoint.open(run_dir).state["step"] == 1
+            may_write.set()
+        else:
+            take()
+
+    monkeypatch.setattr(trainer_module, "write_checkpoint", slowly)
+    monkeypatch.setattr(trainer, "step", step)
+    trainer.run()
+    assert Checkpoint.open(run_dir).state["step"] == 3
+    written = Checkpoint.open(run_dir, "2").weights("cleaner")
+    assert all(torch.equal(value, then[key]) for key, value in written.items())
+    log = (run_dir / "train.log").read_text()
+    assert log.index("saved step 2") < log.index("saved step 3") < log.index("step 3: done")
+
+
+def test_a_checkpoint_that_cannot_be_written_beside_training_ends_it(cleaner, run_dir, monkeypatch):
+    trainer = begin(*cleaner, "trainer.max_steps=1000", "trainer.save_every=2")
+    write = trainer_module.write_checkpoint
+
+    def full(root, content, best):
+        if content.state["step"] == 4:
+            raise UserError("cannot write the checkpoint: the disk is full")
+        return write(root, content, best)
+
+    monkeypatch.setattr(trainer_module, "write_checkpoint", full)
+    with pytest.raises(UserError, match="the disk is full"):
+        trainer.run()
+    assert trainer.state.step < 100
+    assert Checkpoint.open(run_dir).state["step"] == 2
+    assert not (run_dir / "REQUEUE").exists()
 
 
 @pytest.mark.parametrize("local_rank", [0, 1])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from open_miipher.audio import fourier
 from open_miipher.base.errors import UserError, report
 from open_miipher.base.paths import printable
 from open_miipher.base.precision import in_float32
@@ -96,8 +97,7 @@ class LogMel(nn.Module):
             (batch, ceil(samples / hop_length), n_mels) float32.
         """
         with in_float32(waveform.device):
-            magnitude = self._stft(waveform.float()).abs()
-            mel = self.basis @ magnitude
+            mel = self.basis @ fourier.magnitude(self._stft(waveform.float()))
             return mel.clamp(min=self.config.floor).log().transpose(1, 2)
 
     def magnitude_from(self, log_mel: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from open_miipher.checkpoint.writing import (
     remove_leftovers,
     replace_folder,
     set_aside,
+    snapshot,
     write_checkpoint,
     write_files,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "replace_folder",
     "resolve_checkpoint",
     "set_aside",
+    "snapshot",
     "weights_of",
     "write_checkpoint",
     "write_files",

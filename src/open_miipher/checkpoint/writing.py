@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,31 @@ class Content:
     ema: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
     training: Mapping[str, Any] | None = field(default_factory=dict)
     networks: Mapping[str, Blueprint] = field(default_factory=dict)
+
+
+def snapshot(content: Content) -> Content:
+    """Copy every tensor to the host, so that training may go on while the copy is written.
+
+    What the weights and their average share is copied once, and is shared by the copies.
+    """
+    copies: dict[tuple[Any, ...], Tensor] = {}
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            place = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+            if place not in copies:
+                copies[place] = value.detach().to("cpu", copy=True)
+            return copies[place]
+        if isinstance(value, Mapping):
+            return {key: copied(item) for key, item in value.items()}
+        return [copied(item) for item in value] if isinstance(value, list) else value
+
+    return replace(
+        content,
+        weights=copied(content.weights),
+        ema=copied(content.ema),
+        training=copied(content.training),
+    )
 
 
 def write_checkpoint(root: Path, content: Content, best: bool = False) -> Path:

@@ -2,12 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from contextvars import ContextVar
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from open_miipher.base.ambient import Ambient
 from open_miipher.base.errors import report
 from open_miipher.encoders import Encoder
 
@@ -92,16 +92,13 @@ class HookedCleaner(Cleaner):
         self, waveform: Tensor, lengths: Tensor | None, statistics: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Encode with active hooks; see `Cleaner.forward`."""
-        previous = _ACTING.set(self)
-        try:
+        with _ACTING.given(self):
             return self.encoder(waveform, lengths, statistics)
-        finally:
-            _ACTING.reset(previous)
 
     @property
     def is_acting(self) -> bool:
         """Whether this cleaner's `forward` is running in this thread; the hooks ask for it."""
-        return _ACTING.get() is self
+        return _ACTING.value is self
 
 
-_ACTING: ContextVar[HookedCleaner | None] = ContextVar("acting", default=None)
+_ACTING: Ambient[HookedCleaner | None] = Ambient("acting", None)

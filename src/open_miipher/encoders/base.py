@@ -3,13 +3,13 @@
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from contextvars import ContextVar
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from open_miipher.audio.mel import MelConfig
+from open_miipher.base.ambient import Ambient
 
 
 class Encoder(nn.Module, ABC):
@@ -80,14 +80,11 @@ class Encoder(nn.Module, ABC):
             waveform = waveform.masked_fill(~frame_mask(lengths, num_samples), 0.0)
         frame_lengths = (lengths + self.hop_length - 1) // self.hop_length
         waveform = nn.functional.pad(waveform, (0, -num_samples % self.hop_length))
-        previous = _IS_FULL.set(is_full)
-        try:
+        with _IS_FULL.given(is_full):
             if statistics is None:
                 return self.encode(waveform, frame_lengths), frame_lengths
             statistics = statistics.to(waveform.device)
             return self.encode_with(waveform, frame_lengths, statistics), frame_lengths
-        finally:
-            _IS_FULL.reset(previous)
 
     @abstractmethod
     def encode(self, waveform: Tensor, frame_lengths: Tensor) -> Tensor:
@@ -143,7 +140,7 @@ class Encoder(nn.Module, ABC):
         return self._fingerprint
 
 
-_IS_FULL: ContextVar[bool] = ContextVar("is_full", default=False)
+_IS_FULL: Ambient[bool] = Ambient("is_full", False)
 
 
 def attention_mask(lengths: Tensor, num_frames: int) -> Tensor | None:
@@ -151,7 +148,7 @@ def attention_mask(lengths: Tensor, num_frames: int) -> Tensor | None:
 
     Kernels without a mask are faster, and to look into one would be to wait for the device.
     """
-    return None if _IS_FULL.get() else frame_mask(lengths, num_frames)
+    return None if _IS_FULL.value else frame_mask(lengths, num_frames)
 
 
 def frame_mask(lengths: Tensor, num_frames: int) -> Tensor:

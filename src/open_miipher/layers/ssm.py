@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from scipy.fft import next_fast_len
 from torch import Tensor, nn
 
 from open_miipher.base.precision import in_float32
@@ -126,12 +125,28 @@ def convolve(x: Tensor, kernels: Tensor) -> Tensor:
         (batch, width, samples) float32.
     """
     num_samples = x.shape[-1]
-    size = next_fast_len(2 * num_samples, real=True)
+    size = fast_length(2 * num_samples)
     kernel = nn.functional.pad(kernels[0], (0, size - num_samples))
     if len(kernels) == 2:  # the time before 0 is at the end of the circle
         kernel = kernel + nn.functional.pad(kernels[1].flip(-1), (size - num_samples, 0))
     convolved: Tensor = _Circular.apply(x, kernel)
     return convolved
+
+
+def fast_length(least: int) -> int:
+    """Return the first number from `least` on without a prime factor above 5, which FFTs like.
+
+    As scipy's `next_fast_len`, into which a compiler cannot look.
+    """
+    found = 1 << (least - 1).bit_length()
+    fives = 1
+    while fives < found:
+        power = fives  # 5ⁱ 3ʲ
+        while power < found:
+            found = min(found, power << (-(-least // power) - 1).bit_length())
+            power *= 3
+        fives *= 5
+    return found
 
 
 class _Circular(torch.autograd.Function):

@@ -119,6 +119,7 @@ class AdversarialVocoder(Recipe[PairBatch]):
         super().__init__()
         self.spectral = _spectral_losses(data.sample_rate, config)
         self.mel_distance = MultiScaleMelLoss(data.sample_rate, MultiScaleMelConfig())
+        self.tools = [*self.spectral.values(), self.mel_distance]
         spectral_names = (name for key in self.spectral for name in SPECTRAL_LOSSES[key])
         names = (*ADVERSARIAL_LOSSES, *spectral_names)
         check_weights(config.loss_weights, names, "model.loss_weights")
@@ -137,6 +138,7 @@ class AdversarialVocoder(Recipe[PairBatch]):
             "discriminator", DISCRIMINATORS, group, key="model.discriminators"
         )
         self.trained = {"generator": self.vocoder, "discriminator": self.discriminators}
+        self.generator_losses = generator_losses
         self.cleaner: Cleaner | None = None
         if config.features == "cleaned":
             if config.cleaner is None:
@@ -171,11 +173,10 @@ class AdversarialVocoder(Recipe[PairBatch]):
         """See `Recipe.is_given`; `discriminators` has one key per discriminator and no `name`."""
         return bool(spec) if part == "discriminators" else super().is_given(part, spec)
 
-    def to(self, device: torch.device) -> None:
-        """Move every network, and the losses' windows, to a device."""
-        super().to(device)
-        self.spectral.to(device)
-        self.mel_distance.to(device)
+    def compile(self) -> None:
+        """See `Recipe.compile`; the generator's losses are joined with the discriminators."""
+        super().compile()
+        self.generator_losses = torch.compile(generator_losses, dynamic=False)
 
     def passes(self, batch: PairBatch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
         """Yield the generator's pass, then the discriminators' pass on the same outputs."""
@@ -188,7 +189,7 @@ class AdversarialVocoder(Recipe[PairBatch]):
         spoken = networks["generator"](features, noise, pieces)
         outputs = [output * pieces.mask for output in spoken]
         with frozen(self.discriminators):
-            losses = generator_losses(self.discriminators, target, outputs, self.adversarial)
+            losses = self.generator_losses(self.discriminators, target, outputs, self.adversarial)
         stacked = torch.stack(outputs)
         for loss in self.spectral.values():
             losses |= loss(target, stacked)

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from open_miipher.audio.spectral import log_spectral_distance
@@ -69,12 +68,7 @@ class Codec(Recipe[AudioBatch]):
         self.seed, self.weights, self.gain_db = seed, config.loss_weights, config.gain_db
         self.mel_loss = MultiScaleMelLoss(data.sample_rate, config.mel)
         self.mel_distance = MultiScaleMelLoss(data.sample_rate, MultiScaleMelConfig())
-
-    def to(self, device: torch.device) -> None:
-        """Move the network, and the losses' windows, to a device."""
-        super().to(device)
-        self.mel_loss.to(device)
-        self.mel_distance.to(device)
+        self.tools = [self.mel_loss, self.mel_distance]
 
     def passes(self, batch: AudioBatch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
         """Yield the one pass; calling the network moves its codebooks."""

@@ -117,22 +117,17 @@ class Diffusion(Recipe[Batch]):
         self.num_samples = round(data.crop_seconds * data.sample_rate)
         self.ssm_lr_scale = config.ssm_lr_scale
         self.schedule = NoiseSchedule(config.diffusion)
+        self.tools = [self.schedule]
         self.backbone: Backbone = self.build("backbone", BACKBONES, config.spec(), key="model")
         self.trained["backbone"] = self.backbone
         self.condition: MelCondition | None = None
         if not config.unconditional and config.mel is not None:
             check_hop(self.backbone.config, config.mel.hop_length)
             self.condition = MelCondition(config.mel)
+            self.tools.append(self.condition)
         self.cleaner: Cleaner | None = None
         if config.encoder is not None and config.cleaner is not None:
             self._build_cleaner(config.encoder, config.cleaner, config.mel)
-
-    def to(self, device: torch.device) -> None:
-        """Move the network, the schedule and the mel's front end to a device."""
-        super().to(device)
-        self.schedule.to(device)
-        if self.condition is not None:
-            self.condition.to(device)
 
     def passes(self, batch: Batch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
         """Yield the one pass: the mean square of what is wrong in the guess of the noise.

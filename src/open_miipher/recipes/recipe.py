@@ -78,6 +78,7 @@ class Recipe(ABC, Generic[B]):
         trained: the networks that train, by name. The first is the main one: only that one is
             averaged (EMA), validated and sampled.
         frozen: networks that are used and saved, but not trained.
+        tools: modules without weights of their own, such as losses, schedules and front ends.
     """
 
     Config: ClassVar[type]
@@ -94,6 +95,7 @@ class Recipe(ABC, Generic[B]):
         self.base: dict[str, nn.Module] = {}
         self.trained: dict[str, nn.Module] = {}
         self.frozen: dict[str, nn.Module] = {}
+        self.tools: list[nn.Module] = []
         self._blueprints: dict[str, Blueprint] = {}
 
     @abstractmethod
@@ -200,9 +202,19 @@ class Recipe(ABC, Generic[B]):
         return [group for group in groups if group.parameters]
 
     def to(self, device: torch.device) -> None:
-        """Move every network to a device."""
-        for network in (*self.base.values(), *self.saved.values()):
-            network.to(device)
+        """Move every network and tool to a device."""
+        for module in (*self.base.values(), *self.saved.values(), *self.tools):
+            module.to(device)
+
+    def compile(self) -> None:
+        """Compile every network and tool in place, each when it is first called.
+
+        Weights keep their names. What a network computes under other conditions, such as without
+        gradients, is compiled apart; so is each shape, but those of batches that vary.
+        """
+        varies = not all(kind.has_one_shape for kind in self.data_kinds)
+        for module in (*self.base.values(), *self.saved.values(), *self.tools):
+            module.compile(dynamic=None if varies else False)
 
     def build(
         self, name: str, registry: Registry[Any], spec: Mapping[str, Any], *arguments: Any, key: str

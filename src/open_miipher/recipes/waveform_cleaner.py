@@ -85,11 +85,7 @@ class WaveformCleaner(Recipe[PairBatch]):
         self.trained["cleaner"], self.frozen["generator"] = self.cleaner, vocoder
         self.vocoder = vocoder
         self.spectra = CompressedSpectrumLoss(data.sample_rate, config.spectra)
-
-    def to(self, device: torch.device) -> None:
-        """Move every network, and the losses' windows, to a device."""
-        super().to(device)
-        self.spectra.to(device)
+        self.tools = [self.spectra]
 
     def passes(self, batch: PairBatch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
         """Yield the one pass: distances of restored and clean waveforms.

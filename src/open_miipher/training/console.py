@@ -1,6 +1,7 @@
 """The output of a run: a progress bar on a terminal, else plain lines; always a log file."""
 
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -20,6 +21,7 @@ class Console:
     def __init__(self, log_file: Path | None) -> None:
         self._log: TextIO | None = None if log_file is None else open(log_file, "a")  # noqa: SIM115
         self._bar: tqdm | None = None
+        self._lock = threading.Lock()
 
     def start(self, step: int, max_steps: int) -> None:
         """Show the progress bar if stderr is a terminal."""
@@ -27,15 +29,16 @@ class Console:
             self._bar = tqdm(initial=step, total=max_steps, unit="step", dynamic_ncols=True)
 
     def line(self, text: str) -> None:
-        """Print one line and write it to the log file."""
+        """Print one line and write it to the log file; from any thread."""
         if self._log is None:
             return
-        self._log.write(text + "\n")
-        self._log.flush()
-        if self._bar is None:
-            print(text, flush=True)
-        else:
-            self._bar.write(text, file=sys.stderr)
+        with self._lock:
+            self._log.write(text + "\n")
+            self._log.flush()
+            if self._bar is None:
+                print(text, flush=True)
+            else:
+                self._bar.write(text, file=sys.stderr)
 
     def metrics(self, step: int, split: str, values: Mapping[str, float], more: str = "") -> None:
         """Print a line of numbers, with a text behind them, and move the bar."""

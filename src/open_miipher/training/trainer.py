@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
 
@@ -15,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from open_miipher.base.amounts import duration
 from open_miipher.base.plain import shell_override
 from open_miipher.base.shipped import as_called
-from open_miipher.checkpoint import prune, write_checkpoint
+from open_miipher.checkpoint import Content, prune, snapshot, write_checkpoint
 from open_miipher.data import Batch
 from open_miipher.distributed import StopSignal, World, is_under_torchrun, mark_requeue
 from open_miipher.recipes import Pass, Sound
@@ -76,11 +77,15 @@ class Trainer:
         self.output_dir, self.loggers, self.console = output_dir, loggers, console
         self.lock = lock
         self.saved_step = state.step if state.step else None
+        self.writer = ThreadPoolExecutor(1)  # of checkpoints
+        self.writing: Future[None] | None = None
         self.scores: dict[str, float] = {}  # of the last validation
         self.was_zero = False  # the loss, and it was said
         self.failures: list[str] = []  # samples that could not be made, not reported yet
         self.check, self.values = FiniteCheck(world), dict[str, float]()
         self.asked: Callable[[], bool] = lambda: False  # whether to stop, as of the step before
+        if config.compile:
+            self.recipe.compile()
         self.networks = {n: self._wrap(network) for n, network in self.recipe.trained.items()}
         self.metrics = (
             MetricsLog(output_dir / "metrics.jsonl", state.step) if world.is_main else None
@@ -117,7 +122,7 @@ class Trainer:
                 self.sample()
             stopping = self._has_to_stop()
             if self._is_time(config.save_every):
-                self.save()
+                self.begin_save()
         self.asked()
         self._report_failures()
         self.save()
@@ -155,15 +160,19 @@ class Trainer:
         return f"step {step}: stopped by a signal, and saved; to go on: {again}{note}"
 
     def _has_to_stop(self) -> bool:
-        """Whether some rank has received a signal; several ranks know it one step later.
+        """Whether a rank has received a signal, or cannot save; several know it one step later.
 
         They ask each other while the next step is computed, so that none waits for the answer.
         """
-        received = self.stop.received is not None
+        received = self.stop.received is not None or self._has_failed_to_write()
         if self.world.size == 1:
             return received
         asked, self.asked = self.asked, self.world.any_later(received)
         return asked()
+
+    def _has_failed_to_write(self) -> bool:
+        writing = self.writing
+        return writing is not None and writing.done() and writing.exception() is not None
 
     def step(self) -> dict[str, torch.Tensor]:
         """Take one optimiser step of every network, without waiting for the device.
@@ -233,7 +242,8 @@ class Trainer:
             names += batch.names
             self.failures += batch.failures + batch.broken
             unsynchronised = self._unsynchronised(micro_step < accumulation - 1)
-            with unsynchronised, _convolutions(batch.has_one_shape, self.config.amp == "no"):
+            are_rounded = self.config.amp == "no" and not self.config.compile
+            with unsynchronised, _convolutions(batch.has_one_shape, are_rounded):
                 for item in self._passes(batch):
                     self.state.scaler.scale(item.loss / accumulation).backward()
                     for name, value in _named(item, self.recipe.main).items():
@@ -282,7 +292,7 @@ class Trainer:
         overall = recipe.overall(means)
         if overall < self.state.best_score:
             self.state.best_score = overall
-            self.save(best=True)
+            self.begin_save(best=True)
 
     def sample(self) -> None:
         """Log sounds on rank 0: of the first clips, or unconditional ones if there are no clips."""
@@ -302,25 +312,47 @@ class Trainer:
             logger.clip(self.state.step, name, sounds)
 
     def save(self, best: bool = False) -> None:
-        """Write a checkpoint on rank 0 while the other ranks wait.
+        """Write a checkpoint, and wait until it is on the disk; see `begin_save`."""
+        self.begin_save(best)
+        self.finish_save()
 
-        A step that is saved already is not saved again, unless it is the best one.
+    def begin_save(self, best: bool = False) -> None:
+        """Copy the state on rank 0, which writes it while training goes on.
+
+        One checkpoint is written at a time: this waits for the one before. The first of a run is
+        waited for, since a run that is killed before has nothing to go on from. A step that is
+        saved already is not saved again, unless it is the best one.
+
+        Raises:
+            UserError: see `finish_save`.
         """
         self.read()
         if self.saved_step == self.state.step and not best:
             return
+        self.finish_save()
+        if self.world.is_main:
+            content = snapshot(self.state.content())
+            self.writing = self.writer.submit(self._write, content, best)
+        is_first, self.saved_step = self.saved_step is None, self.state.step
+        if is_first:
+            self.finish_save()
 
-        def write() -> list[str]:
-            if not self.world.is_main:
-                return []
-            root = self.output_dir / "ckpt"
-            write_checkpoint(root, self.state.content(), best=best)
-            return prune(root, self.config.keep_last)
+    def finish_save(self) -> None:
+        """Wait on every rank until what rank 0 writes is on the disk.
 
-        for problem in self.world.agree(write):
+        Raises:
+            UserError: it cannot be written.
+        """
+        writing, self.writing = self.writing, None
+        self.world.agree(lambda: writing.result() if writing else None)
+
+    def _write(self, content: Content, best: bool) -> None:
+        """Write a checkpoint and remove old ones, in a thread of rank 0."""
+        root = self.output_dir / "ckpt"
+        write_checkpoint(root, content, best=best)
+        for problem in prune(root, self.config.keep_last):
             self.console.line(f"warning: {problem}")
-        self.saved_step = self.state.step
-        self.console.line(f"saved step {self.state.step}{' (best)' if best else ''}")
+        self.console.line(f"saved step {content.state['step']}{' (best)' if best else ''}")
 
     def _report_failures(self) -> None:
         self.console.failures(self.state.step, self.world.gather(self.failures))
@@ -376,7 +408,8 @@ class Trainer:
         for network in networks:
             network.eval()
         try:
-            with torch.no_grad(), self.state.averaged(), self._autocast():
+            eager = torch.compiler.set_stance("force_eager")  # clips have ever new shapes
+            with torch.no_grad(), self.state.averaged(), self._autocast(), eager:
                 yield
         finally:
             for network in networks:
@@ -389,7 +422,8 @@ def _convolutions(tries_algorithms: bool, are_rounded: bool) -> Iterator[None]:
 
     Args:
         tries_algorithms: on each new shape; what restores has ever new shapes.
-        are_rounded: float32 may be TF32. Beside autocast, what is float32 is so for its precision.
+        are_rounded: float32 may be TF32. Beside autocast, what is float32 is so for its precision;
+            compiled code knows of no exceptions.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.allow_tf32

@@ -1,9 +1,7 @@
 """What every vocoder is to the rest of the package, and what adversarial training asks besides."""
 
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextvars import ContextVar
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from open_miipher.audio.mel import MelConfig
+from open_miipher.base.ambient import Ambient
 from open_miipher.encoders.base import frame_mask
 
 
@@ -50,22 +49,23 @@ class Vocoder(nn.Module, ABC):
             (batch, frames * hop_length) float32; anything beyond a clip's end.
         """
 
+    def merge(self) -> None:
+        """Take the form that is fastest on a GPU, and says the same; most have one form alone.
 
-_MISSING: ContextVar[Tensor | None] = ContextVar("missing", default=None)
+        Neither training nor saving works afterwards. Weights must be no parametrisations.
+        """
 
 
-@contextlib.contextmanager
-def ending(missing: Tensor | None) -> Iterator[None]:
+_MISSING: Ambient[Tensor | None] = Ambient("missing", None)
+
+
+def ending(missing: Tensor | None) -> AbstractContextManager[None]:
     """Within, convolutions that `see_ends` see zeros beyond each clip's end, as if it were alone.
 
     Args:
         missing: (batch,) frames by which each clip is shorter than the batch; None: none is.
     """
-    previous = _MISSING.set(missing)
-    try:
-        yield
-    finally:
-        _MISSING.reset(previous)
+    return _MISSING.given(missing)
 
 
 def see_ends(network: nn.Module, rate: int) -> None:
@@ -82,7 +82,7 @@ def see_ends(network: nn.Module, rate: int) -> None:
 
 
 def _silence_beyond(rate: int, module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor] | None:
-    missing = _MISSING.get()
+    missing = _MISSING.value
     if missing is None:
         return None
     [x] = inputs

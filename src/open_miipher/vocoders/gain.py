@@ -144,7 +144,9 @@ class PowerGain(nn.Module):
         for _ in range(self.griffin_lim_steps):
             spectrum = self._transform(waveform)
             ahead = spectrum if before is None else spectrum + MOMENTUM * (spectrum - before)
-            waveform = self._inverse(ahead * (magnitudes / ahead.abs().clamp_min(1e-12)), mask)
+            waveform = self._inverse(
+                ahead * (magnitudes / fourier.magnitude(ahead).clamp_min(1e-12)), mask
+            )
             before = spectrum
         return waveform
 
