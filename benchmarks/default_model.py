@@ -84,6 +84,22 @@ def _waveforms(folders: list[Path]) -> list[np.ndarray]:
     return found
 
 
+def context_of(material: Path) -> Context:
+    """Return the noises and rooms of one half of the material, for damages at RATE."""
+    noises = _waveforms([material / "noise"])
+    rooms = _waveforms([material / "rir", material / "rooms"])
+
+    def noise(rng: np.random.Generator, num_samples: int) -> tuple[np.ndarray, str]:
+        recording = noises[rng.integers(len(noises))]
+        start = int(rng.integers(len(recording)))
+        return np.resize(np.roll(recording, -start), num_samples), "recorded"
+
+    def room(rng: np.random.Generator) -> tuple[np.ndarray, str]:
+        return rooms[rng.integers(len(rooms))], "room"
+
+    return Context(RATE, noise, room)
+
+
 def _speech(folder: Path, count: int) -> list[np.ndarray]:
     """Return different stretches of full-band speech: one of every file, then another of each."""
     files: dict[bytes, np.ndarray] = {}
@@ -105,20 +121,9 @@ def _speech(folder: Path, count: int) -> list[np.ndarray]:
 
 def make_sets(material: Path, output: Path, count: int) -> None:
     """Write input and reference of every kind of damage."""
-    speech = _speech(material / "speech", count)
-    noises = _waveforms([material / "noise"])
-    rooms = _waveforms([material / "rir", material / "rooms"])
-
-    def noise(rng: np.random.Generator, num_samples: int) -> tuple[np.ndarray, str]:
-        recording = noises[rng.integers(len(noises))]
-        start = int(rng.integers(len(recording)))
-        return np.resize(np.roll(recording, -start), num_samples), "recorded"
-
-    def room(rng: np.random.Generator) -> tuple[np.ndarray, str]:
-        return rooms[rng.integers(len(rooms))], "room"
-
+    speech, context = _speech(material / "speech", count), context_of(material)
     for kind, stages in SETS.items():
-        chain = build_degradation(DegradationConfig(stages), Context(RATE, noise, room))
+        chain = build_degradation(DegradationConfig(stages), context)
         for number, waveform in enumerate(speech):
             trace = Trace(waveform)
             damaged = chain(waveform, np.random.default_rng(number), trace)

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import platform
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -78,7 +79,10 @@ class Checks:
             for stage in stages:
                 self.check(f"train {family}_{stage}", partial(self.train, family, stage))
             self.check(f"restore with {family}", partial(self.restore, family, stages[2]))
+            self.check(f"the model of {family} alone", partial(self.model, family, stages[1]))
         other = "wavenext2_pretrain"
+        model = partial(self.model, "miipher2", other)
+        self.check("the model of miipher2 with WaveNeXt 2 alone", model)
         self.check(f"train miipher2_{other}", partial(self.train, "miipher2", other))
         restore = partial(self.restore, "miipher2", "wavenext2_finetune")
         self.check("restore with miipher2 and WaveNeXt 2", restore)
@@ -214,8 +218,13 @@ class Checks:
         """Return the override that names a family's encoder."""
         return f"model.encoder.source={self.folders[family]}"
 
-    def parts(self, family: str) -> tuple[nn.Module, nn.Module]:
-        """Build a family's cleaner, with adapters that do something, and its vocoder."""
+    def parts(self, family: str, vocoder: str = "") -> tuple[nn.Module, nn.Module]:
+        """Build a family's cleaner, with adapters that do something, and its vocoder.
+
+        Args:
+            family: its name.
+            vocoder: the stage that it is trained in; by default, the family's second.
+        """
         from open_miipher.base.registry import build
         from open_miipher.cleaners import CLEANERS
         from open_miipher.config import compose_plain
@@ -224,7 +233,7 @@ class Checks:
 
         first, second = (
             compose_plain([f"model={family}_{stage}", self.encoder(family)])["model"]
-            for stage in FAMILIES[family][:2]
+            for stage in (FAMILIES[family][0], vocoder or FAMILIES[family][1])
         )
         torch.manual_seed(0)
         encoder = build(ENCODERS, first["encoder"])
@@ -238,6 +247,45 @@ class Checks:
             if family == "miipher2" and isinstance(module, nn.Conv1d):
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
         return cleaner, vocoder
+
+    def model(self, family: str, stage: str) -> Outcome:
+        """Measure a chain on batches of chunks, with the copies to the GPU and back.
+
+        By batch size for chunks of 20 s, with CUDA graphs and without, and by length of the chunks
+        for the fastest batch, as long together. OUT_DIR/profile_FAMILY_STAGE.txt says where the
+        time goes.
+        """
+        from open_miipher.restoration import Chain
+
+        cleaner, vocoder = self.parts(family, stage)
+        cleaner.merge()
+        chain = Chain(cleaner, vocoder, self.device, "bf16" if self.device == "cuda" else "no")
+        graphs = chain._graphs
+        usual, sizes = (0.12, (1,)) if self.tiny else (20.0, (1, 4, 16, 64, 128))
+        speeds: dict[int, float] = {}
+        figures: dict[str, Any] = {"by_batch_size": speeds, "launched": {}, "by_chunk_seconds": {}}
+        for size in sizes:
+            try:
+                speeds[size] = speed(chain, size, usual)
+                chain._graphs = None
+                figures["launched"][size] = speed(chain, size, usual)
+            except torch.OutOfMemoryError:
+                break
+            finally:
+                chain._graphs = graphs
+        best = max(speeds, key=lambda size: speeds[size])
+        for factor in (0.25, 0.5, 1.5):  # as much audio at once
+            size = max(1, round(best / factor))
+            figures["by_chunk_seconds"][factor * usual] = speed(chain, size, factor * usual)
+        figures["times_real_time"] = speeds[best]
+        chain._graphs = None
+        with torch.profiler.profile() as profile:
+            speed(chain, best, usual, repeats=1)
+        order = "self_device_time_total" if self.device == "cuda" else "self_cpu_time_total"
+        table = profile.key_averages().table(sort_by=order, row_limit=40)
+        (self.out / f"profile_{family}_{stage}.txt").write_text(table)
+        shown = ", ".join(f"{value:.4g} by {size}" for size, value in speeds.items())
+        return True, f"times real time: {shown} chunks of {usual:g} s", figures
 
     def train(self, family: str, stage: str, launcher: Sequence[str] = ()) -> Outcome:
         """Measure the training of a paper-size stage, and that its steps wait for nothing."""
@@ -312,6 +360,23 @@ def speech_like(seconds: float, sample_rate: int) -> Tensor:
         voice = torch.stack([torch.sin(k * phase) / k for k in range(1, 20)]).sum(0)
         noise[row] += 0.1 * voice * torch.sin(9 * t + row).clamp_min(0)
     return noise
+
+
+def speed(chain: Any, batch_size: int, seconds: float, repeats: int = 3) -> float:
+    """Return how many times as fast as real time a chain restores batches, the median."""
+    from open_miipher.restoration.graphs import WARM_UP
+
+    frames = round(seconds * chain.input_rate / chain.input_hop)
+    waveform = speech_like(frames * chain.input_hop / chain.input_rate, chain.input_rate)[:1]
+    waveform = waveform.repeat(batch_size, 1)
+    lengths = torch.full((batch_size,), waveform.shape[1])
+    keys = torch.arange(batch_size)
+    taken = []
+    for _ in range(WARM_UP + 1 + repeats):
+        began = time.perf_counter()
+        chain.restore(waveform, lengths, keys, keys)
+        taken.append(time.perf_counter() - began)
+    return batch_size * seconds / statistics.median(taken[-repeats:])
 
 
 def relative_error(exact: Tensor, rounded: Tensor) -> float:

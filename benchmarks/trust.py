@@ -1,12 +1,13 @@
 """Plant failures in restored speech; measure how well the score of trust finds them.
 
-    python benchmarks/trust.py --material output/default/material [--files 120]
+    python benchmarks/trust.py --material output/default/material [--files 120] [--speaker]
 
 The material is the default model's (jobs/local/train_default.sh): stretches of `train` are for
 fitting the constants of `restoration/trust.py`, those of `test`, other speakers, noises and rooms,
 for the table. Each stretch gets a pause, is damaged, and restored by pretrained/default: the good
 ones. Then each failure is planted in the restored sound; which kind comes where is drawn from the
-stretch's number. Prints constants that fit, and the table of benchmarks/results/trust.md.
+stretch's number. Prints constants that fit, and the table of benchmarks/results/trust.md. With
+--speaker, trust asks a network for the speaker too, and one more failure is planted.
 """
 
 import argparse
@@ -18,17 +19,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 import numpy as np
+from default_model import RATE, context_of
 
 from open_miipher.audio.io import read
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import exit_on_user_error, report
-from open_miipher.degradation import Context, DegradationConfig, Trace, build_degradation
+from open_miipher.degradation import DegradationConfig, Trace, build_degradation
 from open_miipher.evaluation.tables import format_table
 from open_miipher.index import read_index
 from open_miipher.restoration import Restorer
 from open_miipher.restoration.trust import TrustMeter
 
-RATE, SECONDS = 24000, 5.0
+SECONDS = 5.0
 PAUSE_SECONDS = 1.0  # between two halves of every stretch: there, the input has only its noise
 CODECS = {
     "mp3": {"name": "mp3", "bit_rates": [16.0, 24.0]},
@@ -59,6 +61,7 @@ MADE_FOR = {
     ),
     "hidden": ("noise -5 dB",),
     "band": ("highs cut",),
+    "speaker": ("another voice, same words and pitch",),
 }
 GOOD = "good"
 GOOD_FOR_EACH_BAD = 6  # in the fit: most restorations are good
@@ -131,21 +134,10 @@ def _with_pause(speaker: str, waveform: np.ndarray, elsewhere: np.ndarray) -> St
 
 def restored(material: Path, damages: dict[str, dict], count: int) -> list[Restored]:
     """Damage stretches of one half of the material, each in one way, and restore them."""
-    speech = stretches(material / "speech", count)
-    noises = _waveforms([material / "noise"])
-    rooms = _waveforms([material / "rir", material / "rooms"])
-
-    def noise(rng: np.random.Generator, num_samples: int) -> tuple[np.ndarray, str]:
-        recording = noises[rng.integers(len(noises))]
-        start = int(rng.integers(len(recording)))
-        return np.resize(np.roll(recording, -start), num_samples), "recorded"
-
-    def room(rng: np.random.Generator) -> tuple[np.ndarray, str]:
-        return rooms[rng.integers(len(rooms))], "room"
-
+    speech, context = stretches(material / "speech", count), context_of(material)
     restorer = Restorer.from_checkpoint(device="cpu")
     chains = {
-        name: build_degradation(DegradationConfig(stages), Context(RATE, noise, room))
+        name: build_degradation(DegradationConfig(stages), context)
         for name, stages in damages.items()
     }
     made = []
@@ -158,15 +150,6 @@ def restored(material: Path, damages: dict[str, dict], count: int) -> list[Resto
         given = given / np.float32(max(1.0, np.abs(given).max() / 0.99))
         made.append(Restored(stretch, damage, given, restorer.restore(given, RATE)[0]))
     return made
-
-
-def _waveforms(folders: list[Path]) -> list[np.ndarray]:
-    found = []
-    for folder in folders:
-        for entry in read_index(folder).entries:
-            waveform, rate = read(folder / entry.file_path)
-            found.append(resample(waveform[0], rate, RATE))
-    return found
 
 
 def _spoken_place(clean: np.ndarray, size: int, rng: np.random.Generator) -> int:
@@ -272,6 +255,27 @@ def _highs_cut(sound: Restored, others: list[Stretch], rng: np.random.Generator)
     return sosfiltfilt(low_pass, sound.made).astype(np.float32)
 
 
+def _formants_shifted(
+    sound: Restored, others: list[Stretch], rng: np.random.Generator
+) -> np.ndarray:
+    """Stretch or squeeze the spectral envelope by 15 to 25 %, as of a smaller or larger head."""
+    import torch
+
+    ratio = rng.uniform(1.15, 1.25) ** rng.choice([-1, 1])
+    size, hop, lowest = 1024, 256, 60  # quefrencies below are the envelope's: voices under 400 Hz
+    window = torch.hann_window(size)
+    spectrum = torch.stft(
+        torch.from_numpy(sound.made), size, hop, window=window, return_complex=True
+    )
+    cepstrum = torch.fft.irfft((spectrum.abs() + 1e-6).log(), dim=0)
+    cepstrum[lowest : size - lowest + 1] = 0
+    envelope = torch.fft.rfft(cepstrum, dim=0).real.numpy()
+    bins = np.arange(len(envelope))
+    moved = np.stack([np.interp(bins / ratio, bins, frame) for frame in envelope.T], axis=1)
+    gains = torch.from_numpy(np.exp(moved - envelope).astype(np.float32))
+    return torch.istft(spectrum * gains, size, hop, window=window, length=len(sound.made)).numpy()
+
+
 Failure = Callable[[Restored, list[Stretch], np.random.Generator], np.ndarray]
 FAILURES: dict[str, Failure] = {
     "words swapped": _words_swapped,
@@ -283,13 +287,16 @@ FAILURES: dict[str, Failure] = {
     "highs cut": _highs_cut,
 }
 
+OF_SPEAKERS: dict[str, Failure] = {"another voice, same words and pitch": _formants_shifted}
+
 
 def planted(sounds: list[Restored], kind: str) -> Iterator[np.ndarray]:
     """Yield every sound with a failure in it."""
-    number = list(FAILURES).index(kind)
+    plant = {**FAILURES, **OF_SPEAKERS}
+    number = list(plant).index(kind)
     for index, sound in enumerate(sounds):
         others = [s.stretch for s in sounds if s.stretch.speaker != sound.stretch.speaker]
-        yield FAILURES[kind](sound, others, np.random.default_rng((number, index)))
+        yield plant[kind](sound, others, np.random.default_rng((number, index)))
 
 
 @dataclass
@@ -313,11 +320,11 @@ class Judged:
         return np.array([values[part] for values in self.values])
 
 
-def judge(sounds: list[Restored], made: Iterable[np.ndarray]) -> Judged:
-    """Measure the trust in what was made of sounds."""
+def judge(sounds: list[Restored], made: Iterable[np.ndarray], speaker: bool) -> Judged:
+    """Measure the trust in what was made of sounds, with the speaker or without."""
     values, scores = [], []
     for sound, waveform in zip(sounds, made, strict=True):
-        meter = TrustMeter(RATE, RATE, 1)
+        meter = TrustMeter(RATE, RATE, 1, speaker)
         meter.push_input(sound.given[None], last=True)
         meter.push_output(waveform[None], last=True)
         scores.append(meter.finish().score)
@@ -330,12 +337,13 @@ def judge(sounds: list[Restored], made: Iterable[np.ndarray]) -> Judged:
     )
 
 
-def judge_all(sounds: list[Restored], lost: list[Restored]) -> dict[str, Judged]:
+def judge_all(sounds: list[Restored], lost: list[Restored], speaker: bool) -> dict[str, Judged]:
     """Measure the trust in good sounds, with every kind of failure, and in those of TOO_MUCH."""
-    judged = {GOOD: judge(sounds, (sound.made for sound in sounds))}
-    judged |= {kind: judge(sounds, planted(sounds, kind)) for kind in FAILURES}
+    judged = {GOOD: judge(sounds, (sound.made for sound in sounds), speaker)}
+    for kind in {**FAILURES, **(OF_SPEAKERS if speaker else {})}:
+        judged[kind] = judge(sounds, planted(sounds, kind), speaker)
     (kind,) = TOO_MUCH
-    return {**judged, kind: judge(lost, (sound.made for sound in lost))}
+    return {**judged, kind: judge(lost, (sound.made for sound in lost), speaker)}
 
 
 def fit(judged: dict[str, Judged]) -> dict[str, tuple[float, float]]:
@@ -343,7 +351,8 @@ def fit(judged: dict[str, Judged]) -> dict[str, tuple[float, float]]:
     from scipy.optimize import minimize
 
     fitted = {}
-    for part, kinds in MADE_FOR.items():
+    for part in judged[GOOD].values[0]:
+        kinds = MADE_FOR[part]
         good = judged[GOOD].of(part)
         bad = np.concatenate([judged[kind].of(part) for kind in kinds])
 
@@ -384,10 +393,9 @@ def interval(good: Judged, bad: list[Judged]) -> str:
 def table(judged: dict[str, Judged]) -> str:
     """Format the areas, and how many are trusted."""
     good = judged[GOOD]
-    rows = [
-        [kind, interval(good, [judged[kind]]), *_shares(judged[kind].scores)] for kind in FAILURES
-    ]
-    rows.append(["all of them", interval(good, [judged[kind] for kind in FAILURES]), "", ""])
+    bad = [kind for kind in judged if kind != GOOD and kind not in TOO_MUCH]
+    rows = [[kind, interval(good, [judged[kind]]), *_shares(judged[kind].scores)] for kind in bad]
+    rows.append(["all of them", interval(good, [judged[kind] for kind in bad]), "", ""])
     rows += [[kind, "", *_shares(judged[kind].scores)] for kind in TOO_MUCH]
     rows += [
         [f"good: {damage}", "", *_shares(good.scores[good.damages == damage])]
@@ -407,11 +415,12 @@ def main() -> int:
     add = parser.add_argument
     add("--material", type=Path, required=True, help="the folder that holds train and test")
     add("--files", type=int, default=120, help="sounds of each half (default: %(default)s)")
+    add("--speaker", action="store_true", help="ask for the speaker too (resemblyzer)")
     arguments = parser.parse_args()
     for half in ("train", "test"):
         sounds = restored(arguments.material / half, DAMAGES, arguments.files)
         lost = restored(arguments.material / half, TOO_MUCH, arguments.files // 3)
-        judged = judge_all(sounds, lost)
+        judged = judge_all(sounds, lost, arguments.speaker)
         if half == "train":
             print(f"CALIBRATION = {fit(judged)}")
         speakers = len(np.unique(judged[GOOD].speakers))

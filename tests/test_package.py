@@ -3,14 +3,22 @@
 import os
 import re
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import sysconfig
 import venv
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
+import tiny_codec
+import tiny_diffusion
+import torch
+from hub import Hub
+from public_wavenet import Public
 from speech import voice, write_wav
 
 from open_miipher import __version__
@@ -105,11 +113,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def command(site: Path, tmp_path: Path) -> Command:
-    """Return a function that runs the program in `tmp_path`, without a network if that can be."""
-    can = os.getuid() == 0 and shutil.which("unshare") and shutil.which("ip")
-    lonely = ["unshare", "--net", "sh", "-c", 'ip link set lo up; "$@"', "sh"] if can else []
-    environment = {
+def environment(site: Path, tmp_path: Path) -> dict[str, str]:
+    """The variables of a shell in which the program is installed, and nothing of a checkout."""
+    return {
         "PATH": f"{site.parents[2] / 'bin'}:{os.environ['PATH']}",
         "HOME": str(tmp_path),
         "HF_HUB_OFFLINE": "1",
@@ -117,6 +123,13 @@ def command(site: Path, tmp_path: Path) -> Command:
         "CUDA_VISIBLE_DEVICES": "",
         "OMP_NUM_THREADS": "1",
     }
+
+
+@pytest.fixture
+def command(environment: dict[str, str], tmp_path: Path) -> Command:
+    """Return a function that runs the program in `tmp_path`, without a network if that can be."""
+    can = os.getuid() == 0 and shutil.which("unshare") and shutil.which("ip")
+    lonely = ["unshare", "--net", "sh", "-c", 'ip link set lo up; "$@"', "sh"] if can else []
 
     def run(
         *words: object, check: bool = True, stdin: bytes = b"", program: Sequence[str] = PROGRAM
@@ -208,3 +221,112 @@ def test_the_other_commands_find_what_they_need(command, tmp_path) -> None:
     assert (tmp_path / "run/ckpt/latest").exists()
     command("restore", "speech", "restored", "--ckpt-dir", "run")
     assert len(list((tmp_path / "restored").glob("*.wav"))) == 3
+
+
+@pytest.mark.slow
+def test_an_installed_diffusion_is_trained_and_generates(command, tmp_path) -> None:
+    tiny_diffusion.make_tones(tmp_path / "tones")
+    (tmp_path / "tones/metadata.csv").unlink()
+    command("index", "--root-dir", "tones")
+    words = tiny_diffusion.overrides("wavenet", Path("tones"))
+    command("train", *words, "trainer.max_steps=2", "trainer.output_dir=run")
+    made = command("generate", "--ckpt-dir", "run", "--n-samples", 3, "--output-dir", "clips")
+    assert b"1 batches made, 0 failed" in made.stdout
+    assert len(list(tmp_path.glob("clips/*.wav"))) == 3
+    assert b"1 of 1 done" in command("status", "clips").stdout
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+def test_installed_a_published_wavenet_is_imported_and_generates(command, tmp_path) -> None:
+    torch.manual_seed(0)
+    torch.save({"model_state_dict": Public().state_dict()}, tmp_path / "public.pkl")
+    words = ["--kind", "diffwave", "--path", "public.pkl", "--output-dir", "run"]
+    assert b"open-miipher generate --ckpt-dir run" in command("import", *words).stdout
+    assert b"0 converted, 1 already up to date" in command("convert", "run").stdout
+    fast = ["--sampler", "fast", "--n-samples", 1, "--output-dir", "clips"]
+    command("generate", "--ckpt-dir", "run", *fast)
+    assert (tmp_path / "clips/000000.wav").is_file()
+
+
+@pytest.mark.slow
+def test_an_installed_codec_is_trained_converted_and_tokenises(command, tmp_path) -> None:
+    for number in range(2):
+        write_wav(tmp_path / f"speech/{number}.wav", voice(number, 1.0), 24000)
+    command("index", "--root-dir", "speech")
+    words = tiny_codec.overrides("speech")
+    command("train", *words, "trainer.max_steps=2", "trainer.output_dir=run")
+    assert b"codec " in command("convert", "run", "--codec-to", "codec").stdout
+    tokens = ["--input-audio-dir", "speech", "--output-dir", "tokens", "--codec-source", "codec"]
+    assert b"1 shards tokenised" in command("tokenize", *tokens, "--bandwidth", 0.75).stdout
+
+
+@pytest.mark.slow
+def test_what_is_exported_restores_the_same_where_it_is_installed(command, tmp_path) -> None:
+    write_wav(tmp_path / "noisy/0.wav", voice(0, 1.1), 24000)
+    assert b"open-miipher restore --ckpt-dir" in command("export", "--output-dir", "model").stdout
+    command("restore", "noisy", "clean")
+    command("restore", "noisy", "again", "--ckpt-dir", "model")
+    made, again = (tmp_path / folder / "0.wav" for folder in ("clean", "again"))
+    assert made.read_bytes() == again.read_bytes()
+
+
+@pytest.mark.slow
+def test_shards_are_made_and_trained_on_where_it_is_installed(command, tmp_path) -> None:
+    for number in range(3):
+        write_wav(tmp_path / f"speech/{number}.wav", voice(number, 1.2), 24000)
+    command("index", "--root-dir", "speech")
+    made = command(
+        *("preprocess", "data=webdataset_preprocess_24k", "data.train.dir_list=[speech]"),
+        *("data.crop_seconds=1.0", "data.sample_seconds=1.0", "preprocess.num_writers=1"),
+        *("preprocess.output_root=shards", "preprocess.writer_name=w"),
+    )
+    assert b"1 inputs done, 0 could not be read in full" in made.stdout
+    assert list(tmp_path.glob("shards/w/train/0/*.tar"))
+    assert b"1 of 1 done" in command("status", "shards/w/train/0").stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng")
+def test_texts_are_spoken_where_it_is_installed(command, tmp_path) -> None:
+    (tmp_path / "texts.txt").write_text("Speak, and be heard.\nHello there.\n")
+    words = ["dataset.name=texts.txt", "processing.save_dir=spoken", "processing.devices=[cpu]"]
+    said = command("synthesize", *words, "tts.backend=espeak", "codec=demo").stdout
+    assert b"2 texts spoken, 0 failed" in said
+    assert len((tmp_path / "spoken/audio_tokens.csv").read_text().splitlines()) == 3
+    assert b"2 of 2 done" in command("status", "spoken").stdout
+
+
+@pytest.mark.slow
+def test_a_model_is_fetched_where_it_is_installed(environment, tmp_path) -> None:
+    tiny_codec.make_codec(tmp_path / "published")
+    del environment["HF_HUB_OFFLINE"]
+    environment["HF_ENDPOINT"] = Hub({"someone/codec": tmp_path / "published"}).endpoint
+    words = ["open-miipher", "fetch", "someone/codec"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(tmp_path.glob(".cache/huggingface/hub/models--someone--codec/snapshots/*/*.json"))
+
+
+@pytest.mark.slow
+def test_the_page_opens_where_it_is_installed(environment, tmp_path) -> None:
+    pytest.importorskip("gradio", reason="no gradio: no page tried")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    page = subprocess.Popen(
+        ["open-miipher", "app", "--port", str(port)],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert page.stdout is not None
+        assert page.stdout.readline().startswith("default: model default-")
+        assert page.stdout.readline().startswith(f"open http://127.0.0.1:{port} in a browser")
+        with urlopen(f"http://127.0.0.1:{port}", timeout=60) as answer:
+            assert b"Open-Miipher-2" in answer.read()
+        page.send_signal(signal.SIGTERM)
+        assert page.wait(60) == 0
+    finally:
+        page.kill()

@@ -232,6 +232,90 @@ def page(restorers: Mapping[str, Restorer], limits: Limits, folder: Path) -> "gr
     """
     import gradio as gr
 
+    with gr.Blocks(
+        title=_TITLE, analytics_enabled=False, delete_cache=(_KEPT_SECONDS // 6, _KEPT_SECONDS)
+    ) as blocks:
+        results = gr.State([], time_to_live=_KEPT_SECONDS, delete_callback=_remove)
+        gr.Markdown(_INTRODUCTION.format(limits=limits))
+        with gr.Row():
+            with gr.Column(min_width=280):
+                files = gr.File(label="Recordings", file_count="multiple", elem_id="files")
+                recording = gr.Audio(
+                    label="Or record one", sources=["microphone"], type="filepath", elem_id="record"
+                )
+            with gr.Column(min_width=280):
+                names = list(restorers)
+                model = gr.Dropdown(
+                    names, value=names[0], label="Model", interactive=True, visible=len(names) > 1
+                )
+                strength = gr.Slider(
+                    0,
+                    1,
+                    value=1,
+                    step=0.05,
+                    label="Strength",
+                    info="Share of the restored sound; the rest is the recording as it was",
+                )
+                button = gr.Button("Restore", variant="primary", elem_id="restore")
+                problems = gr.Markdown(visible=False, elem_id="problems")
+        choice = gr.Radio([], label="Show", visible=False, elem_id="choice")
+        looks = _looks()
+        downloads = gr.File(label="Download", visible=False, interactive=False, elem_id="downloads")
+        button.click(
+            _restoring(restorers, limits, folder),
+            [files, recording, model, strength, results],
+            [results, problems, choice, *looks, downloads],
+            api_name="restore",
+            concurrency_limit=1,  # the model takes all cores, and a batch its memory
+        )
+        choice.input(_shown, [results, choice], looks, api_visibility="private")
+    blocks.queue(max_size=_MOST_WAITING)
+    return blocks
+
+
+def _looks() -> list[Any]:
+    """Lay out what `_shown` fills: a sentence, two sounds and a picture."""
+    import gradio as gr
+
+    sentence = gr.Markdown(visible=False, elem_id="sentence")
+    with gr.Row():
+        before, after = (
+            gr.Audio(
+                label=label,
+                visible=False,
+                interactive=False,
+                buttons=["download"],
+                elem_id=label.lower(),
+            )
+            for label in ("Before", "After")
+        )
+    picture = gr.Image(
+        visible=False,
+        interactive=False,
+        show_label=False,
+        buttons=["fullscreen", "download"],
+        elem_id="picture",
+    )
+    return [sentence, before, after, picture]
+
+
+def _shown(results: list[Restored], number: int | None) -> list[Any]:
+    """Return what the page shows of one of the results: sentence, sounds and picture."""
+    import gradio as gr
+
+    if not results or number is None:
+        return [gr.update(value=None, visible=False)] * 4
+    result = results[number]
+    values = [result.sentence, str(result.before), str(result.after), str(result.picture)]
+    return [gr.update(value=value, visible=True) for value in values]
+
+
+def _restoring(
+    restorers: Mapping[str, Restorer], limits: Limits, folder: Path
+) -> Callable[..., list[Any]]:
+    """Return what the button does; see `page`."""
+    import gradio as gr
+
     def restore(
         files: list[str] | None,
         recording: str | None,
@@ -262,76 +346,11 @@ def page(restorers: Mapping[str, Restorer], limits: Limits, folder: Path) -> "gr
             results,
             gr.update(value="\n\n".join(problems), visible=bool(problems)),
             gr.update(choices=names, value=0 if names else None, visible=len(names) > 1),
-            *shown(results, 0),
+            *_shown(results, 0),
             gr.update(value=[str(r.after) for r in results] or None, visible=bool(results)),
         ]
 
-    def shown(results: list[Restored], number: int | None) -> list[Any]:
-        """What the page shows of one of the results: sentence, sounds and picture."""
-        if not results or number is None:
-            return [gr.update(value=None, visible=False)] * 4
-        result = results[number]
-        values = [result.sentence, str(result.before), str(result.after), str(result.picture)]
-        return [gr.update(value=value, visible=True) for value in values]
-
-    with gr.Blocks(
-        title=_TITLE, analytics_enabled=False, delete_cache=(_KEPT_SECONDS // 6, _KEPT_SECONDS)
-    ) as blocks:
-        results = gr.State([], time_to_live=_KEPT_SECONDS, delete_callback=_remove)
-        gr.Markdown(_INTRODUCTION.format(limits=limits))
-        with gr.Row():
-            with gr.Column(min_width=280):
-                files = gr.File(label="Recordings", file_count="multiple", elem_id="files")
-                recording = gr.Audio(
-                    label="Or record one", sources=["microphone"], type="filepath", elem_id="record"
-                )
-            with gr.Column(min_width=280):
-                names = list(restorers)
-                model = gr.Dropdown(
-                    names, value=names[0], label="Model", interactive=True, visible=len(names) > 1
-                )
-                strength = gr.Slider(
-                    0,
-                    1,
-                    value=1,
-                    step=0.05,
-                    label="Strength",
-                    info="Share of the restored sound; the rest is the recording as it was",
-                )
-                button = gr.Button("Restore", variant="primary", elem_id="restore")
-                problems = gr.Markdown(visible=False, elem_id="problems")
-        choice = gr.Radio([], label="Show", visible=False, elem_id="choice")
-        sentence = gr.Markdown(visible=False, elem_id="sentence")
-        with gr.Row():
-            before, after = (
-                gr.Audio(
-                    label=label,
-                    visible=False,
-                    interactive=False,
-                    buttons=["download"],
-                    elem_id=label.lower(),
-                )
-                for label in ("Before", "After")
-            )
-        picture = gr.Image(
-            visible=False,
-            interactive=False,
-            show_label=False,
-            buttons=["fullscreen", "download"],
-            elem_id="picture",
-        )
-        downloads = gr.File(label="Download", visible=False, interactive=False, elem_id="downloads")
-        looks = [sentence, before, after, picture]
-        button.click(
-            restore,
-            [files, recording, model, strength, results],
-            [results, problems, choice, *looks, downloads],
-            api_name="restore",
-            concurrency_limit=1,  # the model takes all cores, and a batch its memory
-        )
-        choice.input(shown, [results, choice], looks, api_visibility="private")
-    blocks.queue(max_size=_MOST_WAITING)
-    return blocks
+    return restore
 
 
 def _remove(results: list[Restored]) -> None:

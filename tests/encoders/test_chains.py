@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from device_work import Work, pretended_gpu
 from torch.overrides import TorchFunctionMode
 
 from open_miipher.base.registry import build
@@ -162,3 +163,19 @@ def test_a_chain_without_noise_draws_none(make_chain, speech_like, monkeypatch):
     monkeypatch.setattr(chain, "white_noise", None)
     [restored] = restore_all(model, [speech_like(16000)], 1)
     assert restored.any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_within_a_batch_a_gpu_is_given_nothing_by_the_host_and_asked_nothing(make_chain, kind):
+    """So a CUDA graph can hold it; to wait for a number raises, as there is none."""
+    model = make_chain(kind)
+    frames = 60
+    with pretended_gpu(model.cleaner, model.vocoder) as there:
+        model.device = torch.device("cuda")
+        waveform = torch.empty(2, frames * model.input_hop, **there)
+        lengths, keys, starts = torch.zeros(3, 2, dtype=torch.int64, **there)
+        for given, has_ends in ((None, False), (lengths, True)):
+            with Work() as work:
+                spoken = model._compute(has_ends, waveform, given, keys, starts, None)
+            assert spoken.shape == (2, frames * model.output_hop)
+            assert not work.from_host

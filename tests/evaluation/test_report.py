@@ -8,7 +8,8 @@ from PIL import Image
 from small_evaluation import COLUMNS, NAMES, NEW, OLD, RATE, make_evaluation
 
 from open_miipher.base.errors import UserError
-from open_miipher.evaluation.report import Plan, plan_report, read_trust, write_report
+from open_miipher.evaluation.report import write_report
+from open_miipher.evaluation.report_plan import Plan, plan_report, read_trust
 from open_miipher.evaluation.results import Evaluation, Sounds
 
 

@@ -178,17 +178,41 @@ def test_in_bands_with_nothing_but_rounding_torch_follows_rounding_too(hiss, lea
     assert least <= np.abs((after - before) * valid).max() < most
 
 
-def test_a_pretrained_encoder_by_folder_is_exported(tmp_path):
+def pretrained(kind: str, folder: Path) -> Encoder:
+    """A tiny encoder of random weights, of a class of transformers, from its folder."""
     import transformers
+    from transformers.models.gemma4.configuration_gemma4 import Gemma4AudioConfig
+    from transformers.models.gemma4.modeling_gemma4 import Gemma4AudioModel
 
     size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     torch.manual_seed(0)
-    model = transformers.Wav2Vec2BertModel(
-        transformers.Wav2Vec2BertConfig(**size, intermediate_size=48)
-    )
-    model.save_pretrained(tmp_path / "w2v-bert")
-    source = str(tmp_path / "w2v-bert")
-    encoder = build(ENCODERS, {"name": "transformers", "source": source, "layer": 1})
+    if kind == "gemma4":
+        config = Gemma4AudioConfig(**size, subsampling_conv_channels=[128, 4], output_proj_dims=16)
+        model = Gemma4AudioModel(config)
+        for number, (name, bound) in enumerate(model.named_buffers()):  # each layer has its own
+            if name.endswith(("_min", "_max")):
+                bound.fill_((-1 if name.endswith("_min") else 1) * (2 + 0.1 * number))
+        model.save_pretrained(folder)
+        return build(ENCODERS, {"name": "usm_gemma4", "source": str(folder), "num_layers": 1})
+    if kind == "wavlm":
+        config = transformers.WavLMConfig(
+            **size,
+            intermediate_size=48,
+            conv_dim=[16] * 7,
+            num_conv_pos_embeddings=16,
+            num_conv_pos_embedding_groups=2,
+        )
+        transformers.WavLMModel(config).save_pretrained(folder)
+        transformers.Wav2Vec2FeatureExtractor(do_normalize=False).save_pretrained(folder)
+    else:
+        config = transformers.Wav2Vec2BertConfig(**size, intermediate_size=48)
+        transformers.Wav2Vec2BertModel(config).save_pretrained(folder)
+    return build(ENCODERS, {"name": "transformers", "source": str(folder), "layer": 1})
+
+
+@pytest.mark.parametrize("kind", ["w2v_bert", "wavlm", "gemma4"])
+def test_a_pretrained_encoder_by_folder_is_exported(tmp_path, kind):
+    encoder = pretrained(kind, tmp_path / kind)
     chain = Chain(Untouched(encoder), small_vocoder(encoder))
     path = write(chain, tmp_path / "model.onnx")
     for lengths in ([700], [16_000, 9_001], [30_000, 30_000, 5_000]):
@@ -211,6 +235,18 @@ class Deciding(Encoder):
     def encode(self, waveform: Tensor, frame_lengths: Tensor) -> Tensor:
         louder = waveform * 2 if waveform.max() > 1 else waveform
         return louder.unflatten(1, (-1, self.hop_length))
+
+
+@pytest.mark.parametrize("kind", [KeyError, AssertionError, ZeroDivisionError])
+def test_whatever_ends_the_tracing_the_part_is_named(tmp_path, kind, monkeypatch):
+    def fails(*_):
+        raise kind
+
+    encoder = Deciding()
+    monkeypatch.setattr(Deciding, "encode", fails)
+    with pytest.raises(UserError, match=f"Deciding, cannot be exported to ONNX: {kind.__name__}"):
+        export_onnx(Untouched(encoder), wavefit_chain().vocoder, tmp_path / "model.onnx", {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_part_that_cannot_be_exported_is_named(tmp_path):

@@ -1,4 +1,4 @@
-"""Restoring where there is none of what only Linux, or only Unix, has."""
+"""Restoring, and the doctor, where there is none of what only Linux, or only Unix, has."""
 
 import os
 import subprocess
@@ -21,6 +21,7 @@ def disk_usage(path, statvfs=os.statvfs):  # the standard library has one for ea
     return types.SimpleNamespace(free=room.f_bavail * room.f_frsize)
 
 shutil.disk_usage = disk_usage
+tempfile.TemporaryFile = tempfile.NamedTemporaryFile  # there, too
 for name in ("fcntl", "resource", "pwd", "grp", "termios", "posix", "_posixsubprocess"):
     sys.modules[name] = None  # importing it is an ImportError
 GONE = {
@@ -62,9 +63,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
+def run(script: str, *words: object) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(ROOT / "src/inference.py"), *map(str, words)],
+        [sys.executable, "-c", PROGRAM, str(ROOT / script), *map(str, words)],
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -79,12 +80,20 @@ def test_restoring_needs_nothing_that_only_linux_has(run_script, tmp_path: Path)
         write_wav(tmp_path / f"noisy/a/{number}.wav", voice(number, 1.1, 16000), 16000)
     here = ["--input-audio-dir", tmp_path / "noisy", "--output-dir", tmp_path / "here"]
     run_script("src/inference.py", *here)
-    first = run(tmp_path / "noisy", tmp_path / "there")
+    first = run("src/inference.py", tmp_path / "noisy", tmp_path / "there")
     assert "2 files restored" in first.stdout
     assert first.stderr.count("this system has no file locks") == 1
     for number in range(2):
         made = [tmp_path / where / f"a/{number}.wav" for where in ("here", "there")]
         assert made[0].read_bytes() == made[1].read_bytes()
-    one = run(tmp_path / "noisy/a/0.wav", tmp_path / "one.flac")
+    one = run("src/inference.py", tmp_path / "noisy/a/0.wav", tmp_path / "one.flac")
     assert "file locks" not in one.stderr
     assert (tmp_path / "one.flac").is_file()
+
+
+@pytest.mark.integration
+def test_the_doctor_needs_nothing_that_only_linux_has() -> None:
+    said = run("src/doctor.py").stdout
+    assert "ok      machine" in said
+    assert "Training and restoring run here" in said
+    assert "open files" not in said

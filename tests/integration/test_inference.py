@@ -16,7 +16,8 @@ import pytest
 import soundfile
 
 from open_miipher.base.errors import exit_on_user_error
-from open_miipher.commands import restore
+from open_miipher.commands import options as shared
+from open_miipher.commands import restore, restore_options
 from open_miipher.distributed import REQUEUE, says
 from open_miipher.restoration import Restorer
 
@@ -194,9 +195,10 @@ def test_the_help_explains_every_option(capsys, monkeypatch) -> None:
         restore.parse_arguments()
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    rows = inspect.getsource(restore)
-    options = re.findall(r'add\(\s*"(--[a-z0-9-]+)"', rows)
-    assert len(options) == 34
+    rows = inspect.getsource(restore_options) + inspect.getsource(shared)
+    options = re.findall(r'add(?:_argument)?\(\s*"(--[a-z0-9-]+)"', rows)
+    options.remove("--cfg")  # of the commands with a configuration
+    assert len(options) == 35
     for option in options:
         assert text.count(option) >= 2, option
 

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import struct
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,10 +18,11 @@ import soundfile
 from speech import voice, write_wav
 
 from open_miipher.base.errors import exit_on_user_error
-from open_miipher.commands import restore
+from open_miipher.commands import one_recording, restore
 from open_miipher.distributed import says
 from open_miipher.distributed.process import STOP_SIGNALS
 
+ROOT = Path(__file__).resolve().parents[2]
 RATE = 16000
 
 
@@ -178,7 +180,7 @@ def test_no_room_for_standard_input_is_one_sentence(
         raise error
 
     if error is not None:
-        monkeypatch.setattr(restore.shutil, "copyfileobj", full)
+        monkeypatch.setattr(one_recording.shutil, "copyfileobj", full)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path if error else tmp_path / "none"))
     monkeypatch.setattr(sys, "stdin", Stream(recording.read_bytes()))
     assert command("-", "out.wav") == 2
@@ -220,3 +222,30 @@ def test_a_wrong_command_line_is_answered(recording, words, said, monkeypatch, c
         restore.parse_arguments(words)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_twenty_minutes_that_are_measured_and_kept_take_the_memory_of_six(tmp_path) -> None:
+    """As the command does it, with the default model: all of the process, at its largest."""
+    peaks = []
+    rng = np.random.default_rng(0)
+    for minutes in (6, 20):
+        with soundfile.SoundFile(tmp_path / f"{minutes}.flac", "w", RATE, 1) as file:
+            for number in range(2 * minutes):  # the second half has no speech
+                noise = 0.05 * rng.standard_normal(30 * RATE)
+                file.write(noise if number >= minutes else voice(number, 30.0, RATE) + 0.1 * noise)
+        words = [f"{minutes}.flac", "out.flac", "--trust", "--min-trust", "1", "--overwrite"]
+        process = subprocess.Popen(
+            [sys.executable, ROOT / "src/inference.py", *words, "--device", "cpu"],
+            cwd=tmp_path,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        said = process.stderr.read().decode()
+        _, status, used = os.wait4(process.pid, 0)
+        assert status == 0, said
+        assert "; the input was kept" in said
+        assert soundfile.info(tmp_path / "out.flac").duration == 60.0 * minutes
+        peaks.append(used.ru_maxrss / 1024)  # MB
+    # 1302 and 1317 MB. Up to 12 minutes are held for the second look at them, 35 MB of 6.
+    assert peaks[1] < peaks[0] + 60

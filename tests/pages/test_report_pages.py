@@ -9,7 +9,8 @@ import pytest
 from chromium import LEAST_CONTRAST, Watched, chromium
 from small_evaluation import COLUMNS, NAMES, NEW, OLD, make_evaluation
 
-from open_miipher.evaluation.report import plan_report, write_report
+from open_miipher.evaluation.report import write_report
+from open_miipher.evaluation.report_plan import plan_report
 from open_miipher.evaluation.results import INPUT, Evaluation, Sounds
 from open_miipher.evaluation.votes import read_votes, sum_votes
 

@@ -1,6 +1,8 @@
 """How far a restoration can be trusted: sounds right and wrong, and what is said of them."""
 
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,11 @@ from open_miipher.audio.io import read
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import Notice, UserError
 from open_miipher.restoration import RestoreOptions, Restorer, Source, trust_of
+from open_miipher.restoration import job as job_module
 from open_miipher.restoration.streams import ArraySink
 from open_miipher.restoration.trust import Trust, TrustMeter
 
+SPOKEN = Path(__file__).resolve().parents[2] / "dataset/demo/speech/test/bridge.flac"
 RATE = 24000
 SPEECH = np.concatenate([voice(3, 4.0), np.zeros(RATE, np.float32), voice(3, 3.0)])
 NOISE = 0.01 * np.random.default_rng(0).standard_normal(len(SPEECH)).astype(np.float32)
@@ -164,6 +168,35 @@ def test_the_worst_channel_counts() -> None:
         trust_of(made, RATE, made[:1], RATE)
 
 
+@pytest.mark.slow
+def test_another_voice_is_found_where_the_input_is_good() -> None:
+    pytest.importorskip("resemblyzer", reason="no resemblyzer: no speaker compared")
+    waveform, rate = read(SPOKEN)
+    given = waveform[0, : 6 * rate]
+
+    def parts(given: np.ndarray, made: np.ndarray) -> dict[str, float]:
+        return trust_of(given, rate, made, rate, knows_voices=True).parts
+
+    other = resample(given, rate, round(1.2 * rate))[: len(given)]  # slower: a larger head
+    other = np.pad(other, (0, len(given) - len(other)))
+    assert parts(given, given)["speaker"] > 0.99
+    assert parts(given, other)["speaker"] < 0.5
+    noise = np.random.default_rng(0).standard_normal(len(given)).astype(np.float32)
+    hidden = given + 3 * np.std(given) * noise
+    assert parts(hidden, given)["speaker"] > 0.99  # nobody can tell
+    assert "speaker" not in trust_of(given, rate, given, rate).parts
+
+
+def test_without_the_package_that_knows_voices_nothing_is_begun(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "resemblyzer", None)
+    for begin in (
+        lambda: RestoreOptions(trust_speaker=True),
+        lambda: trust_of(SPEECH, RATE, SPEECH, RATE, knows_voices=True),
+    ):
+        with pytest.raises(UserError, match=r"resemblyzer, which is not installed: pip install"):
+            begin()
+
+
 @pytest.mark.parametrize("size", [997, 5 * RATE])
 def test_blocks_do_not_change_the_score(size: int) -> None:
     given = np.tile(SPEECH + NOISE, 4)[None]
@@ -252,6 +285,22 @@ def test_a_kept_input_has_the_rate_and_channels_of_the_output(stand_in) -> None:
     assert output.shape == (2, (3 * 11025))
 
 
+def test_a_long_recording_that_is_kept_takes_no_more_memory(
+    stand_in, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(job_module, "KEPT_SAMPLES", 0)
+    restorer = Restorer(stand_in("garbage"), RestoreOptions(min_trust=0.6, chunk_seconds=5.0))
+    peaks = []
+    for minutes in (1, 4):
+        write_wav(tmp_path / "in.wav", np.tile(voice(1, 10.0, 8000), 6 * minutes), 8000)
+        tracemalloc.start()
+        with pytest.warns(Notice, match="the input was kept"):
+            restorer.restore_file(tmp_path / "in.wav", tmp_path / "out.wav")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0]
+
+
 def test_a_single_file_that_is_kept_is_told_in_a_notice(stand_in, tmp_path) -> None:
     write_wav(tmp_path / "in.wav", voice(1, 3.0, 8000), 8000)
     restorer = Restorer(stand_in("garbage"), RestoreOptions(min_trust=0.6))
@@ -279,6 +328,7 @@ def test_an_input_that_is_kept_without_a_reason_is_told_too(stand_in, monkeypatc
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
+        ({"trust_speaker": True, "trust": False}, "the speaker is a part of trust"),
         ({"min_trust": 1.01}, "least trust 1.01: choose 0"),
         ({"min_trust": -0.1}, "least trust -0.1: choose 0"),
         ({"min_trust": float("nan")}, "least trust nan: choose 0"),
@@ -296,4 +346,7 @@ def test_only_what_changes_the_output_belongs_to_a_runs_identity() -> None:
     plain = RestoreOptions().identity
     assert RestoreOptions(trust=True).identity == plain
     assert RestoreOptions(trust=False).identity == plain
+    assert RestoreOptions(trust_speaker=True).identity == plain
+    kept = RestoreOptions(trust_speaker=True, min_trust=0.5).identity
+    assert kept == {**plain, "min_trust": 0.5, "trust_speaker": True}
     assert RestoreOptions(min_trust=0.5).identity == {**plain, "min_trust": 0.5}

@@ -1,17 +1,22 @@
 import copy
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from device_work import Work, pretended_gpu
 from torch.nn import functional
 
 from open_miipher.audio.mel import LogMel
 from open_miipher.base.errors import UserError
+from open_miipher.base.precision import store_in_bf16
 from open_miipher.base.registry import build
 from open_miipher.vocoders import VOCODERS
 from open_miipher.vocoders.base import Pieces
 from open_miipher.vocoders.wavefit import PreNetConfig, WaveFit, WaveFitConfig, interpolate
 from open_miipher.vocoders.wavegrad import UNetConfig
 
+PAPER = Path(__file__).parents[2] / "config/vocoder/wavefit_5_ssl.yaml"
 BLOCK = {"num_blocks": 1, "num_heads": 2, "kernel_size": 3, "feed_forward_factor": 1}
 VARIANTS = [
     {"gain": "peak"},
@@ -220,3 +225,41 @@ def test_a_few_steps_bring_the_output_towards_its_target(make_wavefit):
         optimiser.step()
         values.append(total.item())
     assert sum(values[-5:]) / 5 < 0.95 * values[0]
+
+
+@pytest.mark.parametrize("full_rate_film", [True, False])
+def test_merged_it_says_the_same(make_wavefit, make_inputs, full_rate_film):
+    """Activations add the biases of the convolutions before them."""
+    model = make_wavefit("peak", full_rate_film=full_rate_film)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    torch.nn.init.normal_(model.generator.last.weight)
+    features, noise = make_inputs(model, 2, 9)
+    lengths = torch.tensor([9, 5])
+    expected = model.generate(features, noise, lengths)
+    model.merge()
+    assert model.generator.up_blocks[0].convolutions[0].bias is None
+    spoken = model.generate(features, noise, lengths)
+    torch.testing.assert_close(spoken, expected, atol=1e-4, rtol=0)
+
+
+def test_what_a_gpu_moves_for_a_second_of_the_papers_size():
+    """In bfloat16; unmerged, in plain torch, it is 4,705 MB and 1,273 kernels (5,799 and 2,575)."""
+    with torch.device("meta"):
+        model = build(VOCODERS, yaml.safe_load(PAPER.read_text()), 1024, 25.0)
+    store_in_bf16(model)
+    model.merge()
+    seconds = 4
+    with pretended_gpu(model) as there:
+        features = torch.empty(1, 25 * seconds, 1024, **there)
+        noise = torch.empty(1, 24000 * seconds, **there)
+        for lengths, megabytes, kernels in (
+            (None, 3610, 1013),
+            (torch.empty(1, dtype=torch.int64, **there), 4705, 2315),
+        ):
+            with Work() as work:
+                model.generate(features, noise, lengths)
+            assert sum(work.bytes.values()) / seconds / 1e6 < megabytes
+            assert sum(work.kernels.values()) <= kernels
+            assert work.kernels["activate"] == 5 * 36

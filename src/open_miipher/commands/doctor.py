@@ -8,8 +8,8 @@ key is printed.
 import argparse
 import importlib
 import io
+import math
 import os
-import resource
 import shutil
 import sys
 import tempfile
@@ -24,6 +24,11 @@ from open_miipher.base.paths import existing_parent
 from open_miipher.base.shipped import IS_INSTALLED
 from open_miipher.base.threads import num_cores
 from open_miipher.commands import Help
+
+try:
+    import resource
+except ImportError:  # Windows, which sets no such limits
+    resource = None  # type: ignore[assignment]
 
 PACKAGES = ("transformers", "hydra", "soundfile", "soxr", "safetensors", "scipy", "wandb")
 WITHOUT_IMAGE = (
@@ -237,25 +242,41 @@ def check_limits() -> Iterator[Finding]:
     cpus = num_cores()
     quota = cgroup_value("cpu.max").split()
     allowed = cpus if quota[0] == "max" else min(cpus, int(quota[0]) / int(quota[1]))
-    limit = cgroup_value("memory.max")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    memory = memory if limit == "max" else min(memory, int(limit))
+    memory = memory_bytes()
     text = f"{allowed:g} CPU cores, {memory / GIB:.0f} GiB memory may be used"
-    if memory < 4 * GIB:
+    if memory == math.inf:
+        yield Finding("ok", "machine", f"{allowed:g} CPU cores")
+    elif memory < 4 * GIB:
         yield Finding("problem", "machine", text, "give it 4 GiB or more")
     else:
         yield Finding("ok", "machine", text)
-    shared = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0
-    if shared < GIB:
-        mend = "docker --shm-size=8g, or trainer.num_workers=0 (loader workers hand over there)"
-        yield Finding("problem", "/dev/shm", f"{shared / 2**20:.0f} MiB", mend)
-    else:
-        yield Finding("ok", "/dev/shm", f"{shared / GIB:.0f} GiB")
+    if Path("/dev/shm").is_dir() or sys.platform == "linux":
+        yield check_shared_memory()
+    if resource is None:
+        return
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < 1024:
         yield Finding("problem", "open files", f"{soft}", f"ulimit -n {hard}")
     else:
         yield Finding("ok", "open files", f"{soft}")
+
+
+def memory_bytes() -> float:
+    """Return how much memory this process may use; infinity where the system does not tell."""
+    limit = cgroup_value("memory.max")
+    allowed = math.inf if limit == "max" else int(limit)
+    if not hasattr(os, "sysconf"):  # Windows
+        return allowed
+    return min(allowed, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def check_shared_memory() -> Finding:
+    """Where loader workers hand batches over."""
+    shared = shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0
+    if shared < GIB:
+        mend = "docker --shm-size=8g, or trainer.num_workers=0 (loader workers hand over there)"
+        return Finding("problem", "/dev/shm", f"{shared / 2**20:.0f} MiB", mend)
+    return Finding("ok", "/dev/shm", f"{shared / GIB:.0f} GiB")
 
 
 def check_restoring() -> Iterator[Finding]:

@@ -302,7 +302,8 @@ def _write_report(
     arguments: argparse.Namespace, systems: Mapping[str, Path], found: "Evaluation"
 ) -> None:
     from open_miipher.distributed import hold, stop_signals_interrupt
-    from open_miipher.evaluation.report import plan_report, read_trust, write_report
+    from open_miipher.evaluation.report import write_report
+    from open_miipher.evaluation.report_plan import plan_report, read_trust
 
     stop_signals_interrupt()
     trusted: dict[Path, tuple[float, str]] = {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from open_miipher.base.errors import UserError
 from open_miipher.base.shipped import as_called
 from open_miipher.commands import Help
+from open_miipher.commands.options import ask_which_checkpoint
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
     from open_miipher.checkpoint import Checkpoint
@@ -36,13 +37,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="a checkpoint, or the output directory of its run; default: the small restorer that "
         "comes with the project",
     )
-    add(
-        "--ckpt",
-        default="newest",
-        metavar="newest|best|STEP",
-        help="which checkpoint, where --ckpt-dir is the output directory of a run (default: "
-        "%(default)s)",
-    )
+    ask_which_checkpoint(parser)
     add("--output-dir", required=True, type=Path, metavar="DIR", help="a new or empty folder")
     add(
         "--format",

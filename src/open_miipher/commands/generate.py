@@ -1,16 +1,16 @@
 """Generate speech: `src/generate.py --ckpt-dir D [--n-samples N | --text "…"]`."""
 
 import argparse
-import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_miipher.base.errors import UserError
-from open_miipher.base.shipped import as_called
 from open_miipher.commands import Help
-from open_miipher.corpus.outcome import INTERRUPTED, MaxFailures
+from open_miipher.commands.options import ask_for_ema, ask_for_failures, ask_which_checkpoint
+from open_miipher.commands.runs import as_rank, say_how_it_ended
+from open_miipher.corpus.outcome import MaxFailures
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
     from open_miipher.checkpoint import Checkpoint
@@ -62,13 +62,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--ckpt-dir", required=True, metavar="DIR", help="output directory of a run, or checkpoint")
-    add(
-        "--ckpt",
-        default="newest",
-        metavar="newest|best|STEP",
-        help="which checkpoint, where --ckpt-dir is the output directory of a run (default: "
-        "%(default)s)",
-    )
+    ask_which_checkpoint(parser)
     add(
         "--output-dir",
         type=Path,
@@ -116,45 +110,23 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default="no",
         help="bf16: mixed precision, faster on GPUs (default: %(default)s)",
     )
-    add(
-        "--no-ema",
-        action="store_true",
-        help="take the trained weights themselves, not their moving average",
-    )
+    ask_for_ema(parser)
     add(
         "--overwrite",
         action="store_true",
         help="make everything again, and delete numbered clips of runs before that are not asked "
         "for any more",
     )
-    add(
-        "--max-failures",
-        default="0",
-        metavar="N|P%",
-        help="so many mels or texts, or such a share, may fail without an exit status of 3 "
-        "(default: %(default)s)",
-    )
+    ask_for_failures(parser, "mels or texts")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check, load, generate, sum up."""
     arguments = parse_arguments(argv)
-    from open_miipher.distributed import contact, start
-
-    with contact("a smaller --batch-size", again="start the same command again"):
-        world = start(
-            arguments.device,
-            timeout_minutes=7 * 24 * 60,  # ranks end hours apart
-            collectives=False,
-            cpu_option="--device cpu",
-        )
-        try:
-            code = _generate(arguments, world)
-        except KeyboardInterrupt:  # the second one
-            return INTERRUPTED
-        world.close()
-    return code
+    return as_rank(
+        lambda world: _generate(arguments, world), arguments.device, "a smaller --batch-size"
+    )
 
 
 def _generate(arguments: argparse.Namespace, world: "World") -> int:
@@ -179,11 +151,7 @@ def _generate(arguments: argparse.Namespace, world: "World") -> int:
     world.on_main(check)
     summary = run(task, output_dir, world, arguments.overwrite, None, stop, allowed)
     if world.is_main:
-        print(summary.sentence("made"))
-        if summary.stopped:
-            print(f"ended early by {summary.stopped}; the same command goes on with what is left")
-        if summary.num_failed:
-            print(as_called(f"the reasons: python src/status.py {shlex.quote(str(output_dir))}"))
+        say_how_it_ended(summary, summary.sentence("made"), output_dir)
     return summary.exit_code
 
 

@@ -1,15 +1,14 @@
 """Make shards of degraded pairs: `torchrun src/preprocess.py data=… preprocess.output_root=… …`."""
 
 import argparse
-import shlex
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from open_miipher.base.shipped import as_called
 from open_miipher.commands import Help
-from open_miipher.corpus.outcome import INTERRUPTED
+from open_miipher.commands.options import ask_for_overrides, print_config
+from open_miipher.commands.runs import as_rank, say_how_it_ended
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
     from open_miipher.corpus.preprocessing.config import Preprocessing
@@ -63,43 +62,38 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=Help,
     )
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides, key=value")
-    parser.add_argument(
-        "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
-    )
+    ask_for_overrides(parser)
     return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compose, check, make shards, sum up."""
     arguments = parse_arguments(argv)
-    import yaml
-
     from open_miipher.config import compose_preprocessing
-    from open_miipher.corpus.pool import Pool
-    from open_miipher.corpus.preprocessing.task import build_tasks
-    from open_miipher.distributed import alike_here, contact, start
+    from open_miipher.distributed import alike_here
 
     config = alike_here(lambda: compose_preprocessing(arguments.overrides))
     if arguments.cfg:
-        print(yaml.safe_dump(config.plain, sort_keys=False, allow_unicode=True), end="")
+        print_config(config.plain)
         return 0
-    with contact(again="start the same command again"), Pool(config.options.num_writers) as pool:
-        world = start(
-            "cpu", timeout_minutes=7 * 24 * 60, collectives=False
-        )  # ranks end hours apart
+    return as_rank(lambda world: _preprocess(config, world), "cpu", "fewer preprocess.num_writers")
+
+
+def _preprocess(config: "Preprocessing", world: "World") -> int:
+    """Build the tasks of the splits, and make one after the other."""
+    from open_miipher.corpus.pool import Pool
+    from open_miipher.corpus.preprocessing.task import build_tasks
+
+    with Pool(config.options.num_writers) as pool:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", UserWarning)
             tasks = world.agree(lambda: build_tasks(config, pool))
         for warning in caught if world.is_main else []:
             print(f"warning: {warning.message}", flush=True)
-        code = _run(tasks, config, world)
-        world.close()
-    return code
+        return _run(tasks, config, world)
 
 
 def _run(tasks: "dict[Path, Preprocess]", config: "Preprocessing", world: "World") -> int:
-    """Make one split after the other."""
     from open_miipher.corpus.run import run
 
     codes, options = [], config.options
@@ -107,20 +101,12 @@ def _run(tasks: "dict[Path, Preprocess]", config: "Preprocessing", world: "World
     world.on_main(lambda: mark(config, False))
     world.on_main(lambda: check(tasks.values()))
     for folder, task in tasks.items():
-        try:
-            summary = run(
-                task, folder, world, options.overwrite, array_task, allowed=options.allowed
-            )
-        except KeyboardInterrupt:
-            return INTERRUPTED
+        summary = run(task, folder, world, options.overwrite, array_task, allowed=options.allowed)
         codes.append(summary.exit_code)
         if world.is_main:
-            print(f"{folder}: {summary.sentence('done')}")
-            if summary.num_failed:
-                print(as_called(f"the reasons: python src/status.py {shlex.quote(str(folder))}"))
+            say_how_it_ended(summary, f"{folder}: {summary.sentence('done')}", folder)
         if summary.stopped:
             if world.is_main:
-                print(f"ended early by {summary.stopped}; the same command goes on")
                 mark(config, True)
             break
     return max(codes)

@@ -2,15 +2,14 @@
 
 import argparse
 import logging
-import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from open_miipher.base.errors import UserError
-from open_miipher.base.shipped import as_called
 from open_miipher.commands import Help
-from open_miipher.corpus.outcome import INTERRUPTED
+from open_miipher.commands.options import ask_for_overrides, print_config
+from open_miipher.commands.runs import as_rank, say_how_it_ended
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
     from open_miipher.corpus.synthesising.config import SynthesisConfig
@@ -58,46 +57,34 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=Help,
     )
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides, key=value")
     parser.add_argument(
         "--config-name",
         default="synthetic_generation_cfg",
         metavar="NAME",
         help="the file in config/ to begin with, without its ending (default: %(default)s)",
     )
-    parser.add_argument(
-        "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
-    )
+    ask_for_overrides(parser)
     return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compose, check, speak, sum up."""
     arguments = parse_arguments(argv)
-    import yaml
-
     from open_miipher.config import compose_synthesis
-    from open_miipher.distributed import alike_here, contact, start
+    from open_miipher.distributed import alike_here
 
     config = alike_here(lambda: compose_synthesis(arguments.overrides, arguments.config_name))
     if arguments.cfg:
-        print(yaml.safe_dump(config.plain, sort_keys=False, allow_unicode=True), end="")
+        print_config(config.plain)
         return 0
     alike_here(config.check)
     on_cpu = all(device == "cpu" for device in config.processing.devices)
-    with contact("a smaller tts.batch_size", again="start the same command again"):
-        world = start(
-            "cpu" if on_cpu else None,
-            timeout_minutes=7 * 24 * 60,  # ranks end hours apart
-            collectives=False,
-            cpu_option="processing.devices=[cpu]",
-        )
-        try:
-            code = _synthesise(config, world)
-        except KeyboardInterrupt:  # the second one
-            return INTERRUPTED
-        world.close()
-    return code
+    return as_rank(
+        lambda world: _synthesise(config, world),
+        "cpu" if on_cpu else None,
+        "a smaller tts.batch_size",
+        cpu_option="processing.devices=[cpu]",
+    )
 
 
 def _synthesise(config: "SynthesisConfig", world: "World") -> int:
@@ -130,12 +117,8 @@ def _synthesise(config: "SynthesisConfig", world: "World") -> int:
             config.allowed,
         )
     if world.is_main:
-        print(f"{config.folder}: {summary.sentence('spoken')}")
-        if summary.stopped:
-            print(f"ended early by {summary.stopped}; the same command goes on with what is left")
-        if summary.num_failed:
-            status = as_called("python src/status.py")
-            print(f"the reasons: {status} {shlex.quote(str(config.folder))}")
+        sentence = f"{config.folder}: {summary.sentence('spoken')}"
+        say_how_it_ended(summary, sentence, config.folder)
     return summary.exit_code
 
 

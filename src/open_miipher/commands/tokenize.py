@@ -1,21 +1,26 @@
 """Tokenise a corpus: `torchrun src/tokenize_audio.py --input-audio-dir I --output-dir O`."""
 
 import argparse
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from open_miipher.base.errors import UserError
-from open_miipher.base.shipped import as_called, shipped
+from open_miipher.base.shipped import shipped
 from open_miipher.commands import Help
-from open_miipher.corpus.outcome import INTERRUPTED, MaxFailures
+from open_miipher.commands.options import (
+    array_task,
+    ask_for_array_task,
+    ask_for_failures,
+    ask_for_inputs,
+    tar_shards,
+)
+from open_miipher.commands.runs import as_rank, say_how_it_ended
+from open_miipher.corpus.outcome import MaxFailures
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
     from open_miipher.codec import AudioTokenizer, CodecConfig
-    from open_miipher.corpus.array import ArrayTask
     from open_miipher.corpus.tars import Packed
     from open_miipher.distributed import World
 
@@ -59,20 +64,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog=EXAMPLES,
         formatter_class=Help,
     )
-    add = parser.add_mutually_exclusive_group(required=True).add_argument
-    add("--input-audio-dir", type=Path, metavar="DIR", help="all audio files under a directory")
-    add(
-        "--input-manifest",
-        type=Path,
-        metavar="FILE",
-        help="JSON lines: audio_filepath, offset and duration in s for a segment, and more",
-    )
-    add(
-        "--input-shards",
-        nargs="+",
-        metavar="URL",
-        help="tar shards: folders, patterns, braces or .txt lists of them, on disks or s3://",
-    )
+    ask_for_inputs(parser, "tokenise", required=True)
     add = parser.add_argument
     add("--output-dir", type=Path, required=True, metavar="DIR", help="gets the shards")
     add(
@@ -89,13 +81,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="N",
         help=f"recordings a shard (default: {SHARD_SAMPLES})",
     )
-    add(
-        "--shard-member",
-        metavar="NAME",
-        help="which member of a sample of --input-shards to tokenise (default: all audio files)",
-    )
-    add("--s3-endpoint-url", metavar="URL", help="of an S3-compatible store (default: Amazon's)")
-    add("--s3-profile", metavar="NAME", help="section of ~/.aws/credentials")
     add("--device", metavar="cpu|cuda", help="default: a GPU where there is one")
     add(
         "--batch-seconds",
@@ -104,36 +89,17 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="of audio at once (default: 600 on a GPU, 40 on a CPU)",
     )
     add("--overwrite", action="store_true", help="tokenise everything again")
-    add(
-        "--max-failures",
-        default="0",
-        metavar="N|P%",
-        help="so many shards, or such a share, may lack recordings that cannot be read, without an "
-        "exit status of 3 (default: %(default)s)",
-    )
-    add("--num-shards", type=int, metavar="N", help="tasks of a job array that share the work out")
-    add("--shard-id", type=int, metavar="K", help="which of them this one is: 0 … N - 1")
+    ask_for_failures(parser, "shards that lack recordings which cannot be read")
+    ask_for_array_task(parser)
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check, load, tokenise, sum up."""
     arguments = parse_arguments(argv)
-    from open_miipher.distributed import contact, start
-
-    with contact("a smaller --batch-seconds", again="start the same command again"):
-        world = start(
-            arguments.device,
-            timeout_minutes=7 * 24 * 60,  # ranks end hours apart
-            collectives=False,
-            cpu_option="--device cpu",
-        )
-        try:
-            code = _tokenise(arguments, world)
-        except KeyboardInterrupt:  # the second one
-            return INTERRUPTED
-        world.close()
-    return code
+    return as_rank(
+        lambda world: _tokenise(arguments, world), arguments.device, "a smaller --batch-seconds"
+    )
 
 
 def _tokenise(arguments: argparse.Namespace, world: "World") -> int:
@@ -141,7 +107,7 @@ def _tokenise(arguments: argparse.Namespace, world: "World") -> int:
     from open_miipher.corpus.tokenising import Tokenise
     from open_miipher.distributed import StopSignal
 
-    array_task = world.agree(lambda: _array_task(arguments))
+    own = world.agree(lambda: array_task(arguments))
     allowed = world.agree(lambda: MaxFailures(arguments.max_failures))
     stop = StopSignal()
     inputs = world.agree(lambda: _inputs(arguments))
@@ -157,15 +123,9 @@ def _tokenise(arguments: argparse.Namespace, world: "World") -> int:
             flush=True,
         )
     output_dir = arguments.output_dir
-    summary = run(task, output_dir, world, arguments.overwrite, array_task, stop, allowed)
+    summary = run(task, output_dir, world, arguments.overwrite, own, stop, allowed)
     if world.is_main:
-        print(summary.sentence("tokenised"))
-        if summary.stopped:
-            print(f"ended early by {summary.stopped}; the same command goes on with what is left")
-        if summary.num_failed:
-            status = as_called(f"python src/status.py {shlex.quote(str(output_dir))}")
-            print(f"the reasons: {status}")
-            print(f"to try them again: {status} --retry-failed, and then this command")
+        say_how_it_ended(summary, summary.sentence("tokenised"), output_dir)
     return summary.exit_code
 
 
@@ -192,17 +152,11 @@ def codec_config(arguments: argparse.Namespace) -> "CodecConfig":
 
 def _inputs(arguments: argparse.Namespace) -> "Packed":
     from open_miipher.corpus.recordings import Indexed, Manifest
-    from open_miipher.corpus.tars import Groups, TarShards
-    from open_miipher.shards import S3Config, Storage
+    from open_miipher.corpus.tars import Groups
 
-    if arguments.input_shards is not None:
-        if arguments.output_shards is not None:
-            raise UserError("--input-shards gives one shard for each; leave out --output-shards")
-        storage = Storage(S3Config(arguments.s3_endpoint_url, arguments.s3_profile))
-        return TarShards(arguments.input_shards, storage, arguments.shard_member)
-    for name in ("shard_member", "s3_endpoint_url", "s3_profile"):
-        if getattr(arguments, name) is not None:
-            raise UserError(f"--{name.replace('_', '-')} goes with --input-shards alone")
+    shards = tar_shards(arguments)
+    if shards is not None:
+        return shards
     recordings = (
         Manifest(arguments.input_manifest)
         if arguments.input_audio_dir is None
@@ -210,12 +164,3 @@ def _inputs(arguments: argparse.Namespace) -> "Packed":
     )
     size = SHARD_SAMPLES if arguments.output_shards is None else arguments.output_shards
     return Groups(recordings, size, "tokens-")
-
-
-def _array_task(arguments: argparse.Namespace) -> "ArrayTask | None":
-    from open_miipher.corpus.array import ArrayTask
-
-    count, index = arguments.num_shards, arguments.shard_id
-    if (count is None) != (index is None):
-        raise UserError("--num-shards and --shard-id belong together; give both or none")
-    return None if count is None else ArrayTask(count, index)

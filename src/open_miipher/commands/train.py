@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from open_miipher.base.shipped import shipped
 from open_miipher.commands import Help
+from open_miipher.commands.options import ask_for_overrides, print_config
 
 _EXAMPLES = """\
 examples:
@@ -30,18 +31,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog=f"models: {', '.join(models)}\n\n{_EXAMPLES}",
         formatter_class=Help,
     )
-    parser.add_argument("overrides", nargs="*", help="Hydra overrides, key=value")
-    parser.add_argument(
-        "--cfg", choices=["job"], help="print the composed configuration and do nothing else"
-    )
+    ask_for_overrides(parser)
     return parser.parse_intermixed_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compose and check the configuration, and train; or only print it."""
     arguments = parse_arguments(argv)
-    import yaml
-
     from open_miipher.base.errors import STOPPED_STATUS
     from open_miipher.config import compose_run
     from open_miipher.distributed import alike_here, contact, is_under_torchrun, start
@@ -49,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     run = alike_here(lambda: compose_run(arguments.overrides))
     if arguments.cfg:
-        print(yaml.safe_dump(run.plain, sort_keys=False, allow_unicode=True), end="")
+        print_config(run.plain)
         return 0
     with contact():
         world = start(run.trainer.device, run.trainer.timeout_minutes)

@@ -345,18 +345,17 @@ def _load_nisqa(settings: Settings) -> Measured:
 
 
 def _load_similarity(_: Settings) -> Measured:
-    from resemblyzer import VoiceEncoder, preprocess_wav
+    from open_miipher.audio.voices import likeness, load_voices
 
-    encoder = VoiceEncoder("cpu", verbose=False)
+    load_voices()
 
     def similarity(signal: Signal, reference: Signal | None) -> Values:
         assert reference is not None
         _check_audible(signal, reference, seconds=0.5)
-        voices = [preprocess_wav(x.waveform, source_sr=x.sample_rate) for x in (signal, reference)]
-        if min(len(voice) for voice in voices) < 8000:
+        alike = likeness(signal.waveform, reference.waveform, signal.sample_rate)
+        if alike is None:
             raise CannotMeasureError("it has less than half a second of speech")
-        first, second = (encoder.embed_utterance(voice) for voice in voices)
-        return {"speaker_similarity": float(first @ second)}
+        return {"speaker_similarity": alike}
 
     return similarity
 

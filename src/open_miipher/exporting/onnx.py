@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._export.verifier import SpecViolationError
 
 from open_miipher.base.atomic import replacing
 from open_miipher.base.errors import UserError
@@ -26,6 +27,11 @@ OPSET = 18
 MODEL = "model.onnx"
 _MOST_BYTES = 2**31 - 2**24  # of one protobuf file
 _FRAMES, _BATCH = 50, 3  # of the example that is traced; any others work as well
+_REFUSALS = (
+    *(RuntimeError, ValueError, TypeError, AttributeError, AssertionError, LookupError),
+    *(ArithmeticError, SpecViolationError),
+)
+"""What cannot be traced or translated ends in errors of many kinds, from deep within torch."""
 
 
 class Graph(nn.Module):
@@ -113,15 +119,18 @@ def export_onnx(
                 output_names=["restored"],
                 verbose=False,
             )
-    # What cannot be traced or translated ends in errors of many kinds, from deep within torch.
-    except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError) as error:
+    except _REFUSALS as error:
         raise UserError(_refusal(error, cleaner, vocoder)) from error
+    _hold_all_constants(program.model.graph)
     model = program.model_proto
     if half:
         _store_in_half(model)
     for key, value in {**metadata, "opset": OPSET}.items():
         model.metadata_props.add(key=key, value=str(value))
-    onnx.checker.check_model(model)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise UserError(_refusal(error, cleaner, vocoder)) from error
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(model.SerializeToString())
@@ -145,8 +154,24 @@ def _refusal(error: Exception, cleaner: Cleaner, vocoder: Vocoder) -> str:
         if type(owner).__name__ in parts:
             told = f"the {parts[type(owner).__name__]}, {type(owner).__name__},"
         trace = trace.tb_next
-    first = " ".join(str(reason).split())[:200]
+    first = " ".join(str(reason).split())[:200] or type(reason).__name__
     return f"{told or 'a part of the chain'} cannot be exported to ONNX: {first}"
+
+
+def _hold_all_constants(graph: Any) -> None:
+    """Add the constants that nodes use and the graph lacks.
+
+    Where one value is clamped to several ranges, as in Gemma 4's tower, onnxscript (0.7) makes a
+    `Clip` of each, and puts the bounds of one alone into the graph.
+    """
+    for node in graph:
+        for value in node.inputs:
+            if value is None or value.producer() is not None or value.const_value is None:
+                continue
+            if graph.initializers.get(value.name) is not value:
+                if value.name in graph.initializers:
+                    value.name = f"{value.name}_of_{node.outputs[0].name}"
+                graph.register_initializer(value)
 
 
 def _store_in_half(model: Any) -> None:

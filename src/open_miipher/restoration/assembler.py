@@ -161,7 +161,9 @@ class Assembler:
             else None
         )
         self._trust = (
-            TrustMeter(model.input_rate, job.sample_rate, job.num_channels)
+            TrustMeter(
+                model.input_rate, job.sample_rate, job.num_channels, job.options.trust_speaker
+            )
             if job.options.measures_trust
             else None
         )

@@ -16,6 +16,7 @@ from open_miipher.audio.formats import is_number, whole_rate
 from open_miipher.audio.level import SpeechLevel, speech_gains
 from open_miipher.audio.mixing import Mix
 from open_miipher.audio.resample import num_output_frames
+from open_miipher.audio.voices import check_voices
 from open_miipher.base.errors import UserError, report
 from open_miipher.restoration.chain import Model
 from open_miipher.restoration.streams import Sink, Source
@@ -29,7 +30,7 @@ PAST_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class RestoreOptions:
-    """All options that change the output, and `trust`, which does not.
+    """All options that change the output, and how trust is measured.
 
     Attributes:
         sample_rate: of the output: the model's, the input's, or a number in Hz.
@@ -47,11 +48,14 @@ class RestoreOptions:
         seed: of the noise that the vocoder starts from.
         trust: measure how far the output can be trusted (`restoration.trust`); None: a corpus run
             does where that costs little, and nothing else does.
+        trust_speaker: measure it, and ask a network too whether the speaker is the same
+            (`audio.voices`).
         min_trust: an output that is trusted less is replaced by the input, at the output's rate;
             0 keeps all. Needs `trust`.
 
     Raises:
-        UserError: on construction: a value is wrong; the message lists all of them.
+        UserError: on construction: a value is wrong; the message lists all of them. Or the package
+            of `trust_speaker` is not installed.
     """
 
     sample_rate: int | Literal["model", "input"] = "model"
@@ -63,6 +67,7 @@ class RestoreOptions:
     normalise_over: Literal["file", "chunk", "past"] = "file"
     seed: int = 0
     trust: bool | None = None
+    trust_speaker: bool = False
     min_trust: float = 0.0
 
     def __post_init__(self) -> None:
@@ -99,8 +104,14 @@ class RestoreOptions:
                 self.min_trust == 0 or self.trust is not False,
                 f"least trust {self.min_trust}: trust is not measured; leave out one of the two",
             ),
+            (
+                not self.trust_speaker or self.trust is not False,
+                "the speaker is a part of trust, which is not measured; leave out one of the two",
+            ),
         ]
         report([problem for fine, problem in rules if not fine])
+        if self.trust_speaker:
+            check_voices()
 
     def _take_rate(self) -> str:
         """Have a number of Hz as an int; say what is wrong with the sample rate, if anything."""
@@ -117,6 +128,8 @@ class RestoreOptions:
         """Plain data of all that changes the output."""
         plain = asdict(self)
         del plain["trust"]
+        if not (self.min_trust and self.trust_speaker):
+            del plain["trust_speaker"]
         if not self.min_trust:
             del plain["min_trust"]  # runs of before there was one go on
         return plain
@@ -124,7 +137,7 @@ class RestoreOptions:
     @property
     def measures_trust(self) -> bool:
         """Whether trust is measured, once it is known what model restores."""
-        return self.trust is True or self.min_trust > 0
+        return self.trust is True or self.trust_speaker or self.min_trust > 0
 
     def grid(self, model: Model) -> ChunkGrid:
         """Return where the chunks are, in the model's feature frames."""

@@ -10,27 +10,26 @@ lowest of them. docs/trust.md says what the score finds and what it does not.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 
 from open_miipher.audio.formats import whole_rate
 from open_miipher.audio.resample import StreamResampler
+from open_miipher.audio.voices import check_voices, likeness
 from open_miipher.base.errors import UserError
+from open_miipher.restoration.comparison import (
+    HOP,
+    LAGS,
+    RATE,
+    VOICED,
+    WORDS,
+    Comparison,
+    analyse,
+)
 from open_miipher.restoration.streams import steps_between
 
-RATE = 16000
-"""Both signals are compared at this rate, in Hz."""
-
-_HOP, _WINDOW, _FFT = 256, 640, 1024
-_SLICE, _STEP = 600 * _HOP, 560 * _HOP  # 9.6 s, a new one every 9 s
-_NUM_BANDS, _LOWEST_HZ, _HIGHEST_HZ = 30, 150.0, 7600.0
-_WORDS = 24  # the first bands, up to 4.4 kHz: they carry the words, and no band ends below
-_LAG_RATE = RATE // 2
-_LAGS = slice(_LAG_RATE // 400, _LAG_RATE // 70 + 1)  # of voices from 70 to 400 Hz
-_VOICED, _CLEAR = 0.7, 0.9  # periodicity of voices, and of those with little noise
-_SMALLEST = 1e-12  # power; silence
-_DB = 10 / math.log(10)
+_SLICE, _STEP = 600 * HOP, 560 * HOP  # 9.6 s, a new one every 9 s
+_CLEAR = 0.9  # periodicity of voices with little noise
 
 CALIBRATION = {
     "gone": (8.63, 0.89),
@@ -38,6 +37,7 @@ CALIBRATION = {
     "voice": (0.51, 19.35),
     "hidden": (0.31, 15.01),
     "band": (9.66, 0.43),
+    "speaker": (0.16, 19.2),
 }
 """Of each part: the value that is as often good as bad, and how fast good becomes bad there.
 
@@ -71,19 +71,6 @@ class _Finding:
     reason: str
 
 
-@dataclass(frozen=True)
-class _Analysis:
-    """A slice of a signal, in frames of 16 ms.
-
-    Attributes:
-        power: (frames, bands), averaged over three frames.
-        periodicity: (frames, lags): 1 where the sound repeats itself after this lag.
-    """
-
-    power: np.ndarray
-    periodicity: np.ndarray
-
-
 class TrustMeter:
     """Compares an input with what was made of it, while both come in blocks; in constant memory.
 
@@ -91,9 +78,13 @@ class TrustMeter:
         input_rate: of the input's blocks, in Hz.
         output_rate: of the output's blocks, in Hz.
         num_channels: of both.
+        knows_voices: ask a network too whether the speaker is the same (`audio.voices`).
     """
 
-    def __init__(self, input_rate: int, output_rate: int, num_channels: int) -> None:
+    def __init__(
+        self, input_rate: int, output_rate: int, num_channels: int, knows_voices: bool = False
+    ) -> None:
+        self._knows_voices = knows_voices
         narrow = output_rate if output_rate < RATE else None  # what it cannot hold is not missed
         steps = steps_between(input_rate, narrow, RATE), steps_between(output_rate, None, RATE)
         self._streams = [_Stream(step, num_channels) for step in steps]
@@ -136,15 +127,23 @@ class TrustMeter:
     def _compare(self, start: int, end: int) -> None:
         pairs = zip(*(stream.cut(start, end) for stream in self._streams), strict=True)
         for channel, (given, made) in enumerate(pairs):
-            comparison = _Comparison(_analyse(given), _analyse(made), self._gains[channel])
+            comparison = Comparison(analyse(given), analyse(made), self._gains[channel])
             self._gains[channel] = comparison.gain
-            for part, find in PARTS.items():
-                found = find(comparison, start / RATE)
-                if part not in self._worst or found.value > self._worst[part].value:
-                    self._worst[part] = found
+            found = {part: find(comparison, start / RATE) for part, find in PARTS.items()}
+            if self._knows_voices:
+                found["speaker"] = _speaker(comparison, given, made, start / RATE)
+            for part, finding in found.items():
+                if part not in self._worst or finding.value > self._worst[part].value:
+                    self._worst[part] = finding
 
 
-def trust_of(given: np.ndarray, given_rate: int, made: np.ndarray, made_rate: int) -> Trust:
+def trust_of(
+    given: np.ndarray,
+    given_rate: int,
+    made: np.ndarray,
+    made_rate: int,
+    knows_voices: bool = False,
+) -> Trust:
     """Return how far a restored signal can be trusted.
 
     Args:
@@ -152,9 +151,11 @@ def trust_of(given: np.ndarray, given_rate: int, made: np.ndarray, made_rate: in
         given_rate: its sample rate in Hz.
         made: (samples,) or (channels, samples) of floats, the output, as long in seconds.
         made_rate: its sample rate in Hz.
+        knows_voices: ask a network too whether the speaker is the same.
 
     Raises:
-        UserError: they have different numbers of channels or lengths, no samples, NaN or Inf.
+        UserError: they have different numbers of channels or lengths, no samples, NaN or Inf; or
+            the network's package is not installed.
     """
     given, made = np.atleast_2d(given), np.atleast_2d(made)
     lengths = given.shape[1] / whole_rate(given_rate), made.shape[1] / whole_rate(made_rate)
@@ -170,7 +171,9 @@ def trust_of(given: np.ndarray, given_rate: int, made: np.ndarray, made_rate: in
         )
     if not (np.isfinite(given).all() and np.isfinite(made).all()):
         raise UserError("NaN or Inf cannot be compared: give finite numbers")
-    meter = TrustMeter(given_rate, made_rate, len(given))
+    if knows_voices:
+        check_voices()
+    meter = TrustMeter(given_rate, made_rate, len(given), knows_voices)
     meter.push_input(given, last=True)
     meter.push_output(made, last=True)
     return meter.finish()
@@ -209,107 +212,9 @@ class _Stream:
         return self._kept[:, start - self._start : end - self._start]
 
 
-@cache
-def _mel_basis() -> np.ndarray:
-    """Return triangles on the mel scale: (bins, bands) float32."""
-    low, high = (math.log1p(hz / 700) for hz in (_LOWEST_HZ, _HIGHEST_HZ))
-    edges = np.linspace(low, high, _NUM_BANDS + 2)
-    bins = np.log1p(np.fft.rfftfreq(_FFT, 1 / RATE) / 700)[:, None]
-    rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
-    fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
-    return np.minimum(rise, fall).clip(min=0).astype(np.float32)
-
-
-@cache
-def _window() -> np.ndarray:
-    return np.hanning(_WINDOW + 1)[:-1].astype(np.float32)
-
-
-@cache
-def _own_periodicity() -> np.ndarray:
-    """Return what the window takes from the periodicity at each lag (Boersma 1993): (lags,)."""
-    correlation = np.fft.irfft(np.abs(np.fft.rfft(_window(), 2 * _WINDOW)) ** 2)[::2]
-    return (correlation / correlation[0])[_LAGS].astype(np.float32)
-
-
-def _analyse(waveform: np.ndarray) -> _Analysis:
-    """Analyse (samples,) float32 at `RATE`."""
-    from scipy import fft  # here, so that help is printed without it
-
-    num_frames = -(-len(waveform) // _HOP)
-    padded = np.pad(waveform, (_WINDOW // 2, _WINDOW))
-    cut = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_HOP][:num_frames]
-    spectrum = fft.rfft(cut * _window(), _FFT, axis=1)
-    power = (spectrum.real**2 + spectrum.imag**2) / np.float32(_WINDOW)
-    voice = power[:, : _FFT // 4 + 1].copy()  # half of the band: lags of 1 / _LAG_RATE
-    voice[:, : 80 * _FFT // RATE] = 0
-    voice[:, 2000 * _FFT // RATE :] = 0
-    correlation = fft.irfft(voice, axis=1)[:, : _LAGS.stop]
-    periodicity = correlation[:, _LAGS] / (correlation[:, :1] + np.float32(_SMALLEST))
-    bands = np.pad(power @ _mel_basis(), ((1, 1), (0, 0)), mode="edge")
-    smooth = (bands[:-2] + bands[1:-1] + bands[2:]) / np.float32(3)
-    return _Analysis(smooth, periodicity / _own_periodicity())
-
-
-class _Comparison:
-    """A slice of the input beside the same of the output; all levels in dB.
-
-    Attributes:
-        floor: (bands,) of the input's noise.
-        given: (frames, bands) of the input above its floor.
-        made: (frames, bands) of the output, with the input's floor added, above that.
-        heard: (bands,) whether the input has anything there; a band that ends early has not.
-        lags: two of (frames,): the lag after which input and output repeat themselves.
-        voiced: two of (frames,): the periodicity at that lag.
-        shared: two of (frames,): the output's periodicity at the input's lag, and the input's at
-            the output's.
-        gain: of power, that brings the output to the level of the input.
-        loudness: two of (frames,): input and output in the words' bands above the floor in them.
-    """
-
-    def __init__(self, given: _Analysis, made: _Analysis, gain: float) -> None:
-        frames = min(len(given.power), len(made.power))
-        powers = given.power[:frames].astype(np.float64), made.power[:frames].astype(np.float64)
-        loud = np.percentile(powers[0], 95, axis=0)
-        # Twice: a low percentile of noise is about 3 dB below its mean. Nobody misses what is
-        # 30 dB below a band's loud moments, or 50 dB below the loudest band's.
-        floor = 2 * np.percentile(powers[0], 10, axis=0)
-        floor = np.maximum(floor, np.maximum(1e-3 * loud, 1e-5 * loud.max())) + _SMALLEST
-        self.heard = loud > 1e-4 * loud.max()
-        both = given.periodicity[:frames], made.periodicity[:frames]
-        self.lags = [periodicity.argmax(axis=1) for periodicity in both]
-        self.voiced = [periodicity.max(axis=1) for periodicity in both]
-        self.shared = [_around(both[1], self.lags[0]), _around(both[0], self.lags[1])]
-        speech = (powers[0] > 4 * floor) & (self.voiced[0] > _VOICED)[:, None]
-        self.gain = _gain((powers[0] - floor)[speech], powers[1][speech], gain)
-        self.given = _DB * np.log1p(powers[0] / floor)
-        self.made = _DB * np.log1p(self.gain * powers[1] / floor)
-        total = floor[:_WORDS].sum()
-        self.loudness = [
-            _DB * np.log((power[:, :_WORDS].sum(axis=1) + _SMALLEST) / total)
-            for power in (powers[0], self.gain * powers[1])
-        ]
-
-
-def _around(periodicity: np.ndarray, lags: np.ndarray) -> np.ndarray:
-    """Return the periodicity (frames, lags) at a lag of each frame, or beside it: (frames,)."""
-    places = (lags[:, None] + [-1, 0, 1]).clip(0, periodicity.shape[1] - 1)
-    return np.take_along_axis(periodicity, places, axis=1).max(axis=1)
-
-
-def _gain(given: np.ndarray, made: np.ndarray, before: float) -> float:
-    """Fit the gain of the output's power on (cells,) of speech; too few: as before."""
-    made = made + _SMALLEST
-    there = made > 1e-5 * made.max(initial=0.0)  # what is gone says nothing of the level
-    if there.sum() < 100:
-        return before
-    ratio = np.median(np.log(given[there]) - np.log(made[there]))
-    return math.exp(min(max(float(ratio), -11.5), 11.5))  # 50 dB
-
-
-def _gone(slice_: _Comparison, start: float) -> _Finding:
+def _gone(slice_: Comparison, start: float) -> _Finding:
     """Look for voiced speech of the input that the output lacks; dB."""
-    given, made = slice_.given[:, :_WORDS], slice_.made[:, :_WORDS]
+    given, made = slice_.given[:, :WORDS], slice_.made[:, :WORDS]
     # What dies away after something louder is the room's.
     before = np.pad(given, ((15, 0), (0, 0)), mode="edge")
     recent = np.lib.stride_tricks.sliding_window_view(before, 16, axis=0).max(axis=2)
@@ -320,26 +225,26 @@ def _gone(slice_: _Comparison, start: float) -> _Finding:
     return _Finding(value, f"speech at {_span(start, first, end)} is gone")
 
 
-def _added(slice_: _Comparison, start: float) -> _Finding:
+def _added(slice_: Comparison, start: float) -> _Finding:
     """Look for sound of the output that the input lacks; dB."""
-    given, made = slice_.given[:, :_WORDS], slice_.made[:, :_WORDS]
-    weight = _ramp(made, 9, 15) * slice_.heard[:_WORDS]
+    given, made = slice_.given[:, :WORDS], slice_.made[:, :WORDS]
+    weight = _ramp(made, 9, 15) * slice_.heard[:WORDS]
     more = (weight * (made - given).clip(0, 20)).sum(axis=1) / (weight.sum(axis=1) + 3)
     value, first, end = _worst(more, 12)
     return _Finding(value, f"sound at {_span(start, first, end)} is not in the input")
 
 
-def _voice(slice_: _Comparison, start: float) -> _Finding:
+def _voice(slice_: Comparison, start: float) -> _Finding:
     """Look for voices whose period is not in the input, and for those that became a whisper.
 
     Periodicity that is missing, 0 … 1.
     """
     voiced, loud = slice_.voiced, [loudness > 6 for loudness in slice_.loudness]
-    spoken = (voiced[1] > _VOICED) & loud[1]
+    spoken = (voiced[1] > VOICED) & loud[1]
     missing = spoken * (voiced[1] - slice_.shared[1]).clip(0, 1)
     value, first, end = _worst(missing, 15, spoken.astype(np.float64), at_least=6)
-    spoken_before = (voiced[0] > _VOICED) & loud[0] & loud[1]
-    whispered = spoken_before & (voiced[1] < _VOICED)
+    spoken_before = (voiced[0] > VOICED) & loud[0] & loud[1]
+    whispered = spoken_before & (voiced[1] < VOICED)
     lost = whispered * (voiced[0] - slice_.shared[0]).clip(0, 1)
     worst_lost = _worst(lost, 15, spoken_before.astype(np.float64), at_least=6)
     if worst_lost[0] > value:
@@ -347,14 +252,12 @@ def _voice(slice_: _Comparison, start: float) -> _Finding:
     return _Finding(value, _about_voice(slice_, spoken, start, first, end))
 
 
-def _about_voice(
-    slice_: _Comparison, spoken: np.ndarray, start: float, first: int, end: int
-) -> str:
+def _about_voice(slice_: Comparison, spoken: np.ndarray, start: float, first: int, end: int) -> str:
     """Say whether there is another pitch, or a voice where there was none."""
     place = slice(first, end)
-    both = spoken[place] & (slice_.voiced[0][place] > _VOICED)
+    both = spoken[place] & (slice_.voiced[0][place] > VOICED)
     if both.sum() >= max(3, 0.5 * spoken[place].sum()):
-        periods = [lags[place][both] + _LAGS.start for lags in slice_.lags]
+        periods = [lags[place][both] + LAGS.start for lags in slice_.lags]
         semitones = float(np.median(12 * np.log2(periods[0] / periods[1])))
         if 1 <= abs(semitones) <= 9:  # more is a slip of an octave
             how = "higher" if semitones > 0 else "lower"
@@ -363,29 +266,45 @@ def _about_voice(
     return f"the voice at {_span(start, first, end)} is not in the input"
 
 
-def _hidden(slice_: _Comparison, start: float) -> _Finding:
+def _hidden(slice_: Comparison, start: float) -> _Finding:
     """Look how much of the output's speech the input's noise hides; a share, 0 … 1.
 
     Speech without a pause is above no floor either, but its period is in the input.
     """
     loud = slice_.loudness[1]
-    spoken = (slice_.voiced[1] > _VOICED) & (loud > np.percentile(loud, 95) - 30)
+    spoken = (slice_.voiced[1] > VOICED) & (loud > np.percentile(loud, 95) - 30)
     hidden = spoken & (loud < 6) & (slice_.shared[1] < _CLEAR)
-    end = start + len(loud) * _HOP / RATE
+    end = start + len(loud) * HOP / RATE
     reason = f"noise hides the speech at {start:.1f}-{end:.1f} s: nothing to compare it with"
     return _Finding(float(hidden.sum() / max(20, spoken.sum())), reason)
 
 
-def _band(slice_: _Comparison, start: float) -> _Finding:
+def _band(slice_: Comparison, start: float) -> _Finding:
     """Look for highs of the input that the output lacks all the time; dB."""
-    given, made = slice_.given[:, _WORDS:], slice_.made[:, _WORDS:]
+    given, made = slice_.given[:, WORDS:], slice_.made[:, WORDS:]
     weight = _ramp(given, 9, 15) * (slice_.loudness[0] > 6)[:, None]
     lost = (weight * (given - made).clip(0, 30)).sum() / (weight.sum() + 100)
-    end = start + len(given) * _HOP / RATE
+    end = start + len(given) * HOP / RATE
     return _Finding(float(lost), f"highs are gone at {start:.1f}-{end:.1f} s")
 
 
-PARTS: dict[str, Callable[[_Comparison, float], _Finding]] = {
+def _speaker(slice_: Comparison, given: np.ndarray, made: np.ndarray, start: float) -> _Finding:
+    """Ask whether it is the same voice, where the input lets that be known; 0 … 2.
+
+    To the network, a voice in noise or in a room is another one already. So its answer counts only
+    where speech is far above the noise, and as periodic as speech is that was recorded nearby.
+    """
+    loudness = slice_.loudness[0]
+    periodic = slice_.voiced[0][loudness > 6]
+    clear = _ramp(np.percentile(loudness, 95), 22, 28)
+    near = _ramp(np.median(periodic), 0.7, 0.85) if len(periodic) else 0.0
+    alike = likeness(given, made, RATE) if clear * near > 0 else None
+    value = 0.0 if alike is None else float(clear * near * (1 - alike))
+    end = start + len(loudness) * HOP / RATE
+    return _Finding(value, f"the voice at {start:.1f}-{end:.1f} s is somebody else's")
+
+
+PARTS: dict[str, Callable[[Comparison, float], _Finding]] = {
     "gone": _gone,
     "added": _added,
     "voice": _voice,
@@ -396,7 +315,7 @@ PARTS: dict[str, Callable[[_Comparison, float], _Finding]] = {
 
 def _ramp(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Return 0 up to the one, 1 from the other."""
-    return ((values - low) / (high - low)).clip(0, 1)
+    return np.clip((values - low) / (high - low), 0, 1)
 
 
 def _worst(
@@ -432,4 +351,4 @@ def _sums(values: np.ndarray, length: int) -> np.ndarray:
 
 
 def _span(start: float, first: int, end: int) -> str:
-    return f"{start + first * _HOP / RATE:.1f}-{start + end * _HOP / RATE:.1f} s"
+    return f"{start + first * HOP / RATE:.1f}-{start + end * HOP / RATE:.1f} s"

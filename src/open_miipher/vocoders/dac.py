@@ -11,6 +11,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from open_miipher.base.errors import report
 from open_miipher.base.precision import as_stored, in_float32, stay_in_float32
 from open_miipher.encoders.base import frame_mask
+from open_miipher.layers.pointwise import Snake, fuse
 from open_miipher.vocoders.base import AdversarialGenerator, Pieces, cut, ending, see_ends
 from open_miipher.vocoders.gain import at_peak_of
 
@@ -90,7 +91,7 @@ class Dac(AdversarialGenerator):
         for block, factor in zip(self.decoder.block, config.upsampling_rates, strict=True):
             see_ends(block.conv_t1, rate)
             rate *= factor
-            for unit in (block.res_unit1, block.res_unit2, block.res_unit3):
+            for unit in _units(block):
                 see_ends(unit, rate)
         see_ends(self.decoder.conv2, rate)
         self.num_missing = missing_samples(config.upsampling_rates)
@@ -130,32 +131,38 @@ class Dac(AdversarialGenerator):
         decoder = self.decoder
         with in_float32(features.device):
             x = decoder.conv1(features.float().transpose(1, 2))
-        x = as_stored(x, decoder.block)
+        x, shortcut = as_stored(x, decoder.block), None
         for block in decoder.block:
-            x = block(x)
+            x, shortcut = block.conv_t1(block.snake1(x, shortcut)), None
+            for unit in _units(block):
+                shortcut, x = unit.snake1.with_sum(x, shortcut)
+                x = unit.conv2(unit.snake2(unit.conv1(x)))
         with in_float32(features.device):
-            waveform = decoder.tanh(decoder.conv2(decoder.snake1(x.float())))
+            waveform = decoder.tanh(decoder.conv2(decoder.snake1(x, shortcut, dtype=torch.float32)))
         return functional.pad(waveform[:, 0], (0, self.num_missing))
 
     def target(self, clean: Tensor, whole: Tensor) -> Tensor:
         """See `at_peak_of`."""
         return at_peak_of(whole, clean)
 
+    def merge(self) -> None:
+        """Have snakes add the biases of the convolutions before them; see `Vocoder.merge`."""
+        fuse(self.decoder)
+        before: nn.Conv1d | nn.ConvTranspose1d | None = None
+        for block in self.decoder.block:
+            if before is not None:
+                block.snake1.take_bias(before)
+            before = block.conv_t1
+            for unit in _units(block):
+                unit.snake1.take_bias(before)
+                unit.snake2.take_bias(unit.conv1)
+                before = unit.conv2
+        self.decoder.snake1.take_bias(before)
 
-class Snake(nn.Module):
-    """x + sin²(αx) / α (Ziyin et al. 2020), in the type of x.
 
-    In the stock module the float32 parameter makes float32, twice the memory, of all that follows.
-    """
-
-    def __init__(self, alpha: nn.Parameter) -> None:
-        super().__init__()
-        self.alpha = alpha
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, channels, samples) -> the same."""
-        alpha = self.alpha.to(x.dtype)
-        return x + (alpha + 1e-9).reciprocal() * torch.sin(alpha * x).square()
+def _units(block: nn.Module) -> tuple[nn.Module, nn.Module, nn.Module]:
+    """Return the residual units of a block of the stock decoder."""
+    return block.res_unit1, block.res_unit2, block.res_unit3
 
 
 def missing_samples(upsampling_rates: list[int]) -> int:

@@ -19,6 +19,7 @@ from open_miipher.base.errors import report
 from open_miipher.base.precision import as_stored, in_float32
 from open_miipher.encoders.base import frame_mask
 from open_miipher.layers.conformer import ConformerBlock
+from open_miipher.layers.pointwise import fuse
 from open_miipher.vocoders.base import AdversarialGenerator, Pieces, ending, see_ends
 from open_miipher.vocoders.gain import NoGain, PeakGain, PowerGain
 from open_miipher.vocoders.wavegrad import UNet, UNetConfig, repeat
@@ -283,6 +284,11 @@ class WaveFit(FixedPoint):
         own = (sizes.hop_length, sizes.condition_channels)
         super().__init__(feature_width, frame_rate, config, *own)
         self.generator = UNet(sizes)
+
+    def merge(self) -> None:
+        """See `UNet.merge`."""
+        fuse(self.generator)
+        self.generator.merge()
 
 
 def interpolate(x: Tensor, factor: int) -> Tensor:

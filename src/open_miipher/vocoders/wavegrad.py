@@ -12,10 +12,10 @@ from operator import mul
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from open_miipher.base.errors import report
 from open_miipher.base.precision import as_stored, in_float32, stay_in_float32
+from open_miipher.layers.pointwise import Pointwise
 from open_miipher.vocoders.base import see_ends
 
 NEGATIVE_SLOPE = 0.2
@@ -136,14 +136,27 @@ class UNet(nn.Module):
         levels = [as_stored(stem, self.down_blocks)]
         for block in self.down_blocks:
             levels.append(block(levels[-1]))
-        pairs = [
+        films = [
             film(x, step) for film, x in zip(self.films, levels[self.first_film :], strict=True)
         ]
-        x = condition
+        x, shortcut = condition, None
         for block in self.up_blocks:
-            x = block(x, pairs.pop() if pairs else None)
+            x, shortcut = block(x, shortcut, films.pop() if films else None)
         with in_float32(x.device):
-            return self.last(x.float()).transpose(1, 2).flatten(1)
+            return self.last((shortcut + x).float()).transpose(1, 2).flatten(1)
+
+    def merge(self) -> None:
+        """Have activations add the biases of the convolutions before them; see `Vocoder.merge`."""
+        before: nn.Conv1d | None = None
+        for up_block in self.up_blocks:
+            if before is not None:
+                up_block.activations[0].take_bias(before)
+            _give_biases(up_block)
+            before = up_block.convolutions[-1]
+        for down_block in self.down_blocks:
+            _give_biases(down_block)
+        for film in self.films:
+            film.activation.take_bias(film.first)
 
     def _know_ends(self, rates: list[int]) -> None:
         """Tell the convolutions their rates: places per frame of the condition, from the lowest."""
@@ -169,14 +182,15 @@ class DownBlock(nn.Module):
             _convolution(width, width_out, 3, dilation)
             for width, dilation in zip(widths, DOWN_DILATIONS, strict=True)
         )
+        self.activations = _activations(len(self.convolutions))
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width_in, frames * factor) -> (batch, width_out, frames)."""
         # The paper lowers the rate after the shortcut's 1x1; doing it before is equal and cheaper.
         x = x[..., :: self.factor]
         shortcut = self.shortcut(x)
-        for convolution in self.convolutions:
-            x = convolution(functional.leaky_relu(x, NEGATIVE_SLOPE))
+        for activation, convolution in zip(self.activations, self.convolutions, strict=True):
+            x = convolution(activation(x))
         return x + shortcut
 
 
@@ -186,16 +200,17 @@ class FiLM(nn.Module):
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__()
         self.first = _convolution(width_in, width_in, 3)
+        self.activation = Pointwise(slope=NEGATIVE_SLOPE)
         self.second = _convolution(width_in, 2 * width_out, 3)
         # Modulation starts as the identity: a scale near 0 would block the path from the features.
         nn.init.ones_(self.second.bias[:width_out])
 
-    def forward(self, x: Tensor, step: int) -> tuple[Tensor, Tensor]:
-        """(batch, width_in, frames) -> scale and shift, (batch, width_out, frames) each."""
-        x = functional.leaky_relu(self.first(x), NEGATIVE_SLOPE)
+    def forward(self, x: Tensor, step: int) -> Tensor:
+        """(batch, width_in, frames) -> scale, then shift, (batch, 2 · width_out, frames)."""
+        x = self.activation(self.first(x))
         x = x + step_embedding(step, x.shape[1], x.device).to(x.dtype)[:, None]
-        scale, shift = self.second(x).chunk(2, dim=1)
-        return scale, shift
+        scale_and_shift: Tensor = self.second(x)
+        return scale_and_shift
 
 
 class UpBlock(nn.Module):
@@ -210,16 +225,28 @@ class UpBlock(nn.Module):
             _convolution(width, width_out, 3, dilation)
             for width, dilation in zip(widths, dilations, strict=True)
         )
+        self.activations = _activations(len(self.convolutions))
 
-    def forward(self, x: Tensor, film: tuple[Tensor, Tensor] | None) -> Tensor:
-        """(batch, width_in, frames) -> (batch, width_out, frames * factor)."""
+    def forward(
+        self, x: Tensor, shortcut: Tensor | None, film: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(batch, width_in, frames) -> (batch, width_out, frames * factor).
+
+        Input and output are sums of two, whose addition is left to what comes next.
+
+        Args:
+            x: the last convolution of the block before.
+            shortcut: past it; None: x is all.
+            film: (batch, 2 · width_out, frames * factor) of a `FiLM`; None: nothing is modulated.
+        """
         # Pointwise steps come before the repetition: the result is equal and needs less work.
-        shortcut = repeat(self.shortcut(x), self.factor)
-        x = repeat(functional.leaky_relu(x, NEGATIVE_SLOPE), self.factor)
-        x = self.convolutions[0](x)
-        x = shortcut + self.convolutions[1](_modulate(x, film))
-        residual = self.convolutions[2](_modulate(x, film))
-        return x + self.convolutions[3](_modulate(residual, film))
+        total, x = self.activations[0].with_sum(x, shortcut)
+        shortcut = repeat(self.shortcut(total), self.factor)
+        x = self.convolutions[0](repeat(x, self.factor))
+        x = self.convolutions[1](self.activations[1](x, None, film))
+        shortcut, x = self.activations[2].with_sum(x, shortcut, film)
+        x = self.activations[3](self.convolutions[2](x), None, film)
+        return self.convolutions[3](x), shortcut
 
 
 def repeat(x: Tensor, factor: int) -> Tensor:
@@ -234,11 +261,13 @@ def step_embedding(step: int, width: int, device: torch.device) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()])
 
 
-def _modulate(x: Tensor, film: tuple[Tensor, Tensor] | None) -> Tensor:
-    if film is not None:
-        scale, shift = film
-        x = torch.addcmul(shift, scale, x)
-    return functional.leaky_relu(x, NEGATIVE_SLOPE)
+def _activations(count: int) -> nn.ModuleList:
+    return nn.ModuleList(Pointwise(slope=NEGATIVE_SLOPE) for _ in range(count))
+
+
+def _give_biases(block: UpBlock | DownBlock) -> None:
+    for convolution, activation in zip(block.convolutions, block.activations[1:], strict=False):
+        activation.take_bias(convolution)
 
 
 def _convolution(width_in: int, width_out: int, kernel_size: int, dilation: int = 1) -> nn.Conv1d:
