@@ -232,6 +232,8 @@ def count_launches(run: Run, world: World) -> dict[str, Any]:
     ):
         trainer = prepare(run, world)
         trainer.accumulate()
+        for optimizer in trainer.state.optimizers.values():
+            optimizer.zero_grad(set_to_none=True)  # as each step does: else gradients are added
         before = fused
         with profile(activities=[ProfilerActivity.CPU]) as watched:
             trainer.accumulate()
