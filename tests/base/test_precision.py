@@ -56,6 +56,7 @@ def test_the_edges_of_the_dac_decoder_are_float32_and_its_inside_is_not(has_norm
     edges = {name: both for name, both in found.items() if "block" not in name}
     edges = {name: both for name, both in edges.items() if "param" not in name}
     assert set(edges) == {f"decoder.{name}" for name in ("conv1", "conv2", "snake1", "tanh")}
+    assert edges.pop("decoder.snake1") == (BF16, torch.float32)  # it sums in float32
     assert set(edges.values()) == {FLOAT}
     # The first block's snake gets the first convolution's float32; all that follows is bfloat16.
     snakes = [both for name, both in found.items() if "block" in name and "snake" in name]

@@ -67,6 +67,13 @@ def test_every_item_is_done_once_and_state_is_built_once_a_worker(work, tmp_path
     assert os.getpid() not in builders
 
 
+def test_workers_multiply_matrices_in_one_thread(work, monkeypatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    with Pool(1) as new:
+        work("a", pool=new)
+    assert os.environ["OPENBLAS_NUM_THREADS"] == "1"  # which they inherit
+
+
 def test_a_worker_that_dies_costs_its_item_a_try_and_the_others_nothing(work, tmp_path) -> None:
     found = work("a", "once", "b", "c")
     assert found == {name: (name, None) for name in ("a", "once", "b", "c")}

@@ -23,6 +23,15 @@ def num_cores() -> int:
     return os.cpu_count() or 1
 
 
+def use_one_blas_thread() -> None:
+    """Have numpy multiply matrices in one thread, where it is not imported yet (or in children).
+
+    The products of this project's signals are so small that its threads do little but wait for each
+    other, which they do at full load: two workers on two cores took twice the time of a processor.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def in_threads(
     function: Callable[[T], R], things: Iterable[T], num_threads: int = LOOK_THREADS
 ) -> Iterator[R]:

@@ -14,6 +14,7 @@ from typing import NoReturn
 from open_miipher import __version__
 from open_miipher.base.errors import USER_ERROR_STATUS, exit_on_user_error
 from open_miipher.base.shipped import as_called
+from open_miipher.base.threads import use_one_blas_thread
 
 PROGRAM = "open-miipher"
 
@@ -63,6 +64,7 @@ COMMANDS = {
 def run(name: str) -> NoReturn:
     """Do a command with the words that the process was given, and end with its status."""
     command = COMMANDS[name]
+    use_one_blas_thread()
     main = import_module(f"{__name__}.{command.module}").main
     if command.is_rank:
         from open_miipher.distributed import run_as_rank

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.threads import use_one_blas_thread
 from open_miipher.corpus.run import Item
 from open_miipher.distributed import die_with_parent, ignore_stop_signals, stop_signals_wait
 from open_miipher.distributed.process import STOP_SIGNALS
@@ -97,6 +98,7 @@ class Worker:
         self.place = place
         self.connection, theirs = _SPAWN.Pipe()
         self.process = _SPAWN.Process(target=_work, args=(theirs, place), daemon=True)
+        use_one_blas_thread()  # in it; here it is too late for that
         resource_tracker.ensure_running()  # now: it would unblock the signals
         with stop_signals_wait():  # one to all processes would end it with a traceback
             self.process.start()
