@@ -486,14 +486,14 @@ class _Feed:
         try:
             descriptor = os.memfd_create("open_miipher")
             os.ftruncate(descriptor, self._num_bytes)
+            hand.worker.send(self._num_bytes)
+            hand.worker.send_file(descriptor)
+            hand.memory = _Memory(descriptor, self._num_bytes)
         except OSError as error:
             raise UserError(
                 f"no memory can be shared with workers ({error.strerror}); --num-workers 0 does "
                 "without them"
             ) from error
-        hand.worker.send(self._num_bytes)
-        hand.worker.send_file(descriptor)
-        hand.memory = _Memory(descriptor, self._num_bytes)
 
     def _take(self, hand: _Hand, what: str, *content: Any) -> Iterator[Row]:
         if what == "chunk":

@@ -1,5 +1,6 @@
 """Worker processes read and write, and one process has the model: what comes out is the same."""
 
+import errno
 import json
 import os
 import pickle
@@ -228,3 +229,18 @@ def test_workers_are_not_sent_the_whole_manifest(
     monkeypatch.setattr(workers, "restore", sized)
     assert run(task, tmp_path / "out", alone).num_done == 400
     assert sizes[0] < 5000
+
+
+def test_memory_that_cannot_be_shared_is_told_with_what_does_without(
+    source, out, write_audio, make_task, alone, workers, monkeypatch
+) -> None:
+    write_audio(source / "a.wav", 0.5)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr("open_miipher.corpus.feeding.mmap.mmap", refuse)
+    with pytest.raises(
+        UserError, match=r"\(Cannot allocate memory\); --num-workers 0 does without"
+    ):
+        run(with_workers(make_task(), workers), out, alone)
