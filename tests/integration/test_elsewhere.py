@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """\
 import builtins, ctypes, io, os, runpy, signal, sys, types
 import multiprocessing.resource_tracker, platform, shutil, socket, tempfile, torch, torchaudio
-import safetensors.torch, scipy.signal, soundfile, soxr, torch.distributed, tqdm, yaml
+import safetensors.torch, scipy.signal, soundfile, soxr, torch.distributed, tqdm, wandb, yaml
 
 def disk_usage(path, statvfs=os.statvfs):  # the standard library has one for each system
     room = statvfs(path)

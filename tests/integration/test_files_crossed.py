@@ -16,8 +16,9 @@ from open_miipher.distributed import Share
 ROOT = Path(__file__).resolve().parents[2] / "src"
 NETWORKS = ("encoders", "cleaners", "vocoders", "layers")
 
-# Two came with what they do: trust in the output, and the transforms that ONNX can hold, too.
-CORPUS_BOUND, BOUND = 3, 24
+# Four came with what they do: trust in the output, which is two files, the transforms that ONNX can
+# hold, too, and what holds for all that is called inside a block, which the compiler can follow.
+CORPUS_BOUND, BOUND = 2, 25
 
 
 def test_one_restored_file_crosses_few_files(chain, tmp_path, monkeypatch, capsys) -> None:
@@ -64,7 +65,7 @@ def test_one_restored_file_crosses_few_files(chain, tmp_path, monkeypatch, capsy
     own = sorted(path for path, part in parts.items() if part not in NETWORKS)
     with capsys.disabled():
         print(f"\n{len(own)} files:", *own, sep="\n  ")
-    assert "open_miipher/corpus/restoring.py" in own  # that the trace saw threads and generators
+    assert "open_miipher/corpus/writers.py" in own  # that the trace saw threads and generators
     assert "open_miipher/restoration/restorer.py" in own
     assert sum("/corpus/" in path for path in own) <= CORPUS_BOUND
     assert len(own) <= BOUND

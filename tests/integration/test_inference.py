@@ -198,7 +198,7 @@ def test_the_help_explains_every_option(capsys, monkeypatch) -> None:
     rows = inspect.getsource(restore_options) + inspect.getsource(shared)
     options = re.findall(r'add(?:_argument)?\(\s*"(--[a-z0-9-]+)"', rows)
     options.remove("--cfg")  # of the commands with a configuration
-    assert len(options) == 35
+    assert len(options) == 36
     for option in options:
         assert text.count(option) >= 2, option
 

@@ -2,6 +2,7 @@
 
 import ctypes
 import platform
+import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # of mallopt, in malloc.h
 _LARGEST_BLOCK = 2**30
@@ -16,7 +17,7 @@ def keep_freed_memory() -> None:
     them. Afterwards the process keeps as much memory as it once had at its peak. Threads that start
     later share one pool with the first, since each of their own could hold no large block.
     """
-    if platform.libc_ver()[0] == "glibc":
+    if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
         library = ctypes.CDLL(None)
         library.mallopt(_MMAP_THRESHOLD, _LARGEST_BLOCK)
         library.mallopt(_TRIM_THRESHOLD, _LARGEST_REST)
