@@ -3,13 +3,17 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from open_miipher.audio.io import AudioError, AudioWriter
 from open_miipher.base.errors import UserError
+from open_miipher.corpus.inputs import Audio, InputSample
 from open_miipher.corpus.pool import worker_place
-from open_miipher.corpus.recordings import Directory
+from open_miipher.corpus.recordings import Directory, Segment
 from open_miipher.corpus.run import Item
+from open_miipher.restoration import Source, job, streams
 from open_miipher.shards import ShardWriter
 
 
@@ -111,3 +115,50 @@ class FullDirectory(Directory):
 
             AudioWriter._encode = full
         return super().open(item)
+
+
+class _ReadTwice(Directory):
+    """Has no file kept between the pass that finds its level and the one that measures it."""
+
+    def open(self, item: Item) -> Iterator[InputSample]:
+        job.KEPT_SAMPLES = 0
+        for sample in super().open(item):
+            [(name, audio)] = sample.members.items()
+            assert isinstance(audio, Audio)
+            source = self.slowly(item.id, audio.source)
+            yield replace(sample, members={name: replace(audio, source=source)})
+
+    def slowly(self, item: str, source: Source) -> Source:
+        raise NotImplementedError
+
+
+class DyingWhileMeasured(_ReadTwice):
+    """Kills the process that has `die` measured, before it has read a sample for that."""
+
+    def slowly(self, item: str, source: Source) -> Source:
+        passes = []
+
+        def blocks():
+            passes.append(item)
+            if item.startswith("die") and len(passes) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield from source.open()
+
+        return replace(source, open=blocks)
+
+
+class WordyDirectory(_ReadTwice):
+    """Items take more than a connection holds, and `long` is measured in hundreds of pieces."""
+
+    def segment(self, item: str) -> Segment:
+        return replace(super().segment(item), about={"text": 300_000 * "a"})
+
+    def slowly(self, item: str, source: Source) -> Source:
+        streams.BLOCK_FRAMES = 800
+
+        def blocks():
+            if item.startswith("long"):
+                time.sleep(0.5)  # the next item is on its way
+            yield from source.open()
+
+        return replace(source, open=blocks)

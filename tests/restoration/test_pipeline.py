@@ -4,6 +4,7 @@ import itertools
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,6 +162,16 @@ def test_a_full_disk_ends_the_work_and_gives_up_what_is_open(stand_in) -> None:
     assert [sink.closed for sink in sinks] == [1, 0, 0]
     assert sinks[1].aborted == 1
     assert threading.active_count() == threads
+
+
+def test_a_full_disk_below_a_temporary_file_is_told_in_words(stand_in) -> None:
+    restorer = Restorer(stand_in("same"), replace(OPTIONS, level="peak"), batch_size=1)
+    job = restorer.job(Source.from_array(noise(3000), RATE), RecordingSink())
+    with (
+        open("/dev/full", "wb", buffering=0) as job.sink._waiting,
+        pytest.raises(WriteError, match=r"^a temporary file cannot be written: No space left"),
+    ):
+        list(restorer.restore_jobs([job]))
 
 
 def test_leaving_early_gives_up_what_is_open_and_leaves_no_thread(stand_in) -> None:

@@ -169,6 +169,9 @@ class AudioWriter(_Encoder, AbstractContextManager["AudioWriter"]):
         subtype: soundfile's name ("PCM_16", "PCM_24", "FLOAT", …); PCM_16 if None. All but
             FLOAT and DOUBLE clip at ±1.
 
+    Attributes:
+        num_bytes: of the file, once it is whole; from then on it may be moved away.
+
     Raises:
         AudioError: the format cannot be written so, or the disk refuses.
     """
@@ -182,6 +185,7 @@ class AudioWriter(_Encoder, AbstractContextManager["AudioWriter"]):
         subtype: str | None = None,
     ) -> None:
         super().__init__(path, num_channels, format, subtype)
+        self.num_bytes = 0
         self._path = Path(path)
         self._temporary = temporary_path(self._path)
         self._sample_rate = sample_rate
@@ -207,6 +211,7 @@ class AudioWriter(_Encoder, AbstractContextManager["AudioWriter"]):
         try:
             self._file.close()
             self._check_count(self._temporary)
+            self.num_bytes = self._temporary.stat().st_size
             put_in_place(self._temporary, self._path)
         except (OSError, soundfile.SoundFileError) as error:
             raise self._refused(error) from error

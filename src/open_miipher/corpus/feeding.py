@@ -165,6 +165,8 @@ class Line(Iterator[Item]):
                 self._wait()
             self._memory.array(place, block.size)[:] = block.ravel()
             pool.tell(("block", (place, *block.shape)))
+            while self._hear(wait_for_it=False):  # else both sides might wait to be heard
+                pass
         pool.tell(("block", None))
         while self._answer is None:
             self._hear()
@@ -484,14 +486,14 @@ class _Feed:
         try:
             descriptor = os.memfd_create("open_miipher")
             os.ftruncate(descriptor, self._num_bytes)
+            hand.worker.send(self._num_bytes)
+            hand.worker.send_file(descriptor)
+            hand.memory = _Memory(descriptor, self._num_bytes)
         except OSError as error:
             raise UserError(
                 f"no memory can be shared with workers ({error.strerror}); --num-workers 0 does "
                 "without them"
             ) from error
-        hand.worker.send(self._num_bytes)
-        hand.worker.send_file(descriptor)
-        hand.memory = _Memory(descriptor, self._num_bytes)
 
     def _take(self, hand: _Hand, what: str, *content: Any) -> Iterator[Row]:
         if what == "chunk":
@@ -551,7 +553,8 @@ class _Feed:
             hand.worker.send(message)
         for measured in [future for future in self._measured if future.done()]:
             hand = self._measured.pop(measured)
-            hand.worker.send(("measured", measured.result().numpy()))
+            if hand.worker.connection in self._hands:  # else it died, and the signal has no end
+                hand.worker.send(("measured", measured.result().numpy()))
         while self._on_device and self._on_device[0][0].done():
             future, _ = self._on_device.popleft()
             for row in future.result():

@@ -1,5 +1,6 @@
 """The corpus run that restores: recordings into files, or into the samples of tar shards."""
 
+import copy
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -79,6 +80,7 @@ class Restore:
         restorer.decide_on_trust()
         self._workers = workers
         self._inputs, self._output_dir = inputs, output_dir
+        self._unlisted = copy.deepcopy(inputs)  # a manifest of millions is not for every worker
         self._outputs_elsewhere = outputs_elsewhere
         self._setting = Setting(restorer, output_dir, file_format)
         self._extension = "tar" if inputs.are_packed else file_format.format
@@ -120,7 +122,7 @@ class Restore:
         if self._workers is None or not self._workers.are_worth(items.cost):
             restore_jobs = self._setting.restorer.restore_jobs
             return restore_items(items, self._inputs, self._setting, restore_jobs)
-        build = _Worker(self._inputs, self._setting.distant())
+        build = _Worker(self._unlisted, self._setting.distant())
         restorer = self._setting.restorer
         return self._workers.restore(build, items, restorer, self._lost, self._clear_up)
 

@@ -229,11 +229,11 @@ class FileOutput(Output):
         if work is None or error is not None:
             row = self._setting.failed_row(item.id, item.stamp, error or "nothing was read")
             return {**row, **origin, "seconds": round(item.cost, 6)}
-        (signal,) = work.signals.values()
+        (signal,) = self._signals
         return {
             "id": item.id,
             "stamp": item.stamp,
-            "output_bytes": self._path.stat().st_size,
+            "output_bytes": signal.sink.num_bytes,
             "input": item.id,
             **origin,
             "output": item.output,

@@ -25,6 +25,7 @@ from open_miipher.audio.level import (
 )
 from open_miipher.audio.resample import StreamResampler, resample
 from open_miipher.base.errors import UserError
+from open_miipher.base.paths import printable
 from open_miipher.restoration.highs import UpperBand, share_removed
 from open_miipher.restoration.job import Chunk, Job
 from open_miipher.restoration.trust import TrustMeter
@@ -267,4 +268,6 @@ def write_errors() -> Iterator[None]:
     except AudioError as error:
         raise WriteError(str(error)) from error
     except OSError as error:
-        raise WriteError(f"{error.filename} cannot be written: {error.strerror}") from error
+        # A file that has no name is one that a sink keeps a signal in.
+        what = "a temporary file" if error.filename is None else printable(error.filename)
+        raise WriteError(f"{what} cannot be written: {error.strerror}") from error

@@ -299,6 +299,11 @@ class FileSink(EncodingSink):
         """Whether what `close` begins has come to its end."""
         return self._settling is None or self._settling.done()
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the file, once it is whole; it may be moved away from then on."""
+        return 0 if self._writer is None else self._writer.num_bytes
+
     def settle(self) -> None:
         """Wait for that end.
 

@@ -14,6 +14,7 @@ from open_miipher.audio.resample import num_output_frames
 from open_miipher.base.errors import Notice, UserError
 from open_miipher.corpus.outcome import MaxFailures
 from open_miipher.corpus.run import run
+from open_miipher.restoration import FileSink
 
 
 def manifest(out: Path) -> dict[str, dict]:
@@ -451,3 +452,21 @@ def test_an_output_directory_that_cannot_be_written_is_one_sentence(
 def test_formats_that_do_not_exist_are_refused(format, subtype, says) -> None:
     with pytest.raises(UserError, match=says):
         FileFormat(format, subtype)
+
+
+def test_an_output_may_be_moved_away_before_its_row_is_written(
+    source, out, tmp_path, write_audio, make_task, alone, monkeypatch
+) -> None:
+    for number in range(3):
+        write_audio(source / f"{number}.wav")
+    settle = FileSink.settle
+
+    def settled_and_uploaded(sink: FileSink) -> None:
+        settle(sink)
+        shutil.move(sink.path, tmp_path)
+
+    monkeypatch.setattr(FileSink, "settle", settled_and_uploaded)
+    assert run(make_task(), out, alone).num_done == 3
+    rows = [json.loads(line) for line in (out / ".ledger/rank-00000.jsonl").open()]
+    sizes = [(tmp_path / row["output"]).stat().st_size for row in rows]
+    assert [row["output_bytes"] for row in rows] == sizes

@@ -1,7 +1,9 @@
 """Worker processes read and write, and one process has the model: what comes out is the same."""
 
+import errno
 import json
 import os
+import pickle
 import signal
 import sys
 from collections.abc import Iterator
@@ -15,14 +17,14 @@ from torch import Tensor
 
 from open_miipher.base.errors import UserError
 from open_miipher.corpus.feeding import Workers
-from open_miipher.corpus.recordings import Directory
+from open_miipher.corpus.recordings import Directory, Manifest
 from open_miipher.corpus.restoring import Restore
 from open_miipher.corpus.run import run
 from open_miipher.corpus.tars import Groups
 from open_miipher.distributed import StopSignal
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from working import DyingDirectory, FullDirectory
+from working import DyingDirectory, DyingWhileMeasured, FullDirectory, WordyDirectory
 
 
 @pytest.fixture(scope="module")
@@ -171,3 +173,74 @@ def test_a_signal_lets_files_come_to_their_end(
     assert len(contents(out)) == summary.num_done
     again = run(with_workers(make_task(), workers), out, alone, stop=StopSignal())
     assert again.num_done == 200 - summary.num_done
+
+
+def test_a_worker_that_dies_while_its_file_is_measured_costs_that_file(
+    source, out, write_audio, make_task, alone, workers
+) -> None:
+    write_audio(source / "die.wav", 4.0)
+    for number in range(4):
+        write_audio(source / f"{number}.wav", 3.0)
+    task = with_workers(make_task(recordings=DyingWhileMeasured(source)), workers)
+    model = task._setting.restorer.model
+    model.needs_statistics = True
+    model.measure = lambda blocks: torch.tensor([[np.concatenate(list(blocks), axis=1).max()]])
+    summary = run(task, out, alone)
+    assert (summary.num_done, summary.num_failed) == (4, 1)
+
+
+def test_neither_side_waits_for_ever_to_be_heard_by_the_other(
+    source, out, write_audio, make_task, alone, workers
+) -> None:
+    write_audio(source / "long.wav", 60.0)
+    for number in range(8):
+        write_audio(source / f"{number}.wav", 0.5)
+    recordings = WordyDirectory(source)
+    task = with_workers(make_task(recordings=recordings, chunk_seconds=20.0), workers)
+    model = task._setting.restorer.model
+    model.needs_statistics = True
+    model.measure = lambda blocks: torch.tensor([[np.concatenate(list(blocks), axis=1).max()]])
+
+    def waited(*_: object) -> None:
+        raise AssertionError("they wait")  # a TimeoutError would pass for a dead worker
+
+    before = signal.signal(signal.SIGALRM, waited)
+    signal.alarm(30)
+    try:
+        assert run(task, out, alone).num_done == 9
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_workers_are_not_sent_the_whole_manifest(
+    source, tmp_path, write_audio, make_task, alone, workers, monkeypatch
+) -> None:
+    write_audio(source / "a.wav", 60.0)
+    lines = [{"audio_filepath": "a.wav", "offset": n / 20, "duration": 0.05} for n in range(400)]
+    (source / "all.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    task = with_workers(make_task(recordings=Manifest(source / "all.jsonl")), workers)
+    restore, sizes = workers.restore, []
+
+    def sized(build, *rest):
+        sizes.append(len(pickle.dumps(build)))
+        return restore(build, *rest)
+
+    monkeypatch.setattr(workers, "restore", sized)
+    assert run(task, tmp_path / "out", alone).num_done == 400
+    assert sizes[0] < 5000
+
+
+def test_memory_that_cannot_be_shared_is_told_with_what_does_without(
+    source, out, write_audio, make_task, alone, workers, monkeypatch
+) -> None:
+    write_audio(source / "a.wav", 0.5)
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr("open_miipher.corpus.feeding.mmap.mmap", refuse)
+    with pytest.raises(
+        UserError, match=r"\(Cannot allocate memory\); --num-workers 0 does without"
+    ):
+        run(with_workers(make_task(), workers), out, alone)
