@@ -21,6 +21,7 @@ it, `cpu` of all processes together.
 import argparse
 import json
 import os
+import os
 import platform
 import resource
 import sys
@@ -30,6 +31,9 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+if "--stand-in" in sys.argv:  # so the aim is stated; numpy asks when it is imported
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import torch

@@ -231,7 +231,7 @@ def test_whoever_may_not_work_there_now_is_told_who_does(
 
 @pytest.mark.dist
 def test_the_last_task_writes_the_manifest_over_all(source, out, start) -> None:
-    slow, fast = start(ArrayTask(2, 0), 0.1), start(ArrayTask(2, 1))
+    slow, fast = start(ArrayTask(2, 0), 0.4), start(ArrayTask(2, 1))
     fast.join(30)
     assert slow.is_alive()
     assert not (out / "manifest.jsonl").exists()

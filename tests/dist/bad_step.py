@@ -43,7 +43,8 @@ def main(world: World) -> None:
     try:
         trainer.read()
     except UserError as error:
-        print(f"rank {world.rank}: {error}", flush=True)
+        sys.stdout.write(f"rank {world.rank}: {error}\n")  # at once: print writes the end apart
+        sys.stdout.flush()
     assert all(map(torch.equal, before, weights(trainer)))
     assert trainer.state.step == 1
     world.close()
