@@ -21,7 +21,6 @@ it, `cpu` of all processes together.
 import argparse
 import json
 import os
-import os
 import platform
 import resource
 import sys
