@@ -15,6 +15,7 @@ import torch
 
 from open_miipher.audio.spectral import DEFINITION
 from open_miipher.base.errors import UserError
+from open_miipher.base.memory import keep_freed_memory
 from open_miipher.base.registry import build
 from open_miipher.checkpoint import (
     Checkpoint,
@@ -328,6 +329,8 @@ def _state(
     config = run.trainer
     recipe = build_recipe(run.model, run.data, config.seed)
     recipe.to(world.device)
+    if world.device.type == "cpu":
+        keep_freed_memory()  # of activations, which come again in every step
     if config.best_by is not None:
         recipe.best_by = config.best_by
     _check_optimizers(run, recipe)
