@@ -41,7 +41,8 @@ def as_called(text: str) -> str:
     if not IS_INSTALLED:
         return text
     text = _SCRIPT.sub(_called, text).replace("make doctor", "open-miipher doctor")
-    return text.replace("pip install '.[", "pip install 'open-miipher-2[")  # brings what it lacks
+    # Of "pip install", since a help may break the line between the two; it brings what it lacks.
+    return text.replace("install '.[", "install 'open-miipher-2[")
 
 
 def _called(match: re.Match[str]) -> str:
