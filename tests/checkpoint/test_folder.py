@@ -4,6 +4,7 @@ import resource
 import shutil
 import signal
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -183,10 +184,12 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_full_disk_loses_nothing(tmp_path):
+@pytest.mark.parametrize("part", ["weights", "training"])
+def test_a_full_disk_loses_nothing(tmp_path, part):
     """A file size limit of the kernel stands for the full disk: the write fails for real."""
     write_checkpoint(tmp_path, content(10))
-    large = Content({}, {"step": 20}, {"generator": {"w": torch.zeros(100_000)}})
+    large = Content({}, {"step": 20}, {})
+    large = replace(large, **{part: {"generator": {"w": torch.zeros(100_000)}}})
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))

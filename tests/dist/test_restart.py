@@ -1,6 +1,7 @@
 """A run whose ranks die restarts by itself; ranks that cannot go on end in time, with a reason."""
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -115,6 +116,24 @@ def test_a_loss_that_is_not_finite_on_one_rank_stops_all_before_they_move(
     assert {line[:6] for line in lines} == {"rank 0", "rank 1"}
     assert len({line[6:].lstrip(": ") for line in lines}) == 1
     assert lines[0].count(" epoch ") == 2  # the samples of rank 1
+
+
+def test_a_checkpoint_that_one_rank_cannot_write_ends_all_with_the_reason(
+    tiny_stages, tmp_path, wait_until
+):
+    """It is written beside training; from a moment on, the system refuses rank 0 larger files."""
+    run = tmp_path / "run"
+    process = launch(settings(tiny_stages, run, "trainer.max_steps=100000"), 2)
+    wait_until(lambda: (run / "ckpt/latest").exists() or process.poll() is not None)
+    for pid in children(process.pid):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (20_000, 20_000))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1, output
+    assert output.count(f"error: cannot write the checkpoint {run}/ckpt/step-") == 1
+    assert "File too large; the newest complete one is" in output
+    step = Checkpoint.open(run).state["step"]
+    assert step % 3 == 0 and num_rows(run) <= step + 20
+    assert not (run / "REQUEUE").exists()
 
 
 @pytest.mark.slow

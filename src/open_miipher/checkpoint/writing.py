@@ -178,7 +178,7 @@ def write_files(
             file.write(text.encode())
     if content.training is not None:
         with _written(folder, TRAINING, listing) as file:
-            torch.save(dict(content.training), file)
+            _save(content.training, file)
     for suffix, of_networks in (("", content.weights), (".ema", content.ema)):
         for name, tensors in of_networks.items():
             if tensors:  # a network without weights has no file
@@ -225,6 +225,20 @@ def _written(folder: Path, name: str, listing: dict[str, Any]) -> Iterator[_Hash
         listing[name] = file.finish()
     finally:
         file.close()
+
+
+def _save(training: Mapping[str, Any], file: _HashedFile) -> None:
+    """Write what `torch.load` reads.
+
+    Raises:
+        OSError: the file system reports an error.
+    """
+    try:
+        torch.save(dict(training), file)
+    except RuntimeError as error:  # torch closes its archive after the refusal, which fails too
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _write_tensors(file: _HashedFile, tensors: Mapping[str, Tensor]) -> None:
