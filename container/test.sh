@@ -134,6 +134,12 @@ train stage3 4 model=demo_wavefit_finetune \
   "model.cleaner_ckpt_dir=$work/stage1" "model.vocoder_ckpt_dir=$work/stage2"
 inside python container/check_run.py steps "$work/stage3" 4
 
+say "Two compiled steps, with codecs of the system; and what Triton needs"
+train compiled 2 model=demo_feature_cleaner trainer.compile=true data.degradation.fast_codecs=true
+inside python container/check_run.py steps "$work/compiled" 2
+inside python -c 'import sys; from open_miipher.base.compilers import missing_for_kernels
+sys.exit(missing_for_kernels("cuda"))'
+
 say "Restore, with the bound code"
 inside torchrun --standalone --nproc_per_node 2 src/inference.py --ckpt-dir "$work/stage3" \
   --input-audio-dir dataset/demo/speech/test --output-dir "$work/restored"

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from open_miipher.layers.pointwise import Snake, fuse, triton_works
+from open_miipher.base.compilers import missing_for_kernels
+from open_miipher.layers.pointwise import Snake, fuse
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -64,7 +65,8 @@ for absent in (dict.fromkeys(tensors[1:5] + tensors[6:]), {"alpha": None}, {"str
 print("it compiles")
 """
 
-needs_triton = pytest.mark.skipif(not triton_works(), reason="needs Triton and a C compiler")
+MISSING = missing_for_kernels("cuda")
+needs_triton = pytest.mark.skipif(MISSING is not None, reason=f"needs {MISSING}")
 
 
 def run(script: str, tmp_path: Path, **environment: str) -> str:

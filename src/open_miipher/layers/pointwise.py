@@ -5,15 +5,11 @@ writes each tensor once for the bias of the first, once for the sum with a short
 five times for what modulates and activates it. `pointwise_kernel` reads and writes it once in all.
 """
 
-import functools
-import importlib.util
-import os
-import shutil
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from open_miipher.base.compilers import missing_for_kernels
 from open_miipher.base.errors import notice
 
 _SMALLEST = 1e-9  # added to alpha: where that is zero, a snake is the identity
@@ -106,26 +102,20 @@ class Snake(Pointwise):
         super().__init__(alpha)
 
 
-@functools.cache
-def triton_works() -> bool:
-    """Whether Triton is installed, and there is the C compiler that it needs to start kernels."""
-    compilers = filter(None, [os.environ.get("CC"), "gcc", "clang"])
-    return importlib.util.find_spec("triton") is not None and any(map(shutil.which, compilers))
-
-
 def fuse(network: nn.Module) -> None:
     """Have what stands between a network's convolutions be one kernel on a GPU.
 
-    The network cannot be trained afterwards. Where there is no Triton, or no C compiler for it, a
-    notice says so.
+    The network cannot be trained afterwards. Where Triton cannot compile that kernel, a notice says
+    what it lacks.
     """
+    missing = missing_for_kernels("cuda")
     for module in network.modules():
         if isinstance(module, Pointwise):
-            module.is_fused = triton_works()
-    if not triton_works():
+            module.is_fused = missing is None
+    if missing is not None:
         notice(
-            "Triton, or the C compiler that it needs (gcc, clang or CC), is not here: on a GPU the "
-            "generator moves up to three times as much memory"
+            "on a GPU the generator moves up to three times as much memory, since this machine "
+            f"lacks {missing}"
         )
 
 

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 import torch
 
 from open_miipher.audio.spectral import DEFINITION
+from open_miipher.base.compilers import missing_for_kernels
 from open_miipher.base.errors import UserError
 from open_miipher.base.memory import keep_freed_memory
 from open_miipher.base.registry import build
@@ -108,9 +109,13 @@ def _check(run: Run, world: World) -> None:
     """Check the trainer's keys, and that the recipe can train on this kind of data.
 
     Raises:
-        UserError: a key does not fit, the data is of another kind, or validation has no such score.
+        UserError: a key does not fit, the data is of another kind, validation has no such score, or
+            nothing can be compiled here.
     """
     run.trainer.check(world.size)
+    missing = missing_for_kernels(world.device.type) if run.trainer.compile else None
+    if missing is not None:
+        raise UserError(f"trainer.compile=true cannot compile: this machine lacks {missing}")
     recipe = recipe_class(run.model)
     if run.trainer.best_by is not None:
         recipe.check_scores(run.trainer.best_by)

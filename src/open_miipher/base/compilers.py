@@ -1,0 +1,31 @@
+"""What kernels that are compiled where they run need of the machine."""
+
+import functools
+import importlib.util
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+
+_INSTALL = "on Debian and Ubuntu, apt install g++ python3-dev has all of it"
+
+
+@functools.cache
+def missing_for_kernels(device_type: str) -> str | None:
+    """Say what Triton (cuda) or torch.compile (cpu) lacks here, and the mend; None: nothing.
+
+    Both compile a module for Python: with the compilers that they look for, under the same names.
+    """
+    if device_type == "cuda":
+        named, compilers = os.environ.get("CC"), ["gcc", "clang"]
+        what = "a C compiler (gcc, clang, or the one that CC names)"
+        if importlib.util.find_spec("triton") is None:
+            return "Triton, which comes with torch on Linux"
+    else:
+        named, compilers = os.environ.get("CXX"), ["g++"]
+        what = "a C++ compiler (g++, or the one that CXX names)"
+    if not any(map(shutil.which, [named] if named else compilers)):
+        return f"{what}; {_INSTALL}"
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        return f"Python's own headers (Python.h); {_INSTALL}"
+    return None

@@ -1,0 +1,69 @@
+"""What kernels that are compiled where they run need of the machine."""
+
+import importlib.util
+import os
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from open_miipher.base.compilers import missing_for_kernels
+from open_miipher.base.errors import UserError
+from open_miipher.config import compose_run
+from open_miipher.distributed import start
+from open_miipher.training import prepare
+
+
+@pytest.fixture
+def bare(monkeypatch, tmp_path):
+    """A machine with headers and Triton, and an empty folder of programs, which is returned."""
+    programs, headers = tmp_path / "bin", tmp_path / "include"
+    for folder in (programs, headers):
+        folder.mkdir()
+    (headers / "Python.h").touch()
+    monkeypatch.setenv("PATH", str(programs))
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(headers))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    missing_for_kernels.cache_clear()
+    yield programs
+    missing_for_kernels.cache_clear()
+
+
+def put(folder: Path, name: str) -> None:
+    program = folder / name
+    program.touch()
+    os.chmod(program, 0o755)
+
+
+@pytest.mark.parametrize(
+    ("device", "program", "variable", "message"),
+    [("cuda", "gcc", "CC", "a C compiler"), ("cpu", "g++", "CXX", "a C++ compiler")],
+)
+def test_a_compiler_is_found_or_asked_for(bare, monkeypatch, device, program, variable, message):
+    find = missing_for_kernels.__wrapped__
+    assert find(device).startswith(message)
+    put(bare, program)
+    assert find(device) is None
+    monkeypatch.setenv(variable, "other")  # which is then the only one that is tried
+    assert find(device) is not None
+    put(bare, "other")
+    assert find(device) is None
+
+
+def test_headers_and_triton_are_needed_too(bare, monkeypatch, tmp_path):
+    find = missing_for_kernels.__wrapped__
+    put(bare, "gcc")
+    (tmp_path / "include/Python.h").unlink()
+    assert "headers (Python.h); on Debian" in find("cuda")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert find("cuda").startswith("Triton")
+
+
+def test_a_run_that_cannot_compile_ends_before_anything_is_made(bare, tiny_stages, tmp_path):
+    given = [*tiny_stages["cleaner"], f"trainer.output_dir={tmp_path / 'run'}"]
+    run = compose_run([*given, "trainer.compile=true", "trainer.max_steps=1"])
+    with pytest.raises(UserError, match=r"trainer.compile=true .* lacks a C\+\+ compiler"):
+        prepare(run, start("cpu"))
+    assert not (tmp_path / "run").exists()
