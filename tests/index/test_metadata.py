@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from open_miipher.base.errors import UserError
-from open_miipher.index import Entry, read_extra_columns, read_index, write_index
+from open_miipher.index import Entry, columns, read_extra_columns, read_index, write_index
 from open_miipher.index import rows as index_rows
 from open_miipher.index.columns import check_path
 
@@ -117,6 +117,7 @@ def test_columns_may_stand_in_any_order_and_after_a_byte_order_mark(tmp_path: Pa
         ('"",24000,100,1', "'' must be relative"),
         ("a/..,x,100,1", "'a/..' must be relative"),
         ("a.wav,24000,100,1", "'a.wav' stands twice"),
+        ("a.wav,8000,7,2", "'a.wav' stands twice"),
         ("b.wav,24000,100", "has 3 columns, the header 4"),
         ("b.wav,24000,100,1,x", "has 5 columns, the header 4"),
     ],
@@ -188,6 +189,18 @@ def test_line_ends_of_windows_and_a_missing_last_one(tmp_path: Path) -> None:
 def test_of_two_columns_of_a_name_the_last_counts(tmp_path: Path) -> None:
     make(tmp_path, "x,1,a.wav,1,2,3,y", header=f"text,sample_rate,{HEADER},text")
     assert read_index(tmp_path).entries == [Entry("a.wav", 1, 2, 3, {"text": "y"})]
+
+
+def test_paths_that_differ_hardly_ever_have_one_hash() -> None:
+    """Those with one are read again and compared."""
+    paths = [
+        f"{'x' * (k % 3)}{a:02d}/chapter{k:02d}/{a * k:08d}" for a in range(100) for k in range(100)
+    ]
+    paths += [f"{'long/' * 20}{path}" for path in paths]
+    ends = np.cumsum([len(path) + 1 for path in paths]) - 1
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    block = index_rows.Block("\n".join([*paths, ""]).encode(), starts[:, None], ends[:, None])
+    assert len(set(columns._hashes(block, 0).tolist())) == len(paths)
 
 
 def test_an_entry_is_asked_for_by_its_number(tmp_path: Path) -> None:
