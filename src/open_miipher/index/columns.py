@@ -145,34 +145,36 @@ class _Writer:
         self.out, self.num_rows, self.problems = out, 0, dict[int, str]()
         self._places = {name: place for place, name in enumerate(header)}  # of equal names the last
         self.extra_names = [name for name in self._places if name not in COLUMNS]
-        self.hashes: list[np.ndarray] = []
-        self._lengths: list[np.ndarray] = []
-        self._numbers: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS[1:]}
+        # One block of memory each, which the system gets back as a whole.
+        self._hashes, self._lengths = bytearray(), bytearray()
+        self._numbers = {name: bytearray() for name in COLUMNS[1:]}
         self._digest, self._checksum = sha256(), 0
 
     def add(self, block: Block) -> None:
         """Check and take some rows."""
         path = self._places[COLUMNS[0]]
         wrong = _wrong_paths(block, path)
-        for name, parts in self._numbers.items():
+        latest = []
+        for name, all_numbers in self._numbers.items():
             values, wrong_values = _numbers(block, self._places[name], name)
-            parts.append(values.astype(_NUMBERS[name]))
+            all_numbers += values.astype(_NUMBERS[name]).data
+            latest.append(values)
             wrong = {**wrong_values, **wrong}  # a row's leftmost problem is told
         self.problems |= {self.num_rows + row: problem for row, problem in wrong.items()}
         self.num_rows += len(block.starts)
         texts, lengths = block.texts([path, *(self._places[name] for name in self.extra_names)])
         self._put(texts.data)
-        self._lengths.append(lengths)
-        self.hashes.append(_hashes(block, path))
-        self._digest.update(self._lines(block))
+        self._lengths += lengths.data
+        self._hashes += _hashes(block, path).data
+        self._digest.update(self._lines(block, latest))
 
-    def _lines(self, block: Block) -> memoryview | bytes:
+    def _lines(self, block: Block, numbers: list[np.ndarray]) -> memoryview | bytes:
         """Return what the fingerprint is made of: of each row `path\\0rate,frames,channels\\n`."""
         places = [self._places[name] for name in COLUMNS]
         first, last = places[0], places[-1]
         characters = np.frombuffer(block.data, np.uint8)
-        numbers = block.starts[:, places[1:]]
-        if places == list(range(first, last + 1)) and (characters[numbers] != ord("0")).all():
+        has_zeros = (characters[block.starts[:, places[1:]]] == ord("0")).any()
+        if places == list(range(first, last + 1)) and not has_zeros:
             # Each stands there, but for the two bytes that end its path and its last number.
             lines = characters.copy()
             lines[block.ends[:, first]] = ord("\0")
@@ -182,12 +184,17 @@ class _Writer:
             return lines[within(len(lines), block.starts[:, first], block.ends[:, last] + 1)].data
         spans = zip(block.starts[:, first].tolist(), block.ends[:, first].tolist(), strict=True)
         paths = (block.data[start:end] for start, end in spans)
-        latest = [parts[-1].tolist() for parts in self._numbers.values()]
-        return b"".join(map(b"%b\0%d,%d,%d\n".__mod__, zip(paths, *latest, strict=True)))
+        rows = zip(paths, *(values.tolist() for values in numbers), strict=True)
+        return b"".join(map(b"%b\0%d,%d,%d\n".__mod__, rows))
 
     def offsets(self) -> np.ndarray:
         """Return where each text begins, and where the last ends."""
-        return np.concatenate([[0], np.cumsum(np.concatenate(self._lengths))])
+        return np.concatenate([[0], np.cumsum(np.frombuffer(self._lengths, np.int64))])
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """Return a number for each path, equal for equal paths: (rows,) uint64."""
+        return np.frombuffer(self._hashes, np.uint64)
 
     def finish(self) -> None:
         """Write what stands after the texts."""
@@ -196,7 +203,7 @@ class _Writer:
         self._put(bytes(-text_bytes % 8))
         self._put(offsets.astype("<i8").data)
         for name in ("num_frames", "sample_rate", "num_channels"):
-            self._put(np.concatenate(self._numbers.pop(name)).data)
+            self._put(self._numbers.pop(name))
         description = {
             "rows": self.num_rows,
             "text_bytes": text_bytes,
@@ -207,7 +214,7 @@ class _Writer:
         self._put(text)
         self.out.write(_FOOTER.pack(len(text), self._checksum, _MAGIC))
 
-    def _put(self, part: bytes | memoryview) -> None:
+    def _put(self, part: bytes | bytearray | memoryview) -> None:
         self._checksum = zlib.crc32(part, self._checksum)
         self.out.write(part)
 
@@ -307,7 +314,7 @@ def _number(text: str, name: str) -> int:
 
 def _repeated(writer: _Writer) -> dict[int, str]:
     """Return the rows whose path stands in an earlier row, of those without another problem."""
-    hashes = np.concatenate(writer.hashes)
+    hashes = writer.hashes
     ordered = np.sort(hashes)
     suspects = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(suspects):

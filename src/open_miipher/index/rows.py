@@ -154,7 +154,8 @@ def _cut(data: bytes, num_columns: int) -> Block | None:
     if not at_line_end[:, -1].all() or at_line_end[:, :-1].any():
         return None
     starts = np.concatenate([[0], ends[:-1] + 1])
-    return Block(data, starts.reshape(-1, num_columns), ends.reshape(-1, num_columns))
+    by_column = (np.asfortranarray(each.reshape(-1, num_columns)) for each in (starts, ends))
+    return Block(data, *by_column)
 
 
 def _parsed_blocks(file: FileIO, path: Path) -> Iterator[Block]:
