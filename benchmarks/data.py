@@ -9,8 +9,10 @@
 int16 arrays. It reads them in random order, and again in order with webdataset's own reader;
 --crop-seconds says how much of each pair is used.
 Without directories, some minutes of FLAC at 24 kHz are made in a temporary folder: speech-like
-bursts, noise, and impulse responses of 0.2 to 0.5 s of decay. The padding of short files does not
-count as audio. CPU time is that of this process and of its workers, user and system.
+bursts, noise, and impulse responses of 0.2 to 0.5 s of decay. Noise and responses are decoded
+before the measurement, as at the start of a run (data/decoded.py), into the temporary folder;
+--drawn leaves that out, as a run does with more than 6 hours of them. The padding of short files
+does not count as audio. CPU time is that of this process and of its workers, user and system.
 """
 
 import argparse
@@ -42,6 +44,7 @@ from open_miipher.data import (
     PreprocessedConfig,
     TrainSource,
     build_train_data,
+    decoded,
     train_batches,
 )
 from open_miipher.degradation import Context, DegradationConfig, Trace, build_degradation
@@ -80,6 +83,9 @@ def main() -> int:
         shards(arguments)
         return 0
     with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = folder
+        if arguments.drawn:
+            decoded._MOST_FILES = 0
         sources = TrainSource(
             *(find_or_make(arguments, kind, Path(folder)) for kind in _MADE_FILES)
         )
@@ -110,6 +116,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--crop-seconds", type=float, default=10.0)
     parser.add_argument(
         "--fast-codecs", action="store_true", help="MP3 and Opus by the system's libraries"
+    )
+    parser.add_argument(
+        "--drawn", action="store_true", help="decode noise and responses as they are drawn"
     )
     parser.add_argument("--num-crops", type=int, default=400, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")
@@ -184,7 +193,7 @@ def cpu_seconds(pid: int) -> float:
 def time_stages(config: DataConfig) -> dict[str, float]:
     """Return milliseconds of CPU that each stage takes for 10 s of audio, when it is applied.
 
-    Noise and rooms are generated here; recordings would have to be decoded instead.
+    Noise and rooms are generated here; recordings are decoded before, or take that time besides.
     """
     waveform = coloured_noise(
         np.random.default_rng(0), 10 * config.sample_rate, config.sample_rate, 1.0

@@ -1,15 +1,20 @@
 """metadata.csv: written, read back, and refused with its rows named."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
+from unittest import mock
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from open_miipher.base.errors import UserError
-from open_miipher.index import Entry, read_extra_columns, read_index, write_index
+from open_miipher.index import Entry, columns, read_extra_columns, read_index, write_index
+from open_miipher.index import rows as index_rows
 from open_miipher.index.columns import check_path
 
 HEADER = "file_path,sample_rate,num_frames,num_channels"
@@ -112,6 +117,7 @@ def test_columns_may_stand_in_any_order_and_after_a_byte_order_mark(tmp_path: Pa
         ('"",24000,100,1', "'' must be relative"),
         ("a/..,x,100,1", "'a/..' must be relative"),
         ("a.wav,24000,100,1", "'a.wav' stands twice"),
+        ("a.wav,8000,7,2", "'a.wav' stands twice"),
         ("b.wav,24000,100", "has 3 columns, the header 4"),
         ("b.wav,24000,100,1,x", "has 5 columns, the header 4"),
     ],
@@ -185,6 +191,18 @@ def test_of_two_columns_of_a_name_the_last_counts(tmp_path: Path) -> None:
     assert read_index(tmp_path).entries == [Entry("a.wav", 1, 2, 3, {"text": "y"})]
 
 
+def test_paths_that_differ_hardly_ever_have_one_hash() -> None:
+    """Those with one are read again and compared."""
+    paths = [
+        f"{'x' * (k % 3)}{a:02d}/chapter{k:02d}/{a * k:08d}" for a in range(100) for k in range(100)
+    ]
+    paths += [f"{'long/' * 20}{path}" for path in paths]
+    ends = np.cumsum([len(path) + 1 for path in paths]) - 1
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    block = index_rows.Block("\n".join([*paths, ""]).encode(), starts[:, None], ends[:, None])
+    assert len(set(columns._hashes(block, 0).tolist())) == len(paths)
+
+
 def test_an_entry_is_asked_for_by_its_number(tmp_path: Path) -> None:
     index = read_index(make(tmp_path, "a.wav,1,2,3", "b.wav,4,5,6"))
     assert len(index) == 2
@@ -195,43 +213,93 @@ def test_an_entry_is_asked_for_by_its_number(tmp_path: Path) -> None:
 
 
 _FIELDS = st.text('ab./,"\n\rä 01', max_size=6) | st.integers(-1, 30).map(str)
+_PATHS = st.text("ab/ä", min_size=1, max_size=6) | st.sampled_from(
+    ["a" * 80 + end for end in "xyz"]
+)
+_OWN = ("file_path", "sample_rate", "num_frames", "num_channels")
+_HEADERS = (
+    _OWN,
+    (*_OWN, "text", "speaker"),
+    ("text", *_OWN),
+    ("file_path", "text", *_OWN[1:]),
+    ("num_frames", "speaker", "num_channels", "sample_rate", "file_path"),
+)
 
 
-@given(rows=st.lists(st.lists(_FIELDS, min_size=3, max_size=6), max_size=12), quoted=st.booleans())
+@st.composite
+def _tables(draw: st.DrawFn) -> tuple[tuple[str, ...], list[list[str]]]:
+    """Columns, and rows of which most can be right."""
+    header = draw(st.sampled_from(_HEADERS))
+    number = st.integers(1, 10**9).map(str)
+    right = {"file_path": _PATHS, "text": _FIELDS, "speaker": _FIELDS}
+    row = st.tuples(*(right.get(name, number) for name in header)).map(list)
+    wrong = st.lists(_FIELDS, min_size=len(header), max_size=len(header))
+    return header, draw(st.lists(row | row | row | wrong, max_size=12))
+
+
+@given(table=_tables(), quoted=st.booleans(), block=st.sampled_from([1, 50, 10**6]))
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_every_file_is_read_as_its_rows_one_by_one(rows, quoted, tmp_path: Path) -> None:
+def test_every_file_is_read_as_its_rows_one_by_one(table, quoted, block, tmp_path: Path) -> None:
     """Against the plain loop over the csv module that this once was."""
+    header, rows = table
     path = tmp_path / "metadata.csv"
     with path.open("w", newline="") as file:
-        file.write("num_frames,speaker,num_channels,sample_rate,file_path\n")
         if quoted:
-            csv.writer(file).writerows(rows)
+            csv.writer(file).writerows([header, *rows])
         else:
-            file.writelines(",".join(row) + "\n" for row in rows)
+            file.writelines(",".join(row) + "\n" for row in [header, *rows])
     with path.open(newline="") as file:
         try:
-            entries = _one_by_one(list(csv.reader(file, strict=True))[1:])
-        except (csv.Error, ValueError):
-            entries = None
-    if entries is None:
-        with pytest.raises(UserError):
-            read_index(tmp_path)
-    else:
-        assert read_index(tmp_path).entries == entries
+            read = list(csv.reader(file, strict=True))[1:]
+        except csv.Error:
+            read = [[]]
+    with mock.patch.object(index_rows, "_BLOCK_BYTES", block):
+        if any(len(row) != len(header) for row in read):
+            with pytest.raises(UserError):
+                read_index(tmp_path)
+            return
+        entries, problems = _one_by_one(header, read)
+        if problems or not entries:
+            with pytest.raises(UserError) as error:
+                read_index(tmp_path)
+            assert not problems or [f"{path} {p}" for p in problems[:10]] == [
+                line.removeprefix("  - ")
+                for line in str(error.value).splitlines()
+                if " row " in line
+            ]
+            return
+        index = read_index(tmp_path)
+    assert index.entries == entries
+    lines = [f"{e.file_path}\0{e.sample_rate},{e.num_frames},{e.num_channels}\n" for e in entries]
+    assert index.fingerprint == sha256("".join(lines).encode()).hexdigest()
+    texts = [text.encode() for e in entries for text in (e.file_path, *e.extra.values())]
+    assert index.columns.texts.tobytes() == b"".join(texts)
+    assert np.diff(index.columns.offsets).tolist() == [len(text) for text in texts]
 
 
-def _one_by_one(rows: list[list[str]]) -> list[Entry]:
-    entries = []
-    for num_frames, speaker, num_channels, sample_rate, file_path in rows:
-        check_path(file_path)
-        numbers = [num_frames, num_channels, sample_rate]
-        if not all(n.isascii() and n.isdigit() and int(n) > 0 for n in numbers):
-            raise ValueError
-        frames, channels, rate = map(int, numbers)
-        entries.append(Entry(file_path, rate, frames, channels, {"speaker": speaker}))
-    if not entries or len({entry.file_path for entry in entries}) < len(entries):
-        raise ValueError
-    return entries
+def _one_by_one(header: Sequence[str], rows: list[list[str]]) -> tuple[list[Entry], list[str]]:
+    """Return the entries, and the sentences on what is wrong."""
+    entries, problems, seen = [], [], set()
+    for number, fields in enumerate(rows, start=2):
+        row = dict(zip(header, fields, strict=True))
+        own = [row.pop(name) for name in _OWN]
+        try:
+            check_path(own[0])
+            values = [_positive(name, text) for name, text in zip(_OWN[1:], own[1:], strict=True)]
+            if own[0] in seen:
+                raise ValueError(f"{own[0]!r} stands twice")
+        except ValueError as error:
+            problems.append(f"row {number}: {error}")
+            continue
+        seen.add(own[0])
+        entries.append(Entry(own[0], *values, row))
+    return entries, problems
+
+
+def _positive(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise ValueError(f"{name} is {text!r}, not a positive whole number")
+    return int(text)
 
 
 def test_no_directory_no_file_no_column_no_rows(tmp_path: Path) -> None:

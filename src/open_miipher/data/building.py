@@ -6,6 +6,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.data.batch import PairBatch
 from open_miipher.data.config import DataConfig, TrainSource
 from open_miipher.data.dataset import DegradedSpeechDataset
+from open_miipher.data.decoded import decoded
 from open_miipher.data.files import Files, held_out, open_files
 from open_miipher.data.material import RecordedNoise, RecordedResponses
 from open_miipher.data.order import Order
@@ -118,8 +119,9 @@ def source_degradation(
     """
     noise, rooms = None, None
     if source.noise_dir_list:
-        noise = RecordedNoise(Files(source.noise_dir_list), sample_rate)
+        files = decoded(Files(source.noise_dir_list), f"{key}.noise_dir_list")
+        noise = RecordedNoise(files, sample_rate)
     if source.rir_dir_list:
         responses = open_files(source.rir_dir_list, f"{key}.rir_dir_list", sample_rate)
-        rooms = RecordedResponses(responses, sample_rate)
+        rooms = RecordedResponses(decoded(responses, f"{key}.rir_dir_list"), sample_rate)
     return build_degradation(config, Context(sample_rate, noise, rooms), "data.degradation")

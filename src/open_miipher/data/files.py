@@ -133,6 +133,12 @@ class Files:
         )
 
     @property
+    def sizes(self) -> np.ndarray:
+        """Samples of all channels of each file together, (files,) int64."""
+        columns = [index.columns for index in self._indexes]
+        return np.concatenate([own.num_frames * own.num_channels for own in columns])
+
+    @property
     def seconds(self) -> float:
         """Length of all files together."""
         columns = (index.columns for index in self._indexes)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from open_miipher.data.decoded import DecodedFiles
 from open_miipher.data.files import Files
 
 
@@ -15,7 +16,7 @@ class RecordedNoise:
         sample_rate: of what is returned, in Hz.
     """
 
-    def __init__(self, files: Files, sample_rate: int) -> None:
+    def __init__(self, files: Files | DecodedFiles, sample_rate: int) -> None:
         self._files, self._sample_rate = files, sample_rate
 
     def __call__(self, rng: np.random.Generator, num_samples: int) -> tuple[np.ndarray, str]:
@@ -41,7 +42,7 @@ class RecordedResponses:
         sample_rate: of what is returned, in Hz.
     """
 
-    def __init__(self, files: Files, sample_rate: int) -> None:
+    def __init__(self, files: Files | DecodedFiles, sample_rate: int) -> None:
         self._files, self._sample_rate = files, sample_rate
 
     def __call__(self, rng: np.random.Generator) -> tuple[np.ndarray, str]:

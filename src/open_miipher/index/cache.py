@@ -1,9 +1,10 @@
-"""Columns made from a metadata.csv once a machine, in a file that all processes there map.
+"""What is made once a machine, in files that all processes there map: columns of metadata.csv.
 
-It lies in XDG_CACHE_HOME/open_miipher where that is set, otherwise in open_miipher-UID in the
+They lie in XDG_CACHE_HOME/open_miipher where that is set, otherwise in open_miipher-UID in the
 system's folder for temporary files (TMPDIR), never beside the audio: on a cluster these are usually
-disks of the node, which home directories are not. Its name is the SHA-256 of the CSV file, so that
-another content has another file, wherever it stands. Files not used for a month are removed.
+disks of the node, which home directories are not. Their names tell what they are made from (for
+columns, the SHA-256 of the CSV file), so that another content has another file, wherever it stands.
+Files not used for a month are removed.
 """
 
 import errno
@@ -19,7 +20,7 @@ from functools import partial
 from hashlib import sha256
 from io import BytesIO, FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from open_miipher.base.account import user_number
 from open_miipher.base.atomic import remove_leftovers, replacing
@@ -27,8 +28,10 @@ from open_miipher.base.locks import lock_file
 from open_miipher.index.columns import COLUMNS, Columns, read_columns, write_columns
 from open_miipher.index.rows import csv_errors, is_plain, read_blocks, read_header
 
+T = TypeVar("T")
+
 _SMALL_BYTES = 4 * 2**20  # of CSV: read in a blink, and little to hold in every process
-_PART_BYTES = 4 * 2**20
+_PART_BYTES = 2**20
 _KEPT_SECONDS = 30 * 24 * 3600
 
 
@@ -49,7 +52,7 @@ def load_columns(path: Path) -> Columns:
         build = partial(_build, file, path, plain)
         if size >= _SMALL_BYTES:
             try:
-                return _from_cache(cache_folder() / f"{digest}.index", build)
+                return from_cache(f"{digest}.index", build, map_columns)
             except OSError as error:
                 warnings.warn(
                     f"every process keeps the index {path} in its own memory, since it cannot be "
@@ -60,6 +63,40 @@ def load_columns(path: Path) -> Columns:
         memory = BytesIO()
         build(memory)
     return read_columns(memory.getbuffer())
+
+
+def from_cache(name: str, build: Callable[[BinaryIO], None], read: Callable[[Path], T]) -> T:
+    """Read a file, which one process of the machine writes first if it is missing or damaged.
+
+    Args:
+        name: of the file in `cache_folder`; it tells all that its content depends on.
+        build: writes the content to an empty file that is open for reading and writing.
+        read: maps the file, or raises a ValueError if it is damaged.
+
+    Raises:
+        UserError: what `build` raises.
+        OSError: the folder is not safe, or the file cannot be written.
+    """
+    cached = cache_folder() / name
+    _make_folder(cached.parent)
+    found = _found(cached, read)
+    if found is not None:
+        return found
+    with open(cached.with_suffix(".lock"), "w") as lock:
+        if not lock_file(lock):
+            lock_file(lock, is_shared=True, waits=True)  # until the one that writes it is ready
+            found = _found(cached, read)
+            if found is None:
+                raise OSError("another process began to write it and failed")
+            return found
+        found = _found(cached, read)  # somebody may have been ready just before
+        if found is not None:
+            return found
+        remove_leftovers([cached])
+        _remove_old(cached.parent)
+        with replacing(cached) as temporary, open(temporary, "w+b") as out:
+            build(out)
+        return read(cached)
 
 
 def cache_folder() -> Path:
@@ -96,34 +133,6 @@ def _build(file: FileIO, path: Path, plain: bool, out: BinaryIO) -> None:
     write_columns(read_blocks(file, path, plain), header, path, out)
 
 
-def _from_cache(cached: Path, build: Callable[[BinaryIO], None]) -> Columns:
-    """Map a file, which one process of the machine writes first if it is missing or damaged.
-
-    Raises:
-        UserError: what `build` raises.
-        OSError: the folder is not safe, or the file cannot be written.
-    """
-    _make_folder(cached.parent)
-    columns = _found(cached)
-    if columns is not None:
-        return columns
-    with open(cached.with_suffix(".lock"), "w") as lock:
-        if not lock_file(lock):
-            lock_file(lock, is_shared=True, waits=True)  # until the one that writes it is ready
-            columns = _found(cached)
-            if columns is None:
-                raise OSError("another process began to write it and failed")
-            return columns
-        columns = _found(cached)  # somebody may have been ready just before
-        if columns is not None:
-            return columns
-        remove_leftovers([cached])
-        _remove_old(cached.parent)
-        with replacing(cached) as temporary, open(temporary, "w+b") as out:
-            build(out)
-        return map_columns(cached)
-
-
 def _make_folder(folder: Path) -> None:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = folder.stat()
@@ -131,18 +140,18 @@ def _make_folder(folder: Path) -> None:
         raise PermissionError(errno.EPERM, "others may write there", str(folder))
 
 
-def _found(cached: Path) -> Columns | None:
-    """Map a file; None if there is none, or a damaged one, which will be written anew."""
+def _found(cached: Path, read: Callable[[Path], T]) -> T | None:
+    """Read a file; None if there is none, or a damaged one, which will be written anew."""
     try:
-        columns = map_columns(cached)
+        found = read(cached)
     except (FileNotFoundError, ValueError):
         return None
     os.utime(cached)
-    return columns
+    return found
 
 
 def _remove_old(folder: Path) -> None:
     oldest = time.time() - _KEPT_SECONDS
     for path in folder.iterdir():
-        if path.suffix in (".index", ".lock") and path.stat().st_mtime < oldest:
+        if path.suffix in (".index", ".samples", ".lock") and path.stat().st_mtime < oldest:
             path.unlink(missing_ok=True)

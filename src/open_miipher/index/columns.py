@@ -30,13 +30,17 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 
 from open_miipher.base.errors import UserError, report
-from open_miipher.index.rows import FIRST_ROW, Block
+from open_miipher.index.rows import FIRST_ROW, Block, within
 
 T = TypeVar("T")
 
 COLUMNS = ("file_path", "sample_rate", "num_frames", "num_channels")
 _MOST = {"sample_rate": 2**31 - 1, "num_frames": 10**18 - 1, "num_channels": 2**31 - 1}
 _MOST_DIGITS = 18  # so many digits always fit into an int64
+_NUMBERS = {"sample_rate": "<i4", "num_frames": "<i8", "num_channels": "<i4"}
+_HASHED_BYTES = 64  # of a path at a time
+_BEFORE = np.tri(_HASHED_BYTES + 1, _HASHED_BYTES, -1, np.uint8)  # row n: n ones, then zeros
+_HALF, _ODD = np.uint64(32), np.uint64(0x9E3779B97F4A7C15)  # of a hash's bits; an odd factor
 _FOOTER = Struct("<qq8s")
 _MAGIC = b"OM2INDEX"
 
@@ -141,33 +145,56 @@ class _Writer:
         self.out, self.num_rows, self.problems = out, 0, dict[int, str]()
         self._places = {name: place for place, name in enumerate(header)}  # of equal names the last
         self.extra_names = [name for name in self._places if name not in COLUMNS]
-        self.hashes: list[np.ndarray] = []
-        self._lengths: list[np.ndarray] = []
-        self._numbers: dict[str, list[np.ndarray]] = {name: [] for name in COLUMNS[1:]}
+        # One block of memory each, which the system gets back as a whole.
+        self._hashes, self._lengths = bytearray(), bytearray()
+        self._numbers = {name: bytearray() for name in COLUMNS[1:]}
         self._digest, self._checksum = sha256(), 0
 
     def add(self, block: Block) -> None:
         """Check and take some rows."""
-        texts = block.texts([self._places[name] for name in (COLUMNS[0], *self.extra_names)])
-        paths = texts[:: 1 + len(self.extra_names)]
-        wrong = _wrong_paths(block, self._places[COLUMNS[0]])
+        path = self._places[COLUMNS[0]]
+        wrong = _wrong_paths(block, path)
         latest = []
-        for name, parts in self._numbers.items():
+        for name, all_numbers in self._numbers.items():
             values, wrong_values = _numbers(block, self._places[name], name)
-            parts.append(values)
-            latest.append(values.tolist())
+            all_numbers += values.astype(_NUMBERS[name]).data
+            latest.append(values)
             wrong = {**wrong_values, **wrong}  # a row's leftmost problem is told
         self.problems |= {self.num_rows + row: problem for row, problem in wrong.items()}
-        self.num_rows += len(paths)
-        self._put(b"".join(texts))
-        self._lengths.append(np.fromiter(map(len, texts), np.int64, len(texts)))
-        self.hashes.append(np.fromiter(map(hash, paths), np.int64, len(paths)))
-        lines = map(b"%b\0%d,%d,%d\n".__mod__, zip(paths, *latest, strict=True))
-        self._digest.update(b"".join(lines))
+        self.num_rows += len(block.starts)
+        texts, lengths = block.texts([path, *(self._places[name] for name in self.extra_names)])
+        self._put(texts.data)
+        self._lengths += lengths.data
+        self._hashes += _hashes(block, path).data
+        self._digest.update(self._lines(block, latest))
+
+    def _lines(self, block: Block, numbers: list[np.ndarray]) -> memoryview | bytes:
+        """Return what the fingerprint is made of: of each row `path\\0rate,frames,channels\\n`."""
+        places = [self._places[name] for name in COLUMNS]
+        first, last = places[0], places[-1]
+        characters = np.frombuffer(block.data, np.uint8)
+        has_zeros = (characters[block.starts[:, places[1:]]] == ord("0")).any()
+        if places == list(range(first, last + 1)) and not has_zeros:
+            # Each stands there, but for the two bytes that end its path and its last number.
+            lines = characters.copy()
+            lines[block.ends[:, first]] = ord("\0")
+            lines[block.ends[:, last]] = ord("\n")
+            if block.starts.shape[1] == len(places):
+                return lines.data
+            return lines[within(len(lines), block.starts[:, first], block.ends[:, last] + 1)].data
+        spans = zip(block.starts[:, first].tolist(), block.ends[:, first].tolist(), strict=True)
+        paths = (block.data[start:end] for start, end in spans)
+        rows = zip(paths, *(values.tolist() for values in numbers), strict=True)
+        return b"".join(map(b"%b\0%d,%d,%d\n".__mod__, rows))
 
     def offsets(self) -> np.ndarray:
         """Return where each text begins, and where the last ends."""
-        return np.concatenate([[0], np.cumsum(np.concatenate(self._lengths))])
+        return np.concatenate([[0], np.cumsum(np.frombuffer(self._lengths, np.int64))])
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """Return a number for each path, equal for equal paths: (rows,) uint64."""
+        return np.frombuffer(self._hashes, np.uint64)
 
     def finish(self) -> None:
         """Write what stands after the texts."""
@@ -175,8 +202,8 @@ class _Writer:
         text_bytes = int(offsets[-1])
         self._put(bytes(-text_bytes % 8))
         self._put(offsets.astype("<i8").data)
-        for name, dtype in (("num_frames", "<i8"), ("sample_rate", "<i4"), ("num_channels", "<i4")):
-            self._put(np.concatenate(self._numbers.pop(name)).astype(dtype).data)
+        for name in ("num_frames", "sample_rate", "num_channels"):
+            self._put(self._numbers.pop(name))
         description = {
             "rows": self.num_rows,
             "text_bytes": text_bytes,
@@ -187,7 +214,7 @@ class _Writer:
         self._put(text)
         self.out.write(_FOOTER.pack(len(text), self._checksum, _MAGIC))
 
-    def _put(self, part: bytes | memoryview) -> None:
+    def _put(self, part: bytes | bytearray | memoryview) -> None:
         self._checksum = zlib.crc32(part, self._checksum)
         self.out.write(part)
 
@@ -216,17 +243,35 @@ def _wrong_paths(block: Block, place: int) -> dict[int, str]:
     return _one_by_one(block, place, odd, check_path)[1]
 
 
+def _hashes(block: Block, place: int) -> np.ndarray:
+    """Return a number for each field of a column, equal for equal fields: (rows,) uint64."""
+    data = block.data + bytes(_HASHED_BYTES)
+    windows = np.ndarray(len(block.data), f"V{_HASHED_BYTES}", data, strides=(1,))
+    starts, lengths = block.starts[:, place], block.ends[:, place] - block.starts[:, place]
+    hashes = lengths.astype(np.uint64)
+    for first in range(0, int(lengths.max()), _HASHED_BYTES):
+        rows = np.flatnonzero(lengths > first)
+        parts = windows[starts[rows] + first].view(np.uint8).reshape(-1, _HASHED_BYTES)
+        parts *= _BEFORE[np.minimum(lengths[rows] - first, _HASHED_BYTES)]
+        mixed = hashes[rows]
+        for words in parts.view(np.uint64).T:
+            mixed ^= words
+            mixed ^= mixed >> _HALF
+            mixed *= _ODD
+        hashes[rows] = mixed
+    return hashes
+
+
 def _numbers(block: Block, place: int, name: str) -> tuple[np.ndarray, dict[int, str]]:
     """Return a column's (rows,) int64, and what is wrong, by row."""
     characters = np.frombuffer(block.data, np.uint8)
-    starts, lengths = block.starts[:, place], block.ends[:, place] - block.starts[:, place]
-    values = np.zeros(len(starts), np.int64)
+    ends, lengths = block.ends[:, place], block.ends[:, place] - block.starts[:, place]
+    values = np.zeros(len(ends), np.int64)
     right = lengths <= _MOST_DIGITS
-    for k in range(min(int(lengths.max()), _MOST_DIGITS)):
-        has_digit = k < lengths
-        digits = characters[np.where(has_digit, starts + k, 0)] - ord("0")  # uint8: others are > 9
-        right &= (digits <= 9) | ~has_digit
-        values = np.where(has_digit, values * 10 + digits, values)
+    for k in range(min(int(lengths.max()), _MOST_DIGITS)):  # from the last digit on
+        digits = (characters[ends - 1 - k] - ord("0")) * (k < lengths)  # uint8: others are > 9
+        right &= digits <= 9
+        values += digits.astype(np.int64) * 10**k
     right &= (values > 0) & (values <= _MOST[name])
     mended, problems = _one_by_one(block, place, ~right, partial(_number, name=name))
     for row, value in mended.items():
@@ -269,7 +314,7 @@ def _number(text: str, name: str) -> int:
 
 def _repeated(writer: _Writer) -> dict[int, str]:
     """Return the rows whose path stands in an earlier row, of those without another problem."""
-    hashes = np.concatenate(writer.hashes)
+    hashes = writer.hashes
     ordered = np.sort(hashes)
     suspects = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(suspects):

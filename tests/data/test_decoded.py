@@ -1,0 +1,141 @@
+"""Noise and rooms that are decoded once a machine: the same samples as from the files."""
+
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from open_miipher.data import decoded as module
+from open_miipher.data.decoded import DecodedFiles, decoded
+from open_miipher.data.files import Files
+from open_miipher.data.material import RecordedNoise
+from open_miipher.index import scan, write_index
+
+KINDS = {
+    "flac": {"subtype": "PCM_16"},
+    "wav": {"subtype": "PCM_24"},
+    "ogg": {"subtype": "VORBIS"},
+    "opus": {"format": "OGG", "subtype": "OPUS"},
+    "mp3": {"subtype": "MPEG_LAYER_III"},
+}
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache/open_miipher"
+
+
+def make(root: Path, *kinds: str) -> Files:
+    """Write files of several lengths, rates and channels, and their index."""
+    root.mkdir(exist_ok=True)
+    rng = np.random.default_rng(0)
+    for k, (rate, channels) in enumerate([(24000, 1), (16000, 2), (48000, 1), (24000, 2)]):
+        kind = kinds[k % len(kinds)]
+        waveform = rng.uniform(-1, 1, (rate // 2 + k, channels))
+        soundfile.write(root / f"{k}.{kind}", waveform, rate, **KINDS[kind])
+    write_index(root, scan(root).entries)
+    return Files([str(root)])
+
+
+def kept(cache: Path) -> Path:
+    (found,) = cache.glob("*.samples")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kinds", "size"), [(["flac"], 2), (["wav", "opus"], 4), (["flac", "ogg"], 4)]
+)
+@pytest.mark.parametrize("block", [1000, 2**20])
+def test_samples_are_those_of_the_files_to_the_bit(
+    cache, tmp_path, monkeypatch, kinds, size, block
+):
+    monkeypatch.setattr(module, "_BLOCK_FRAMES", block)
+    files = make(tmp_path / "noise", *kinds)
+    found = decoded(files, "noise")
+    assert isinstance(found, DecodedFiles)
+    assert kept(cache).stat().st_size == size * files.sizes.sum()
+    assert len(found) == len(files)
+    for number in range(len(files)):
+        ours, plain = found[number], files[number]
+        assert (ours.name, ours.info, ours.path) == (plain.name, plain.info, plain.path)
+        for start, count in [(0, plain.info.num_frames), (1234, 4567)]:
+            block_of = ours.decode(start, count)
+            assert block_of.dtype == np.float32
+            assert np.array_equal(block_of, plain.decode(start, count))
+    for seed in range(20):
+        ours, plain = (
+            RecordedNoise(source, 24000)(np.random.default_rng(seed), 9000)
+            for source in (found, files)
+        )
+        assert ours[1] == plain[1]
+        assert np.array_equal(ours[0], plain[0])
+
+
+def test_they_are_decoded_once(cache, tmp_path, monkeypatch):
+    files = make(tmp_path / "noise", "flac")
+    first = decoded(files, "noise")
+    monkeypatch.setattr(module, "_write", None)  # nothing is decoded again
+    again = decoded(Files([str(tmp_path / "noise")]), "noise")
+    copy = pickle.loads(pickle.dumps(first))
+    assert len(pickle.dumps(first)) < 5000
+    for other in (again, copy):
+        assert np.array_equal(other[1].decode(5, 100), first[1].decode(5, 100))
+    assert sorted(os.listdir(tmp_path / "noise")) == [
+        "0.flac", "1.flac", "2.flac", "3.flac", "metadata.csv"
+    ]  # fmt: skip
+
+
+def test_changed_audio_of_the_same_index_is_decoded_anew(cache, tmp_path):
+    files = make(tmp_path / "noise", "flac")
+    decoded(files, "noise")
+    waveform, rate = soundfile.read(tmp_path / "noise/0.flac")
+    soundfile.write(tmp_path / "noise/0.flac", waveform / 2, rate)
+    found = decoded(files, "noise")
+    assert np.array_equal(found[0].decode(0, 100), files[0].decode(0, 100))
+
+
+@pytest.mark.parametrize("size", [0, 1000])
+def test_a_file_of_another_length_is_written_anew(cache, tmp_path, size):
+    files = make(tmp_path / "noise", "flac")
+    decoded(files, "noise")
+    os.truncate(kept(cache), size)
+    found = decoded(files, "noise")
+    assert np.array_equal(found[3].decode(0, 100), files[3].decode(0, 100))
+
+
+@pytest.mark.parametrize("limit", ["_MOST_SAMPLES", "_MOST_FILES"])
+def test_too_many_are_decoded_where_they_are_drawn(cache, tmp_path, monkeypatch, limit):
+    files = make(tmp_path / "noise", "flac")
+    monkeypatch.setattr(module, limit, 3)
+    assert decoded(files, "noise") is files
+    assert not cache.exists()
+
+
+def test_without_room_that_is_told(cache, tmp_path, monkeypatch):
+    files = make(tmp_path / "noise", "flac")
+    cache.parent.write_text("in the way")
+    with pytest.warns(
+        UserWarning, match="^noise_dir is decoded again for every sample.*Not a directory"
+    ):
+        assert decoded(files, "noise_dir") is files
+
+
+def test_a_damaged_recording_is_told_and_leaves_nothing(cache, tmp_path):
+    files = make(tmp_path / "noise", "flac")
+    whole = (tmp_path / "noise/2.flac").read_bytes()
+    middle = len(whole) // 2
+    damaged = whole[:middle] + bytes(4000) + whole[middle + 4000 :]
+    (tmp_path / "noise/2.flac").write_bytes(damaged)
+    with pytest.warns(UserWarning, match=r"cannot be kept decoded: .*2\.flac is damaged"):
+        assert decoded(files, "noise") is files
+    assert not list(cache.glob("*.samples"))
+
+
+def test_mp3_is_left_alone_and_that_is_told(cache, tmp_path):
+    files = make(tmp_path / "noise", "mp3")
+    with pytest.warns(UserWarning, match=r"0\.mp3 is MPEG_LAYER_III, .* convert it to FLAC"):
+        assert decoded(files, "noise") is files
