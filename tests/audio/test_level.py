@@ -15,6 +15,7 @@ from open_miipher.audio.level import (
     own_level_gain,
     scale,
     speech_gains,
+    variances,
 )
 
 RNG = np.random.default_rng(0)
@@ -181,6 +182,19 @@ def test_moments_hold_a_quiet_sound_on_a_loud_offset(size: int) -> None:
     np.testing.assert_allclose(sums, exact.sum(axis=1), rtol=1e-7)
     variance = squares / size - (sums / size) ** 2
     np.testing.assert_allclose(variance, exact.var(axis=1), rtol=1e-3, atol=1e-15)
+
+
+@pytest.mark.parametrize("size", [1, 160, 70001])
+@pytest.mark.parametrize("offset", [0.1, -0.3, 0.7])
+def test_a_mere_offset_is_no_sound_to_scale(size: int, offset: float) -> None:
+    waveform = np.full((2, size), offset, np.float32)
+    blocks = np.array_split(waveform, 3, axis=1) if size > 3 else [waveform]
+    sums, squares = np.sum([moments(block) for block in blocks], axis=0)
+    assert not variances(sums, squares, size).any()
+    assert speech_gains(blocks, 16000).tolist() == [1, 1]
+    noise = (1e-5 * RNG.standard_normal((2, 70001))).astype(np.float32)
+    sums, squares = moments(np.float32(offset) + noise)
+    np.testing.assert_allclose(variances(sums, squares, 70001), 1e-10, rtol=0.02)
 
 
 def decide(look_ahead: int, gains: list[float | None], limit: float = 1e9) -> list[float]:

@@ -52,6 +52,7 @@ _SMOOTH_STEPS = 5  # odd
 _SMOOTH_SHAPE = 4.5  # of a Kaiser window: 50 dB
 _RUMBLE_TAPS = 48  # to either side: 60 ms
 
+_ROUNDING = 1e-12  # of float32 means, squared; 16 bits have a million times as much noise
 _ONES = np.ones(1024, np.float32)
 _ROW = 8192  # samples: numpy multiplies shorter rows at half the speed
 
@@ -179,6 +180,16 @@ def moments(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return size * middle, squares + size * middle**2
 
 
+def variances(sums: np.ndarray, squares: np.ndarray, num_samples: int) -> np.ndarray:
+    """Return the mean square about the mean of each channel, by its `moments`.
+
+    A mere offset has none: what rounding leaves of it is no sound.
+    """
+    mean, square = sums / num_samples, squares / num_samples
+    found = square - mean**2
+    return np.where(found > _ROUNDING * square, found, 0.0)
+
+
 def _mean(waveform: np.ndarray) -> np.ndarray:
     """Return the mean of each channel of (channels, samples), (channels,) float32; 0 of none."""
     frames, rest = _in_frames(waveform)
@@ -261,8 +272,8 @@ class SpeechLevel:
 
     def gains(self) -> np.ndarray:
         """Return the gains, (channels,) float32; at least one sample was measured."""
-        mean, square = np.sum([sums for _, sums, _ in self._blocks], axis=0) / self._num_samples
-        whole = (square - mean**2).clip(min=0.0)
+        sums, squares = np.sum([sums for _, sums, _ in self._blocks], axis=0)
+        whole = variances(sums, squares, self._num_samples)
         found = np.concatenate([powers for powers, _, _ in self._blocks], axis=1)
         gains = [_speech_gain(*channel) for channel in zip(found, whole, strict=True)]
         return np.array(gains, np.float32)
