@@ -181,9 +181,14 @@ def moments(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def variances(sums: np.ndarray, squares: np.ndarray, num_samples: int) -> np.ndarray:
-    """Return the mean square about the mean of each channel, by its `moments`.
+    """Return the mean square about the mean of each channel, by its `moments`: (channels,).
 
     A mere offset has none: what rounding leaves of it is no sound.
+
+    Args:
+        sums: (channels,), of all blocks of a signal.
+        squares: the same.
+        num_samples: of all blocks, at least 1.
     """
     mean, square = sums / num_samples, squares / num_samples
     found = square - mean**2
