@@ -13,7 +13,7 @@ RNG = np.random.default_rng(0)
 
 def join(grid: ChunkGrid, chunks: list[np.ndarray], samples_per_frame: int) -> np.ndarray:
     overlap_add = OverlapAdd(grid, samples_per_frame)
-    blocks = [overlap_add.push(c, last=c is chunks[-1]) for c in chunks]
+    blocks = [overlap_add.push(c.copy(), last=c is chunks[-1]) for c in chunks]
     return np.concatenate(blocks, axis=1)
 
 

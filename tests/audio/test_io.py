@@ -87,6 +87,28 @@ def test_integer_samples_clip_and_float_samples_do_not(tmp_path: Path) -> None:
     np.testing.assert_array_equal(kept, loud)
 
 
+@pytest.mark.parametrize("format", ["WAV", "FLAC", "AIFF", "CAF"])
+def test_16_bits_become_the_floats_that_libsndfile_makes_of_them(
+    tmp_path: Path, format: str
+) -> None:
+    samples = np.arange(-32768, 32768).astype(np.int16).reshape(-1, 2)
+    soundfile.write(tmp_path / "x", samples, 24000, format=format, subtype="PCM_16")
+    found, _ = read(tmp_path / "x")
+    expected, _ = soundfile.read(tmp_path / "x", dtype="float32")
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected.T)
+
+
+@pytest.mark.parametrize("format", ["wav", "flac"])
+@pytest.mark.parametrize("loudest", [0.5, 32767.4 / 32768, 32767.6 / 32768, 1.0, 1.3])
+def test_floats_become_the_nearest_16_bits(tmp_path: Path, format: str, loudest: float) -> None:
+    waveform = np.array([[loudest, -loudest, 0.4 / 32768, 0.6 / 32768, -0.6 / 32768, 0.25]])
+    path = write(tmp_path / f"x.{format}", waveform.astype(np.float32), format=format)
+    found, _ = soundfile.read(path, dtype="int16")
+    expected = np.rint(waveform[0].astype(np.float32) * 32768).clip(-32768, 32767)
+    np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("frames", [1, 2, 2047, 50_000])
 @pytest.mark.parametrize(
     "name", ["a.wav", "a.flac", "a.aiff", "a.mp3", "a.ogg", "a.opus", "rf64.wav", "gsm.wav"]

@@ -7,14 +7,15 @@ import pytest
 
 from open_miipher.audio.level import (
     GainTrack,
+    PowerWithoutRumble,
     active_frames,
     disagreement,
     fit_gain,
-    frame_power,
     moments,
     own_level_gain,
-    slope,
-    without_rumble,
+    scale,
+    speech_gains,
+    variances,
 )
 
 RNG = np.random.default_rng(0)
@@ -33,17 +34,11 @@ def noise(seconds: float, level: float) -> np.ndarray:
 
 
 def power(waveform: np.ndarray) -> np.ndarray:
-    return frame_power(waveform, HOP)[0]
+    return np.square(waveform[0].reshape(-1, HOP)).mean(axis=1)
 
 
 def decibels(ratio: float) -> float:
     return 20 * math.log10(ratio)
-
-
-def test_frame_power_is_the_mean_square_of_each_channel() -> None:
-    waveform = np.array([[1, 1, 3, 3, 2], [0, 2, 0, 0, 1]], dtype=np.float32)
-    np.testing.assert_allclose(frame_power(waveform, 2), [[1, 9, 4], [2, 0, 1]])
-    np.testing.assert_allclose(frame_power(waveform, 9), [[24 / 5], [1]])
 
 
 @pytest.mark.parametrize("level", [0.9, 0.1, 0.003])
@@ -100,25 +95,83 @@ def test_two_chunks_are_compared_where_somebody_speaks() -> None:
     assert disagreement(1e-6 * before, after, speaking) == pytest.approx(-math.log(4))
 
 
-def test_a_slope_leads_from_each_seam_to_the_middle() -> None:
-    gains = slope(100, (10, 90), (math.log(2), -math.log(4)))
-    assert gains.dtype == np.float32
-    assert gains[[0, 10, 30, 50, 70, 90, 99]] == pytest.approx(
-        [2, 2, 2**0.5, 1, 0.5, 0.25, 0.25], rel=1e-5
-    )
+@pytest.mark.parametrize("size", [100, 40, 5, 100_000])
+def test_a_slope_leads_from_each_seam_to_the_middle(size: int) -> None:
+    seams, logs = (10, size - 11) if size > 1000 else (10, 90), (math.log(2), -math.log(4))
+    samples = RNG.standard_normal(size).astype(np.float32)
+    scaled = samples.copy()
+    scale(scaled, 0.3, seams, logs)
+    middle = sum(seams) / 2
+    line = np.interp(np.arange(size), [seams[0], middle, seams[1]], [logs[0], 0, logs[1]])
+    np.testing.assert_allclose(scaled, samples * 0.3 * np.exp(line), rtol=1e-6)
+
+
+def filtered(waveform: np.ndarray, rate: int) -> np.ndarray:
+    """Take off what `PowerWithoutRumble` leaves out, by a Fourier transform of the whole."""
+    spectrum = np.fft.rfft(waveform - waveform.mean(axis=1, keepdims=True))
+    frequencies = np.fft.rfftfreq(waveform.shape[1], 1 / rate)
+    spectrum *= np.square(np.sin(np.pi / 2 * np.clip((frequencies - 100) / 50, 0, 1)))
+    return np.fft.irfft(spectrum, waveform.shape[1])
+
+
+def frames(waveform: np.ndarray, length: int) -> np.ndarray:
+    whole = waveform[:, : waveform.shape[1] // length * length]
+    return np.square(whole).reshape(len(whole), -1, length).mean(axis=2)
+
+
+@pytest.mark.parametrize(
+    ("rate", "length"), [(8000, 320), (16000, 640), (24000, 960), (48000, 1920), (44100, 1764)]
+)
+def test_power_is_that_of_the_signal_without_its_lows(rate: int, length: int) -> None:
+    t = np.arange(3 * rate) / rate
+    noises = 0.1 * RNG.standard_normal((2, len(t)))
+    noises[1] *= t % 0.75 < 0.5
+    noises += 0.1 * np.sin(2 * np.pi * 60 * t) + 0.1 * np.sin(2 * np.pi * 12 * t)
+    waveform = noises.astype(np.float32)
+    power = PowerWithoutRumble(waveform, waveform.shape[1], rate)
+    expected, inside = frames(filtered(waveform, rate), length), slice(3, -3)
+    least = 0.01 * expected.max()
+    found = power.of_frames(length)
+    np.testing.assert_allclose(found[:, inside], expected[:, inside], rtol=0.03, atol=least)
+    later = power.of_frames(length, start=5 * length)
+    np.testing.assert_allclose(later, found[:, 5:], rtol=1e-6, atol=1e-9)
+    halves = power.of_frames(length, start=length // 2)[:, : found.shape[1] - 1]
+    average = (found[:, 1:] + found[:, :-1]) / 2
+    np.testing.assert_allclose(halves.mean(axis=1), average.mean(axis=1), rtol=0.05)
 
 
 @pytest.mark.parametrize("rate", [16000, 24000])
-def test_offset_hum_and_rumble_go_and_speech_stays_where_it_is(rate: int) -> None:
+def test_offset_hum_and_rumble_are_no_power(rate: int) -> None:
     t = np.arange(3 * rate) / rate
     speech = (0.1 * np.sin(2 * np.pi * 220 * t) * (t % 0.75 < 0.5))[None].astype(np.float32)
     hum = 0.3 * np.sin(2 * np.pi * 50 * t) + 0.2 * np.sin(2 * np.pi * 20 * t) + 0.4
-    padded = np.pad(speech + hum.astype(np.float32), ((0, 0), (0, 999)))
-    taken = without_rumble(padded, 3 * rate, rate)
-    assert taken.shape == padded.shape
-    inside = slice(rate // 10, -rate // 10)
-    np.testing.assert_allclose(taken[:, : 3 * rate][:, inside], speech[:, inside], atol=0.03)
-    assert not without_rumble(np.zeros((2, 500), np.float32), 300, rate).any()
+    padded = np.pad(speech + hum.astype(np.float32), ((0, 0), (0, rate // 5)))
+    found = PowerWithoutRumble(padded, 3 * rate, rate).of_frames(rate // 25)
+    assert found.shape == (1, math.ceil(padded.shape[1] / (rate // 25)))
+    expected = frames(speech, rate // 25)
+    np.testing.assert_allclose(found[:, 3:72], expected[:, 3:72], atol=3e-4)
+    assert found[:, 78:].max() < 1e-5  # the padding
+
+
+@pytest.mark.parametrize("size", [1, 59, 60, 61, 500])
+def test_silence_has_no_power_nor_has_a_mere_offset(size: int) -> None:
+    silence = np.zeros((2, size), np.float32)
+    assert not PowerWithoutRumble(silence, size, 48000).of_frames(320).any()
+    offset = silence + np.float32(0.3)
+    assert PowerWithoutRumble(offset, size, 48000).of_frames(320).max() < 1e-14
+    assert PowerWithoutRumble(silence, size, 48000).of_frames(320, start=600).shape == (2, 0)
+
+
+def test_the_gain_of_speech_does_not_depend_on_what_lies_below_it() -> None:
+    """Neither an offset nor hum, 40 dB louder than it, moves it."""
+    rate = 16000
+    t = np.arange(3 * rate) / rate
+    speech = (0.003 * np.sin(2 * np.pi * 440 * t) * (t % 0.75 < 0.5)).astype(np.float32)[None]
+    [expected] = speech_gains([speech], rate)
+    for under in (0.4, 0.4 * np.sin(2 * np.pi * 50 * t)):
+        [found] = speech_gains([speech + np.float32(under)], rate)
+        whole = 1 / math.sqrt(np.var(speech + under))  # a limit
+        assert abs(decibels(found / min(expected, whole))) < 0.2
 
 
 @pytest.mark.parametrize("size", [1, 5, 1024, 1025, 70000])
@@ -126,21 +179,22 @@ def test_moments_hold_a_quiet_sound_on_a_loud_offset(size: int) -> None:
     waveform = (0.5 + 1e-4 * RNG.standard_normal((2, size))).astype(np.float32)
     sums, squares = moments(waveform)
     exact = waveform.astype(np.float64)
-    np.testing.assert_allclose(sums, exact.sum(axis=1), rtol=1e-9)
+    np.testing.assert_allclose(sums, exact.sum(axis=1), rtol=1e-7)
     variance = squares / size - (sums / size) ** 2
     np.testing.assert_allclose(variance, exact.var(axis=1), rtol=1e-3, atol=1e-15)
 
 
-def test_without_rumble_equals_a_filter_over_the_whole_spectrum() -> None:
-    rate = 48000
-    waveform = RNG.standard_normal((1, 3 * rate)).astype(np.float32)
-    spectrum = np.fft.rfft(waveform - waveform.mean())
-    frequencies = np.fft.rfftfreq(waveform.shape[1], 1 / rate)
-    spectrum *= np.square(np.sin(np.pi / 2 * np.clip((frequencies - 100) / 50, 0, 1)))
-    expected = np.fft.irfft(spectrum)
-    taken = without_rumble(waveform, waveform.shape[1], rate)
-    inside = slice(rate // 10, -rate // 10)
-    np.testing.assert_allclose(taken[:, inside], expected[:, inside], atol=0.01)
+@pytest.mark.parametrize("size", [1, 160, 70001])
+@pytest.mark.parametrize("offset", [0.1, -0.3, 0.7])
+def test_a_mere_offset_is_no_sound_to_scale(size: int, offset: float) -> None:
+    waveform = np.full((2, size), offset, np.float32)
+    blocks = np.array_split(waveform, 3, axis=1) if size > 3 else [waveform]
+    sums, squares = np.sum([moments(block) for block in blocks], axis=0)
+    assert not variances(sums, squares, size).any()
+    assert speech_gains(blocks, 16000).tolist() == [1, 1]
+    noise = (1e-5 * RNG.standard_normal((2, 70001))).astype(np.float32)
+    sums, squares = moments(np.float32(offset) + noise)
+    np.testing.assert_allclose(variances(sums, squares, 70001), 1e-10, rtol=0.02)
 
 
 def decide(look_ahead: int, gains: list[float | None], limit: float = 1e9) -> list[float]:

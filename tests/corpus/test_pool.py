@@ -1,6 +1,7 @@
 """Worker processes: own state, killed at any moment, retried, given up."""
 
 import os
+import resource
 import signal
 import sys
 import time
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from open_miipher.base.errors import UserError
-from open_miipher.corpus.pool import RETRIES, Pool, WorkerError
+from open_miipher.corpus.pool import RETRIES, Pool, Worker, WorkerError
 from open_miipher.corpus.run import Item
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -189,3 +190,26 @@ def test_the_time_limit_is_of_a_part(tmp_path) -> None:
     with Pool(1, seconds_per_item=1.7, retries=0) as pool:
         found = told(pool, tmp_path, "parts-slow")  # 2.1 s in all
     assert [problem for *_, problem in found] == [None] * 3
+
+
+def test_a_script_that_is_no_file_is_told_that_workers_need_one(monkeypatch) -> None:
+    """As of `python - < script`."""
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "<stdin>", raising=False)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    with pytest.raises(UserError, match="<stdin> is no file: write it to one, or do without"):
+        Worker(0)
+
+
+def test_too_many_open_files_are_told_in_a_sentence() -> None:
+    warm_up = Worker(0)
+    warm_up.end()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for num_more in range(1, 5):
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free + num_more, before[1]))
+        try:
+            with pytest.raises(UserError, match=r"cannot be started \(Too many open files\); use"):
+                Worker(0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)

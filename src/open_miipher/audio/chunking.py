@@ -85,7 +85,7 @@ class OverlapAdd:
         """Add the next chunk.
 
         Args:
-            chunk: (channels, samples).
+            chunk: (channels, samples); faded in place.
             last: whether this is the last chunk.
 
         Returns:
@@ -94,7 +94,7 @@ class OverlapAdd:
         """
         fade = len(self._rise)
         if self._tail is not None:
-            chunk = chunk[:, self._margin :].copy()
+            chunk = chunk[:, self._margin :]
             chunk[:, :fade] *= self._rise
             chunk[:, :fade] += self._tail * self._rise[::-1]
         if last:

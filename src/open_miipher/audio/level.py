@@ -8,7 +8,7 @@ up. If two chunks still differ in level where they overlap, each changes by half
 its gain follows a slope from the middle of the chunk to the overlap.
 
 A constant offset, hum and rumble are no speech, and a vocoder does not give them back: levels are
-compared without them (`without_rumble`).
+compared without them (`PowerWithoutRumble`).
 """
 
 import math
@@ -47,10 +47,14 @@ _MOST_ABOVE_MEDIAN = 10 ** (9 / 10)  # of active frames; what is louder is no sp
 RUMBLE = 100.0, 150.0
 """Hz: levels leave out what lies below the first, and all of what lies above the second counts."""
 
-_MOMENT_FRAME = 1024  # samples whose squares are summed in float32
 _SLOW_RATE = 800  # Hz: rumble and its images are far apart there
-_SMOOTH_STEPS = 9  # odd
+_SMOOTH_STEPS = 5  # odd
+_SMOOTH_SHAPE = 4.5  # of a Kaiser window: 50 dB
 _RUMBLE_TAPS = 48  # to either side: 60 ms
+
+_ROUNDING = 1e-12  # of float32 means, squared; 16 bits have a million times as much noise
+_ONES = np.ones(1024, np.float32)
+_ROW = 8192  # samples: numpy multiplies shorter rows at half the speed
 
 
 def peak_of(waveform: np.ndarray) -> float:
@@ -66,50 +70,89 @@ def at_peak(waveform: np.ndarray, peak: float) -> np.ndarray:
     return waveform * np.float32(peak / loudest)
 
 
-def without_rumble(waveform: np.ndarray, num_samples: int, sample_rate: int) -> np.ndarray:
-    """Take off a constant offset, hum and rumble; nothing moves in time.
+class PowerWithoutRumble:
+    """The power of a signal over time, without a constant offset, hum and rumble.
 
-    They are found at a rate of about `_SLOW_RATE`, where that costs little, and brought back to be
-    taken off: a fifth of the time that a Fourier transform of the whole takes.
+    These are found at a rate of about `_SLOW_RATE`, where that costs little. The signal without
+    them is not made: the energy of each step at that rate follows from what found them, as
+    |x - r|² = |x|² - r · (2 x - r).
 
     Args:
         waveform: (channels, samples) float32.
         num_samples: of the signal; what follows is padding.
         sample_rate: Hz.
+    """
+
+    def __init__(self, waveform: np.ndarray, num_samples: int, sample_rate: int) -> None:
+        num_channels, self._num_samples = waveform.shape
+        self._step = step = max(1, sample_rate // _SLOW_RATE)
+        num_steps = -(-self._num_samples // step)
+        signal = waveform[:, :num_samples]
+        samples = np.empty((num_channels, num_steps * step), np.float32)
+        # The offset itself first: at its ends it would give a click.
+        np.subtract(signal, _mean(signal)[:, None], out=samples[:, :num_samples])
+        samples[:, num_samples:] = 0
+        steps = samples.reshape(num_channels, num_steps, step)
+        energies = np.einsum("csk,csk->cs", steps, steps) - _rumble_energies(steps, sample_rate)
+        self._energies = np.zeros((num_channels, num_steps + 1))  # up to the end of each step
+        energies.cumsum(axis=1, out=self._energies[:, 1:])
+
+    def of_frames(self, frame_length: int, start: int = 0) -> np.ndarray:
+        """Return the mean square of each frame.
+
+        Args:
+            frame_length: samples; a frame that is no number of whole steps has a share of the step
+                at each of its ends.
+            start: the first frame's first sample.
+
+        Returns:
+            (channels, ceil((samples - start) / frame_length)) float64; the last frame may be
+            shorter.
+        """
+        ends = np.append(np.arange(start, self._num_samples, frame_length), self._num_samples)
+        places = self._step * np.arange(self._energies.shape[1])
+        until = np.stack([np.interp(ends, places, row) for row in self._energies])
+        return np.diff(until, axis=1).clip(min=0.0) / np.diff(ends)  # rounded, it may be below 0
+
+
+def _rumble_energies(steps: np.ndarray, sample_rate: int) -> np.ndarray:
+    """Return by how much the energy of each step falls as hum and rumble are taken off.
+
+    Args:
+        steps: (channels, steps, samples) float32, a signal.
+        sample_rate: Hz.
 
     Returns:
-        (channels, samples) float32; zeros stay zeros.
+        (channels, steps) float32.
     """
-    step = max(1, sample_rate // _SLOW_RATE)
-    smooth, rumble = _rumble_filters(sample_rate, step)
+    num_channels, num_steps, step = steps.shape
+    smooth, rumble, products = _rumble_filters(sample_rate, step)
     reach = len(smooth) // 2  # steps to either side that `smooth` sees
-    num_steps = -(-waveform.shape[1] // step)
-    taken = np.zeros((len(waveform), num_steps * step), np.float32)
-    signal = waveform[:, :num_samples]
-    # The offset itself first: at its ends it would give a click.
-    np.subtract(signal, signal.mean(axis=1, keepdims=True), out=taken[:, :num_samples])
-    steps = taken.reshape(len(waveform), num_steps, step)
-    parts = np.pad(steps @ smooth.T, ((0, 0), (reach, reach), (0, 0)))
-    slow = np.sum([parts[:, k : k + num_steps, k] for k in range(len(smooth))], axis=0)
-    found = np.stack([np.convolve(np.pad(row, len(rumble) // 2), rumble, "valid") for row in slow])
-    around = np.lib.stride_tricks.sliding_window_view(
-        np.pad(found, ((0, 0), (reach, reach))), len(smooth), axis=1
-    )
-    steps -= around @ (step * smooth[::-1])
-    return taken[:, : waveform.shape[1]]
+    parts = smooth @ steps.transpose(0, 2, 1)
+    edge = reach + len(rumble) // 2
+    slow = np.zeros((num_channels, num_steps + 2 * edge), np.float32)
+    for k in range(len(smooth)):
+        slow[:, edge + reach - k :][:, :num_steps] += parts[:, k]
+    found = np.stack([np.convolve(row, rumble, "valid") for row in slow])
+    # The rumble in a step is the sum of these, each times a row of `smooth`, times `step`.
+    around = [found[:, 2 * reach - k :][:, :num_steps] for k in range(len(smooth))]
+    weights = np.stack(around, axis=1)
+    energies: np.ndarray = (weights * (2 * step * parts - products @ weights)).sum(axis=1)
+    return energies
 
 
 @lru_cache
-def _rumble_filters(sample_rate: int, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return what goes to every `step`th sample, and what finds the rumble there.
+def _rumble_filters(sample_rate: int, step: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what goes to every `step`th sample and back, and what finds the rumble there.
 
     Returns:
-        (parts, step) float32, a low-pass (Kaiser window, 80 dB) around the middle of a step; and
-        (taps,) float32, which passes what lies below `RUMBLE`.
+        (parts, step) float32, a low-pass around the middle of a step; (taps,) float32, which passes
+        what lies below `RUMBLE`; and (parts, parts) float32, the products of the first's rows, as
+        they give samples back.
     """
     num_taps = _SMOOTH_STEPS * step
     times = (np.arange(num_taps) - (num_taps - 1) / 2) / sample_rate
-    smooth = np.sinc(_SLOW_RATE * times) * np.kaiser(num_taps, 8.0)
+    smooth = np.sinc(_SLOW_RATE * times) * np.kaiser(num_taps, _SMOOTH_SHAPE)
     low, high = RUMBLE
     frequencies = np.fft.rfftfreq(4096, step / sample_rate)
     place = np.clip((frequencies - low) / (high - low), 0.0, 1.0)
@@ -117,26 +160,8 @@ def _rumble_filters(sample_rate: int, step: int) -> tuple[np.ndarray, np.ndarray
     rumble = np.fft.irfft(np.square(np.cos(np.pi / 2 * place)))[taps]
     rumble *= np.hanning(len(taps) + 2)[1:-1]
     parts = (smooth / smooth.sum()).reshape(_SMOOTH_STEPS, step)
-    return parts.astype(np.float32), rumble.astype(np.float32)
-
-
-def frame_power(waveform: np.ndarray, frame_length: int) -> np.ndarray:
-    """Return the mean square of each frame.
-
-    Args:
-        waveform: (channels, samples).
-        frame_length: samples.
-
-    Returns:
-        (channels, ceil(samples / frame_length)) float64; the last frame may be shorter.
-    """
-    end = waveform.shape[1] // frame_length * frame_length
-    whole = waveform[:, :end].reshape(len(waveform), -1, frame_length)
-    powers = np.einsum("cfs,cfs->cf", whole, whole).astype(np.float64) / frame_length
-    if end == waveform.shape[1]:
-        return powers
-    last = np.square(waveform[:, end:], dtype=np.float64).mean(axis=1, keepdims=True)
-    return np.concatenate([powers, last], axis=1)
+    products = step**2 * parts @ parts.T
+    return parts.astype(np.float32), rumble.astype(np.float32), products.astype(np.float32)
 
 
 def moments(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -148,22 +173,48 @@ def moments(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     Args:
         waveform: (channels, samples) float32.
     """
-    size = waveform.shape[1]
-    if not size:
-        return np.zeros(len(waveform)), np.zeros(len(waveform))
-    mean = waveform.mean(axis=1, keepdims=True)
-    centred = waveform - mean
-    sums, middle = centred.sum(axis=1).astype(np.float64), mean[:, 0].astype(np.float64)
-    powers = frame_power(centred, _MOMENT_FRAME)
-    lengths = np.full(powers.shape[1], _MOMENT_FRAME)
-    lengths[-1] = size - _MOMENT_FRAME * (len(lengths) - 1)
-    squares = powers @ lengths
-    return sums + size * middle, squares + 2 * middle * sums + size * middle**2
+    size, mean = waveform.shape[1], _mean(waveform)
+    frames, rest = _in_frames(waveform - mean[:, None])
+    squares = np.vecdot(frames, frames).sum(axis=1, dtype=np.float64) + np.vecdot(rest, rest)
+    middle = mean.astype(np.float64)
+    return size * middle, squares + size * middle**2
+
+
+def variances(sums: np.ndarray, squares: np.ndarray, num_samples: int) -> np.ndarray:
+    """Return the mean square about the mean of each channel, by its `moments`: (channels,).
+
+    A mere offset has none: what rounding leaves of it is no sound.
+
+    Args:
+        sums: (channels,), of all blocks of a signal.
+        squares: the same.
+        num_samples: of all blocks, at least 1.
+    """
+    mean, square = sums / num_samples, squares / num_samples
+    found = square - mean**2
+    return np.where(found > _ROUNDING * square, found, 0.0)
+
+
+def _mean(waveform: np.ndarray) -> np.ndarray:
+    """Return the mean of each channel of (channels, samples), (channels,) float32; 0 of none."""
+    frames, rest = _in_frames(waveform)
+    sums = np.vecdot(frames, _ONES).sum(axis=1, dtype=np.float64) + rest.sum(axis=1)
+    return (sums / max(1, waveform.shape[1])).astype(np.float32)
+
+
+def _in_frames(waveform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return views: (channels, frames, samples), and (channels, samples) that are left.
+
+    Frames are short enough to be summed in float32, and by one thread: the result is always one.
+    """
+    end = waveform.shape[1] // len(_ONES) * len(_ONES)
+    return waveform[:, :end].reshape(len(waveform), -1, len(_ONES)), waveform[:, end:]
 
 
 def noise_floor(power: np.ndarray) -> float:
     """Return the noise floor of one or more frames of a chunk (mean squares)."""
-    return float(np.percentile(power, FLOOR_PERCENTILE))
+    place = FLOOR_PERCENTILE / 100 * (len(power) - 1)  # np.percentile takes seven times as long
+    return float(np.interp(place, np.arange(len(power)), np.sort(power)))
 
 
 def active_frames(power: np.ndarray) -> np.ndarray:
@@ -226,8 +277,8 @@ class SpeechLevel:
 
     def gains(self) -> np.ndarray:
         """Return the gains, (channels,) float32; at least one sample was measured."""
-        mean, square = np.sum([sums for _, sums, _ in self._blocks], axis=0) / self._num_samples
-        whole = (square - mean**2).clip(min=0.0)
+        sums, squares = np.sum([sums for _, sums, _ in self._blocks], axis=0)
+        whole = variances(sums, squares, self._num_samples)
         found = np.concatenate([powers for powers, _, _ in self._blocks], axis=1)
         gains = [_speech_gain(*channel) for channel in zip(found, whole, strict=True)]
         return np.array(gains, np.float32)
@@ -243,14 +294,20 @@ def _speech_power(frames: np.ndarray, sample_rate: int) -> np.ndarray:
     Returns:
         (channels, frames) float64.
     """
-    from scipy import fft  # here, so that help is printed without it
+    window, low = _window_and_low_bins(frames.shape[2], sample_rate)
+    frames = frames * window
+    frames -= frames @ low @ low.T
+    return np.vecdot(frames, frames).astype(np.float64) / float(np.square(window).sum())
 
-    size = frames.shape[2]
-    window = np.hanning(size).astype(np.float32)
-    first = math.ceil(_SPEECH_FROM_HZ * size / sample_rate)
-    spectra = fft.rfft(frames * window, axis=2)[..., first:]
-    power = (np.square(spectra.real) + np.square(spectra.imag)).sum(axis=2).astype(np.float64)
-    return 2 * power / (size * float(np.square(window).sum()))
+
+@lru_cache
+def _window_and_low_bins(size: int, sample_rate: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a window (size,), and what lies below speech in it: orthonormal (size, waves)."""
+    num_bins = math.ceil(_SPEECH_FROM_HZ * size / sample_rate)
+    phase = 2 * np.pi / size * np.outer(np.arange(size), np.arange(num_bins))
+    waves = math.sqrt(2 / size) * np.concatenate([np.cos(phase), np.sin(phase[:, 1:])], axis=1)
+    waves[:, 0] = 1 / math.sqrt(size)
+    return np.hanning(size).astype(np.float32), waves.astype(np.float32)
 
 
 def _speech_gain(power: np.ndarray, whole: float) -> float:
@@ -320,25 +377,40 @@ def disagreement(before: np.ndarray, after: np.ndarray, active: np.ndarray) -> f
     return min(max(difference, -MOST_DISAGREEMENT), MOST_DISAGREEMENT)
 
 
-def slope(num_samples: int, seams: tuple[int, int], logs: tuple[float, float]) -> np.ndarray:
-    """Return gains whose logarithm goes in straight lines from each seam to 0 in the middle.
+def scale(
+    channel: np.ndarray, gain: float, seams: tuple[int, int], logs: tuple[float, float]
+) -> None:
+    """Multiply a chunk by a gain, and by a slope that has it meet its neighbours, in place.
+
+    The logarithm of the slope goes in straight lines from each seam to 0 in the middle.
 
     Args:
-        num_samples: length of the chunk.
+        channel: (samples,) float32.
+        gain: in the middle.
         seams: the sample of the first and of the second seam; the gain is constant outside them.
-        logs: ln of the gain at each seam.
-
-    Returns:
-        (samples,) float32.
+        logs: ln of the slope at each seam.
     """
-    middle, half = sum(seams) / 2, (seams[1] - seams[0]) / 2
-    line = np.arange(num_samples, dtype=np.float32)
-    line -= np.float32(middle)
-    np.minimum(np.abs(line, out=line), np.float32(half), out=line)
-    turn = min(num_samples, math.ceil(middle))
-    line[:turn] *= logs[0] / half
-    line[turn:] *= logs[1] / half
-    return np.exp(line, out=line)
+    (first, second), (left, right) = seams, logs
+    middle, half = (first + second) / 2, (second - first) / 2
+    turn = math.ceil(middle)
+    channel[:first] *= np.float32(gain * math.exp(left))
+    _multiply(channel[first:turn], gain * math.exp(left), -left / half)
+    _multiply(channel[turn:second], gain * math.exp((turn - middle) * right / half), right / half)
+    channel[second:] *= np.float32(gain * math.exp(right))
+
+
+def _multiply(samples: np.ndarray, gain: float, change: float) -> None:
+    """Multiply (samples,) in place by gains whose ln changes by so much from sample to sample.
+
+    Each gain is that of its row times that within the row: few exponentials are needed.
+    """
+    rows = samples[: len(samples) // _ROW * _ROW].reshape(-1, _ROW)
+    rest = samples[rows.size :]
+    of_rows = (gain * np.exp(change * _ROW * np.arange(len(rows) + 1))).astype(np.float32)
+    within = np.exp((change * np.arange(_ROW)).astype(np.float32))
+    rows *= of_rows[:-1, None]
+    rows *= within
+    rest *= of_rows[-1] * within[: len(rest)]
 
 
 class GainTrack:

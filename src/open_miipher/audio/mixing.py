@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from open_miipher.audio.level import moments, variances
+
 _CANCELS_BELOW = 0.5
 """Channels that have nothing in common mix to the mean of their powers, over their number. Below
 this share of it they cancel each other."""
@@ -45,11 +47,10 @@ def mix_of(blocks: Iterable[np.ndarray]) -> Mix:
     for block in blocks:
         rows = np.concatenate([block, block.mean(axis=0, keepdims=True)])
         num_frames += rows.shape[1]
-        sums = sums + rows.sum(axis=1, dtype=np.float64)
-        squares = squares + np.square(rows, dtype=np.float64).sum(axis=1)
+        block_sums, block_squares = moments(rows)
+        sums, squares = sums + block_sums, squares + block_squares
         peaks = np.maximum(peaks, np.abs(rows).max(axis=1, initial=0.0))
-    means = sums / num_frames
-    powers = np.maximum(squares / num_frames - means**2, 0.0)
+    powers = variances(sums, squares, num_frames)
     channels, mixed = powers[:-1], float(powers[-1])
     count = len(channels)
     # Of equals the first, not one by chance.

@@ -280,15 +280,19 @@ def _read_exactly(
 ) -> np.ndarray:
     """Return (channels, num_frames) float32 from frame `start` on, where the file stands."""
     blocks, most = [], max(1, _BLOCK_SAMPLES // file.channels)
+    # Of 16 bits, libsndfile makes the same floats, in seven times the time.
+    kind = "int16" if file.subtype == "PCM_16" else "float32"
     for first in range(start, start + num_frames, most):
         wanted = min(most, start + num_frames - first)
         with _decoding(path, f"after frame {first}"):
-            block = file.read(wanted, dtype="float32", always_2d=True)
+            block = file.read(wanted, dtype=kind, always_2d=True)
         if len(block) < wanted:
             raise AudioError(
                 f"{shown(path)} is truncated: its header says {file.frames} frames, "
                 f"it ends after {first + len(block)}"
             )
+        if kind == "int16":
+            block = block * np.float32(2**-15)
         blocks.append(np.ascontiguousarray(block.T))
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)
 

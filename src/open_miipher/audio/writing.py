@@ -74,7 +74,7 @@ class _Encoder:
                 num_clipped = int(np.count_nonzero(np.abs(block) > 1))
                 block = np.clip(block, -1.0, 1.0)
             if self._subtype == "PCM_16":
-                block = _as_int16(block)
+                block = _as_int16(block, loudest)
         try:
             self._encode(block)
         except (OSError, soundfile.SoundFileError) as error:
@@ -100,10 +100,13 @@ class _Encoder:
             )
 
 
-def _as_int16(block: np.ndarray) -> np.ndarray:
+def _as_int16(block: np.ndarray, loudest: float) -> np.ndarray:
     """Round to the nearest of 16 bits; libsndfile takes ten times as long, and cuts off in WAV."""
-    scaled = np.rint(block * np.float32(32768))
-    return np.minimum(scaled, 32767, out=scaled).astype(np.int16)
+    scaled = block * np.float32(32768)
+    np.rint(scaled, out=scaled)
+    if loudest * 32768 >= 32767.5:
+        np.minimum(scaled, 32767, out=scaled)
+    return scaled.astype(np.int16)
 
 
 class MemoryWriter(_Encoder):

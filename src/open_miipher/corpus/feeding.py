@@ -1,17 +1,13 @@
 """Restoring with worker processes: they read, cut, level and write; one process has the device.
 
-That process, the feeder, gathers what all workers read into batches. A row, which is a channel of a
-chunk, lies in memory that a worker and the feeder share; what the model makes of it takes its
-place. Messages say where it lies, and no audio is copied but once on each side.
-
-The memory has no name (memfd): nothing is left of it when its processes are killed.
+That process, the feeder, gathers what all workers read into batches. `line.py` has the workers'
+side, and says what goes from one to the other.
 """
 
 import mmap
 import os
-from bisect import insort
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -27,219 +23,22 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.rows import Row
 from open_miipher.base.threads import num_cores
 from open_miipher.corpus import pool
+from open_miipher.corpus.line import Memory, SentRow
 from open_miipher.corpus.run import Item
 from open_miipher.distributed import Share
-from open_miipher.restoration import Job, Restorer
+from open_miipher.restoration import Restorer
 from open_miipher.restoration.batches import Row as BatchRow
 from open_miipher.restoration.batches import Waiting, restore_batch
-from open_miipher.restoration.job import Chunk, Piece
-from open_miipher.restoration.restorer import assemble, read_chunks
+from open_miipher.restoration.job import Piece
 
 MOST_WORKERS = 16
-"""Each restores to WAV or FLAC at some 500 times real time; no model keeps more of them busy."""
+"""Each restores to FLAC at some 400 times real time; no model keeps more of them busy."""
 
 WORTH_FROM = 1200.0
 """Seconds of audio that one process has read and written once workers have started."""
 
 _AHEAD = 2  # items that a worker is given before it begins them
 _DEVICE_AHEAD = 2  # batches: one on the device, and one that waits for it
-_ALIGNED = 64  # bytes
-_FLOAT = 4  # bytes
-
-
-class DistantModel:
-    """A model as a worker sees it: all that is known of it, and another process that asks it.
-
-    Args:
-        model: whose attributes it has (see `restoration.Model`).
-    """
-
-    def __init__(self, model: Any) -> None:
-        self.input_rate, self.input_hop = model.input_rate, model.input_hop
-        self.output_rate, self.output_hop = model.output_rate, model.output_hop
-        self.needs_statistics = model.needs_statistics
-        self.restores_level, self.is_light = model.restores_level, model.is_light
-        self.fingerprint = model.fingerprint
-        self.line: Line | None = None  # in a worker
-
-    def measure(self, blocks: Iterable[np.ndarray]) -> torch.Tensor:
-        """Have the statistics of a signal measured."""
-        assert self.line is not None
-        return self.line.measure(blocks)
-
-    def restore(self, *_: Any) -> torch.Tensor:
-        """Do nothing: the line restores chunks."""
-        raise NotImplementedError("a worker has no model")
-
-
-class _Memory:
-    """Memory of two processes, in which one of them hands out places.
-
-    Args:
-        descriptor: of the file that is this memory; closed.
-        num_bytes: its size.
-    """
-
-    def __init__(self, descriptor: int, num_bytes: int) -> None:
-        self._map = mmap.mmap(descriptor, num_bytes)
-        os.close(descriptor)
-        self._holes = [(0, num_bytes)]  # first byte and the one after the last, in order
-
-    def take(self, num_floats: int) -> int | None:
-        """Return the first byte of a place for so many numbers; None: there is none."""
-        size = -(-num_floats * _FLOAT // _ALIGNED) * _ALIGNED
-        for number, (start, end) in enumerate(self._holes):
-            if end - start >= size:
-                self._holes[number : number + 1] = [(start + size, end)] * (end - start > size)
-                return start
-        return None
-
-    def give_back(self, start: int, num_floats: int) -> None:
-        """Have the place free again."""
-        end = start + -(-num_floats * _FLOAT // _ALIGNED) * _ALIGNED
-        for hole in [h for h in self._holes if h[0] == end or h[1] == start]:
-            self._holes.remove(hole)
-            start, end = min(start, hole[0]), max(end, hole[1])
-        insort(self._holes, (start, end))
-
-    def array(self, start: int, num_floats: int) -> np.ndarray:
-        """Return the float32 numbers of a place; no copy."""
-        return np.frombuffer(self._map, np.float32, num_floats, start)
-
-
-class Line(Iterator[Item]):
-    """A worker's line to the feeder: items and restored rows come in, rows go out.
-
-    Args:
-        num_bytes: of the memory whose file the feeder sends.
-
-    Attributes:
-        under_way: gives the seconds of audio that are restored of what is not written yet.
-    """
-
-    def __init__(self, num_bytes: int) -> None:
-        self._memory, self._num_floats = _Memory(pool.hear_file(), num_bytes), num_bytes // _FLOAT
-        self._items: deque[Item] = deque()
-        self._is_over = self._is_stopped = self._is_closed = False
-        self._sent: dict[int, tuple[Chunk, int]] = {}  # chunks and channels, by place
-        self._whole: deque[Chunk] = deque()
-        self._num_heard = 0  # rows that came back
-        self._answer: torch.Tensor | None = None
-        self.under_way: Callable[[], float] = lambda: 0.0
-
-    def __next__(self) -> Item:
-        while not self._items and not self._is_over:
-            self._hear()
-        if self.stopped or not self._items:
-            raise StopIteration
-        item = self._items.popleft()
-        pool.tell(("begun", item.id))
-        return item
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a signal came; see `Share.stopped`."""
-        while self._hear(wait_for_it=False):
-            pass
-        return self._is_stopped
-
-    def close(self) -> None:
-        """Say that all is done, and hear what was on its way."""
-        pool.tell(("ended",))
-        while not self._is_closed:
-            self._hear()
-
-    def finished(self, row: Row) -> None:
-        """Tell what became of an item."""
-        pool.tell(("row", row, self.under_way()))
-
-    def restore_jobs(self, jobs: Iterable[Job]) -> Iterator[Job]:
-        """Restore signals, several at once (see `restoration.restorer.restore_jobs`)."""
-        return assemble(self._restored(read_chunks(jobs)))
-
-    def measure(self, blocks: Iterable[np.ndarray]) -> torch.Tensor:
-        """Have the feeder measure the statistics of a signal (see `Model.measure`)."""
-        pool.tell(("measure",))
-        for block in _pieces(blocks, self._num_floats // 2):
-            while (place := self._memory.take(block.size)) is None:
-                self._wait()
-            self._memory.array(place, block.size)[:] = block.ravel()
-            pool.tell(("block", (place, *block.shape)))
-            while self._hear(wait_for_it=False):  # else both sides might wait to be heard
-                pass
-        pool.tell(("block", None))
-        while self._answer is None:
-            self._hear()
-        answer, self._answer = self._answer, None
-        return answer
-
-    def _restored(self, items: Iterable[Chunk | Job]) -> Iterator[Chunk | Job]:
-        for item in items:
-            if not isinstance(item, Chunk) or not item.to_restore:
-                yield item
-                continue
-            size = max(item.waveform.shape[1], item.restored.shape[1])
-            for channel in list(item.to_restore):
-                while (place := self._memory.take(size)) is None:
-                    self._wait()
-                    yield from self._taken()
-                self._send(item, channel, place)
-            while self._hear(wait_for_it=False):
-                pass
-            yield from self._taken()
-        yield from self._taken()  # also what came while the last item was asked for
-        while self._sent:
-            self._wait()
-            yield from self._taken()
-
-    def _taken(self) -> Iterator[Chunk]:
-        while self._whole:
-            yield self._whole.popleft()
-
-    def _send(self, chunk: Chunk, channel: int, place: int) -> None:
-        samples, statistics = chunk.waveform[channel], chunk.statistics
-        self._memory.array(place, len(samples))[:] = samples
-        self._sent[place] = chunk, channel
-        own = None if statistics is None else statistics[channel].numpy()
-        gain, num_made = float(chunk.gains[channel]), chunk.restored.shape[1]
-        about = len(samples), num_made, chunk.num_samples, chunk.start, gain, own, chunk.seed
-        pool.tell(("chunk", place, about, self.under_way()))
-
-    def _wait(self) -> None:
-        if not self._hear(wait_for_it=False):
-            pool.tell(("waits", self._num_heard))
-            self._hear()
-
-    def _hear(self, wait_for_it: bool = True) -> bool:
-        """Take a message in; False: there is none."""
-        message = pool.hear(wait_for_it)
-        if message is None:
-            return False
-        kind, content = message
-        if kind == "item":
-            self._items.append(content)
-        elif kind == "over":
-            self._is_over, self._is_stopped = True, content
-        elif kind == "measured":
-            self._answer = torch.from_numpy(content)
-        elif kind == "block":
-            self._memory.give_back(*content)
-        elif kind == "closed":
-            self._is_closed = True
-        else:
-            self._take_back(*content)
-        return True
-
-    def _take_back(self, place: int, seconds: float) -> None:
-        chunk, channel = self._sent.pop(place)
-        size = chunk.restored.shape[1]
-        chunk.restored[channel] = self._memory.array(place, size)
-        self._memory.give_back(place, max(size, chunk.waveform.shape[1]))
-        chunk.seconds += seconds
-        chunk.to_restore.remove(channel)
-        self._num_heard += 1
-        if not chunk.to_restore:
-            self._whole.append(chunk)
 
 
 @dataclass(eq=False)
@@ -260,7 +59,7 @@ class _Hand:
     """
 
     worker: pool.Worker
-    memory: _Memory | None = None
+    memory: Memory | None = None
     items: dict[str, Item] = field(default_factory=dict)
     begun: set[str] = field(default_factory=set)
     num_told: int = 0
@@ -488,7 +287,7 @@ class _Feed:
             os.ftruncate(descriptor, self._num_bytes)
             hand.worker.send(self._num_bytes)
             hand.worker.send_file(descriptor)
-            hand.memory = _Memory(descriptor, self._num_bytes)
+            hand.memory = Memory(descriptor, self._num_bytes)
         except OSError as error:
             raise UserError(
                 f"no memory can be shared with workers ({error.strerror}); --num-workers 0 does "
@@ -497,8 +296,8 @@ class _Feed:
 
     def _take(self, hand: _Hand, what: str, *content: Any) -> Iterator[Row]:
         if what == "chunk":
-            place, about, hand.under_way = content
-            row = self._row(hand, place, *about)
+            sent, hand.under_way = content
+            row = _row(hand, sent)
             batch = self._waiting[row.statistics is not None].add((row, 0))
             self._ready.extend([batch] if batch else [])
         elif what == "waits":
@@ -519,32 +318,6 @@ class _Feed:
             future.add_done_callback(self._wake_up)
         elif what == "block":
             hand.blocks.put(content[0])
-
-    def _row(
-        self,
-        hand: _Hand,
-        place: int,
-        num_given: int,
-        num_made: int,
-        num_samples: int,
-        start: int,
-        gain: float,
-        statistics: np.ndarray | None,
-        seed: int,
-    ) -> _DistantRow:
-        assert hand.memory is not None
-        return _DistantRow(
-            waveform=hand.memory.array(place, num_given)[None],
-            num_samples=num_samples,
-            start=start,
-            gains=np.array([gain], np.float32),
-            statistics=None if statistics is None else torch.from_numpy(statistics)[None],
-            seed=seed,
-            to_restore=[0],
-            restored=hand.memory.array(place, num_made)[None],
-            hand=hand,
-            place=place,
-        )
 
     def _tell_results(self) -> None:
         """Say what the device has done, and what other threads have to say."""
@@ -599,12 +372,21 @@ class _Feed:
             self._clear_up(item)
 
 
-def _pieces(blocks: Iterable[np.ndarray], most: int) -> Iterator[np.ndarray]:
-    """Cut blocks (channels, n) into pieces of so many numbers at most."""
-    for block in blocks:
-        length = max(1, most // len(block))
-        for start in range(0, block.shape[1], length):
-            yield block[:, start : start + length]
+def _row(hand: _Hand, sent: SentRow) -> _DistantRow:
+    assert hand.memory is not None
+    own = sent.statistics
+    return _DistantRow(
+        waveform=hand.memory.array(sent.place, sent.num_given)[None],
+        num_samples=sent.num_samples,
+        start=sent.start,
+        gains=np.array([sent.gain], np.float32),
+        statistics=None if own is None else torch.from_numpy(own)[None],
+        seed=sent.seed,
+        to_restore=[0],
+        restored=hand.memory.array(sent.place, sent.num_made)[None],
+        hand=hand,
+        place=sent.place,
+    )
 
 
 def _memory_bytes(restorer: Restorer, num_workers: int) -> int:
@@ -616,5 +398,5 @@ def _memory_bytes(restorer: Restorer, num_workers: int) -> int:
     model, grid = restorer.model, restorer.options.grid(restorer.model)
     floats = grid.chunk_frames * max(model.input_hop, model.output_hop)
     num_rows = max(2, -(-3 * restorer.batch_size // num_workers))
-    size = num_rows * -(-floats * _FLOAT // _ALIGNED) * _ALIGNED
+    size = num_rows * Memory.size_of(floats)
     return -(-size // mmap.PAGESIZE) * mmap.PAGESIZE

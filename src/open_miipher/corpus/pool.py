@@ -6,13 +6,15 @@ is told part by part, and the worker that is at it has its next one from the fir
 """
 
 import math
+import os
 import pickle
 import signal
+import sys
 import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, closing, suppress
 from multiprocessing import get_context, reduction, resource_tracker
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
@@ -74,6 +76,21 @@ def worker_place() -> int:
     return _place
 
 
+def _check_script() -> None:
+    """See that there is the script of this process, which a worker imports first.
+
+    Raises:
+        UserError: there is not: Python reads it from a pipe.
+    """
+    main = sys.modules["__main__"]
+    path = getattr(main, "__file__", None)
+    if getattr(main, "__spec__", None) is None and path is not None and not os.path.exists(path):
+        raise UserError(
+            f"worker processes import the script that starts them, and {path} is no file: write it "
+            "to one, or do without workers"
+        )
+
+
 class WorkerError(RuntimeError):
     """A fault in the code that a worker runs; the message is its traceback."""
 
@@ -92,23 +109,36 @@ class Worker:
         next_item: what it is to do after that, and has been given as well.
         has_begun: whether it has read it.
         deadline: when that has taken too long, by the monotonic clock.
+
+    Raises:
+        UserError: the system refuses to start it, or it could not import this process's script.
     """
 
     def __init__(self, place: int) -> None:
         self.place = place
-        self.connection, theirs = _SPAWN.Pipe()
-        self.process = _SPAWN.Process(target=_work, args=(theirs, place), daemon=True)
-        use_one_blas_thread()  # in it; here it is too late for that
-        resource_tracker.ensure_running()  # now: it would unblock the signals
-        with stop_signals_wait():  # one to all processes would end it with a traceback
-            self.process.start()
-        theirs.close()  # so that its end is seen here
+        _check_script()
+        try:
+            self._launch()
+        except OSError as error:
+            raise UserError(
+                f"a worker process cannot be started ({error.strerror}); use fewer of them, or "
+                "raise the limit of the system"
+            ) from error
         self.build: Callable[[], Any] | None = None
         self.is_ready = False
         self.item: Item | None = None
         self.next_item: Item | None = None
         self.has_begun = False
         self.deadline = math.inf
+
+    def _launch(self) -> None:
+        self.connection, theirs = _SPAWN.Pipe()
+        with closing(theirs):  # here, so that its end is seen
+            self.process = _SPAWN.Process(target=_work, args=(theirs, self.place), daemon=True)
+            use_one_blas_thread()  # in it; here it is too late for that
+            resource_tracker.ensure_running()  # now: it would unblock the signals
+            with stop_signals_wait():  # one to all processes would end it with a traceback
+                self.process.start()
 
     @property
     def is_idle(self) -> bool:

@@ -17,9 +17,10 @@ from open_miipher.base.memory import keep_freed_memory
 from open_miipher.base.paths import existing_parent, printable
 from open_miipher.base.rows import Row
 from open_miipher.corpus.array import OF_RESTORING, ArrayTask
-from open_miipher.corpus.feeding import Line, Workers
+from open_miipher.corpus.feeding import Workers
 from open_miipher.corpus.inputs import Inputs, find_left, renamed
 from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger
+from open_miipher.corpus.line import Line
 from open_miipher.corpus.outcome import NO_FAILURES, UNABLE, MaxFailures
 from open_miipher.corpus.recordings import Segment
 from open_miipher.corpus.run import Item, Plan

@@ -17,9 +17,9 @@ from open_miipher.base.atomic import name_refusal
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row
-from open_miipher.corpus.feeding import DistantModel
 from open_miipher.corpus.inputs import Audio, Inputs, InputSample
 from open_miipher.corpus.ledger import Ledger
+from open_miipher.corpus.line import DistantModel
 from open_miipher.corpus.run import Item
 from open_miipher.restoration import FileSink, Job, MemorySink, Restorer, Source, WriteError
 from open_miipher.restoration.assembler import write_errors

@@ -15,13 +15,12 @@ from open_miipher.audio.io import AudioError, RefusedName
 from open_miipher.audio.level import (
     FRAME_SECONDS,
     GainTrack,
+    PowerWithoutRumble,
     active_frames,
     disagreement,
     fit_gain,
-    frame_power,
     own_level_gain,
-    slope,
-    without_rumble,
+    scale,
 )
 from open_miipher.audio.resample import StreamResampler, resample
 from open_miipher.base.errors import UserError
@@ -74,11 +73,10 @@ class Leveler:
 
     def push(self, chunk: Chunk, last: bool) -> list[np.ndarray]:
         """Take the next restored chunk; return the scaled chunks whose level is decided now."""
-        given = without_rumble(chunk.waveform, chunk.num_samples, self._rates[0])
-        made = without_rumble(chunk.restored, chunk.restored.shape[1], self._rates[1])
-        before = frame_power(given, self._input_length)
-        after = frame_power(made, self._output_length)
-        tail = frame_power(made[:, self._hop :], self._output_length)
+        given = PowerWithoutRumble(chunk.waveform, chunk.num_samples, self._rates[0])
+        made = PowerWithoutRumble(chunk.restored, chunk.restored.shape[1], self._rates[1])
+        before, after = given.of_frames(self._input_length), made.of_frames(self._output_length)
+        tail = made.of_frames(self._output_length, start=self._hop)
         own = [fit_gain(*powers) for powers in zip(before, after, strict=True)]
         shared = slice(self._num_shared)
         waiting = _Waiting(
@@ -122,11 +120,10 @@ class Leveler:
         return scaled
 
     def _scale(self, chunk: _Waiting, gains: np.ndarray, logs: np.ndarray) -> np.ndarray:
-        scaled = chunk.restored * gains.astype(np.float32)[:, None]
-        for channel, pair in zip(scaled, zip(self._logs, logs, strict=True), strict=True):
-            if any(pair):
-                channel *= slope(len(channel), self._seams, pair)
-        return scaled
+        pairs = zip(self._logs, logs, strict=True)
+        for channel, gain, pair in zip(chunk.restored, gains, pairs, strict=True):
+            scale(channel, gain, self._seams, pair)
+        return chunk.restored
 
 
 class WriteError(UserError):
@@ -180,7 +177,7 @@ class Assembler:
                 the output's name is refused.
             WriteError: the output cannot be written.
         """
-        if not np.isfinite(chunk.restored).all():
+        if not np.isfinite(np.vdot(chunk.restored, chunk.restored)):  # sooner than one by one
             raise AudioError(f"{self.job.source.name}: the model gave NaN or Inf")
         self.job.seconds["model"] += chunk.seconds
         self._early[chunk.index] = chunk

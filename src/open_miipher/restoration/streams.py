@@ -23,7 +23,7 @@ from open_miipher.audio.io import (
     RefusedName,
     shown,
 )
-from open_miipher.audio.level import moments
+from open_miipher.audio.level import moments, variances
 from open_miipher.audio.mixing import Mix, mix_of
 from open_miipher.audio.resample import StreamResampler
 from open_miipher.base.atomic import name_refusal
@@ -36,21 +36,19 @@ class Level:
     """The mean level of a signal that comes in blocks; a constant offset is no level."""
 
     def __init__(self) -> None:
-        self._energy, self._num_frames, self._sums = 0.0, 0, np.zeros(1)
+        self._num_frames, self._sums, self._squares = 0, np.zeros(1), np.zeros(1)
 
     def add(self, block: np.ndarray) -> None:
         """Measure a block (channels, n) float32; all blocks have as many channels."""
         sums, squares = moments(block)
-        self._energy += float(squares.sum())
-        self._sums = self._sums + sums
+        self._sums, self._squares = self._sums + sums, self._squares + squares
         self._num_frames += block.shape[1]
 
     @property
     def rms(self) -> float:
         """Root of the mean square about the mean, full scale 1."""
-        frames = max(1, self._num_frames)
-        offset = float(np.square(self._sums / frames).mean())
-        return math.sqrt(max(0.0, self._energy / (frames * len(self._sums)) - offset))
+        found = variances(self._sums, self._squares, max(1, self._num_frames))
+        return math.sqrt(found.mean())
 
     @property
     def decibels(self) -> float | None:

@@ -239,7 +239,7 @@ def test_memory_that_cannot_be_shared_is_told_with_what_does_without(
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
-    monkeypatch.setattr("open_miipher.corpus.feeding.mmap.mmap", refuse)
+    monkeypatch.setattr("open_miipher.corpus.line.mmap.mmap", refuse)
     with pytest.raises(
         UserError, match=r"\(Cannot allocate memory\); --num-workers 0 does without"
     ):
