@@ -140,8 +140,8 @@ class Chain:
         without_parametrisations(self.cleaner)
         without_parametrisations(self.vocoder)
         self._graphs: Graphs | None = None
+        self.vocoder.merge(self.device.type == "cuda")
         if self.device.type == "cuda":
-            self.vocoder.merge()
             self._graphs = Graphs(self._compute, self.device)
         else:
             keep_freed_memory()
