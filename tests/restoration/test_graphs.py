@@ -1,7 +1,10 @@
 """CUDA graphs: which shapes get one, and that replaying says the same; captured on a GPU alone."""
 
 import itertools
+import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -106,6 +109,27 @@ def test_a_chain_that_pads_to_buckets_and_replays_says_the_same():
                 found[row, :samples], expected[row, :samples], atol=1e-5, rtol=0
             )
     assert stand_in.captured == 1  # of the bucket of 72 frames, in which all but the full are
+
+
+def test_batches_of_several_threads_take_turns_and_each_gets_its_own():
+    model = Chain.from_checkpoint()
+    compute, within = model._compute, []
+
+    def watched(*inputs):
+        within.append(threading.get_ident())
+        time.sleep(0.02)
+        assert len(within) == 1
+        restored = compute(*inputs)
+        within.clear()
+        return restored
+
+    given = [batch(model, [n * model.input_hop], n) for n in range(3, 9)]
+    expected = [model.restore(*inputs) for inputs in given]
+    model._compute = watched
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda inputs: model.restore(*inputs), given))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.gpu
