@@ -96,14 +96,14 @@ def profile(voice: "Voice", batch_size: int, seconds: float, rounds: int) -> Non
     spent: dict[str, float] = defaultdict(float)
     gflop: dict[str, float] = defaultdict(float)
 
-    def watch(layer: nn.Module, kind: str, rate: float) -> None:
+    def watch(layer: nn.Module, kind: str, by_rate: bool) -> None:
         began = [0.0]
 
         def start(*_: Any) -> None:
             began[0] = time.process_time()
 
         def end(_: nn.Module, given: tuple[Tensor, ...], __: Any) -> None:
-            at = kind if rate else f"{kind}, {given[0].shape[-1] / seconds / 1000:g} kHz"
+            at = f"{kind}, {given[0].shape[-1] / seconds / 1000:g} kHz" if by_rate else kind
             spent[at] += time.process_time() - began[0]
             if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
                 gflop[at] += 2e-9 * layer.weight.numel() * given[0].shape[0] * given[0].shape[-1]
@@ -113,10 +113,13 @@ def profile(voice: "Voice", batch_size: int, seconds: float, rounds: int) -> Non
 
     for layer in voice.vocoder.modules():
         if isinstance(layer, nn.Conv1d | nn.ConvTranspose1d):
-            outputs, inputs, taps = layer.weight.shape
-            watch(layer, f"{type(layer).__name__} {inputs} -> {outputs}, {taps} taps", 0)
+            *channels, taps = layer.weight.shape
+            if isinstance(layer, nn.Conv1d):
+                channels.reverse()
+            widths = " -> ".join(map(str, channels))
+            watch(layer, f"{type(layer).__name__} {widths}, {taps} taps", by_rate=True)
         elif isinstance(layer, Pointwise):
-            watch(layer, "bias, FiLM, activation", 1)
+            watch(layer, "bias, FiLM, activation", by_rate=False)
     for counts in (False, True):
         spent.clear()
         gflop.clear()

@@ -146,3 +146,23 @@ def test_captured_on_a_gpu_a_chain_says_what_it_says_launched():
                 found[:, : 61 * hop], expected[:, : 61 * hop], atol=1e-4, rtol=0
             )
     assert len(replayed._graphs._replays) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_several_threads_get_what_one_gets():
+    plain, model = Chain.from_checkpoint(device="cuda"), Chain.from_checkpoint(device="cuda")
+    plain._graphs = None
+    given = [batch(plain, [72 * plain.input_hop] * 2, n) for n in range(12)]
+    expected = [plain.restore(*inputs) for inputs in given]
+
+    def restore(inputs):
+        waveform, *rest = inputs
+        pinned = torch.empty(waveform.shape, pin_memory=True).copy_(waveform)
+        return model.restore(pinned, *rest).clone()
+
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(restore, given))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+    assert len(model._graphs._replays) == 1
