@@ -415,7 +415,7 @@ class Checks:
         extra = [f"trainer.batch_size={batch}", amp, self.encoder(family)]
         if self.tiny:
             words += ["--steps", "1", "--warmup", "1"]
-            extra += ["trainer.num_workers=0"]
+            extra += ["trainer.num_workers=0", *SMALL.get(stage, [])]
         passed, said, figures = self.benchmark(f"train_{family}_{stage}", words, extra)
         return passed and not figures["waits_a_step"], said, figures
 

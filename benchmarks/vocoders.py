@@ -36,7 +36,7 @@ from open_miipher.config import CONFIG_DIR
 from open_miipher.layers.pointwise import Pointwise
 from open_miipher.vocoders import VOCODERS
 
-_SSL = (1024, 25.0)  # values per frame and frames per second of the open USM
+_WIDTH = 1024  # of the features of the open USM, and of w2v-BERT, which Sidon's decoder speaks
 
 
 def main() -> int:
@@ -150,8 +150,10 @@ class Voice:
             known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
             raise UserError(f"--vocoders {name}: choose of {known}")
         spec = yaml.safe_load(path.read_text())
-        mel = spec.get("mel")
-        features = _SSL if mel is None else (mel["n_mels"], mel["sample_rate"] / mel["hop_length"])
+        mel: dict[str, Any] | None = spec.get("mel")
+        features = (_WIDTH, 50.0 if spec["name"] == "dac" else 25.0)
+        if mel is not None:
+            features = (mel["n_mels"], mel["sample_rate"] / mel["hop_length"])
         self.width, self.frame_rate = features
         self.vocoder = build(VOCODERS, spec, *features).to(device).eval()
         without_parametrisations(self.vocoder)
