@@ -3,16 +3,19 @@
 import argparse
 import importlib.util
 import json
+import multiprocessing
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from multiprocessing.connection import Connection
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from open_miipher.base.errors import UserError
+from open_miipher.base.threads import num_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -33,11 +37,35 @@ LARGEST_ERROR = {"features": 0.05, "waveform": 0.2}
 LARGEST_FLOAT32_ERROR = 2e-5
 FAMILIES = {"miipher2": ("feature_cleaner", "wavefit_pretrain", "wavefit_finetune")}
 FAMILIES["sidon"] = ("feature_predictor", "vocoder_pretrain", "vocoder_finetune")
+ALONE = (("sidon", FAMILIES["sidon"][1]), ("miipher2", FAMILIES["miipher2"][1]))
+ALONE += (("miipher2", "wavenext2_pretrain"),)
 TRAIN_BATCH = {"miipher2": 32, "sidon": 16}
 SUMMARY = (
     *("steps_per_second", "audio_x_real_time", "times_real_time", "peak_memory_bytes"),
-    *("waits_a_step", "encode_times_real_time"),
+    *("waits_a_step", "encode_times_real_time", "files", "limited_by"),
+    *("device_share", "feeder_share", "workers_share"),
 )
+LONGEST = 150.0
+"""Seconds that a check may take: a hanging one must not take the time of all."""
+
+FAULTS = (UserError, RuntimeError, ValueError, TypeError, LookupError, OSError)
+
+ENCODERS = "encoders of random weights"
+"""The check that makes what most others use."""
+
+LEAST = 10.0
+"""Seconds without which none is begun."""
+
+_GENERATOR = "model.vocoder.generator"
+SMALL = {
+    "wavefit_pretrain": [
+        f"{_GENERATOR}.down_channels=[16,16,16,16]",
+        f"{_GENERATOR}.up_channels=[16,16,16,16,16]",
+    ],
+    "vocoder_pretrain": ["model.vocoder.channels=64"],
+    "wavenext2_pretrain": [f"{_GENERATOR}.width=32", f"{_GENERATOR}.feed_forward_width=64"],
+}
+"""Sizes of the vocoders of a rehearsal: few CPUs compute fast in bfloat16."""
 
 Outcome = tuple[bool, str, dict[str, Any]]
 
@@ -54,58 +82,126 @@ class Result:
 
 
 class Checks:
-    """The checks, one after the other.
+    """The checks, one after the other: first what `benchmarks/README.md` has rows for.
 
     Args:
         out: folder for logs and figures.
         scratch: folder for the encoders, some gigabytes that are not needed afterwards.
         device: cuda or cpu.
-        tiny: use a small encoder, short audio and few steps, to rehearse on a CPU.
+        tiny: use small models, short audio and few steps, to rehearse on a CPU.
+        seconds: after which no check is begun, and the one under way is stopped.
     """
 
-    def __init__(self, out: Path, scratch: Path, device: str, tiny: bool) -> None:
+    def __init__(self, out: Path, scratch: Path, device: str, tiny: bool, seconds: float) -> None:
         self.out, self.device, self.tiny = out, device, tiny
+        self.amp = "bf16" if device == "cuda" else "no"
         self.folders = {family: scratch / family for family in FAMILIES}
         self.results: list[Result] = []
+        self._ends = time.monotonic() + seconds
 
-    def run(self) -> bool:
-        """Run all checks; a failed one does not stop the rest."""
-        self.check("tests marked gpu", self.tests)
-        self.check("encoders of random weights", self.make_encoders)
-        self.check("resampling and front ends in float32", self.front_ends)
-        for family, stages in FAMILIES.items():
-            self.check(f"bf16 against float32, {family}", partial(self.compare_bf16, family))
-            self.check(f"what stays in float32, {family}", partial(self.float32_parts, family))
-            for stage in stages:
-                self.check(f"train {family}_{stage}", partial(self.train, family, stage))
-            self.check(f"restore with {family}", partial(self.restore, family, stages[2]))
-            self.check(f"the model of {family} alone", partial(self.model, family, stages[1]))
-        other = "wavenext2_pretrain"
-        model = partial(self.model, "miipher2", other)
-        self.check("the model of miipher2 with WaveNeXt 2 alone", model)
-        self.check(f"train miipher2_{other}", partial(self.train, "miipher2", other))
-        restore = partial(self.restore, "miipher2", "wavenext2_finetune")
-        self.check("restore with miipher2 and WaveNeXt 2", restore)
-        self.check("two processes", self.two_processes)
-        self.check("diffusion", self.diffusion)
-        self.check("tokenise with EnCodec", self.tokenise)
+    def run(self, only: Sequence[str]) -> bool:
+        """Run the checks; a failed one does not stop the rest.
+
+        Args:
+            only: those alone whose name has one of these in it; none: all.
+        """
+        for name, action in self.all():
+            if not only or name == ENCODERS or any(part in name for part in only):
+                self.check(name, action)
         return all(result.passed for result in self.results)
 
+    def all(self) -> Iterator[tuple[str, Callable[[], Outcome]]]:
+        """Yield names and checks. Those that use the device in this program have own processes."""
+        yield ENCODERS, self.make_encoders
+        for family, stage in ALONE:
+            yield f"the model of {family}_{stage} alone", self.apart(self.model, family, stage)
+        yield "directory with Sidon", partial(self.directory, "sidon", "vocoder_finetune")
+        yield "tests marked gpu", self.tests
+        yield "resampling and front ends in float32", self.apart(self.front_ends)
+        for family, stages in FAMILIES.items():
+            yield f"bf16 against float32, {family}", self.apart(self.compare_bf16, family)
+            yield f"what stays in float32, {family}", self.apart(self.float32_parts, family)
+            for stage in stages:
+                yield f"train {family}_{stage}", partial(self.train, family, stage)
+            yield f"one process with {family}", partial(self.restore, family, stages[2])
+        yield f"train {'_'.join(ALONE[2])}", partial(self.train, *ALONE[2])
+        last = partial(self.directory, "miipher2", "wavenext2_finetune")
+        yield "directory with USM and WaveNeXt 2", last
+        yield "two processes", self.two_processes
+        yield "diffusion", self.diffusion
+        yield "tokenise with EnCodec", self.tokenise
+
+    def left(self) -> float:
+        """Return the seconds that a check may take now."""
+        longest = 4 * LONGEST if self.tiny else LONGEST  # trainings are of full size
+        return min(longest, self._ends - time.monotonic())
+
     def check(self, name: str, action: Callable[[], Outcome]) -> None:
-        """Run one check; keep and print its result."""
+        """Run one check; keep, print and write its result."""
         print(f"{name} …", flush=True)
-        started = time.perf_counter()
-        try:
-            passed, summary, figures = action()
-        except (UserError, RuntimeError, ValueError, TypeError, LookupError, OSError) as error:
-            passed, summary, figures = False, f"{type(error).__name__}: {error}"[:200], {}
-        seconds = time.perf_counter() - started
+        started = time.monotonic()
+        if self.left() < LEAST:
+            passed, summary, figures = False, "not tried: the time is over", {}
+        else:
+            try:
+                passed, summary, figures = action()
+            except FAULTS as error:
+                passed, summary, figures = False, named(error), {}
+        seconds = time.monotonic() - started
         self.results.append(Result(name, passed, seconds, summary, figures))
         print(f"  {'passed' if passed else 'FAILED'}, {seconds:.0f} s: {summary}", flush=True)
+        self.write()
+
+    def write(self) -> None:
+        """Write gpu.json: whatever stops the checks, what they have found so far is there."""
+        content = {
+            **environment(self.device),
+            "tiny": self.tiny,
+            "checks": [asdict(result) for result in self.results],
+        }
+        part = self.out / "gpu.json.part"
+        part.write_text(json.dumps(content, indent=2) + "\n")
+        part.replace(self.out / "gpu.json")
+
+    def apart(self, action: Callable[..., Any], *arguments: str) -> Callable[[], Outcome]:
+        """Return a check that runs in a process of its own.
+
+        A GPU that failed once answers nothing more there, and a process can be stopped.
+
+        Args:
+            action: returns an outcome, or yields several, each with all figures so far.
+            arguments: for it.
+        """
+
+        def check() -> Outcome:
+            context = multiprocessing.get_context("spawn")
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(target=tell, args=(theirs, action, *arguments))
+            process.start()
+            theirs.close()
+            passed, said, figures = False, "it said nothing", {}
+            ends = time.monotonic() + self.left()
+            try:
+                while ours.poll(max(0.0, ends - time.monotonic())):
+                    passed, said, found = ours.recv()
+                    figures = found or figures
+                passed, said = False, f"stopped, as it took too long; {said}"
+            except EOFError:  # that was all
+                process.join(LEAST)
+                if process.exitcode:
+                    passed, said = False, f"its process ended with {process.exitcode}; {said}"
+            finally:
+                process.kill()
+                process.join()
+            return passed, said, figures
+
+        return check
 
     def tests(self) -> Outcome:
         """Run the tests that are marked gpu; a rehearsal only collects them."""
-        words = ["-m", "pytest", "-q", "-m", "gpu"]
+        files = sorted((ROOT / "tests").rglob("test_*.py"))
+        marked = [str(path) for path in files if "mark.gpu" in path.read_text()]
+        words = ["-m", "pytest", "-q", "-m", "gpu", *marked]
         if self.device == "cpu":
             words.append("--collect-only")
         passed, last = self.command("pytest", words)
@@ -231,10 +327,11 @@ class Checks:
         from open_miipher.encoders import ENCODERS
         from open_miipher.vocoders import VOCODERS
 
-        first, second = (
-            compose_plain([f"model={family}_{stage}", self.encoder(family)])["model"]
-            for stage in (FAMILIES[family][0], vocoder or FAMILIES[family][1])
-        )
+        stage = vocoder or FAMILIES[family][1]
+        small = SMALL[stage] if self.tiny else []
+        common = (f"model={family}_{FAMILIES[family][0]}", self.encoder(family))
+        first = compose_plain([*common])["model"]
+        second = compose_plain([f"model={family}_{stage}", common[1], *small])["model"]
         torch.manual_seed(0)
         encoder = build(ENCODERS, first["encoder"])
         cleaner = build(CLEANERS, first["cleaner"], encoder)
@@ -248,54 +345,77 @@ class Checks:
                 nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
         return cleaner, vocoder
 
-    def model(self, family: str, stage: str) -> Outcome:
+    def model(self, family: str, stage: str) -> Iterator[Outcome]:
         """Measure a chain on batches of chunks, with the copies to the GPU and back.
 
         By batch size for chunks of 20 s, with CUDA graphs and without, and by length of the chunks
-        for the fastest batch, as long together. OUT_DIR/profile_FAMILY_STAGE.txt says where the
-        time goes.
+        for the fastest batch, as long together; `net` is without what chunks share with others.
+        OUT_DIR/profile_FAMILY_STAGE.txt says where the time goes.
         """
-        from open_miipher.restoration import Chain
+        from open_miipher.restoration import Chain, RestoreOptions
 
         cleaner, vocoder = self.parts(family, stage)
         cleaner.merge()
-        chain = Chain(cleaner, vocoder, self.device, "bf16" if self.device == "cuda" else "no")
+        chain = Chain(cleaner, vocoder, self.device, self.amp)
         graphs = chain._graphs
         usual, sizes = (0.12, (1,)) if self.tiny else (20.0, (1, 4, 16, 64, 128))
         speeds: dict[int, float] = {}
-        figures: dict[str, Any] = {"by_batch_size": speeds, "launched": {}, "by_chunk_seconds": {}}
+        figures: dict[str, Any] = {"by_batch_size": speeds, "launched": {}}
+        figures |= {"by_chunk_seconds": {}, "net_by_chunk_seconds": {}}
+
+        def said() -> Outcome:
+            shown = ", ".join(f"{value:.4g} by {size}" for size, value in speeds.items())
+            return True, f"times real time: {shown} chunks of {usual:g} s", figures
+
         for size in sizes:
             try:
                 speeds[size] = speed(chain, size, usual)
+                figures["times_real_time"] = max(speeds.values())
+                yield said()
                 chain._graphs = None
-                figures["launched"][size] = speed(chain, size, usual)
+                figures["launched"][size] = speed(chain, size, usual, repeats=2)
             except torch.OutOfMemoryError:
                 break
             finally:
                 chain._graphs = graphs
         best = max(speeds, key=lambda size: speeds[size])
+        shared = RestoreOptions().overlap_seconds
         for factor in (0.25, 0.5, 1.5):  # as much audio at once
-            size = max(1, round(best / factor))
-            figures["by_chunk_seconds"][factor * usual] = speed(chain, size, factor * usual)
-        figures["times_real_time"] = speeds[best]
+            seconds, size = factor * usual, max(1, round(best / factor))
+            found = speed(chain, size, seconds, repeats=2)
+            figures["by_chunk_seconds"][seconds] = found
+            figures["net_by_chunk_seconds"][seconds] = found * (1 - min(shared / seconds, 0.5))
+            yield said()
         chain._graphs = None
         with torch.profiler.profile() as profile:
             speed(chain, best, usual, repeats=1)
         order = "self_device_time_total" if self.device == "cuda" else "self_cpu_time_total"
         table = profile.key_averages().table(sort_by=order, row_limit=40)
         (self.out / f"profile_{family}_{stage}.txt").write_text(table)
-        shown = ", ".join(f"{value:.4g} by {size}" for size, value in speeds.items())
-        return True, f"times real time: {shown} chunks of {usual:g} s", figures
+        yield said()
+
+    def directory(self, family: str, stage: str) -> Outcome:
+        """Measure a run over a directory of FLAC files into another, with worker processes."""
+        from open_miipher.corpus.feeding import MOST_WORKERS
+
+        num_files, workers = ("2", 1) if self.tiny else ("1200", max(1, num_cores() - 1))
+        words = ["benchmarks/restore.py", "--model", f"{family}_{stage}", "--device", self.device]
+        words += ["--amp", self.amp, "--workers", str(min(workers, MOST_WORKERS))]
+        words += ["--files", num_files, "--output-format", "flac"]
+        if self.tiny:
+            words += ["--seconds", "1"]
+        return self.benchmark(f"directory_{family}_{stage}", words, [self.encoder(family)])
 
     def train(self, family: str, stage: str, launcher: Sequence[str] = ()) -> Outcome:
         """Measure the training of a paper-size stage, and that its steps wait for nothing."""
         words = [*launcher, "benchmarks/train.py", "--model", f"{family}_{stage}"]
         words += ["--device", self.device]
         batch = 2 if self.tiny else TRAIN_BATCH[family]
-        extra = [f"trainer.batch_size={batch}", "trainer.amp=bf16", self.encoder(family)]
+        amp = f"trainer.amp={self.amp}"
+        extra = [f"trainer.batch_size={batch}", amp, self.encoder(family)]
         if self.tiny:
             words += ["--steps", "1", "--warmup", "1"]
-            extra += ["trainer.num_workers=0"]
+            extra += ["trainer.num_workers=0", *SMALL.get(stage, [])]
         passed, said, figures = self.benchmark(f"train_{family}_{stage}", words, extra)
         return passed and not figures["waits_a_step"], said, figures
 
@@ -320,9 +440,9 @@ class Checks:
         return self.benchmark("tokenise", words, [])
 
     def restore(self, family: str, stage: str) -> Outcome:
-        """Measure the restoring of files by a paper-size chain."""
+        """Measure the restoring of files by a paper-size chain, without worker processes."""
         words = ["benchmarks/restore.py", "--model", f"{family}_{stage}"]
-        words += ["--device", self.device, "--amp", "bf16"]
+        words += ["--device", self.device, "--amp", self.amp]
         size = ("1", "2", "1") if self.tiny else ("8", "60", "16")
         for option, value in zip(("--files", "--seconds", "--batch-size"), size, strict=True):
             words += [option, value]
@@ -336,18 +456,47 @@ class Checks:
             return False, last, {}
         figures = json.loads(path.read_text())
         path.unlink()  # the figures are in gpu.json
-        said = ", ".join(f"{k} {figures[k]:.4g}" for k in SUMMARY if figures.get(k) is not None)
-        return True, said, figures
+        shown = {name: figures[name] for name in SUMMARY if figures.get(name) is not None}
+        said = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
+        return True, ", ".join(said), figures
 
     def command(self, name: str, words: list[str]) -> tuple[bool, str]:
         """Run this Python; return whether it succeeded, and its last line of output."""
         log = self.out / f"{name}.log"
         with open(log, "w") as file:
-            process = subprocess.run(
-                [sys.executable, *words], cwd=ROOT, stdout=file, stderr=subprocess.STDOUT
+            process = subprocess.Popen(
+                [sys.executable, *words],
+                cwd=ROOT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
             )
+            try:
+                status: int | None = process.wait(self.left())
+            except subprocess.TimeoutExpired:
+                status = None
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)  # and the processes that it has started
+                    process.wait()
         lines = log.read_text(errors="replace").strip().splitlines()
-        return process.returncode == 0, (lines[-1] if lines else "it said nothing")[:200]
+        last = (lines[-1] if lines else "it said nothing")[:200]
+        return status == 0, last if status is not None else f"stopped, as it took too long; {last}"
+
+
+def tell(there: Connection, action: Callable[..., Any], *arguments: str) -> None:
+    """Send what a check finds, outcome by outcome; it runs in a process of its own."""
+    try:
+        found = action(*arguments)
+        for outcome in found if isinstance(found, Iterator) else [found]:
+            there.send(outcome)
+    except FAULTS as error:
+        there.send((False, named(error), {}))
+
+
+def named(error: Exception) -> str:
+    """Return what an error says, and of what kind it is."""
+    return f"{type(error).__name__}: {error}"[:200]
 
 
 def speech_like(seconds: float, sample_rate: int) -> Tensor:
@@ -401,6 +550,15 @@ def main() -> int:
     parser.add_argument("out_dir", type=Path, help="gets gpu.json and the logs")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="small: to rehearse on a CPU")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=540.0,
+        help="in which all ends; what is not done by then is not tried (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="TEXT", help="checks whose name has one in it"
+    )
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         print("error: no usable GPU is here; `make doctor` says why", file=sys.stderr)
@@ -414,11 +572,9 @@ def main() -> int:
     out = arguments.out_dir.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        checks = Checks(out, Path(scratch), arguments.device, arguments.tiny)
-        passed = checks.run()
-    results = [asdict(result) for result in checks.results]
-    content = {**environment(arguments.device), "tiny": arguments.tiny, "checks": results}
-    (out / "gpu.json").write_text(json.dumps(content, indent=2) + "\n")
+        sizes = (arguments.device, arguments.tiny, arguments.seconds)
+        checks = Checks(out, Path(scratch), *sizes)
+        passed = checks.run(arguments.only)
     rows = [
         [r.check, "passed" if r.passed else "FAILED", f"{r.seconds:.0f}", r.summary]
         for r in checks.results

@@ -5,12 +5,20 @@
     torchrun --standalone --nproc_per_node 8 benchmarks/restore.py --amp bf16 --batch-size 8 \
         --model miipher2_wavefit_finetune model.encoder.source=/models/gemma-4-E2B-it
 
+    python benchmarks/restore.py --model sidon_vocoder_finetune --amp bf16 --workers 15 \
+        --files 1200 --output-format flac model.encoder.source=/models/w2v-bert-2.0
+
     python benchmarks/restore.py --stand-in --json
     python benchmarks/restore.py --stand-in --json --output-format wav
 
 Audio is generated, written to FLAC files at 48 kHz and read from them; outputs are written as the
 command writes them. With --model, weights are random, and overrides of `src/train.py` may follow.
 Reading, the model and writing run in parallel, so the slowest of the three decides the speed.
+
+With --workers, a directory of files of 16 kHz and up to a minute is restored as
+`src/inference.py` does it, with worker processes: once to warm up, and once for the figures. They
+say which share of the time the device was at work, and the processor of the process that feeds it
+and of a worker; the largest share limits the speed.
 
 --stand-in measures all that is not the model's work (stand_in.py): an hour of 120 FLAC files of
 16 kHz, or of WAV files with --output-format wav, becomes as many at 48 kHz. CPU time, in ms a
@@ -52,6 +60,7 @@ from open_miipher.config import compose_plain
 from open_miipher.distributed import World, says, start
 from open_miipher.encoders import ENCODERS
 from open_miipher.restoration import Chain, FileSink, Job, RestoreOptions, Restorer, Source
+from open_miipher.restoration.trial import CPU_BATCH, try_batches
 from open_miipher.vocoders import VOCODERS
 
 _INPUT_RATE = 48000
@@ -71,24 +80,31 @@ def main() -> int:
     options = RestoreOptions(
         chunk_seconds=arguments.chunk_seconds, overlap_seconds=arguments.overlap_seconds
     )
-    restorer = Restorer(chain, options, arguments.batch_size)
+    restorer = Restorer(chain, options, arguments.batch_size or CPU_BATCH)
+    if arguments.workers is not None:
+        return measure_directory(restorer, arguments)
     with tempfile.TemporaryDirectory() as folder:
-        inputs = make_noisy_files(Path(folder), arguments.files or 4, arguments.seconds)
+        inputs = make_noisy_files(Path(folder), arguments.files or 4, arguments.seconds or 60)
         figures = measure(restorer, inputs, arguments.output_format, world)
     if world.is_main:
         figures |= {
             "model": arguments.ckpt_dir or arguments.model,
             "amp": arguments.amp,
-            "batch_size": arguments.batch_size,
+            "batch_size": restorer.batch_size,
             "chunk_seconds": arguments.chunk_seconds,
         }
         report(figures)
-        if arguments.json == _STANDARD_OUTPUT:
-            print(json.dumps(figures))
-        elif arguments.json:
-            arguments.json.write_text(json.dumps(figures, indent=2))
+        write(figures, arguments.json)
     world.close()
     return 0
+
+
+def write(figures: dict[str, Any], path: Path | None) -> None:
+    """Print the figures as JSON, or write them to a file, if that is asked for."""
+    if path == _STANDARD_OUTPUT:
+        print(json.dumps(figures))
+    elif path:
+        path.write_text(json.dumps(figures, indent=2))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -98,7 +114,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", help="a name under config/model; weights are random")
     parser.add_argument("--ckpt-dir", help="a stage-3 checkpoint, in place of --model")
     parser.add_argument("--files", type=int, help="files a rank (default: 4)")
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of each (default: 60)")
+    parser.add_argument(
+        "--seconds", type=float, help="length of each (default: 60; with --workers 30, by the mean)"
+    )
     parser.add_argument("--stand-in", action="store_true", help="a model that costs nothing")
     parser.add_argument(
         "--memory",
@@ -109,11 +127,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--lengths", action="store_true", help="with --stand-in: files of a minute to ten hours"
     )
-    parser.add_argument("--workers", type=int, help="with --stand-in (default: one a core)")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        help="restore a directory, with so many processes beside the one of the model (with "
+        "--stand-in default: one a core)",
+    )
     parser.add_argument(
         "--output-format", choices=["wav", "flac"], help="default: wav; flac with --stand-in"
     )
-    parser.add_argument("--batch-size", type=int, default=4, help="chunks at once (default: 4)")
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        help="chunks at once (default: 4; with --workers on a GPU, what a trial finds)",
+    )
     parser.add_argument("--chunk-seconds", type=float, default=defaults.chunk_seconds)
     parser.add_argument("--overlap-seconds", type=float, default=defaults.overlap_seconds)
     parser.add_argument("--amp", choices=["no", "bf16"], default="no")
@@ -158,11 +185,38 @@ def measure_stand_in(arguments: argparse.Namespace) -> int:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+    torch.set_num_threads(1)
+    restorer = Restorer(stand_in.StandIn(), RestoreOptions(trust=False))
+    sizes = (arguments.output_format, 120, 1.0, num_workers)
     found = []
-    for figures in stand_in.measure(arguments.output_format, 120, 1.0, num_workers, repeats=3):
+    for figures in stand_in.measure(restorer, *sizes, repeats=3):
         found.append(figures)
         print(json.dumps({**figures, **common}), flush=True)
     print(json.dumps({**stand_in.median(found), **common}))
+    return 0
+
+
+def measure_directory(restorer: Restorer, arguments: argparse.Namespace) -> int:
+    """Measure a run over a directory, as `src/inference.py` does it."""
+    model, num_files = restorer.model, arguments.files or 120
+    assert isinstance(model, Chain)
+    if arguments.batch_size is None and model.device.type == "cuda":
+        restorer.batch_size = try_batches(model, restorer.options.grid(model)).batch_size
+    hours = num_files * (arguments.seconds or 30) / 3600
+    sizes = (arguments.output_format, num_files, hours, arguments.workers)
+    [figures] = stand_in.measure(restorer, *sizes, repeats=1, device=model.device)
+    shares = {name: value for name, value in figures.items() if name.endswith("_share")}
+    figures |= {
+        "model": arguments.ckpt_dir or arguments.model,
+        "amp": arguments.amp,
+        "batch_size": restorer.batch_size,
+        "workers": arguments.workers,
+        "files": num_files,
+        "limited_by": max(shares, key=lambda name: shares[name]).removesuffix("_share"),
+    }
+    said = ", ".join(f"{name} {value:.2f}" for name, value in shares.items())
+    print(f"{num_files} files, {figures['times_real_time']:.1f} times real time; {said}")
+    write(figures, arguments.json)
     return 0
 
 

@@ -32,6 +32,8 @@ from open_miipher.restoration import RestoreOptions, Restorer, batches
 
 _RATE = 16000
 _LONGEST = 60.0  # s
+_MOST_MADE = 120  # files
+_CPU = torch.device("cpu")
 
 
 class StandIn:
@@ -51,18 +53,38 @@ class StandIn:
 
 
 class _Meter:
-    """CPU time of this process, of `on_device` in it, and of the workers, since `start`."""
+    """CPU time of this process, of `on_device` in it, and of the workers, since `start`.
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers, self._device = workers, 0.0
-        restore = batches.on_device
+    And the time in which the model is at work, by the clock.
+    """
+
+    def __init__(self, workers: Workers, model: Any) -> None:
+        self._workers, self._device, self._model = workers, 0.0, 0.0
+        self._lock, self._num_within, self._entered = threading.Lock(), 0, 0.0
+        on_device, restore = batches.on_device, model.restore
 
         def timed(*arguments: Any) -> None:
             began = time.thread_time()
-            restore(*arguments)
-            self._device += time.thread_time() - began
+            on_device(*arguments)
+            with self._lock:
+                self._device += time.thread_time() - began
 
-        batches.on_device = timed
+        def watched(*arguments: Any) -> Tensor:
+            self._step(1)
+            try:
+                restored: Tensor = restore(*arguments)
+                return restored
+            finally:
+                self._step(-1)
+
+        batches.on_device, model.restore = timed, watched
+
+    def _step(self, change: int) -> None:
+        with self._lock:
+            now = time.perf_counter()
+            if self._num_within:
+                self._model += now - self._entered
+            self._num_within, self._entered = self._num_within + change, now
 
     def start(self) -> None:
         """Begin to measure."""
@@ -70,11 +92,14 @@ class _Meter:
 
     def figures(self, seconds: float) -> dict[str, float]:
         """Return the figures of a run over so many seconds of audio."""
-        wall, own, device, helpers = (
+        wall, own, device, helpers, model = (
             now - began for now, began in zip(self._now(), self._began, strict=True)
         )
         a_second = 1000 / seconds
         return {
+            "device_share": model / wall,
+            "feeder_share": (own - device) / wall,
+            "workers_share": helpers / wall / max(1, len(self._workers.pids)),
             "feeder_ms_per_s": (own - device) * a_second,
             "device_ms_per_s": device * a_second,
             "cpu_ms_per_s": (own + helpers) * a_second,
@@ -82,9 +107,9 @@ class _Meter:
             "times_real_time": seconds / wall,
         }
 
-    def _now(self) -> tuple[float, float, float, float]:
+    def _now(self) -> tuple[float, ...]:
         helpers = sum(map(cpu_seconds, self._workers.pids))
-        return time.perf_counter(), time.process_time(), self._device, helpers
+        return time.perf_counter(), time.process_time(), self._device, helpers, self._model
 
 
 def cpu_seconds(pid: int) -> float:
@@ -94,22 +119,34 @@ def cpu_seconds(pid: int) -> float:
 
 
 def measure(
-    format: str, num_files: int, hours: float, num_workers: int, repeats: int
+    restorer: Restorer,
+    format: str,
+    num_files: int,
+    hours: float,
+    num_workers: int,
+    repeats: int,
+    device: torch.device = _CPU,
 ) -> Iterator[dict[str, Any]]:
-    """Restore the files once to warm up, then as often as asked; yield the figures of each time.
+    """Restore files once to warm up, then as often as asked; yield the figures of each time.
 
     Args:
+        restorer: has the model.
         format: of the inputs and the outputs, wav or flac.
-        num_files: to restore.
+        num_files: to restore; beyond `_MOST_MADE`, they are links to these.
         hours: of audio that they hold together.
         num_workers: processes beside this one; 0: none.
         repeats: runs that count.
+        device: that the model is on.
     """
-    torch.set_num_threads(1)
-    restorer = Restorer(StandIn(), RestoreOptions(trust=False))
     with tempfile.TemporaryDirectory() as name, Workers(num_workers) as workers:
-        folder, meter = Path(name), _Meter(workers)
-        seconds = make_files(folder / "in", format, num_files, hours)
+        folder, meter = Path(name), _Meter(workers, restorer.model)
+        num_made = min(num_files, _MOST_MADE)
+        made_hours, shortest = hours * num_made / num_files, min(5.0, 1800 * hours / num_files)
+        lengths = make_files(folder / "in", format, num_made, made_hours, shortest)
+        made = sorted((folder / "in").iterdir())
+        for number in range(num_made, num_files):
+            os.link(made[number % num_made], folder / "in" / f"{number:05d}.{format}")
+        seconds = sum(lengths[number % num_made] for number in range(num_files))
         for number in range(repeats + 1):
             output = folder / f"out-{number}"
             task = Restore(
@@ -121,7 +158,7 @@ def measure(
             )
             meter.start()
             with contextlib.redirect_stdout(sys.stderr):
-                run(task, output, World(0, 1, torch.device("cpu")))
+                run(task, output, World(0, 1, device))
             figures = meter.figures(seconds)
             shutil.rmtree(output)
             if number > 0:
@@ -169,7 +206,7 @@ def measure_lengths(num_workers: int) -> Iterator[dict[str, float]]:
     restorer = Restorer(StandIn(), RestoreOptions(trust=False))
     block = 0.1 * np.random.default_rng(0).standard_normal((1, 60 * _RATE)).astype(np.float32)
     with Workers(num_workers) as workers:
-        meter = _Meter(workers)
+        meter = _Meter(workers, restorer.model)
         for seconds in (60, 60, 600, 3600, 36000):  # the first one starts what is needed
             with tempfile.TemporaryDirectory() as name:
                 folder = Path(name)
@@ -237,8 +274,8 @@ def _draw(seen: list[tuple[int, list[float]]], picture: Path) -> dict[str, float
 
 def make_files(
     folder: Path, format: str, num_files: int, hours: float, shortest: float = 5.0
-) -> float:
-    """Write voices in noise of up to a minute each; return how many seconds they are together."""
+) -> list[float]:
+    """Write voices in noise of up to a minute each; return how many seconds each is, in order."""
     rng = np.random.default_rng(0)
     lengths = rng.uniform(0, 1, num_files)
     lengths *= (3600 * hours / num_files - shortest) / lengths.mean()
@@ -253,7 +290,7 @@ def make_files(
         waveform = 0.1 * voice[first : first + size] + 0.003 * rng.standard_normal(size)
         with AudioWriter(folder / f"{number:05d}.{format}", _RATE, 1, format) as writer:
             writer.write(waveform.astype(np.float32)[None])
-    return float(lengths.sum())
+    return list(map(float, lengths))
 
 
 def median(figures: list[dict[str, Any]]) -> dict[str, Any]:

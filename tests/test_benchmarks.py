@@ -1,7 +1,10 @@
-"""Every benchmark starts: what it imports is there under that name."""
+"""Every benchmark starts, and the checks for a GPU go on whatever becomes of one of them."""
 
+import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,3 +20,28 @@ def test_a_benchmark_answers_to_help(script: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_check_that_dies_hangs_or_fails_stops_no_other_and_all_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    import gpu_checks
+
+    monkeypatch.setattr(gpu_checks, "LONGEST", 45.0)
+    checks = gpu_checks.Checks(tmp_path, tmp_path, "cpu", tiny=False, seconds=600)
+    checks.check("dies", checks.apart(os._exit, 3))
+    checks.check("fails", checks.apart(int, "no number"))
+    checks.check("hangs", checks.apart(time.sleep, 600))
+    checks.check("works", lambda: (True, "fine", {"number": 1}))
+    checks._ends = time.monotonic()
+    checks.check("comes too late", lambda: (True, "fine", {}))
+    found = json.loads((tmp_path / "gpu.json").read_text())["checks"]
+    said = {check["check"]: check["summary"] for check in found}
+    assert [check["passed"] for check in found] == [False, False, False, True, False]
+    assert "ended with 3" in said["dies"]
+    assert "ValueError" in said["fails"]
+    assert "took too long" in said["hangs"]
+    assert "not tried" in said["comes too late"]
+    assert found[3]["figures"] == {"number": 1}

@@ -67,6 +67,22 @@ def torch_with(available: bool, *names: str) -> SimpleNamespace:
     )
 
 
+@pytest.mark.parametrize(
+    ("features", "words"),
+    [
+        ({"avx2": True, "amx_bf16": False}, "no bfloat16"),
+        ({"amx_bf16": True, "avx512_bf16": True}, r"bfloat16 (amx_bf16, avx512_bf16): --amp bf16"),
+        ({"bf16": True, "architecture": "arm64"}, "arm64, computes in bfloat16 (bf16)"),
+    ],
+)
+def test_a_cpu_with_bfloat16_is_told_how_to_use_it(features: dict, words: str) -> None:
+    features = {"architecture": "x86_64", **features}
+    torch = SimpleNamespace(cpu=SimpleNamespace(get_capabilities=lambda: features))
+    finding = doctor.check_cpu(torch)
+    assert finding.level == "ok"
+    assert words in finding.text
+
+
 def test_a_driver_too_old_for_the_wheel_names_the_older_one() -> None:
     driver = Driver((12, 6), ((8, 0),), "560.35")
     (finding,) = doctor.check_gpus(torch_with(False), driver)

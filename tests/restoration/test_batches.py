@@ -160,6 +160,13 @@ def test_a_trial_finds_the_batch_that_fills_the_card(room, parallel, largest, fo
     assert f"batches of {found} chunks of 2 s" in str(trial)
 
 
+def test_a_trial_leaves_as_much_memory_as_graphs_will_keep(monkeypatch):
+    card = Card(1000, 1000)
+    monkeypatch.setattr(trial_module.time, "perf_counter", lambda: card.now)
+    monkeypatch.setattr(trial_module, "_share_taken", lambda: 0.1 + 0.03 * max(card.sizes))
+    assert try_batches(card, ChunkGrid(200, 20)).batch_size == 8  # .34; 16 would take .58
+
+
 def test_a_batch_too_large_for_the_memory_is_restored_in_halves(stand_in):
     model = stand_in("same")
     answer = model.answer

@@ -1,7 +1,10 @@
 """CUDA graphs: which shapes get one, and that replaying says the same; captured on a GPU alone."""
 
 import itertools
+import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -108,6 +111,27 @@ def test_a_chain_that_pads_to_buckets_and_replays_says_the_same():
     assert stand_in.captured == 1  # of the bucket of 72 frames, in which all but the full are
 
 
+def test_batches_of_several_threads_take_turns_and_each_gets_its_own():
+    model = Chain.from_checkpoint()
+    compute, within = model._compute, []
+
+    def watched(*inputs):
+        within.append(threading.get_ident())
+        time.sleep(0.02)
+        assert len(within) == 1
+        restored = compute(*inputs)
+        within.clear()
+        return restored
+
+    given = [batch(model, [n * model.input_hop], n) for n in range(3, 9)]
+    expected = [model.restore(*inputs) for inputs in given]
+    model._compute = watched
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda inputs: model.restore(*inputs), given))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_captured_on_a_gpu_a_chain_says_what_it_says_launched():
@@ -122,3 +146,23 @@ def test_captured_on_a_gpu_a_chain_says_what_it_says_launched():
                 found[:, : 61 * hop], expected[:, : 61 * hop], atol=1e-4, rtol=0
             )
     assert len(replayed._graphs._replays) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu_several_threads_get_what_one_gets():
+    plain, model = Chain.from_checkpoint(device="cuda"), Chain.from_checkpoint(device="cuda")
+    plain._graphs = None
+    given = [batch(plain, [72 * plain.input_hop] * 2, n) for n in range(12)]
+    expected = [plain.restore(*inputs) for inputs in given]
+
+    def restore(inputs):
+        waveform, *rest = inputs
+        pinned = torch.empty(waveform.shape, pin_memory=True).copy_(waveform)
+        return model.restore(pinned, *rest).clone()
+
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(restore, given))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+    assert len(model._graphs._replays) == 1

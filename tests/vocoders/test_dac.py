@@ -169,7 +169,7 @@ def test_merged_it_says_the_same():
             torch.nn.init.normal_(parameter)
     features, lengths = torch.randn(2, 20, 6), torch.tensor([20, 13])
     expected = model.generate(features, torch.zeros(()), lengths)
-    model.merge()
+    model.merge(on_gpu=True)
     assert [n for n, _ in model.named_parameters() if "conv" in n and "bias" in n] == [
         "decoder.conv1.bias",
         "decoder.conv2.bias",
@@ -183,7 +183,7 @@ def test_what_a_gpu_moves_and_launches_for_a_second_of_sidons_decoder():
     with torch.device("meta"):
         model = make(width=1024, channels=1536, weight_norm=False)
     store_in_bf16(model)
-    model.merge()
+    model.merge(on_gpu=True)
     seconds = 4
     with pretended_gpu(model) as there:
         features = torch.empty(1, 50 * seconds, 1024, **there)

@@ -5,7 +5,14 @@ import torch
 from torch.nn import functional
 
 from open_miipher.base.errors import UserError
-from open_miipher.vocoders.wavegrad import UNet, UNetConfig, UpBlock, repeat, step_embedding
+from open_miipher.vocoders.wavegrad import (
+    Raising,
+    UNet,
+    UNetConfig,
+    UpBlock,
+    repeat,
+    step_embedding,
+)
 
 
 @pytest.mark.parametrize("factors", [[5, 4, 3, 2, 2], [5, 5, 3, 2, 2]])
@@ -49,7 +56,9 @@ def test_pointwise_steps_before_the_repetition_change_nothing():
         return functional.leaky_relu(scale * y + shift, 0.2)
 
     raised = functional.interpolate(x, scale_factor=3, mode="nearest")
-    y = second(modulated(first(functional.leaky_relu(raised, 0.2)))) + block.shortcut(raised)
+    y = functional.leaky_relu(raised, 0.2)
+    y = functional.conv1d(y, first.weight, first.bias, padding=1)
+    y = second(modulated(y)) + block.shortcut(raised)
     expected = y + fourth(modulated(third(modulated(y))))
     end, shortcut = block(x, None, torch.cat([scale, shift], dim=1))
     torch.testing.assert_close(shortcut + end, expected)
@@ -59,6 +68,25 @@ def test_repeat_is_nearest_interpolation():
     x = torch.randn(2, 3, 5)
     expected = functional.interpolate(x, scale_factor=4, mode="nearest")
     assert torch.equal(repeat(x, 4), expected)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3, 5])
+@pytest.mark.parametrize("dilation", [1, 2])
+@pytest.mark.parametrize("frames", [1, 2, 7])
+@torch.no_grad()
+def test_merged_a_raising_convolution_says_the_same_by_fewer_multiplications(
+    factor, dilation, frames
+):
+    torch.manual_seed(0)
+    raising, x = Raising(4, 6, factor, dilation), torch.randn(2, 4, frames)
+    repeated = functional.interpolate(x, scale_factor=factor, mode="nearest")
+    weights = raising.weight.clone(), raising.bias
+    expected = functional.conv1d(repeated, *weights, padding=dilation, dilation=dilation)
+    torch.testing.assert_close(raising(x), expected)
+    raising.merge()
+    torch.testing.assert_close(raising(x), expected, atol=1e-6, rtol=1e-6)
+    a_frame = math.prod(raising.weight.shape) / (4 * 6)
+    assert a_frame == (3 if factor == 1 or dilation == 2 else 4 if factor == 2 else 6)
 
 
 def test_sizes_that_do_not_fit_are_all_named():

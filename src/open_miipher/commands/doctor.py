@@ -40,6 +40,9 @@ REBUILD = (
     if IS_INSTALLED
     else "build the environment again: rm -r .venv; make setup"
 )
+CPU_BF16 = ("amx_bf16", "avx512_bf16", "sve_bf16", "bf16")
+"""What CPUs with instructions for bfloat16 have, as torch names it: x86's, then Arm's."""
+
 GIB = 2**30
 
 
@@ -95,10 +98,26 @@ def check_torch() -> Iterator[Finding]:
     if isinstance(torchaudio, str):
         mend = f"torch and torchaudio must be a matched pair: {REBUILD}"
         yield Finding("broken", "torchaudio", torchaudio, mend)
+    yield check_cpu(torch)
     driver = read_driver()
     yield from check_driver(torch, driver)
     yield from check_gpus(torch, driver)
     yield check_gloo(torch)
+
+
+def check_cpu(torch: ModuleType) -> Finding:
+    """Whether the CPU computes in bfloat16 at more than the speed of float32."""
+    found = torch.cpu.get_capabilities()
+    name = found.get("cpu_name", found["architecture"])
+    able = [feature for feature in CPU_BF16 if found.get(feature)]
+    if not able:
+        return Finding("ok", "CPU", f"{name}, no bfloat16: float32 is fastest on it")
+    text = (
+        f"{name}, computes in bfloat16 ({', '.join(able)}): --amp bf16 may restore faster on it; "
+        "not measured\nFirst compare with --amp no: some of torch's convolutions in bfloat16 were "
+        "wrong on such CPUs"
+    )
+    return Finding("ok", "CPU", text)
 
 
 def check_driver(torch: ModuleType, driver: Driver | None) -> Iterator[Finding]:

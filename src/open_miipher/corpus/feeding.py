@@ -38,7 +38,7 @@ WORTH_FROM = 1200.0
 """Seconds of audio that one process has read and written once workers have started."""
 
 _AHEAD = 2  # items that a worker is given before it begins them
-_DEVICE_AHEAD = 2  # batches: one on the device, and one that waits for it
+_DEVICE_AHEAD = 2  # batches: one on the device, and one that is made ready or given back meanwhile
 
 
 @dataclass(eq=False)
@@ -172,7 +172,7 @@ class _Feed:
         self._num_failed_starts = 0
         self._waiting = {given: Waiting(restorer.batch_size) for given in (False, True)}
         self._ready: deque[list[BatchRow]] = deque()
-        self._device = ThreadPoolExecutor(max_workers=1)
+        self._device = ThreadPoolExecutor(max_workers=_DEVICE_AHEAD)
         self._measuring = ThreadPoolExecutor(max_workers=workers.num_workers)
         self._measured: dict[Future[torch.Tensor], _Hand] = {}
         self._on_device: deque[tuple[Future[list[Piece]], list[BatchRow]]] = deque()

@@ -151,7 +151,8 @@ def on_device(batch: list[Row], model: Model) -> None:
         OutOfMemoryError: of torch; nothing was given back.
     """
     num_samples = max(piece.waveform.shape[1] for piece, _ in batch)
-    waveform = torch.zeros(len(batch), num_samples)
+    # From pinned memory a GPU reads several times as fast.
+    waveform = torch.zeros(len(batch), num_samples, pin_memory=torch.cuda.is_initialized())
     for row, (piece, channel) in zip(waveform.numpy(), batch, strict=True):
         samples = piece.waveform[channel]
         np.multiply(samples, piece.gains[channel], out=row[: len(samples)])

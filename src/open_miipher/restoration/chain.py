@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
@@ -76,6 +77,8 @@ class Model(Protocol):
     ) -> Tensor:
         """Restore a batch of chunks; each result is what it would be alone.
 
+        Several threads may call it at once: one batch is made ready while another is restored.
+
         Args:
             waveform: (batch, frames * input_hop) at `input_rate`, zero beyond `lengths`; speech at
                 about `audio.level.SPEECH_RMS`.
@@ -139,9 +142,10 @@ class Chain:
         self.origin = "no checkpoint"
         without_parametrisations(self.cleaner)
         without_parametrisations(self.vocoder)
+        self._turn = threading.Lock()  # graphs have one place for the inputs of all batches
         self._graphs: Graphs | None = None
+        self.vocoder.merge(self.device.type == "cuda")
         if self.device.type == "cuda":
-            self.vocoder.merge()
             self._graphs = Graphs(self._compute, self.device)
         else:
             keep_freed_memory()
@@ -259,16 +263,17 @@ class Chain:
             waveform = nn.functional.pad(waveform, (0, missing * self.input_hop))
             has_ends = True
         inputs = (waveform, None if is_full else lengths, keys, starts, statistics)
-        if self._graphs is not None:
-            restored = self._graphs(inputs, has_ends)
-        else:
-            there = (None if x is None else x.to(self.device) for x in inputs)
-            restored = self._compute(has_ends, *there)
-        restored = restored[:, : num_frames * self.output_hop]
-        if self.device.type == "cpu":
-            return restored
-        # Into pinned memory a GPU writes several times as fast.
-        return torch.empty(restored.shape, pin_memory=True).copy_(restored)
+        with self._turn:
+            if self._graphs is not None:
+                restored = self._graphs(inputs, has_ends)
+            else:
+                there = (None if x is None else x.to(self.device) for x in inputs)
+                restored = self._compute(has_ends, *there)
+            restored = restored[:, : num_frames * self.output_hop]
+            if self.device.type == "cpu":
+                return restored
+            # Into pinned memory a GPU writes several times as fast.
+            return torch.empty(restored.shape, pin_memory=True).copy_(restored)
 
     def _compute(
         self,

@@ -18,6 +18,10 @@ LARGEST_BATCH = 256
 WORTH_IT = 1.05
 """A batch twice as large must be so many times as fast, or it is not worth its memory."""
 
+MOST_MEMORY = 0.5
+"""Share of a GPU's memory that a batch may take: CUDA graphs keep what theirs have taken, and
+batches of other shapes need as much beside them."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -48,7 +52,7 @@ def suited_amp(device: torch.device) -> Literal["bf16", "no"]:
 
 
 def try_batches(model: Model, grid: ChunkGrid, largest: int = LARGEST_BATCH) -> Trial:
-    """Double the batch of whole chunks until the memory is full or it gets hardly faster.
+    """Double the batch of whole chunks until it fills its memory or it gets hardly faster.
 
     Args:
         model: restores noise at the level of speech.
@@ -73,6 +77,8 @@ def try_batches(model: Model, grid: ChunkGrid, largest: int = LARGEST_BATCH) -> 
         if best is not None and found.speed < WORTH_IT * best.speed:
             break
         best = found
+        if 2 * _share_taken() > MOST_MEMORY:
+            break
         size *= 2
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # what the largest trial took
@@ -81,6 +87,14 @@ def try_batches(model: Model, grid: ChunkGrid, largest: int = LARGEST_BATCH) -> 
             f"the GPU's memory is too small for a chunk of {seconds:g} s; use shorter chunks"
         )
     return best
+
+
+def _share_taken() -> float:
+    """Return the largest share of the GPU's memory that was in use; 0 where none is used."""
+    if not torch.cuda.is_initialized():
+        return 0.0
+    total = torch.cuda.mem_get_info()[1] * torch.cuda.get_per_process_memory_fraction()
+    return torch.cuda.max_memory_allocated() / total
 
 
 def _restore_noise(model: Model, size: int, num_samples: int) -> None:

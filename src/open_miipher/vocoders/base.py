@@ -49,10 +49,13 @@ class Vocoder(nn.Module, ABC):
             (batch, frames * hop_length) float32; anything beyond a clip's end.
         """
 
-    def merge(self) -> None:
-        """Take the form that is fastest on a GPU, and says the same; most have one form alone.
+    def merge(self, on_gpu: bool) -> None:
+        """Take the form that is fastest, and says the same; most have one form alone.
 
         Neither training nor saving works afterwards. Weights must be no parametrisations.
+
+        Args:
+            on_gpu: whether it is for a GPU.
         """
 
 

@@ -145,8 +145,10 @@ class Dac(AdversarialGenerator):
         """See `at_peak_of`."""
         return at_peak_of(whole, clean)
 
-    def merge(self) -> None:
-        """Have snakes add the biases of the convolutions before them; see `Vocoder.merge`."""
+    def merge(self, on_gpu: bool) -> None:
+        """On a GPU, have snakes add the biases before them; see `Vocoder.merge`."""
+        if not on_gpu:
+            return
         fuse(self.decoder)
         before: nn.Conv1d | nn.ConvTranspose1d | None = None
         for block in self.decoder.block:

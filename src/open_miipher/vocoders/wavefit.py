@@ -285,10 +285,11 @@ class WaveFit(FixedPoint):
         super().__init__(feature_width, frame_rate, config, *own)
         self.generator = UNet(sizes)
 
-    def merge(self) -> None:
+    def merge(self, on_gpu: bool) -> None:
         """See `UNet.merge`."""
-        fuse(self.generator)
-        self.generator.merge()
+        if on_gpu:
+            fuse(self.generator)
+        self.generator.merge(on_gpu)
 
 
 def interpolate(x: Tensor, factor: int) -> Tensor:

@@ -12,6 +12,7 @@ from operator import mul
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from open_miipher.base.errors import report
 from open_miipher.base.precision import as_stored, in_float32, stay_in_float32
@@ -145,8 +146,12 @@ class UNet(nn.Module):
         with in_float32(x.device):
             return self.last((shortcut + x).float()).transpose(1, 2).flatten(1)
 
-    def merge(self) -> None:
-        """Have activations add the biases of the convolutions before them; see `Vocoder.merge`."""
+    def merge(self, on_gpu: bool) -> None:
+        """Take the fastest form: on a GPU, activations add the biases; see `Vocoder.merge`."""
+        for up_block in self.up_blocks:
+            up_block.convolutions[0].merge()
+        if not on_gpu:
+            return
         before: nn.Conv1d | None = None
         for up_block in self.up_blocks:
             if before is not None:
@@ -163,7 +168,8 @@ class UNet(nn.Module):
         see_ends(self.stem, rates[-1])
         see_ends(self.last, rates[-1])
         for up_block, rate in zip(self.up_blocks, rates, strict=True):
-            see_ends(up_block, rate)
+            see_ends(up_block.convolutions[0], rate // up_block.factor)
+            see_ends(up_block.convolutions[1:], rate)
         for down_block, rate in zip(self.down_blocks, rates[-2::-1], strict=True):
             see_ends(down_block, rate)
         for film, rate in zip(self.films, rates[::-1][self.first_film :], strict=True):
@@ -220,11 +226,9 @@ class UpBlock(nn.Module):
         super().__init__()
         self.factor = factor
         self.shortcut = _convolution(width_in, width_out, 1)
-        widths = [width_in, width_out, width_out, width_out]
-        self.convolutions = nn.ModuleList(
-            _convolution(width, width_out, 3, dilation)
-            for width, dilation in zip(widths, dilations, strict=True)
-        )
+        raising = Raising(width_in, width_out, factor, dilations[0])
+        others = (_convolution(width_out, width_out, 3, dilation) for dilation in dilations[1:])
+        self.convolutions = nn.ModuleList([raising, *others])
         self.activations = _activations(len(self.convolutions))
 
     def forward(
@@ -242,11 +246,50 @@ class UpBlock(nn.Module):
         # Pointwise steps come before the repetition: the result is equal and needs less work.
         total, x = self.activations[0].with_sum(x, shortcut)
         shortcut = repeat(self.shortcut(total), self.factor)
-        x = self.convolutions[0](repeat(x, self.factor))
+        x = self.convolutions[0](x)
         x = self.convolutions[1](self.activations[1](x, None, film))
         shortcut, x = self.activations[2].with_sum(x, shortcut, film)
         x = self.activations[3](self.convolutions[2](x), None, film)
         return self.convolutions[3](x), shortcut
+
+
+class Raising(nn.Conv1d):
+    """A convolution of three taps after each frame is repeated `factor` times."""
+
+    weight: Tensor
+
+    def __init__(self, width_in: int, width_out: int, factor: int, dilation: int) -> None:
+        super().__init__(width_in, width_out, 3, dilation=dilation, padding=dilation)
+        self.factor, self.num_kinds = factor, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, width_in, frames) -> (batch, width_out, frames * factor)."""
+        if not self.num_kinds:
+            return super().forward(repeat(x, self.factor))
+        bias = None if self.bias is None else self.bias.repeat(self.num_kinds)
+        kinds = functional.conv1d(x, self.weight, bias, padding=1)
+        kinds = kinds.unflatten(1, (self.num_kinds, -1))
+        first, last = kinds[:, 0, :, :-1], kinds[:, -1, :, 1:]
+        between = [kinds[:, 1, :, :-1]] * (self.factor - 2)
+        return torch.stack([first, *between, last], dim=3).flatten(2)
+
+    def merge(self) -> None:
+        """Multiply for each frame, not for each of its repetitions; see `Vocoder.merge`.
+
+        At the first place of a frame, the taps see the frame before it and twice itself; at the
+        last, twice itself and the next one; between them, itself alone. So there are three kinds of
+        outputs, and for each of them two taps do.
+        """
+        if self.dilation != (1,) or self.factor < 2:
+            return
+        before, here, after = self.weight.detach().unbind(2)
+        nothing = torch.zeros_like(here)
+        kinds = [(before, here + after), (nothing, before + here + after), (before + here, after)]
+        if self.factor == 2:
+            del kinds[1]
+        self.num_kinds = len(kinds)
+        weight = torch.cat([torch.stack(taps, dim=2) for taps in kinds])
+        self.weight = nn.Parameter(weight, requires_grad=False)
 
 
 def repeat(x: Tensor, factor: int) -> Tensor:

@@ -6,6 +6,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,6 +86,28 @@ def test_workers_write_what_one_process_writes(
     assert contents(tmp_path / "other") == contents(tmp_path / "plain")
     assert manifest(tmp_path / "other") == manifest(tmp_path / "plain")
     assert summary.num_failed == 2
+
+
+def test_a_batch_is_made_ready_while_another_is_restored(
+    source, tmp_path, write_audio, make_task, alone, workers
+) -> None:
+    for number in range(4):
+        write_audio(source / f"{number}.wav", 20.0)
+    task = with_workers(make_task(output_dir=tmp_path / "out"), workers)
+    model = task._setting.restorer.model
+    restore, calls, met, second = model.restore, [], [], threading.Event()
+
+    def waiting(*inputs):
+        calls.append(None)
+        if len(calls) == 2:
+            second.set()
+        met.append(second.wait(20))
+        return restore(*inputs)
+
+    model.restore = waiting
+    assert run(task, tmp_path / "out", alone).num_failed == 0
+    assert len(met) > 2
+    assert all(met)  # by one thread, the first would have waited in vain
 
 
 def test_shards_are_the_same_too(source, tmp_path, write_audio, make_task, alone, workers) -> None:
