@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -194,7 +194,7 @@ class AdversarialVocoder(Recipe[PairBatch]):
             losses |= loss(target, stacked)
         yield Pass("generator", weighted_sum(losses, self.weights), losses)
 
-        discriminators = networks["discriminator"]
+        discriminators = partial(networks["discriminator"], only_logits=True)
         given = (discriminators, target, outputs, self.adversarial)
         loss = discriminator_loss(*given, self.judged)
         yield Pass("discriminator", loss, {"discriminator": loss})
