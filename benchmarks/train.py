@@ -8,31 +8,40 @@ Weights are random, audio is generated; any override of `src/train.py` may follo
 needs earlier stages, these are made with random weights.
 
 With `--memory STEPS`, it writes the resident memory over so many steps instead, and by how much a
-step raises it; with `--launches`, how many operations the passes of a step start, forward and
-backward. With `trainer.compile=true`, operations that the compiler has fused count once, together;
-no code is made of it for the CPU, which would take long, and nothing is computed.
+step raises it; with `--launches`, how many kernels the passes of a step have a GPU start, forward
+and backward (`launches.py` says how they are counted where there is none).
+
+With `--against TREE`, another checkout of this project, both take steps by turns, each in a process
+of its own (with `--compiled`, a third with `trainer.compile=true`): the processor time of a step,
+of all threads and without the data, and the kinds of operations that it goes into.
 """
 
 import argparse
 import contextlib
+import itertools
 import json
+import os
 import re
 import resource
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+# Of the checkout whose steps are taken: another one with `--against`.
+sys.path.insert(0, os.environ.get("MEASURED_TREE", str(Path(__file__).resolve().parents[1])))
+sys.path.insert(0, f"{sys.path[0]}/benchmarks")
+sys.path.insert(0, f"{sys.path[1]}/src")
 
 from families import first_stages
 
@@ -43,6 +52,7 @@ from open_miipher.distributed import World, says, start
 from open_miipher.index import scan, write_index
 from open_miipher.training import Run, Trainer, prepare
 
+_OWN = Path(__file__).resolve().parents[1]
 _SAMPLE_RATE = 24000
 _PARTS = ("model.encoder.", "model.cleaner.", "model.vocoder.", "model.discriminators.")
 _QUIET = ["trainer.logger.kind=none", "trainer.log_every=1000000", "data.test.dir_list=[]"]
@@ -60,8 +70,19 @@ def main() -> int:
     )
     parser.add_argument("--memory", type=int, metavar="STEPS", help="watch memory instead of time")
     parser.add_argument("--launches", action="store_true", help="count operations instead of time")
+    parser.add_argument("--against", type=Path, metavar="TREE", help="compare with a checkout")
+    parser.add_argument("--compiled", action="store_true", help="compare trainer.compile=true too")
     parser.add_argument("overrides", nargs="*", help="as for src/train.py")
     arguments = parser.parse_intermixed_args()
+    if arguments.against and "MEASURED_TREE" not in os.environ:
+        sides: dict[str, tuple[Path, list[str]]] = {
+            "before": (arguments.against, []),
+            "now": (_OWN, []),
+        }
+        if arguments.compiled:
+            sides["compiled"] = (_OWN, ["trainer.compile=true"])
+        compare(arguments.model, sides, arguments.steps, arguments.json)
+        return 0
     world = start(arguments.device)
     with tempfile.TemporaryDirectory() as folder:
         shared = Path(world.broadcast(folder))
@@ -76,6 +97,9 @@ def main() -> int:
         if arguments.model.endswith("_finetune"):  # its parts are empty: keys are added with a +
             common = [f"+{o}" if o.startswith(_PARTS) else o for o in common]
         run = compose_run([f"model={arguments.model}", output_dir, *common])
+        if arguments.against:
+            take_turns(prepare(run, world), sys.stdin)
+            return 0
         if arguments.launches:
             figures = count_launches(run, world)
         elif arguments.memory:
@@ -96,17 +120,20 @@ def main() -> int:
 
 
 def make_speech(directory: Path, num_files: int = 16, seconds: float = 12.0) -> None:
-    """Write voice-like FLAC files (modulated harmonics over noise) and their index."""
-    directory.mkdir(parents=True)
+    """Write voice-like FLAC files (modulated harmonics over noise), labels, texts and the index."""
     t = np.arange(round(seconds * _SAMPLE_RATE)) / _SAMPLE_RATE
     for number in range(num_files):
         rng = np.random.default_rng(number)
         phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(4.4 * t + number)) / _SAMPLE_RATE
         voice = sum(np.sin(k * phase) / k for k in range(1, 20)) * np.clip(np.sin(19 * t), 0, 1)
         waveform = 0.1 * voice + 0.002 * rng.standard_normal(len(t))
-        with AudioWriter(directory / f"{number}.flac", _SAMPLE_RATE, 1, format="flac") as writer:
+        file = directory / str(number % 2) / f"{number}.flac"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with AudioWriter(file, _SAMPLE_RATE, 1, format="flac") as writer:
             writer.write(waveform.astype(np.float32)[None])
-    write_index(directory, scan(directory, ("flac",), num_workers=1).entries)
+    entries = scan(directory, ("flac",), num_workers=1).entries
+    texts = [replace(e, extra={"text": f"what {Path(e.file_path).stem} says"}) for e in entries]
+    write_index(directory, texts)
 
 
 def earlier_stages(model: str, common: list[str], folder: Path, world: World) -> list[str]:
@@ -159,6 +186,86 @@ def measure(trainer: Trainer, warmup: int, steps: int) -> dict[str, Any]:
     }
 
 
+def compare(
+    model: str, sides: dict[str, tuple[Path, list[str]]], steps: int, file: Path | None
+) -> None:
+    """Print what a step costs in checkouts of the project, each with its own overrides."""
+    running = {}
+    for name, (tree, words) in sides.items():
+        command = [sys.executable, __file__, *sys.argv[1:], *words]
+        running[name] = subprocess.Popen(
+            command,
+            env={**os.environ, "MEASURED_TREE": str(tree.resolve())},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def asked(name: str, what: str) -> Any:
+        process = running[name]
+        print(what, file=process.stdin, flush=True)
+        lines = iter(process.stdout.readline, "")
+        return json.loads(next(line for line in lines if line.startswith(("{", "["))))
+
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for _ in range(steps):
+        for name in sides:
+            seconds[name] += asked(name, "step")
+    figures = {
+        name: {"seconds": statistics.median(taken), "share": asked(name, "profile")}
+        for name, taken in seconds.items()
+    }
+    for name, process in running.items():
+        process.communicate()
+        ratio = figures["before"]["seconds"] / figures[name]["seconds"]
+        shares = "  ".join(f"{kind} {share:.0%}" for kind, share in figures[name]["share"].items())
+        print(f"{model} {name}: {figures[name]['seconds']:.3f} s, × {ratio:.2f}  {shares}")
+    if file:
+        file.write_text(json.dumps({"model": model, **figures}, indent=2))
+
+
+def take_turns(trainer: Trainer, requests: Iterator[str], warmup: int = 2) -> None:
+    """Answer each line with JSON: `step` with the seconds of one, `profile` with kinds and shares.
+
+    The data is loaded before.
+    """
+    trainer.batches = itertools.cycle(list(itertools.islice(trainer.batches, 2)))
+    for _ in range(warmup):
+        trainer.step()
+    for request in requests:
+        began = time.process_time()
+        if request.strip() == "step":
+            trainer.step()
+            print(json.dumps([time.process_time() - began]), flush=True)
+        else:
+            print(json.dumps(kinds_of_operations(trainer)), flush=True)
+
+
+_KINDS = {
+    "convolutions": r"conv",
+    "matrix products, attention, LSTM": r"mm$|matmul|linear|attention|lstm|mkldnn_rnn",
+    "Fourier transforms": r"fft",
+    "copies, zeros, concatenations": r"copy_|zero_|fill_|cat$|clone|im2col|col2im|pad|index_put",
+    "optimiser": r"_fused|foreach",
+    "norms": r"norm",
+}
+
+
+def kinds_of_operations(trainer: Trainer, steps: int = 2) -> dict[str, float]:
+    """Return the shares of kinds of operations in the time of all, of a step."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as watched:
+        for _ in range(steps):
+            trainer.step()
+    kinds: Counter[str] = Counter()
+    for event in watched.key_averages():
+        if event.key.startswith(("aten::", "mkldnn", "graph", "cpp_")):
+            kind = next((k for k, own in _KINDS.items() if re.search(own, event.key)), "all else")
+            kinds[kind] += event.self_cpu_time_total
+    return {kind: time / kinds.total() for kind, time in kinds.most_common()}
+
+
 def watch_memory(trainer: Trainer, steps: int, num_points: int = 100) -> dict[str, Any]:
     """Take steps, and read the resident memory of this process now and then.
 
@@ -190,57 +297,29 @@ def plot_memory(figures: dict[str, Any], file: Path) -> None:
     figure.savefig(file, dpi=90)
 
 
-# What makes or looks at tensors without computing anything.
-_FREE = re.compile(
-    r"aten::(empty|new_empty|as_strided|view|_unsafe_view|reshape|_reshape_alias|transpose|t|permute|"
-    r"slice|select|expand|unsqueeze|squeeze|detach|alias|unbind|split|narrow|unfold|resize_|set_|"
-    r"result_type|item|_local_scalar_dense|to|lift_fresh|view_as_real|view_as_complex|is_|numpy_T)"
-)
-
-
-# What is one operation for a GPU, however a CPU does it.
-_WHOLE = re.compile(
-    r"aten::(convolution|convolution_backward|_fft_\w+|sum|mean|col2im|im2col|copy_)$"
-)
-
-
-def _started(event: Any) -> int:
-    """Count the operations in what the profiler saw, itself and all below it."""
-    if _WHOLE.match(event.name):
-        return 1
-    below = sum(map(_started, event.cpu_children))
-    is_one = event.name.startswith("aten::") and not _FREE.match(event.name)
-    return below or int(is_one)
-
-
 def count_launches(run: Run, world: World) -> dict[str, Any]:
-    """Count the operations that the passes of a step start, forward and backward."""
-    from torch._inductor import async_compile, scheduler
-    from torch.profiler import ProfilerActivity, profile
+    """Count what the passes of a step have a GPU start, forward and backward.
 
-    fused = 0
+    Returns:
+        The kernels that the compiler fuses, the operations that it leaves to libraries, and those
+        that are not compiled, by name; `launches` is the number of all.
+    """
+    from launches import planned_for_a_gpu, started
 
-    def noted(self: Any, stock: Any = scheduler.Scheduler.codegen) -> Any:
-        nonlocal fused
-        kinds = (scheduler.SchedulerNode, scheduler.FusedSchedulerNode)
-        fused += sum(isinstance(node, kinds) for node in self.nodes)
-        return stock(self)
-
-    with (
-        patch.object(scheduler.Scheduler, "codegen", noted),
-        patch.object(async_compile.AsyncCompile, "cpp_pybinding", lambda *_: lambda *_: None),
-    ):
+    with planned_for_a_gpu() as planned:
         trainer = prepare(run, world)
         trainer.accumulate()
         for optimizer in trainer.state.optimizers.values():
             optimizer.zero_grad(set_to_none=True)  # as each step does: else gradients are added
-        before = fused
-        with profile(activities=[ProfilerActivity.CPU]) as watched:
-            trainer.accumulate()
-    assert fused == before, "a step with the shapes of the first was compiled anew"
-    tops = [event for event in watched.events() if event.cpu_parent is None]
-    started = sum(map(_started, tops))
-    return {"fused": fused, "others": started, "launches": fused + started}
+        before = planned.total()
+        plain = started(trainer.accumulate)
+    assert planned.total() == before, "a step with the shapes of the first was compiled anew"
+    return {
+        "fused": planned.pop("fused", 0),
+        "libraries": dict(planned.most_common()),
+        "plain": dict(plain.most_common()),
+        "launches": before + plain.total(),
+    }
 
 
 def waits_of_a_step(trainer: Trainer) -> int:
@@ -300,7 +379,8 @@ def report(model: str, figures: dict[str, Any]) -> None:
     """Print the figures."""
     if "share" not in figures:
         shown = {name: value for name, value in figures.items() if name != "memory"}
-        print(f"{model}: {', '.join(f'{name} {value:,.0f}' for name, value in shown.items())}")
+        for name, value in shown.items():
+            print(f"{model}: {name} {value if isinstance(value, dict) else f'{value:,.0f}'}")
         return
     share = "  ".join(f"{name} {value:.0%}" for name, value in figures["share"].items())
     print(

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 SCRIPTS = sorted(p for p in FOLDER.glob("*.py") if '__name__ == "__main__"' in p.read_text())
@@ -45,3 +46,23 @@ def test_a_check_that_dies_hangs_or_fails_stops_no_other_and_all_is_written(
     assert "took too long" in said["hangs"]
     assert "not tried" in said["comes too late"]
     assert found[3]["figures"] == {"number": 1}
+
+
+@pytest.mark.slow
+def test_what_is_started_is_counted_as_a_gpu_would_be_asked(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    from launches import planned_for_a_gpu, started
+
+    x, weight, bias = torch.randn(2, 4, 64), torch.randn(8, 4, 3), torch.randn(8)
+    torch._dynamo.reset()
+    with planned_for_a_gpu() as planned:
+        convolve = torch.compile(lambda x: torch.conv1d(x, weight, bias).relu().neg())
+        result = convolve(x)
+    torch.testing.assert_close(result, torch.conv1d(x, weight, bias).relu().neg())
+    assert planned == {"convolution": 1, "fused": 1}  # the bias is added in the fused kernel
+    assert started(lambda: convolve(x)).total() == 0
+    assert started(lambda: torch.conv1d(x, weight, bias).relu().neg()) == {
+        "convolution": 1,
+        "clamp_min": 1,
+        "neg": 1,
+    }

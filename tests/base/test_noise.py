@@ -102,3 +102,14 @@ def test_a_gpu_gives_the_same():
     assert (here != there).sum() <= 3
     torch.testing.assert_close(here, there, atol=1e-6, rtol=1e-6)
     assert torch.equal(uniform(keys_here), uniform(keys_here.cuda()).cpu())
+
+
+@pytest.mark.slow
+def test_the_compilers_own_code_draws_the_same():
+    def drawn(items, starts):
+        keys = stream_keys(7, items, 1)
+        return uniform(keys), white_noise(keys, starts, 1000)
+
+    given = torch.tensor([0, 1, 2**40]), torch.tensor([0, 5, 2**40])
+    for own, plain in zip(torch.compile(drawn)(*given), drawn(*given), strict=True):
+        assert torch.equal(own, plain)

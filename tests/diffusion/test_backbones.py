@@ -7,7 +7,8 @@ from torch.nn import functional
 from open_miipher.base.errors import UserError
 from open_miipher.base.registry import build
 from open_miipher.diffusion import BACKBONES, NoiseSchedule, ScheduleConfig, check_hop, sample
-from open_miipher.diffusion.backbone import MelUpsample, embed_steps
+from open_miipher.diffusion.backbone import MelUpsample, convolution, embed_steps
+from open_miipher.diffusion.sashimi import _Standardised
 from open_miipher.diffusion.wavenet import ResidualLayer, WaveNetConfig
 from open_miipher.layers import ssm
 
@@ -245,3 +246,28 @@ def test_mel_factors_must_give_the_hop():
     with pytest.raises(UserError, match=r"64 samples a frame \(4 × 16\) but .*hop_length=256"):
         check_hop(WaveNetConfig(mel_bands=80, mel_upsample=(4, 16)), 256)
     check_hop(WaveNetConfig(mel_bands=80), 256)
+
+
+@pytest.mark.parametrize(("samples", "dilation"), [(100, 8), (64, 16), (9, 16), (17, 16), (50, 2)])
+def test_a_dilated_convolution_is_torch_s_own(samples, dilation):
+    torch.manual_seed(0)
+    layer = convolution(3, 4, 3, dilation).double()
+    x = torch.randn(2, 3, samples, dtype=torch.float64, requires_grad=True)
+    plain = functional.conv1d(x, layer.weight, layer.bias, padding=dilation, dilation=dilation)
+    weights = torch.randn_like(plain)
+    parameters = [x, *layer.parameters()]
+    expected = torch.autograd.grad((plain * weights).sum(), parameters)
+    torch.testing.assert_close(layer(x), plain)
+    given = torch.autograd.grad((layer(x) * weights).sum(), parameters)
+    torch.testing.assert_close(given, expected)
+
+
+def test_a_norm_standardises_each_sample_with_exact_gradients():
+    torch.manual_seed(0)
+    x = (3 + 2 * torch.randn(2, 6, 9)).double()
+    scale, shift = torch.randn(1).double(), torch.randn(1).double()
+    arguments = [value.requires_grad_() for value in (x, scale, shift)]
+    normed = _Standardised.apply(*arguments)
+    expected = functional.layer_norm(x.mT, (6,)).mT * scale + shift
+    torch.testing.assert_close(normed, expected)
+    assert torch.autograd.gradcheck(_Standardised.apply, arguments)

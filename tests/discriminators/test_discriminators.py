@@ -133,3 +133,13 @@ def test_bands_are_convolved_apart_and_judged_together():
 def test_bands_and_windows_without_meaning_are_refused(wrong):
     with pytest.raises(UserError, match="the multi_band_stft discriminator's"):
         build(DISCRIMINATORS, {"name": "multi_band_stft", **wrong})
+
+
+def test_a_group_gives_its_logits_alone_where_no_more_is_asked():
+    torch.manual_seed(0)
+    members = {"multi_period": {"periods": [2, 3], "channels": [4, 8]}}
+    group = build(DISCRIMINATORS, {"name": "group", "members": members})
+    waveform = torch.randn(2, 100)
+    for alone, maps in zip(group(waveform, only_logits=True), group(waveform), strict=True):
+        assert len(alone) == 1
+        assert torch.equal(alone[0], maps[-1])

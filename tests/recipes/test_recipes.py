@@ -79,7 +79,7 @@ def test_each_pass_reaches_its_network_alone(recipe):
 def test_what_no_output_can_hold_is_asked_of_none(tiny_stages):
     recipe = build_recipe(compose_run(tiny_stages["pretrain"]).model, DATA, 0)
     recipe.vocoder.num_missing, recipe.segment_frames = 26, None
-    target, pieces = recipe._pieces(batch(), 32)
+    target, _, pieces = recipe._pieces(batch(), 32)
     assert target[:1, -30:-26].all()
     assert not target[:, -26:].any()
     assert not pieces.mask[:, -26:].any()
@@ -92,7 +92,7 @@ def test_pieces_keep_their_level_within_the_crop(tiny_stages):
     recipe.vocoder.gain, recipe.vocoder.restores_level = PeakGain(), False
     given = batch()
     given.clean[0, :4800] *= 0.01
-    target, pieces = recipe._pieces(given, 32)
+    target, _, pieces = recipe._pieces(given, 32)
     assert pieces.crops.tolist() == [0, 0, 0, 1, 1, 1]
     assert len(set(pieces.starts.tolist())) > 2
     spans = pieces.starts[:, None] * 300 + torch.arange(pieces.num_frames * 300)

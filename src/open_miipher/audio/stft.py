@@ -86,24 +86,18 @@ class Stft(nn.Module):
         windows = self.window.square().expand(1, frames.shape[1], -1)
         if mask is not None:
             frames, windows = frames * mask[..., None], windows * mask[..., None]
-        return self._overlap_add(frames) / self._overlap_add(windows).clamp_min(_SMALLEST_POWER)
-
-    def _overlap_add(self, frames: Tensor) -> Tensor:
-        """(batch, frames, n_fft) -> (batch, frames · hop_length)."""
-        batch, count, _ = frames.shape
-        hop = self.config.hop_length
-        parts = frames.unflatten(2, (-1, hop)).unbind(2)  # (batch, frames, hop) each
-        last = len(parts) - 1
-        added = sum(
-            nn.functional.pad(part, (0, 0, place, last - place)) for place, part in enumerate(parts)
+        hop, count = self.config.hop_length, frames.shape[1]
+        added, coverage = (
+            fourier.overlap_add(x, hop).narrow(1, self.margin, count * hop)
+            for x in (frames, windows)
         )
-        return added.reshape(batch, -1)[:, self.margin : self.margin + count * hop]
+        return added / coverage.clamp_min(_SMALLEST_POWER)
 
 
 def _scaled(spectrum: Tensor, power: float) -> Tensor:
     """Raise the magnitudes of a complex tensor to a power."""
     parts = torch.view_as_real(spectrum)
-    energy = parts.square().sum(-1, keepdim=True)
+    energy = fourier.power(parts)[..., None]
     if power < 1:
         energy = energy.clamp_min(_SMALLEST_POWER)
     return torch.view_as_complex(parts * energy.pow((power - 1) / 2))

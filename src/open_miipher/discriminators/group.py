@@ -44,6 +44,12 @@ class DiscriminatorGroup(nn.Module):
             }
         )
 
-    def forward(self, waveform: Tensor) -> list[list[Tensor]]:
-        """Judge (batch, samples): feature maps a sub-discriminator, the logits last."""
-        return [maps for part in self.parts.values() for maps in part(waveform)]
+    def forward(self, waveform: Tensor, only_logits: bool = False) -> list[list[Tensor]]:
+        """Judge (batch, samples): feature maps a sub-discriminator, the logits last.
+
+        Args:
+            waveform: (batch, samples).
+            only_logits: leave out the maps, for which compiled code would compute gradients of 0.
+        """
+        judged = [maps for part in self.parts.values() for maps in part(waveform)]
+        return [maps[-1:] for maps in judged] if only_logits else judged

@@ -107,9 +107,9 @@ def power_series(weights: Tensor, exponents: Tensor, num_samples: int) -> Tensor
 
 def _exponentials(exponents: Tensor, counts: Tensor) -> Tensor:
     """Return e^{z l} as complex64: (…, states) and (counts,) -> (…, states, counts)."""
-    powers = exponents[..., None] * counts
-    angle = torch.remainder(powers.imag, 2 * math.pi)
-    return torch.polar(powers.real.float().exp(), angle.float())
+    size = (exponents.real[..., None] * counts).float().exp()
+    angle = torch.remainder(exponents.imag[..., None] * counts, 2 * math.pi).float()
+    return torch.polar(size, angle)
 
 
 def convolve(x: Tensor, kernels: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from open_miipher.losses.adversarial import (
     generator_losses,
     hinge_discriminator,
     hinge_generator,
+    judged,
     least_squares_discriminator,
     least_squares_generator,
 )
@@ -34,6 +35,7 @@ __all__ = [
     "generator_losses",
     "hinge_discriminator",
     "hinge_generator",
+    "judged",
     "least_squares_discriminator",
     "least_squares_generator",
 ]

@@ -27,8 +27,25 @@ Discriminator = Callable[[Tensor], Maps]
 Kind = Literal["hinge", "least_squares"]
 
 
+def judged(logits: list[Tensor], num_real: int, kind: Kind = "hinge") -> Tensor:
+    """Return the loss of a discriminator by its logits.
+
+    Args:
+        logits: (batch, …) of each sub-discriminator, first of real, then of generated waveforms.
+        num_real: how many are real.
+        kind: of the loss.
+    """
+    parts = [x.split([num_real, len(x) - num_real]) for x in logits]
+    judge = hinge_discriminator if kind == "hinge" else least_squares_discriminator
+    return judge([real for real, _ in parts], [fake for _, fake in parts])
+
+
 def discriminator_loss(
-    discriminator: Discriminator, target: Tensor, outputs: Sequence[Tensor], kind: Kind = "hinge"
+    discriminator: Discriminator,
+    target: Tensor,
+    outputs: Sequence[Tensor],
+    kind: Kind = "hinge",
+    judge: Callable[[list[Tensor], int, Kind], Tensor] = judged,
 ) -> Tensor:
     """Loss of a discriminator over the target and every iteration's output.
 
@@ -39,15 +56,13 @@ def discriminator_loss(
         target: (batch, samples) real.
         outputs: T waveforms (batch, samples), generated.
         kind: of the loss.
+        judge: `judged`, which may be compiled.
 
     Returns:
         Scalar.
     """
     maps = discriminator(torch.cat([target, *(output.detach() for output in outputs)]))
-    logits = [sub[-1] for sub in maps]
-    size = len(target)
-    judge = hinge_discriminator if kind == "hinge" else least_squares_discriminator
-    return judge([x[:size] for x in logits], [x[size:] for x in logits])
+    return judge([sub[-1] for sub in maps], len(target), kind)
 
 
 def generator_losses(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from open_miipher.audio import fourier
 from open_miipher.base.errors import UserError
 from open_miipher.base.precision import in_float32
 
@@ -86,7 +87,7 @@ class CompressedSpectrumLoss(nn.Module):
         with in_float32(target.device):
             wanted, given = self._spectrum(target, sizes[0]), self._spectrum(estimate, sizes[0])
             is_valid = _valid_frames(lengths, wanted.shape[1], sizes[0])
-            top = top_of_band(wanted.square().sum(-1), is_valid)
+            top = top_of_band(fourier.power(wanted), is_valid)
             log_mel = self._log_mel(wanted, given, is_valid, top)
             distances = [_distances(wanted, given, is_valid, top)]
             for size in sizes[1:]:
@@ -140,20 +141,20 @@ def _magnitude(spectrum: Tensor) -> Tensor:
 
     Not abs(): near 0 its gradient depends on the phase of a negligible value.
     """
-    return (spectrum.square().sum(-1) + _SMALLEST_POWER).sqrt()
+    return (fourier.power(spectrum) + _SMALLEST_POWER).sqrt()
 
 
 def _distances(wanted: Tensor, given: Tensor, is_valid: Tensor, top: Tensor) -> Tensor:
     """Return the distances of magnitudes, complex spectra and log spectra: (3, batch)."""
     seen = _seen(is_valid, top, wanted.shape[2])
     sizes = _magnitude(wanted), _magnitude(given)
-    powers = [x**_POWER for x in sizes]
+    powers = [(_POWER * x.log()).exp() for x in sizes]  # faster than x**_POWER, backward too
     shrunk = [
         x * (power / size)[..., None]
         for x, power, size in zip((wanted, given), powers, sizes, strict=True)
     ]
     magnitude = (powers[0] - powers[1]).square()
-    complex_ = (shrunk[0] - shrunk[1]).square().sum(-1)
+    complex_ = fourier.power(shrunk[0] - shrunk[1])
     count = seen.sum((1, 2))
     floor = 10 ** (_LOG_FLOOR_DB / 20)
     level = [20 * (size + floor).log10() for size in sizes]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from open_miipher.audio import fourier
 from open_miipher.base.errors import UserError
 from open_miipher.base.precision import in_float32
 
@@ -85,7 +86,7 @@ class MultiScaleMelLoss(nn.Module):
             return_complex=True,
         )
         # Not abs(): near 0 its gradient depends on the phase of a negligible value.
-        power = torch.view_as_real(spectrum).square().sum(-1)
+        power = fourier.power(torch.view_as_real(spectrum))
         mel = self.get_buffer(f"basis_{size}").T @ (power + self.config.floor**2 * 1e-4).sqrt()
         return mel.clamp_min(self.config.floor).log10().unflatten(0, waveform.shape[:-1])
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from open_miipher.audio import fourier
 from open_miipher.base.errors import UserError
 from open_miipher.base.precision import in_float32
 
@@ -102,7 +103,7 @@ class MultiResolutionSTFTLoss(nn.Module):
             pad_mode="constant",
             return_complex=True,
         )
-        power = torch.view_as_real(spectrum).square().sum(-1)
+        power = fourier.power(torch.view_as_real(spectrum))
         return (power + floor**2).sqrt().unflatten(0, waveform.shape[:-1])
 
 

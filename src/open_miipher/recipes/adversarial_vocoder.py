@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -31,6 +31,7 @@ from open_miipher.losses import (
     MultiScaleMelLoss,
     discriminator_loss,
     generator_losses,
+    judged,
 )
 from open_miipher.recipes.parts import at_rate, check_crops, check_fit
 from open_miipher.recipes.recipe import (
@@ -138,7 +139,7 @@ class AdversarialVocoder(Recipe[PairBatch]):
             "discriminator", DISCRIMINATORS, group, key="model.discriminators"
         )
         self.trained = {"generator": self.vocoder, "discriminator": self.discriminators}
-        self.generator_losses = generator_losses
+        self.generator_losses, self.judged, self.drawn = generator_losses, judged, self._drawn
         self.cleaner: Cleaner | None = None
         if config.features == "cleaned":
             if config.cleaner is None:
@@ -177,15 +178,13 @@ class AdversarialVocoder(Recipe[PairBatch]):
         """See `Recipe.compile`; the generator's losses are joined with the discriminators."""
         super().compile()
         self.generator_losses = torch.compile(generator_losses, dynamic=False)
+        self.judged = torch.compile(judged, dynamic=False)
+        self.drawn = torch.compile(self._drawn, dynamic=False)
 
     def passes(self, batch: PairBatch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
         """Yield the generator's pass, then the discriminators' pass on the same outputs."""
         features = self._features(batch)
-        target, pieces = self._pieces(batch, features.shape[1])
-        positions = batch.positions.to(target.device, non_blocking=True)
-        keys = stream_keys(self.seed, positions, _NOISE)
-        places = pieces.starts * self.vocoder.hop_length
-        noise = self._noise(keys[pieces.crops], places, target.shape[1])
+        target, noise, pieces = self._pieces(batch, features.shape[1])
         spoken = networks["generator"](features, noise, pieces)
         outputs = [output * pieces.mask for output in spoken]
         with frozen(self.discriminators):
@@ -195,8 +194,9 @@ class AdversarialVocoder(Recipe[PairBatch]):
             losses |= loss(target, stacked)
         yield Pass("generator", weighted_sum(losses, self.weights), losses)
 
-        discriminators = networks["discriminator"]
-        loss = discriminator_loss(discriminators, target, outputs, self.adversarial)
+        discriminators = partial(networks["discriminator"], only_logits=True)
+        given = (discriminators, target, outputs, self.adversarial)
+        loss = discriminator_loss(*given, self.judged)
         yield Pass("discriminator", loss, {"discriminator": loss})
 
     def validate(self, batch: PairBatch) -> dict[str, float]:
@@ -241,18 +241,38 @@ class AdversarialVocoder(Recipe[PairBatch]):
             features, _ = network(waveform, lengths)
         return features
 
-    def _pieces(self, batch: PairBatch, num_frames: int) -> tuple[Tensor, Pieces]:
-        """Draw the pieces of a batch: what they shall sound like, (pieces, samples), and where.
+    def _pieces(self, batch: PairBatch, num_frames: int) -> tuple[Tensor, Tensor, Pieces]:
+        """Draw the pieces of a batch: what they shall sound like, the noise for them, and where.
 
         Args:
             batch: the crops.
             num_frames: of each crop's features.
         """
+        positions = batch.positions.to(batch.clean.device, non_blocking=True)
+        drawn = self.drawn(batch.clean, batch.lengths, positions, num_frames)
+        target, noise, crops, starts, peaks, mask = drawn
+        count = target.shape[1] // self.vocoder.hop_length
+        return target, noise, Pieces(crops, starts, count, peaks, mask)
+
+    def _drawn(
+        self, clean: Tensor, lengths: Tensor, positions: Tensor, num_frames: int
+    ) -> tuple[Tensor, ...]:
+        """Do what `_pieces` does, on tensors alone, for a compiler.
+
+        Args:
+            clean: (crops, samples).
+            lengths: (crops,) true samples.
+            positions: (crops,) of the crops in the endless stream.
+            num_frames: of each crop's features.
+
+        Returns:
+            What the pieces shall sound like and the noise for them, (pieces, samples); and the
+            crops, starts, peaks and mask of `Pieces`.
+        """
         hop, vocoder = self.vocoder.hop_length, self.vocoder
-        clean = nn.functional.pad(batch.clean, (0, num_frames * hop - batch.clean.shape[1]))
+        clean = nn.functional.pad(clean, (0, num_frames * hop - clean.shape[1]))
         count = min(self.segment_frames or num_frames, num_frames)
         numbers = range(_PIECE, _PIECE + self.pieces_per_crop)
-        positions = batch.positions.to(clean.device, non_blocking=True)
         keys = torch.stack([stream_keys(self.seed, positions, n) for n in numbers], dim=1)
         draws = uniform(keys)
         spare = num_frames - count - 2 * vocoder.margin_frames
@@ -261,11 +281,13 @@ class AdversarialVocoder(Recipe[PairBatch]):
         starts = starts.flatten()
         places = starts[:, None] * hop + torch.arange(count * hop, device=starts.device)
         # Beyond what a vocoder can give, discriminators would recognise its outputs by their end.
-        ends = batch.lengths.clamp_max(num_frames * hop - vocoder.num_missing)
+        ends = lengths.clamp_max(num_frames * hop - vocoder.num_missing)
         mask = (places < ends[crops, None]).to(clean.dtype)
         spoken = cut(clean, crops, starts * hop, count * hop) * mask
         target = vocoder.target(spoken, clean[crops])
-        return target, Pieces(crops, starts, count, target.abs().amax(1), mask)
+        noise_keys = stream_keys(self.seed, positions, _NOISE)[crops]
+        noise = self._noise(noise_keys, starts * hop, target.shape[1])
+        return target, noise, crops, starts, target.abs().amax(1), mask
 
     def _noise(self, keys: Tensor, starts: Tensor, num_samples: int) -> Tensor:
         """Return what the vocoder starts from; see `white_noise`."""

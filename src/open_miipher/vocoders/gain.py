@@ -184,14 +184,8 @@ class PowerGain(nn.Module):
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """Sum frames (batch, frames, win_length), each centred on its hop: (batch, samples)."""
         _, num_frames, size = frames.shape
-        num_samples = num_frames * self.hop_length
-        summed = functional.fold(
-            frames.transpose(1, 2),
-            output_size=(1, num_samples - self.hop_length + size),
-            kernel_size=(1, size),
-            stride=(1, self.hop_length),
-        )
-        return summed[:, 0, 0].narrow(1, (size - self.hop_length) // 2, num_samples)
+        summed = fourier.overlap_add(frames, self.hop_length)
+        return summed.narrow(1, (size - self.hop_length) // 2, num_frames * self.hop_length)
 
 
 class NoGain(PowerGain):
