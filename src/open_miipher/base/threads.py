@@ -33,7 +33,10 @@ def use_one_blas_thread() -> None:
 
 
 def in_threads(
-    function: Callable[[T], R], things: Iterable[T], num_threads: int = LOOK_THREADS
+    function: Callable[[T], R],
+    things: Iterable[T],
+    num_threads: int = LOOK_THREADS,
+    batch_size: int = _BATCH,
 ) -> Iterator[R]:
     """Yield `function` of every thing, in order; a few batches are under way at a time."""
 
@@ -43,7 +46,7 @@ def in_threads(
     remaining = iter(things)
     with ThreadPoolExecutor(num_threads) as pool:
         ahead: deque = deque()
-        while batch := list(itertools.islice(remaining, _BATCH)):
+        while batch := list(itertools.islice(remaining, batch_size)):
             ahead.append(pool.submit(work, batch))
             if len(ahead) > 2 * num_threads:
                 yield from ahead.popleft().result()

@@ -30,6 +30,7 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 
 from open_miipher.base.errors import UserError, report
+from open_miipher.base.threads import in_threads, num_cores
 from open_miipher.index.rows import FIRST_ROW, Block, within
 
 T = TypeVar("T")
@@ -41,6 +42,7 @@ _NUMBERS = {"sample_rate": "<i4", "num_frames": "<i8", "num_channels": "<i4"}
 _HASHED_BYTES = 64  # of a path at a time
 _BEFORE = np.tri(_HASHED_BYTES + 1, _HASHED_BYTES, -1, np.uint8)  # row n: n ones, then zeros
 _HALF, _ODD = np.uint64(32), np.uint64(0x9E3779B97F4A7C15)  # of a hash's bits; an odd factor
+_MOST_THREADS = 4  # what cannot be shared out takes a third of the time
 _FOOTER = Struct("<qq8s")
 _MAGIC = b"OM2INDEX"
 
@@ -124,13 +126,35 @@ def write_columns(blocks: Iterable[Block], header: list[str], path: Path, out: B
         OSError: `out` cannot be written.
     """
     writer = _Writer(header, out)
-    for block in blocks:
-        writer.add(block)
+    num_threads = min(_MOST_THREADS, num_cores())
+    for part in in_threads(writer.look_at, blocks, num_threads, batch_size=1):
+        writer.add(part)
     if not writer.num_rows:
         raise UserError(f"{path} lists no files")
     problems = {**writer.problems, **_repeated(writer)}
     report([f"{path} row {row + FIRST_ROW}: {problems[row]}" for row in sorted(problems)])
     writer.finish()
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """What some rows come to.
+
+    Attributes:
+        problems: by row.
+        numbers: (rows,) int64, by column.
+        texts: bytes of the paths and of the extra columns, row by row.
+        lengths: of each of these texts, int64.
+        hashes: (rows,) uint64, see `_hashes`.
+        lines: that the fingerprint is made of.
+    """
+
+    problems: dict[int, str]
+    numbers: dict[str, np.ndarray]
+    texts: np.ndarray
+    lengths: np.ndarray
+    hashes: np.ndarray
+    lines: memoryview | bytes
 
 
 class _Writer:
@@ -150,23 +174,27 @@ class _Writer:
         self._numbers = {name: bytearray() for name in COLUMNS[1:]}
         self._digest, self._checksum = sha256(), 0
 
-    def add(self, block: Block) -> None:
-        """Check and take some rows."""
+    def look_at(self, block: Block) -> _Part:
+        """Check some rows, in any order; nothing is kept."""
         path = self._places[COLUMNS[0]]
-        wrong = _wrong_paths(block, path)
-        latest = []
-        for name, all_numbers in self._numbers.items():
-            values, wrong_values = _numbers(block, self._places[name], name)
-            all_numbers += values.astype(_NUMBERS[name]).data
-            latest.append(values)
-            wrong = {**wrong_values, **wrong}  # a row's leftmost problem is told
-        self.problems |= {self.num_rows + row: problem for row, problem in wrong.items()}
-        self.num_rows += len(block.starts)
+        problems, numbers = _wrong_paths(block, path), {}
+        for name in self._numbers:
+            numbers[name], wrong = _numbers(block, self._places[name], name)
+            problems = {**wrong, **problems}  # a row's leftmost problem is told
         texts, lengths = block.texts([path, *(self._places[name] for name in self.extra_names)])
-        self._put(texts.data)
-        self._lengths += lengths.data
-        self._hashes += _hashes(block, path).data
-        self._digest.update(self._lines(block, latest))
+        lines = self._lines(block, list(numbers.values()))
+        return _Part(problems, numbers, texts, lengths, _hashes(block, path), lines)
+
+    def add(self, part: _Part) -> None:
+        """Take rows that were looked at, in their order."""
+        self.problems |= {self.num_rows + row: what for row, what in part.problems.items()}
+        self.num_rows += len(part.hashes)
+        for name, values in part.numbers.items():
+            self._numbers[name] += values.astype(_NUMBERS[name]).data
+        self._put(part.texts.data)
+        self._lengths += part.lengths.data
+        self._hashes += part.hashes.data
+        self._digest.update(part.lines)
 
     def _lines(self, block: Block, numbers: list[np.ndarray]) -> memoryview | bytes:
         """Return what the fingerprint is made of: of each row `path\\0rate,frames,channels\\n`."""
