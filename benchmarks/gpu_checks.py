@@ -569,6 +569,7 @@ def main() -> int:
         return 2
     from open_miipher.evaluation.tables import format_table
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and what runs is ended on the way
     out = arguments.out_dir.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
