@@ -83,6 +83,14 @@ def test_a_cpu_with_bfloat16_is_told_how_to_use_it(features: dict, words: str) -
     assert words in finding.text
 
 
+def test_what_cannot_be_compiled_is_told_with_its_mend(monkeypatch) -> None:
+    assert doctor.check_kernels("cpu").level in ("ok", "note")
+    monkeypatch.setattr(doctor, "missing_for_kernels", lambda kind: f"a tool of {kind}; get one")
+    finding = doctor.check_kernels("cuda")
+    assert (finding.level, finding.mend) == ("note", "get one")
+    assert finding.text.endswith("fused kernels: this machine lacks a tool of cuda")
+
+
 def test_a_driver_too_old_for_the_wheel_names_the_older_one() -> None:
     driver = Driver((12, 6), ((8, 0),), "560.35")
     (finding,) = doctor.check_gpus(torch_with(False), driver)

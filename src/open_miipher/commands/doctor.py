@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from open_miipher.base.compilers import missing_for_kernels
 from open_miipher.base.errors import UserError
 from open_miipher.base.gpu_support import Driver, gpu_problem, read_driver
 from open_miipher.base.paths import existing_parent
@@ -102,7 +103,18 @@ def check_torch() -> Iterator[Finding]:
     driver = read_driver()
     yield from check_driver(torch, driver)
     yield from check_gpus(torch, driver)
+    yield check_kernels("cuda" if driver and torch.cuda.is_available() else "cpu")
     yield check_gloo(torch)
+
+
+def check_kernels(device_type: str) -> Finding:
+    """Whether kernels can be compiled where they run."""
+    missing = missing_for_kernels(device_type)
+    use = "trainer.compile=true" + (" and fused kernels" if device_type == "cuda" else "")
+    if missing is None:
+        return Finding("ok", "compiler", f"here, for {use}")
+    what, _, mend = missing.partition("; ")
+    return Finding("note", "compiler", f"{use}: this machine lacks {what}", mend)
 
 
 def check_cpu(torch: ModuleType) -> Finding:
