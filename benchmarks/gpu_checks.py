@@ -569,7 +569,8 @@ def main() -> int:
         return 2
     from open_miipher.evaluation.tables import format_table
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and what runs is ended on the way
+    for end in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(end, lambda number, _: sys.exit(128 + number))  # and what runs is ended, too
     out = arguments.out_dir.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:

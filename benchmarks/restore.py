@@ -157,6 +157,8 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_intermixed_args()
     if [bool(arguments.model), bool(arguments.ckpt_dir), arguments.stand_in].count(True) != 1:
         parser.error("give --model, --ckpt-dir or --stand-in")
+    if (arguments.workers or 0) < 0 or (arguments.files is not None and arguments.files < 1):
+        parser.error("--workers must be 0 or more, and --files 1 or more")
     if arguments.output_format is None:
         arguments.output_format = "flac" if arguments.stand_in else "wav"
     return arguments

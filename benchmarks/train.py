@@ -46,7 +46,7 @@ sys.path.insert(0, f"{sys.path[1]}/src")
 from families import first_stages
 
 from open_miipher.audio.io import AudioWriter
-from open_miipher.base.errors import exit_on_user_error
+from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.config import compose_run
 from open_miipher.distributed import World, says, start
 from open_miipher.index import scan, write_index
@@ -75,6 +75,8 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", help="as for src/train.py")
     arguments = parser.parse_intermixed_args()
     if arguments.against and "MEASURED_TREE" not in os.environ:
+        if not (arguments.against / "src/open_miipher").is_dir():
+            raise UserError(f"--against {arguments.against}: no checkout of this project is there")
         sides: dict[str, tuple[Path, list[str]]] = {
             "before": (arguments.against, []),
             "now": (_OWN, []),

@@ -153,6 +153,21 @@ def test_offset_hum_and_rumble_are_no_power(rate: int) -> None:
     assert found[:, 78:].max() < 1e-5  # the padding
 
 
+@pytest.mark.parametrize("hum", [10, 50, 60])
+def test_a_gain_is_fitted_under_hum_that_is_40_db_louder_than_speech(hum: int) -> None:
+    rate = 24000
+    t = np.arange(6 * rate) / rate
+    speech = 0.005 * np.sin(2 * np.pi * 330 * t) * (t % 0.75 < 0.5)
+    heard = speech + 0.5 * np.sin(2 * np.pi * hum * t)
+    powers = [
+        PowerWithoutRumble(x[None].astype(np.float32), len(t), rate).of_frames(rate // 50)[0]
+        for x in (heard, speech)
+    ]
+    gain = fit_gain(*powers)
+    assert gain is not None
+    assert abs(decibels(gain)) < 1.0
+
+
 @pytest.mark.parametrize("size", [1, 59, 60, 61, 500])
 def test_silence_has_no_power_nor_has_a_mere_offset(size: int) -> None:
     silence = np.zeros((2, size), np.float32)

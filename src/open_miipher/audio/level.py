@@ -48,8 +48,8 @@ RUMBLE = 100.0, 150.0
 """Hz: levels leave out what lies below the first, and all of what lies above the second counts."""
 
 _SLOW_RATE = 800  # Hz: rumble and its images are far apart there
-_SMOOTH_STEPS = 5  # odd
-_SMOOTH_SHAPE = 4.5  # of a Kaiser window: 50 dB
+_SMOOTH_STEPS = 9  # odd
+_SMOOTH_SHAPE = 8.0  # of a Kaiser window: 80 dB, so that hum 40 dB above speech is taken off
 _RUMBLE_TAPS = 48  # to either side: 60 ms
 
 _ROUNDING = 1e-12  # of float32 means, squared; 16 bits have a million times as much noise

@@ -17,14 +17,14 @@ def missing_for_kernels(device_type: str) -> str | None:
     Both compile a module for Python: with the compilers that they look for, under the same names.
     """
     if device_type == "cuda":
-        named, compilers = os.environ.get("CC"), ["gcc", "clang"]
+        named, usual = os.environ.get("CC"), ["gcc", "clang"]
         what = "a C compiler (gcc, clang, or the one that CC names)"
         if importlib.util.find_spec("triton") is None:
             return "Triton, which comes with torch on Linux"
     else:
-        named, compilers = os.environ.get("CXX"), ["g++"]
+        named, usual = os.environ.get("CXX"), ["g++"]
         what = "a C++ compiler (g++, or the one that CXX names)"
-    if not any(map(shutil.which, [named] if named else compilers)):
+    if not any(map(shutil.which, usual if named is None else [named])):
         return f"{what}; {_INSTALL}"
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         return f"Python's own headers (Python.h); {_INSTALL}"

@@ -28,8 +28,8 @@ _MOST_FILES = 20_000
 _BLOCK_FRAMES = 2**20
 _KINDS = (np.int16, np.float32)
 """Of samples: 16 bits where all files have no more."""
-_REPEATABLE = (*SAMPLE_BYTES, "VORBIS", "OPUS")
-"""Subtypes of which a frame is the same wherever decoding began; of MP3 it is not."""
+_REPEATABLE = tuple(SAMPLE_BYTES)
+"""Subtypes of which a frame is the same wherever decoding began; not of MP3, Vorbis and Opus."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +100,8 @@ def decoded(files: Files, what: str) -> Files | DecodedFiles:
     except (OSError, UserError) as error:
         if is_first_here():
             warnings.warn(
-                f"{what} is decoded again for every sample, which takes longer, since it cannot be "
-                f"kept decoded: {error}",
+                f"{what} is decoded anew for each sample, which takes longer, since it cannot be "
+                f"decoded once: {error}",
                 stacklevel=3,
             )
         return files
@@ -116,7 +116,8 @@ def _identity(files: Files) -> str:
     digest = sha256(files.fingerprint.encode())
     places = (files[number].path for number in range(len(files)))
     for path, status in in_threads(lambda path: (path, path.stat()), places):
-        digest.update(f"{path.absolute()}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+        times = status.st_mtime_ns, status.st_ctime_ns
+        digest.update(f"{path.absolute()}\0{status.st_size}\0{times}\n".encode())
     return digest.hexdigest()
 
 
@@ -126,8 +127,8 @@ def _write(files: Files, out: BinaryIO) -> None:
     for file, subtype in zip(all_files, subtypes, strict=True):
         if subtype not in _REPEATABLE:
             raise UserError(
-                f"{printable(file.path)} is {subtype}, of which a decoder makes other samples (by "
-                "their last bit, at least) where it begins elsewhere; convert it to FLAC"
+                f"{printable(file.path)} is {subtype}, of which a decoder makes other samples "
+                "where it begins elsewhere; convert it to FLAC"
             )
     has_16_bits = set(subtypes) == {"PCM_16"}
     for file in all_files:

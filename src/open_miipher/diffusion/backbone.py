@@ -143,6 +143,8 @@ class StepEmbedding(nn.Module):
 class Conv1d(nn.Conv1d):
     """A convolution that a CPU computes without its dilation, in two thirds of the time.
 
+    Its kernel is odd and its padding keeps the length.
+
     With samples in rows of as many as the dilation, what a kernel hears lies in one column. Small
     dilations are left as they are, since rows of a few samples are slow.
     """

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from open_miipher.diffusion.backbone import (
@@ -179,6 +180,7 @@ class _Standardised(torch.autograd.Function):
         return torch.addcmul(shift, standard, scale)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Leave out what a change of the mean, or of the deviation, would give."""
         standard, inverse, scale = ctx.saved_tensors

@@ -153,5 +153,5 @@ def _found(cached: Path, read: Callable[[Path], T]) -> T | None:
 def _remove_old(folder: Path) -> None:
     oldest = time.time() - _KEPT_SECONDS
     for path in folder.iterdir():
-        if path.suffix in (".index", ".samples", ".lock") and path.stat().st_mtime < oldest:
+        if path.suffix in (".index", ".samples", ".lock", ".tmp") and path.stat().st_mtime < oldest:
             path.unlink(missing_ok=True)

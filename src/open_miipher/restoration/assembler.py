@@ -68,7 +68,7 @@ class Leveler:
         self._gains: list[list[float]] = [[] for _ in self._tracks]
         self._waiting: list[_Waiting] = []
         self._decided: list[tuple[_Waiting, np.ndarray]] = []  # chunks with their gains
-        # Log gain at the first seam of the oldest decided chunk, (channels,): see `slope`.
+        # Log gain at the first seam of the oldest decided chunk, (channels,): see `scale`.
         self._logs = np.zeros(job.num_channels)
 
     def push(self, chunk: Chunk, last: bool) -> list[np.ndarray]:

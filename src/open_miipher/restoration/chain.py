@@ -260,7 +260,8 @@ class Chain:
         has_ends = shortest <= (num_frames - 1) * self.input_hop
         if self._graphs is not None and not is_full:
             missing = bucket(num_frames) - num_frames
-            waveform = nn.functional.pad(waveform, (0, missing * self.input_hop))
+            if missing:  # else it stays in pinned memory
+                waveform = nn.functional.pad(waveform, (0, missing * self.input_hop))
             has_ends = True
         inputs = (waveform, None if is_full else lengths, keys, starts, statistics)
         with self._turn:
