@@ -7,14 +7,14 @@ import shutil
 import sysconfig
 from pathlib import Path
 
-_INSTALL = "on Debian and Ubuntu, apt install g++ python3-dev has all of it"
+_INSTALL = "on Debian and Ubuntu: apt install g++ python3-dev"
 
 
 @functools.cache
 def missing_for_kernels(device_type: str) -> str | None:
     """Say what Triton (cuda) or torch.compile (cpu) lacks here, and the mend; None: nothing.
 
-    Both compile a module for Python: with the compilers that they look for, under the same names.
+    Each builds a Python module. The names of compilers are those that each tries itself.
     """
     if device_type == "cuda":
         named, usual = os.environ.get("CC"), ["gcc", "clang"]
