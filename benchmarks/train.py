@@ -12,8 +12,8 @@ step raises it; with `--launches`, how many kernels the passes of a step have a 
 and backward (`launches.py` says how they are counted where there is none).
 
 With `--against TREE`, another checkout of this project, both take steps by turns, each in a process
-of its own (with `--compiled`, a third with `trainer.compile=true`): the processor time of a step,
-of all threads and without the data, and the kinds of operations that it goes into.
+of its own (with `--compiled`, a third with `trainer.compile=true`): the time of a step without the
+data, by the clock and of the processor, all threads, and the kinds of operations it goes into.
 """
 
 import argparse
@@ -209,25 +209,32 @@ def compare(
         lines = iter(process.stdout.readline, "")
         return json.loads(next(line for line in lines if line.startswith(("{", "["))))
 
-    seconds: dict[str, list[float]] = defaultdict(list)
+    taken: dict[str, list[dict[str, float]]] = defaultdict(list)
     for _ in range(steps):
         for name in sides:
-            seconds[name] += asked(name, "step")
-    figures = {
-        name: {"seconds": statistics.median(taken), "share": asked(name, "profile")}
-        for name, taken in seconds.items()
+            taken[name].append(asked(name, "step"))
+    figures: dict[str, dict[str, Any]] = {
+        name: {
+            **{clock: statistics.median(step[clock] for step in own) for clock in own[0]},
+            "share": asked(name, "profile"),
+        }
+        for name, own in taken.items()
     }
     for name, process in running.items():
         process.communicate()
-        ratio = figures["before"]["seconds"] / figures[name]["seconds"]
-        shares = "  ".join(f"{kind} {share:.0%}" for kind, share in figures[name]["share"].items())
-        print(f"{model} {name}: {figures[name]['seconds']:.3f} s, × {ratio:.2f}  {shares}")
+        own, before = figures[name], figures["before"]
+        times = "  ".join(
+            f"{clock} {own[clock]:.3f} s, × {before[clock] / own[clock]:.2f}"
+            for clock in ("clock", "processor")
+        )
+        shares = "  ".join(f"{kind} {share:.0%}" for kind, share in own["share"].items())
+        print(f"{model} {name}: {times}  {shares}", flush=True)
     if file:
         file.write_text(json.dumps({"model": model, **figures}, indent=2))
 
 
 def take_turns(trainer: Trainer, requests: Iterator[str], warmup: int = 2) -> None:
-    """Answer each line with JSON: `step` with the seconds of one, `profile` with kinds and shares.
+    """Answer each line with JSON: `step` with its seconds by two clocks, `profile` with shares.
 
     The data is loaded before.
     """
@@ -235,10 +242,11 @@ def take_turns(trainer: Trainer, requests: Iterator[str], warmup: int = 2) -> No
     for _ in range(warmup):
         trainer.step()
     for request in requests:
-        began = time.process_time()
         if request.strip() == "step":
+            clock, processor = time.perf_counter(), time.process_time()
             trainer.step()
-            print(json.dumps([time.process_time() - began]), flush=True)
+            clock, processor = time.perf_counter() - clock, time.process_time() - processor
+            print(json.dumps({"clock": clock, "processor": processor}), flush=True)
         else:
             print(json.dumps(kinds_of_operations(trainer)), flush=True)
 
