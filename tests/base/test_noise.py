@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from open_miipher.base.noise import _at, stream_keys, uniform, white_noise
+from open_miipher.base.noise import _mixed, _steps, gumbel_noise, stream_keys, uniform, white_noise
 
 ZERO = torch.zeros(1, dtype=torch.int64)
 
@@ -28,14 +28,14 @@ def split_mix(state: int) -> int:
 
 @pytest.mark.parametrize("state", [0, 1, 1234567, 2**63 - 1])
 def test_bits_are_the_published_generator_s(state):
-    key = torch.tensor([state])
-    assert int(_at(key, ZERO)) % 2**64 == split_mix(state)
-    assert int(_at(key, ZERO + 1)) % 2**64 == split_mix(state + 0x9E3779B97F4A7C15)
+    bits = _mixed(state + _steps(3, ZERO.device))
+    expected = [split_mix(state + place * 0x9E3779B97F4A7C15) for place in range(3)]
+    assert [int(number) % 2**64 for number in bits] == expected
 
 
 def test_the_first_published_value():
     """With state 0 SplitMix64 begins with e220a8397b1dcdaf, as its authors' code prints it."""
-    assert int(_at(ZERO, ZERO)) % 2**64 == 0xE220A8397B1DCDAF
+    assert int(_mixed(_steps(1, ZERO.device))) % 2**64 == 0xE220A8397B1DCDAF
 
 
 def test_any_slice_agrees_with_the_whole():
@@ -105,10 +105,13 @@ def test_a_gpu_gives_the_same():
 
 
 @pytest.mark.slow
-def test_the_compilers_own_code_draws_the_same():
+@pytest.mark.parametrize("count", [1000, 37, 31, 1])  # vectors of 8 or 16, and what is left of one
+def test_the_compilers_own_code_draws_the_same(count):
     def drawn(items, starts):
-        keys = stream_keys(7, items, 1)
-        return uniform(keys), white_noise(keys, starts, 1000)
+        keys = stream_keys(2**63 - 1, items, 1)
+        beginning = white_noise(keys, torch.zeros_like(keys), count)
+        further = white_noise(keys, starts, count)
+        return uniform(keys), beginning, further, gumbel_noise(keys, count)
 
     given = torch.tensor([0, 1, 2**40]), torch.tensor([0, 5, 2**40])
     for own, plain in zip(torch.compile(drawn)(*given), drawn(*given), strict=True):

@@ -14,7 +14,7 @@ logarithms differ in the last bit agree in all but about one sample of 10⁸.
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _STEP = 0x9E3779B97F4A7C15 - 2**64  # the odd number nearest to 2⁶⁴ over the golden ratio
 _FIRST, _SECOND = 0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64
@@ -32,8 +32,8 @@ def stream_keys(seed: int, items: Tensor, draw: int) -> Tensor:
     Returns:
         (batch,) int64, on the device of `items`.
     """
-    keys = _at(torch.zeros_like(items), torch.full_like(items, seed))
-    return _at(_at(keys, items), torch.full_like(items, draw))
+    keys = _mixed(torch.full_like(items, _wrapped((seed + 1) * _STEP)))
+    return _mixed(_mixed(keys + items * _STEP + _STEP) + _wrapped((draw + 1) * _STEP))
 
 
 def noise_key(seed: int) -> Tensor:
@@ -52,8 +52,7 @@ def white_noise(keys: Tensor, starts: Tensor, num_samples: int) -> Tensor:
     Returns:
         (batch, num_samples) float32, mean 0 and variance 1.
     """
-    places = starts[:, None] + torch.arange(num_samples, device=keys.device)
-    bits = _at(keys[:, None], places)
+    bits = _mixed((keys + starts * _STEP)[:, None] + _steps(num_samples, keys.device))
     radius = ((((bits >> 32) & _LOW).double() + 0.5) * 2.0**-32).log_().mul_(-2.0).sqrt_()
     angle = (bits & _LOW).double().mul_(2.0 * math.pi * 2.0**-32).cos_()
     return radius.mul_(angle).float()  # the Box-Muller transform
@@ -69,23 +68,38 @@ def gumbel_noise(keys: Tensor, count: int) -> Tensor:
     Returns:
         (batch, count) float32.
     """
-    bits = _at(keys[:, None], torch.arange(count, device=keys.device)[None])
+    bits = _mixed(keys[:, None] + _steps(count, keys.device))
     drawn = (((bits >> 32) & _LOW).double() + 0.5) * 2.0**-32
     return drawn.log_().neg_().log_().neg_().float()
 
 
 def uniform(keys: Tensor) -> Tensor:
     """Read the first number of each stream, uniform in [0, 1): (batch,) -> (batch,) float32."""
-    bits = _at(keys, torch.zeros_like(keys))
+    bits = _mixed(keys + _STEP)
     return ((bits >> 40) & 0xFFFFFF).float() * 2.0**-24  # 24 bits, all that float32 holds
 
 
-def _at(keys: Tensor, places: Tensor) -> Tensor:
-    """Return 64 random bits for each place in its stream, as int64."""
-    bits = keys + (places + 1) * _STEP
+def _mixed(bits: Tensor) -> Tensor:
+    """Return the 64 random bits of each state of the generator, as int64."""
     bits = (bits ^ _shifted(bits, 30)) * _FIRST
     bits = (bits ^ _shifted(bits, 27)) * _SECOND
     return bits ^ _shifted(bits, 31)
+
+
+def _steps(count: int, device: torch.device) -> Tensor:
+    """Return 1 … count times the step, as sums, which wrap wherever they are computed.
+
+    Of a product with `arange`, torch.compile makes an index, and C++ compilers take indices not to
+    wrap: loops end early, or write beyond their tensor. The zero in front keeps it from making such
+    a product of the sums.
+    """
+    steps = torch.full((count,), _STEP, device=device)
+    return nn.functional.pad(steps, (1, 0)).cumsum(0)[1:]
+
+
+def _wrapped(number: int) -> int:
+    """Return a whole number modulo 2⁶⁴, as the int64 of the same bits."""
+    return (number + 2**63) % 2**64 - 2**63
 
 
 def _shifted(bits: Tensor, count: int) -> Tensor:

@@ -102,16 +102,17 @@ class AudioTokenizer:
         """
         from open_miipher.codec.streaming import Stream
 
-        stream, lengths = Stream(), lengths.cpu().long()
+        stream, ends = Stream(), [int(length) for length in lengths.tolist()]
         step = self._frames_at_once(len(waveforms)) * self.hop
-        longest = int(lengths.max()) if len(lengths) else 0
-        starts = range(0, longest, step)
+        longest = max(ends, default=0)
         pieces = [
-            self._encode(waveforms[:, start : min(start + step, longest)], lengths - start, stream)
-            for start in starts
+            self._encode(
+                waveforms[:, start : min(start + step, longest)], [e - start for e in ends], stream
+            )
+            for start in range(0, longest, step)
         ]
-        codes = torch.cat(pieces, dim=1) if pieces else torch.zeros(len(lengths), 0, self.codebooks)
-        counts = -(-lengths // self.hop)
+        codes = torch.cat(pieces, dim=1) if pieces else torch.zeros(len(ends), 0, self.codebooks)
+        counts = [-(-end // self.hop) for end in ends]
         return [row[:count].to(torch.int16) for row, count in zip(codes, counts, strict=True)]
 
     def encode_stream(self, blocks: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -127,8 +128,7 @@ class AudioTokenizer:
 
         stream = Stream()
         for piece in _recut(blocks, self._frames_at_once(1) * self.hop):
-            length = torch.tensor([len(piece)])
-            yield self._encode(piece[None], length, stream)[0].to(torch.int16)
+            yield self._encode(piece[None], [len(piece)], stream)[0].to(torch.int16)
 
     def decode(
         self, tokens: Sequence[Tensor], lengths: Sequence[int] | None = None
@@ -148,15 +148,18 @@ class AudioTokenizer:
         from open_miipher.codec.streaming import Stream
 
         report([problem for each in tokens for problem in self._problems(each)])
-        counts = torch.tensor([len(each) for each in tokens], dtype=torch.int64)
-        if not len(counts) or not counts.max():
+        counts = [len(each) for each in tokens]
+        if not any(counts):
             return [torch.zeros(0) for _ in tokens]
         padded = torch.nn.utils.rnn.pad_sequence([each.long() for each in tokens], True)
         stream, step = Stream(), self._frames_at_once(len(tokens))
         starts = range(0, padded.shape[1], step)
-        pieces = [self._decode(padded[:, s : s + step], counts - s, stream) for s in starts]
+        pieces = [
+            self._decode(padded[:, s : s + step], [count - s for count in counts], stream)
+            for s in starts
+        ]
         waveforms = torch.cat(pieces, dim=1)
-        ends = [int(count) * self.hop for count in counts]
+        ends = [count * self.hop for count in counts]
         if lengths is not None:
             ends = [min(end, length) for end, length in zip(ends, lengths, strict=True)]
         return [waveform[:end] for waveform, end in zip(waveforms, ends, strict=True)]
@@ -178,9 +181,9 @@ class AudioTokenizer:
         stream = Stream()
         for piece in _recut(tokens, self._frames_at_once(1)):
             report(list(self._problems(piece)))
-            yield self._decode(piece[None].long(), torch.tensor([len(piece)]), stream)[0]
+            yield self._decode(piece[None].long(), [len(piece)], stream)[0]
 
-    def _encode(self, piece: Tensor, lengths: Tensor, stream: "Stream") -> Tensor:
+    def _encode(self, piece: Tensor, lengths: list[int], stream: "Stream") -> Tensor:
         """Return the tokens (batch, frames, codebooks) of a piece of a batch."""
         x = piece.to(self.device).float()[:, None]
         with torch.no_grad(), in_float32(self.device):
@@ -188,7 +191,7 @@ class AudioTokenizer:
             codes = self._model.quantizer.encode(embeddings, self.bandwidth)
         return codes.permute(1, 2, 0).to(torch.int16).cpu()
 
-    def _decode(self, piece: Tensor, lengths: Tensor, stream: "Stream") -> Tensor:
+    def _decode(self, piece: Tensor, lengths: list[int], stream: "Stream") -> Tensor:
         """Return the waveforms (batch, frames · hop) of a piece of a batch of tokens."""
         with torch.no_grad(), in_float32(self.device):
             embeddings = self._model.quantizer.decode(piece.to(self.device).permute(2, 0, 1))

@@ -108,11 +108,11 @@ class Encodec(nn.Module):
         """
         from open_miipher.codec.streaming import Stream
 
-        lengths = torch.full((len(waveform),), waveform.shape[1])
+        lengths = [waveform.shape[1]] * len(waveform)
         embeddings = Stream().run(self.model.encoder.layers, waveform[:, None], lengths)
         with in_float32(waveform.device):
             quantised, commitment = self._quantise(embeddings.float().transpose(1, 2), keys)
-        frames = torch.full((len(waveform),), quantised.shape[1])
+        frames = [quantised.shape[1]] * len(waveform)
         decoded = Stream().run(self.model.decoder.layers, quantised.transpose(1, 2), frames)
         return decoded[:, 0, : waveform.shape[1]], commitment
 

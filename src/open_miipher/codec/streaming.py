@@ -28,14 +28,14 @@ class Stream:
     def __init__(self) -> None:
         self._before: dict[nn.Module, Any] = {}
 
-    def run(self, layers: nn.ModuleList, x: Tensor, lengths: Tensor) -> Tensor:
+    def run(self, layers: nn.ModuleList, x: Tensor, lengths: list[int]) -> Tensor:
         """Pass the next piece through layers.
 
         Args:
             layers: of `EncodecEncoder` or `EncodecDecoder`.
             x: (batch, channels, positions).
-            lengths: (batch,) int64, on the CPU: positions from the piece's beginning to the end of
-                each item; negative if it ended before, greater than the piece if it goes on.
+            lengths: positions from the piece's beginning to the end of each item; negative if it
+                ended before, greater than the piece if it goes on.
 
         Returns:
             (batch, channels, positions of the last layer); what lies beyond an item's end is noise.
@@ -44,7 +44,7 @@ class Stream:
             x, lengths = self._pass(layer, x, lengths)
         return x
 
-    def _pass(self, layer: nn.Module, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def _pass(self, layer: nn.Module, x: Tensor, lengths: list[int]) -> tuple[Tensor, list[int]]:
         if isinstance(layer, EncodecConv1d):
             return self._convolve(layer, x, lengths)
         if isinstance(layer, EncodecConvTranspose1d):
@@ -60,7 +60,9 @@ class Stream:
             return self._pass(layer.shortcut, x, lengths)[0] + branch, lengths
         return layer(x), lengths  # an activation, or nothing
 
-    def _convolve(self, layer: EncodecConv1d, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    def _convolve(
+        self, layer: EncodecConv1d, x: Tensor, lengths: list[int]
+    ) -> tuple[Tensor, list[int]]:
         convolution = layer.conv
         stride, width = convolution.stride[0], x.shape[2]
         left = (convolution.kernel_size[0] - 1) * convolution.dilation[0] + 1 - stride
@@ -72,11 +74,11 @@ class Stream:
                 x = nn.functional.pad(x, (0, -width % stride))
             x = _reflect_ends(x, lengths, left, stride, width, is_first)
         self._before[layer] = x[..., x.shape[2] - left :]
-        return convolution(x), -(-lengths // stride)
+        return convolution(x), [-(-length // stride) for length in lengths]
 
     def _upsample(
-        self, layer: EncodecConvTranspose1d, x: Tensor, lengths: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self, layer: EncodecConvTranspose1d, x: Tensor, lengths: list[int]
+    ) -> tuple[Tensor, list[int]]:
         convolution = layer.conv
         stride = convolution.stride[0]
         reach = (convolution.kernel_size[0] - 1) // stride  # inputs that an output hears besides
@@ -85,47 +87,48 @@ class Stream:
         if before is not None:
             x, skipped = torch.cat([before, x], dim=2), before.shape[2]
         self._before[layer] = x[..., x.shape[2] - reach :]
-        return convolution(x)[..., skipped * stride : x.shape[2] * stride], lengths * stride
+        x = convolution(x)[..., skipped * stride : x.shape[2] * stride]
+        return x, [length * stride for length in lengths]
 
 
-def _reflect_start(x: Tensor, lengths: Tensor, left: int) -> Tensor:
+def _reflect_start(x: Tensor, lengths: list[int], left: int) -> Tensor:
     """Put an item's reflection before it; one that is too short for it is first followed by zeros.
 
     Args:
         x: (batch, channels, positions).
-        lengths: (batch,) of the items.
+        lengths: of the items.
         left: positions to put before.
     """
     if left == 0:
         return x
     extended = x
-    if lengths.min() <= left:
-        beyond = torch.arange(x.shape[2]) >= lengths[:, None]
+    if min(lengths) <= left:
+        beyond = torch.arange(x.shape[2]) >= torch.tensor(lengths)[:, None]
         x = x.masked_fill(beyond[:, None].to(x.device), 0.0)
         extended = nn.functional.pad(x, (0, max(0, left + 1 - x.shape[2])))
     return torch.cat([extended[..., 1 : left + 1].flip(2), x], dim=2)
 
 
 def _reflect_ends(
-    x: Tensor, lengths: Tensor, left: int, stride: int, width: int, is_first: bool
+    x: Tensor, lengths: list[int], left: int, stride: int, width: int, is_first: bool
 ) -> Tensor:
     """Write each item's reflection behind its end, to a whole number of strides.
 
     Args:
         x: (batch, channels, left + positions).
-        lengths: (batch,) of the items, from position 0 on, which is x[..., left].
+        lengths: of the items, from position 0 on, which is x[..., left].
         left: positions of the past.
         stride: of the convolution.
         width: positions of the piece.
         is_first: nothing came before: an item that is too short to be reflected is reflected with
             the zeros that `_reflect_start` sees behind it.
     """
-    places = lengths[:, None] + torch.arange(stride - 1)
-    ends_here = (lengths > 0) & (lengths <= width)
-    written = ends_here[:, None] & (places < (-(-lengths // stride) * stride)[:, None])
-    if not written.any():
+    if not any(0 < length <= width and length % stride for length in lengths):
         return x
-    edge = lengths.clamp_min(left + 1 if is_first else 0)[:, None] - 1
+    ends = torch.tensor(lengths)[:, None]
+    places = ends + torch.arange(stride - 1)
+    written = (ends > 0) & (ends <= width) & (places < -(-ends // stride) * stride)
+    edge = ends.clamp_min(left + 1 if is_first else 0) - 1
     sources = torch.where(places <= edge, places, 2 * edge - places)
     # Where nothing is to be written, a value of the past is written onto itself.
     places, sources = (torch.where(written, t + left, 0) for t in (places, sources))
