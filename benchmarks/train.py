@@ -46,7 +46,7 @@ sys.path.insert(0, f"{sys.path[1]}/src")
 from families import first_stages
 
 from open_miipher.audio.io import AudioWriter
-from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.base.errors import exit_on_user_error
 from open_miipher.config import compose_run
 from open_miipher.distributed import World, says, start
 from open_miipher.index import scan, write_index
@@ -58,8 +58,8 @@ _PARTS = ("model.encoder.", "model.cleaner.", "model.vocoder.", "model.discrimin
 _QUIET = ["trainer.logger.kind=none", "trainer.log_every=1000000", "data.test.dir_list=[]"]
 
 
-def main() -> int:
-    """Measure one model."""
+def options() -> argparse.Namespace:
+    """Return the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="a name under config/model")
     parser.add_argument("--steps", type=int, default=10, help="measured steps")
@@ -68,15 +68,24 @@ def main() -> int:
     parser.add_argument(
         "--json", type=Path, help="write the figures here too, and beside them what is drawn"
     )
-    parser.add_argument("--memory", type=int, metavar="STEPS", help="watch memory instead of time")
-    parser.add_argument("--launches", action="store_true", help="count operations instead of time")
-    parser.add_argument("--against", type=Path, metavar="TREE", help="compare with a checkout")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--memory", type=int, metavar="STEPS", help="watch memory instead of time")
+    what.add_argument("--launches", action="store_true", help="count operations instead of time")
+    what.add_argument("--against", type=Path, metavar="TREE", help="compare with a checkout")
     parser.add_argument("--compiled", action="store_true", help="compare trainer.compile=true too")
     parser.add_argument("overrides", nargs="*", help="as for src/train.py")
     arguments = parser.parse_intermixed_args()
+    if arguments.compiled and not arguments.against:
+        parser.error("--compiled compares with --against TREE: give that too")
+    if arguments.against and not (arguments.against / "src/open_miipher").is_dir():
+        parser.error(f"--against {arguments.against}: no checkout of this project is there")
+    return arguments
+
+
+def main() -> int:
+    """Measure one model."""
+    arguments = options()
     if arguments.against and "MEASURED_TREE" not in os.environ:
-        if not (arguments.against / "src/open_miipher").is_dir():
-            raise UserError(f"--against {arguments.against}: no checkout of this project is there")
         sides: dict[str, tuple[Path, list[str]]] = {
             "before": (arguments.against, []),
             "now": (_OWN, []),
@@ -100,7 +109,7 @@ def main() -> int:
             common = [f"+{o}" if o.startswith(_PARTS) else o for o in common]
         run = compose_run([f"model={arguments.model}", output_dir, *common])
         if arguments.against:
-            take_turns(prepare(run, world), sys.stdin)
+            take_turns(prepare(run, world), sys.stdin, arguments.warmup)
             return 0
         if arguments.launches:
             figures = count_launches(run, world)
@@ -233,7 +242,7 @@ def compare(
         file.write_text(json.dumps({"model": model, **figures}, indent=2))
 
 
-def take_turns(trainer: Trainer, requests: Iterator[str], warmup: int = 2) -> None:
+def take_turns(trainer: Trainer, requests: Iterator[str], warmup: int) -> None:
     """Answer each line with JSON: `step` with its seconds by two clocks, `profile` with shares.
 
     The data is loaded before.

@@ -24,6 +24,22 @@ def test_a_benchmark_answers_to_help(script: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--against", ".", "--launches"], "--launches: not allowed with argument --against"),
+        (["--against", ".", "--memory", "9"], "--memory: not allowed with argument --against"),
+        (["--compiled"], "--compiled compares with --against TREE: give that too"),
+    ],
+)
+def test_what_a_benchmark_would_not_measure_it_refuses(options: list[str], words: str) -> None:
+    command = [sys.executable, str(FOLDER / "train.py"), "--model", "small_restorer", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert words in done.stderr
+
+
+@pytest.mark.slow
 def test_a_check_that_dies_hangs_or_fails_stops_no_other_and_all_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

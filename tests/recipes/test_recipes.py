@@ -76,10 +76,26 @@ def test_each_pass_reaches_its_network_alone(recipe):
             assert all(p.grad is None for p in network.parameters())
 
 
+def test_the_discriminators_judge_all_outputs_as_one_batch_without_their_graph(tiny_stages):
+    recipe = build_recipe(compose_run(tiny_stages["pretrain"]).model, DATA, 0)
+    heard = []
+
+    def watched(waveform, only_logits):
+        heard.append(waveform)
+        return recipe.discriminators(waveform, only_logits)
+
+    networks = {**recipe.trained, "discriminator": watched}
+    assert len(list(recipe.passes(batch(), networks))) == 2
+    [waveform] = heard
+    assert len(waveform) == 2 * (1 + recipe.vocoder.config.num_iterations)
+    assert not waveform.requires_grad
+
+
 def test_what_no_output_can_hold_is_asked_of_none(tiny_stages):
     recipe = build_recipe(compose_run(tiny_stages["pretrain"]).model, DATA, 0)
-    recipe.vocoder.num_missing, recipe.segment_frames = 26, None
-    target, _, pieces = recipe._pieces(batch(), 32)
+    recipe.vocoder.num_missing, recipe.draw_pieces.num_frames = 26, None
+    given = batch()
+    target, _, pieces = recipe.draw_pieces(given.clean, given.lengths, given.positions, 32)
     assert target[:1, -30:-26].all()
     assert not target[:, -26:].any()
     assert not pieces.mask[:, -26:].any()
@@ -92,7 +108,7 @@ def test_pieces_keep_their_level_within_the_crop(tiny_stages):
     recipe.vocoder.gain, recipe.vocoder.restores_level = PeakGain(), False
     given = batch()
     given.clean[0, :4800] *= 0.01
-    target, _, pieces = recipe._pieces(given, 32)
+    target, _, pieces = recipe.draw_pieces(given.clean, given.lengths, given.positions, 32)
     assert pieces.crops.tolist() == [0, 0, 0, 1, 1, 1]
     assert len(set(pieces.starts.tolist())) > 2
     spans = pieces.starts[:, None] * 300 + torch.arange(pieces.num_frames * 300)
@@ -117,7 +133,7 @@ def test_more_pieces_of_a_crop_cost_one_pass_of_the_cleaner(tiny_stages, monkeyp
     whole = batch()
     three = next(recipe.passes(whole, recipe.trained)).losses
     assert len(calls) == 1
-    draw, recipe.pieces_per_crop = adversarial_vocoder._PIECE, 1
+    draw, recipe.draw_pieces.num_pieces = adversarial_vocoder._PIECE, 1
     singles = []
     for number in range(3):  # the same pieces, one after the other
         monkeypatch.setattr(adversarial_vocoder, "_PIECE", draw + number)

@@ -27,8 +27,7 @@ from open_miipher.corpus.line import Memory, SentRow
 from open_miipher.corpus.run import Item
 from open_miipher.distributed import Share
 from open_miipher.restoration import Restorer
-from open_miipher.restoration.batches import Row as BatchRow
-from open_miipher.restoration.batches import Waiting, restore_batch
+from open_miipher.restoration.batches import BatchRow, Waiting, restore_batch
 from open_miipher.restoration.job import Piece
 
 MOST_WORKERS = 16
@@ -145,8 +144,7 @@ class Workers(AbstractContextManager["Workers"]):
         Raises:
             UserError: no further item can be done.
         """
-        feed = _Feed(self, build, items, restorer, lost, clear_up)
-        return feed.rows()
+        return _Feed(self, build, items, restorer, lost, clear_up).rows()
 
 
 class _Feed:
@@ -165,7 +163,7 @@ class _Feed:
         self._model, self._lost, self._clear_up = restorer.model, lost, clear_up
         self._num_bytes = _memory_bytes(restorer, workers.num_workers)
         self._hands: dict[Any, _Hand] = {}  # by connection
-        self._again: deque[Item] = deque()  # whose worker died before it began them
+        self._next: deque[Item] = deque()  # one, and those whose worker died before it began them
         self._alone: deque[Item] = deque()  # whose worker died afterwards
         self._tries: Counter[str] = Counter()
         self._is_over = False
@@ -175,7 +173,7 @@ class _Feed:
         self._device = ThreadPoolExecutor(max_workers=_DEVICE_AHEAD)
         self._measuring = ThreadPoolExecutor(max_workers=workers.num_workers)
         self._measured: dict[Future[torch.Tensor], _Hand] = {}
-        self._on_device: deque[tuple[Future[list[Piece]], list[BatchRow]]] = deque()
+        self._on_device: deque[Future[list[Piece]]] = deque()
         self._outbox: SimpleQueue[tuple[_Hand, Any]] = SimpleQueue()  # of other threads
         self._awake, self._wake = Pipe(duplex=False)
         items.under_way = lambda: sum(hand.under_way for hand in list(self._hands.values()))
@@ -203,8 +201,8 @@ class _Feed:
                 # A worker that waits for an item does nothing else: it has one, or hears the end.
                 if self._alone and not hand.items:
                     item, is_last = self._alone.popleft(), True
-                elif self._fill():
-                    item = self._again.popleft()
+                elif self._has_next():
+                    item = self._next.popleft()
                 else:
                     is_last = True
                     break
@@ -214,17 +212,19 @@ class _Feed:
                 hand.is_over, hand.is_stopped = True, stopped
                 hand.worker.send(("over", stopped))
         has_seat = len(self._hands) < self._workers.num_workers
-        if not stopped and has_seat and (self._alone or self._fill()):
+        if not stopped and has_seat and (self._alone or self._has_next()):
             self._start()
         return bool(self._hands)
 
-    def _fill(self) -> bool:
-        """Have an item ready that needs no worker for itself, and say whether there is one."""
-        if not self._again and not self._is_over:
+    def _has_next(self) -> bool:
+        """Whether `_next` has an item to give out; it takes one more where it has none."""
+        if not self._next and not self._is_over:
             item = next(self._items, None)
-            self._again.extend([] if item is None else [item])
-            self._is_over = item is None
-        return bool(self._again)
+            if item is None:
+                self._is_over = True
+            else:
+                self._next.append(item)
+        return bool(self._next)
 
     def _start(self) -> None:
         """Have one more process ready for this run."""
@@ -241,13 +241,13 @@ class _Feed:
     def _keep_device_busy(self) -> None:
         while len(self._on_device) < _DEVICE_AHEAD:
             if not self._ready and not self._on_device and self._all_wait():
-                first = next((kind for kind in self._waiting.values() if kind), None)
-                self._ready.extend([] if first is None else [first.first()])
+                waiting = next((kind for kind in self._waiting.values() if kind), None)
+                if waiting is not None:
+                    self._ready.append(waiting.first())
             if not self._ready:
                 return
-            batch = self._ready.popleft()
-            future = self._device.submit(restore_batch, batch, self._model)
-            self._on_device.append((future, batch))
+            future = self._device.submit(restore_batch, self._ready.popleft(), self._model)
+            self._on_device.append(future)
             future.add_done_callback(self._wake_up)
 
     def _wake_up(self, _: object = None) -> None:
@@ -328,9 +328,8 @@ class _Feed:
             hand = self._measured.pop(measured)
             if hand.worker.connection in self._hands:  # else it died, and the signal has no end
                 hand.worker.send(("measured", measured.result().numpy()))
-        while self._on_device and self._on_device[0][0].done():
-            future, _ = self._on_device.popleft()
-            for row in future.result():
+        while self._on_device and self._on_device[0].done():
+            for row in self._on_device.popleft().result():
                 assert isinstance(row, _DistantRow)
                 row.hand.num_told += 1
                 row.hand.waits = False
@@ -355,7 +354,7 @@ class _Feed:
             pool.check_starts(self._num_failed_starts, how)
         for item in hand.items.values():
             if item.id not in hand.begun:
-                self._again.append(item)
+                self._next.append(item)
                 continue
             self._tries[item.id] += 1
             if self._tries[item.id] <= pool.RETRIES:

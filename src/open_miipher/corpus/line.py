@@ -132,7 +132,7 @@ class DistantModel:
         return self.line.measure(blocks)
 
     def restore(self, *_: Any) -> torch.Tensor:
-        """Do nothing: the line restores chunks."""
+        """Refuse: the line has chunks restored."""
         raise NotImplementedError("a worker has no model")
 
 

@@ -3,6 +3,7 @@
 One thread adds samples, and has their signals restored; another advances and closes the output.
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -134,7 +135,7 @@ class _SampleInWork:
         return self.refused or next(((s.input, str(s.job.error)) for s in failed), None)
 
 
-class Output:
+class Output(ABC):
     """An output in the making; its samples are written in their order, as they are restored.
 
     Args:
@@ -182,22 +183,25 @@ class Output:
         """Whether `close` need not wait for the disk, once all is written."""
         return True
 
+    @abstractmethod
     def close(self) -> Row:
         """Have the output whole on the disk, under its name, and return its row.
 
         Raises:
             WriteError: the disk refuses.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def abort(self) -> None:
         """Leave the output unfinished; the restorer gives up its signals."""
 
+    @abstractmethod
     def _start(self, sample: InputSample) -> _SampleInWork:
-        raise NotImplementedError
+        """Have a sample's signals restored."""
 
+    @abstractmethod
     def _write(self, work: _SampleInWork) -> None:
-        raise NotImplementedError
+        """Take a sample whose signals are restored."""
 
 
 class FileOutput(Output):
@@ -243,6 +247,9 @@ class FileOutput(Output):
             "error": None,
         }
 
+    def abort(self) -> None:
+        """Do nothing: there is no more to a file than its signal."""
+
     def _start(self, sample: InputSample) -> _SampleInWork:
         (audio,) = (a for a in sample.members.values() if isinstance(a, Audio))
         return _SampleInWork(sample, {"": self._setting.signal(audio, FileSink, self._path)})
@@ -263,11 +270,12 @@ class ShardOutput(Output):
 
     def close(self) -> Row:
         """Complete the shard and the list of its samples, and return its row."""
-        row = self._completed() if self._refused is None else {}
-        if self._refused is not None:
-            self.abort()
-            return self._setting.failed_row(self.item.id, self.item.stamp, self._refused)
-        return row
+        if self._refused is None:
+            row = self._completed()
+            if self._refused is None:
+                return row
+        self.abort()
+        return self._setting.failed_row(self.item.id, self.item.stamp, self._refused)
 
     def _completed(self) -> Row:
         item, error, rows = self.item, self.error, list(self._rows)
@@ -385,7 +393,6 @@ class _Items(Protocol):
     """Items to do; a `Share`, or what comes to a worker.
 
     Attributes:
-        stopped: whether a signal came.
         under_way: is set to what gives the seconds of audio that are restored of what is not
             written yet.
     """
@@ -394,7 +401,7 @@ class _Items(Protocol):
 
     @property
     def stopped(self) -> bool:
-        """See above."""
+        """Whether a signal came."""
 
     def __iter__(self) -> Iterator[Item]:
         """Give the items."""

@@ -1,13 +1,12 @@
 """Losses: each is the mean over samples of a per-sample value, so means over ranks are exact."""
 
 from open_miipher.losses.adversarial import (
+    DiscriminatorLoss,
+    GeneratorLosses,
     Kind,
-    discriminator_loss,
     feature_distances,
-    generator_losses,
     hinge_discriminator,
     hinge_generator,
-    judged,
     least_squares_discriminator,
     least_squares_generator,
 )
@@ -24,18 +23,17 @@ __all__ = [
     "COMPRESSED_LOSSES",
     "CompressedSpectrumConfig",
     "CompressedSpectrumLoss",
+    "DiscriminatorLoss",
+    "GeneratorLosses",
     "Kind",
     "MultiResolutionSTFTConfig",
     "MultiResolutionSTFTLoss",
     "MultiScaleMelConfig",
     "MultiScaleMelLoss",
-    "discriminator_loss",
     "feature_distances",
     "feature_losses",
-    "generator_losses",
     "hinge_discriminator",
     "hinge_generator",
-    "judged",
     "least_squares_discriminator",
     "least_squares_generator",
 ]

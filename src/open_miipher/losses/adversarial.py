@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 Maps = list[list[Tensor]]
@@ -27,67 +27,65 @@ Discriminator = Callable[[Tensor], Maps]
 Kind = Literal["hinge", "least_squares"]
 
 
-def judged(logits: list[Tensor], num_real: int, kind: Kind = "hinge") -> Tensor:
-    """Return the loss of a discriminator by its logits.
+class GeneratorLosses(nn.Module):
+    """The generator's adversarial loss and the feature matching loss.
 
     Args:
-        logits: (batch, …) of each sub-discriminator, first of real, then of generated waveforms.
-        num_real: how many are real.
-        kind: of the loss.
-    """
-    parts = [x.split([num_real, len(x) - num_real]) for x in logits]
-    judge = hinge_discriminator if kind == "hinge" else least_squares_discriminator
-    return judge([real for real, _ in parts], [fake for _, fake in parts])
-
-
-def discriminator_loss(
-    discriminator: Discriminator,
-    target: Tensor,
-    outputs: Sequence[Tensor],
-    kind: Kind = "hinge",
-    judge: Callable[[list[Tensor], int, Kind], Tensor] = judged,
-) -> Tensor:
-    """Loss of a discriminator over the target and every iteration's output.
-
-    Real and generated waveforms go through it as one batch; the outputs are detached.
-
-    Args:
-        discriminator: the module, or its wrapper for several ranks.
-        target: (batch, samples) real.
-        outputs: T waveforms (batch, samples), generated.
-        kind: of the loss.
-        judge: `judged`, which may be compiled.
-
-    Returns:
-        Scalar.
-    """
-    maps = discriminator(torch.cat([target, *(output.detach() for output in outputs)]))
-    return judge([sub[-1] for sub in maps], len(target), kind)
-
-
-def generator_losses(
-    discriminator: Discriminator, target: Tensor, outputs: Sequence[Tensor], kind: Kind = "hinge"
-) -> dict[str, Tensor]:
-    """Return the generator's adversarial loss and the feature matching loss.
-
-    Args:
-        discriminator: the bare module (not its wrapper), with frozen parameters.
-        target: (batch, samples) real.
-        outputs: T waveforms (batch, samples), generated.
         kind: of the losses.
-
-    Returns:
-        `adversarial` and `feature_matching`, scalars.
     """
-    # Two passes, not one joined batch: no gradient is needed through the real waveforms.
-    with torch.no_grad():
-        real_maps = discriminator(target)
-    fake_maps = discriminator(torch.cat(list(outputs)))
-    logits = [sub[-1] for sub in fake_maps]
-    distances = feature_distances(real_maps, fake_maps)
-    if kind == "hinge":
-        return {"adversarial": hinge_generator(logits), "feature_matching": distances.mean()}
-    return {"adversarial": least_squares_generator(logits), "feature_matching": distances.sum()}
+
+    def __init__(self, kind: Kind = "hinge") -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(
+        self, discriminator: Discriminator, target: Tensor, outputs: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """Judge waveforms.
+
+        Args:
+            discriminator: the bare module (not its wrapper), with frozen parameters.
+            target: (batch, samples) real.
+            outputs: T waveforms (batch, samples), generated.
+
+        Returns:
+            `adversarial` and `feature_matching`, scalars.
+        """
+        # Two passes, not one joined batch: no gradient is needed through the real waveforms.
+        with torch.no_grad():
+            real_maps = discriminator(target)
+        fake_maps = discriminator(torch.cat(list(outputs)))
+        logits = [sub[-1] for sub in fake_maps]
+        distances = feature_distances(real_maps, fake_maps)
+        if self.kind == "hinge":
+            return {"adversarial": hinge_generator(logits), "feature_matching": distances.mean()}
+        return {"adversarial": least_squares_generator(logits), "feature_matching": distances.sum()}
+
+
+class DiscriminatorLoss(nn.Module):
+    """The loss of a discriminator over the target and every iteration's output.
+
+    Args:
+        kind: of the loss.
+    """
+
+    def __init__(self, kind: Kind = "hinge") -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, maps: Maps, num_real: int) -> Tensor:
+        """Judge the discriminator by its logits.
+
+        Args:
+            maps: what it gives for real and then generated waveforms, as one batch.
+            num_real: how many are real.
+
+        Returns:
+            Scalar.
+        """
+        parts = [logits.split([num_real, len(logits) - num_real]) for *_, logits in maps]
+        judge = hinge_discriminator if self.kind == "hinge" else least_squares_discriminator
+        return judge([real for real, _ in parts], [fake for _, fake in parts])
 
 
 def hinge_discriminator(real_logits: list[Tensor], fake_logits: list[Tensor]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from open_miipher.audio.spectral import log_spectral_distance
 from open_miipher.base.errors import UserError
-from open_miipher.base.noise import stream_keys, uniform, white_noise
+from open_miipher.base.noise import stream_keys, uniform
 from open_miipher.cleaners import CLEANERS, Cleaner
 from open_miipher.data.batch import PairBatch
 from open_miipher.data.source import AudioSource
@@ -24,14 +24,13 @@ from open_miipher.evaluation.measures import (
     Signal,
 )
 from open_miipher.losses import (
+    DiscriminatorLoss,
+    GeneratorLosses,
     Kind,
     MultiResolutionSTFTConfig,
     MultiResolutionSTFTLoss,
     MultiScaleMelConfig,
     MultiScaleMelLoss,
-    discriminator_loss,
-    generator_losses,
-    judged,
 )
 from open_miipher.recipes.parts import at_rate, check_crops, check_fit
 from open_miipher.recipes.recipe import (
@@ -119,13 +118,10 @@ class AdversarialVocoder(Recipe[PairBatch]):
     def __init__(self, data: AudioSource, seed: int, config: AdversarialVocoderConfig) -> None:
         super().__init__()
         self.spectral = _spectral_losses(data.sample_rate, config)
-        self.mel_distance = MultiScaleMelLoss(data.sample_rate, MultiScaleMelConfig())
-        self.tools = [*self.spectral.values(), self.mel_distance]
         spectral_names = (name for key in self.spectral for name in SPECTRAL_LOSSES[key])
         names = (*ADVERSARIAL_LOSSES, *spectral_names)
         check_weights(config.loss_weights, names, "model.loss_weights")
-        self.sample_rate, self.seed = data.sample_rate, seed
-        self.weights, self.adversarial = config.loss_weights, config.adversarial
+        self.sample_rate, self.weights = data.sample_rate, config.loss_weights
         self.encoder: Encoder = self.build("encoder", ENCODERS, config.encoder, key="model.encoder")
         check_crops(self.encoder, data)
         self.base["encoder"] = self.encoder
@@ -139,7 +135,6 @@ class AdversarialVocoder(Recipe[PairBatch]):
             "discriminator", DISCRIMINATORS, group, key="model.discriminators"
         )
         self.trained = {"generator": self.vocoder, "discriminator": self.discriminators}
-        self.generator_losses, self.judged, self.drawn = generator_losses, judged, self._drawn
         self.cleaner: Cleaner | None = None
         if config.features == "cleaned":
             if config.cleaner is None:
@@ -148,14 +143,19 @@ class AdversarialVocoder(Recipe[PairBatch]):
                 "cleaner", CLEANERS, config.cleaner, self.encoder, key="model.cleaner"
             )
             self.frozen["cleaner"] = self.cleaner = cleaner.requires_grad_(False).eval()
-        if config.pieces_per_crop < 1:
-            raise UserError(f"model.pieces_per_crop={config.pieces_per_crop} must be at least 1")
-        self.pieces_per_crop = config.pieces_per_crop
-        self.segment_frames = (
-            None
-            if config.segment_seconds is None
-            else max(1, round(config.segment_seconds * data.sample_rate / self.vocoder.hop_length))
+        self.draw_pieces = PieceSampler(
+            self.vocoder, seed, config.segment_seconds, config.pieces_per_crop
         )
+        self.generator_losses = GeneratorLosses(config.adversarial)
+        self.discriminator_loss = DiscriminatorLoss(config.adversarial)
+        self.mel_distance = MultiScaleMelLoss(data.sample_rate, MultiScaleMelConfig())
+        self.tools = [
+            self.draw_pieces,
+            self.generator_losses,
+            *self.spectral.values(),
+            self.discriminator_loss,
+            self.mel_distance,
+        ]
 
     @classmethod
     def check_scores(cls, names: Sequence[str]) -> None:
@@ -174,29 +174,25 @@ class AdversarialVocoder(Recipe[PairBatch]):
         """See `Recipe.is_given`; `discriminators` has one key per discriminator and no `name`."""
         return bool(spec) if part == "discriminators" else super().is_given(part, spec)
 
-    def compile(self) -> None:
-        """See `Recipe.compile`; the generator's losses are joined with the discriminators."""
-        super().compile()
-        self.generator_losses = torch.compile(generator_losses, dynamic=False)
-        self.judged = torch.compile(judged, dynamic=False)
-        self.drawn = torch.compile(self._drawn, dynamic=False)
-
     def passes(self, batch: PairBatch, networks: Mapping[str, nn.Module]) -> Iterator[Pass]:
         """Yield the generator's pass, then the discriminators' pass on the same outputs."""
         features = self._features(batch)
-        target, noise, pieces = self._pieces(batch, features.shape[1])
+        positions = batch.positions.to(features.device, non_blocking=True)
+        target, noise, pieces = self.draw_pieces(
+            batch.clean, batch.lengths, positions, features.shape[1]
+        )
         spoken = networks["generator"](features, noise, pieces)
         outputs = [output * pieces.mask for output in spoken]
         with frozen(self.discriminators):
-            losses = self.generator_losses(self.discriminators, target, outputs, self.adversarial)
+            losses = self.generator_losses(self.discriminators, target, outputs)
         stacked = torch.stack(outputs)
         for loss in self.spectral.values():
             losses |= loss(target, stacked)
         yield Pass("generator", weighted_sum(losses, self.weights), losses)
 
-        discriminators = partial(networks["discriminator"], only_logits=True)
-        given = (discriminators, target, outputs, self.adversarial)
-        loss = discriminator_loss(*given, self.judged)
+        heard = torch.cat([target, *(output.detach() for output in outputs)])
+        maps = networks["discriminator"](heard, only_logits=True)
+        loss = self.discriminator_loss(maps, len(target))
         yield Pass("discriminator", loss, {"discriminator": loss})
 
     def validate(self, batch: PairBatch) -> dict[str, float]:
@@ -241,66 +237,12 @@ class AdversarialVocoder(Recipe[PairBatch]):
             features, _ = network(waveform, lengths)
         return features
 
-    def _pieces(self, batch: PairBatch, num_frames: int) -> tuple[Tensor, Tensor, Pieces]:
-        """Draw the pieces of a batch: what they shall sound like, the noise for them, and where.
-
-        Args:
-            batch: the crops.
-            num_frames: of each crop's features.
-        """
-        positions = batch.positions.to(batch.clean.device, non_blocking=True)
-        drawn = self.drawn(batch.clean, batch.lengths, positions, num_frames)
-        target, noise, crops, starts, peaks, mask = drawn
-        count = target.shape[1] // self.vocoder.hop_length
-        return target, noise, Pieces(crops, starts, count, peaks, mask)
-
-    def _drawn(
-        self, clean: Tensor, lengths: Tensor, positions: Tensor, num_frames: int
-    ) -> tuple[Tensor, ...]:
-        """Do what `_pieces` does, on tensors alone, for a compiler.
-
-        Args:
-            clean: (crops, samples).
-            lengths: (crops,) true samples.
-            positions: (crops,) of the crops in the endless stream.
-            num_frames: of each crop's features.
-
-        Returns:
-            What the pieces shall sound like and the noise for them, (pieces, samples); and the
-            crops, starts, peaks and mask of `Pieces`.
-        """
-        hop, vocoder = self.vocoder.hop_length, self.vocoder
-        clean = nn.functional.pad(clean, (0, num_frames * hop - clean.shape[1]))
-        count = min(self.segment_frames or num_frames, num_frames)
-        numbers = range(_PIECE, _PIECE + self.pieces_per_crop)
-        keys = torch.stack([stream_keys(self.seed, positions, n) for n in numbers], dim=1)
-        draws = uniform(keys)
-        spare = num_frames - count - 2 * vocoder.margin_frames
-        starts = loud_starts(clean, hop, count, draws, vocoder.margin_frames if spare >= 0 else 0)
-        crops = torch.arange(len(starts), device=starts.device).repeat_interleave(len(numbers))
-        starts = starts.flatten()
-        places = starts[:, None] * hop + torch.arange(count * hop, device=starts.device)
-        # Beyond what a vocoder can give, discriminators would recognise its outputs by their end.
-        ends = lengths.clamp_max(num_frames * hop - vocoder.num_missing)
-        mask = (places < ends[crops, None]).to(clean.dtype)
-        spoken = cut(clean, crops, starts * hop, count * hop) * mask
-        target = vocoder.target(spoken, clean[crops])
-        noise_keys = stream_keys(self.seed, positions, _NOISE)[crops]
-        noise = self._noise(noise_keys, starts * hop, target.shape[1])
-        return target, noise, crops, starts, target.abs().amax(1), mask
-
-    def _noise(self, keys: Tensor, starts: Tensor, num_samples: int) -> Tensor:
-        """Return what the vocoder starts from; see `white_noise`."""
-        if not self.vocoder.needs_noise:
-            return torch.zeros((), device=keys.device).expand(len(keys), num_samples)
-        return white_noise(keys, starts, num_samples)
-
     def _restore(self, clip: PairBatch) -> tuple[Tensor, Tensor]:
         length = int(clip.lengths[0])
         features = self._features(clip)
         keys = stream_keys(_VALIDATION_NOISE_SEED, clip.positions, _NOISE).to(features.device)
         num_samples = features.shape[1] * self.vocoder.hop_length
-        noise = self._noise(keys, torch.zeros_like(keys), num_samples)
+        noise = self.vocoder.noise(keys, torch.zeros_like(keys), num_samples)
         restored = self.vocoder.generate(features, noise)[:, :length]
         clean = clip.clean[:, :length]
         return self.vocoder.target(clean, clean), restored
@@ -329,6 +271,66 @@ def _spectral_losses(sample_rate: int, config: AdversarialVocoderConfig) -> nn.M
     if not losses:
         raise UserError("model.stft and model.mel are both empty; give one or both")
     return losses
+
+
+class PieceSampler(nn.Module):
+    """Draws which pieces of a batch's crops a vocoder speaks, and the noise that it starts from.
+
+    Args:
+        vocoder: speaks them.
+        seed: of the noise and the places.
+        seconds: length of a piece; None: the whole crop.
+        num_pieces: of each crop.
+
+    Raises:
+        UserError: no piece of a crop is asked for.
+    """
+
+    def __init__(
+        self, vocoder: AdversarialGenerator, seed: int, seconds: float | None, num_pieces: int
+    ) -> None:
+        super().__init__()
+        if num_pieces < 1:
+            raise UserError(f"model.pieces_per_crop={num_pieces} must be at least 1")
+        self.vocoder, self.seed, self.num_pieces = vocoder, seed, num_pieces
+        self.num_frames: int | None = None
+        if seconds is not None:
+            self.num_frames = max(1, round(seconds * vocoder.sample_rate / vocoder.hop_length))
+
+    def forward(
+        self, clean: Tensor, lengths: Tensor, positions: Tensor, num_frames: int
+    ) -> tuple[Tensor, Tensor, Pieces]:
+        """Draw the pieces of a batch.
+
+        Args:
+            clean: (crops, samples).
+            lengths: (crops,) true samples.
+            positions: (crops,) of the crops in the endless stream.
+            num_frames: of each crop's features.
+
+        Returns:
+            What the pieces shall sound like, (pieces, samples), the noise for them, the same, and
+            where they lie.
+        """
+        hop, vocoder = self.vocoder.hop_length, self.vocoder
+        clean = nn.functional.pad(clean, (0, num_frames * hop - clean.shape[1]))
+        count = min(self.num_frames or num_frames, num_frames)
+        numbers = range(_PIECE, _PIECE + self.num_pieces)
+        keys = torch.stack([stream_keys(self.seed, positions, n) for n in numbers], dim=1)
+        draws = uniform(keys)
+        spare = num_frames - count - 2 * vocoder.margin_frames
+        starts = loud_starts(clean, hop, count, draws, vocoder.margin_frames if spare >= 0 else 0)
+        crops = torch.arange(len(starts), device=starts.device).repeat_interleave(len(numbers))
+        starts = starts.flatten()
+        places = starts[:, None] * hop + torch.arange(count * hop, device=starts.device)
+        # Beyond what a vocoder can give, discriminators would recognise its outputs by their end.
+        ends = lengths.clamp_max(num_frames * hop - vocoder.num_missing)
+        mask = (places < ends[crops, None]).to(clean.dtype)
+        spoken = cut(clean, crops, starts * hop, count * hop) * mask
+        target = vocoder.target(spoken, clean[crops])
+        noise_keys = stream_keys(self.seed, positions, _NOISE)[crops]
+        noise = vocoder.noise(noise_keys, starts * hop, target.shape[1])
+        return target, noise, Pieces(crops, starts, count, target.abs().amax(1), mask)
 
 
 def loud_starts(clean: Tensor, hop: int, num_frames: int, draws: Tensor, margin: int = 0) -> Tensor:

@@ -19,7 +19,7 @@ has more than the second."""
 PATIENCE = 12
 """When channels for so many batches wait, the one that has waited longest goes with its likes."""
 
-Row = tuple[Piece, int]  # and the channel of it
+BatchRow = tuple[Piece, int]  # and the channel of it
 
 
 class Waiting:
@@ -31,13 +31,13 @@ class Waiting:
 
     def __init__(self, batch_size: int) -> None:
         self._batch_size = batch_size
-        self._rows: list[tuple[int, int, Row]] = []  # frames, order of arrival, row
+        self._rows: list[tuple[int, int, BatchRow]] = []  # frames, order of arrival, row
         self._num_seen = 0
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def add(self, row: Row) -> list[Row]:
+    def add(self, row: BatchRow) -> list[BatchRow]:
         """Have a row wait; return the batch that shall go now, or nothing."""
         insort(self._rows, (row[0].restored.shape[1], self._num_seen, row))
         self._num_seen += 1
@@ -50,18 +50,18 @@ class Waiting:
             return []
         return self.first()
 
-    def first(self) -> list[Row]:
+    def first(self) -> list[BatchRow]:
         """Return the batch of the row that has waited longest; nothing if none waits."""
         if not self._rows:
             return []
         return self._with(min(range(len(self._rows)), key=lambda place: self._rows[place][1]))
 
-    def rest(self) -> Iterator[list[Row]]:
+    def rest(self) -> Iterator[list[BatchRow]]:
         """Yield all that wait, in batches, the longest first."""
         while self._rows:
             yield self._with(len(self._rows) - 1)
 
-    def _with(self, place: int) -> list[Row]:
+    def _with(self, place: int) -> list[BatchRow]:
         """Take the largest batch around a row that is not padded too much."""
         size = min(self._batch_size, len(self._rows))
         while True:
@@ -78,7 +78,7 @@ class Waiting:
         sums = np.concatenate([[0], lengths.cumsum()])
         return 1 - (sums[size:] - sums[:-size]) / (size * lengths[size - 1 :])
 
-    def _take(self, first: int, size: int) -> list[Row]:
+    def _take(self, first: int, size: int) -> list[BatchRow]:
         taken = self._rows[first : first + size]
         del self._rows[first : first + size]
         return [row for _, _, row in taken]
@@ -112,7 +112,7 @@ def restore_chunks(
             yield from restore_batch(batch, model)  # type: ignore[misc]
 
 
-def restore_batch(batch: list[Row], model: Model) -> list[Piece]:
+def restore_batch(batch: list[BatchRow], model: Model) -> list[Piece]:
     """Restore a batch, in halves where the memory is too small; return the pieces that are whole.
 
     Raises:
@@ -141,7 +141,7 @@ def restore_batch(batch: list[Row], model: Model) -> list[Piece]:
     return [p for p in dict.fromkeys(piece for piece, _ in batch) if not p.to_restore]
 
 
-def on_device(batch: list[Row], model: Model) -> None:
+def on_device(batch: list[BatchRow], model: Model) -> None:
     """Do to a batch what the device does: take it in, with its gains, restore it, give it back.
 
     Whatever else the process of the device does must cost little beside it: `benchmarks/restore.py

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.memory import keep_freed_memory
-from open_miipher.base.noise import white_noise
 from open_miipher.base.paths import printable
 from open_miipher.base.precision import store_in_bf16, without_parametrisations
 from open_miipher.base.registry import build, from_mapping
@@ -262,7 +261,7 @@ class Chain:
             missing = bucket(num_frames) - num_frames
             if missing:  # else it stays in pinned memory
                 waveform = nn.functional.pad(waveform, (0, missing * self.input_hop))
-            has_ends = True
+            has_ends = True  # as the graph of all batches of this length has it
         inputs = (waveform, None if is_full else lengths, keys, starts, statistics)
         with self._turn:
             if self._graphs is not None:
@@ -292,11 +291,7 @@ class Chain:
             lengths: None: all are as long as the batch.
         """
         num_samples = waveform.shape[1] // self.input_hop * self.output_hop
-        noise = (
-            white_noise(keys, starts, num_samples)
-            if self.vocoder.needs_noise
-            else torch.zeros((), device=self.device).expand(len(waveform), num_samples)
-        )
+        noise = self.vocoder.noise(keys, starts, num_samples)
         features, frame_lengths = self.cleaner(waveform, lengths, statistics)
         return self.vocoder.generate(features, noise, frame_lengths if has_ends else None).float()
 
@@ -308,21 +303,14 @@ def _check_chain(checkpoint: Checkpoint) -> None:
         UserError: it does not; the message says what it holds.
     """
     missing = [part for part in ("cleaner", "generator") if part not in checkpoint.networks]
+    if not missing:
+        return
+    what = f"is not a restoration chain ({', '.join(missing)} missing)"
     if missing == ["generator"]:
-        raise UserError(
-            f"{checkpoint.path} holds a feature cleaner alone, which makes no audio; "
-            "pass a checkpoint of stage 3 (model=…_finetune)"
-        )
-    if missing == ["cleaner"]:
-        raise UserError(
-            f"{checkpoint.path} holds a vocoder alone, which cleans nothing; "
-            "pass a checkpoint of stage 3 (model=…_finetune)"
-        )
-    if missing:
-        raise UserError(
-            f"{checkpoint.path} is not a restoration chain ({', '.join(missing)} missing); "
-            "pass a checkpoint of stage 3 (model=…_finetune)"
-        )
+        what = "holds a feature cleaner alone, which makes no audio"
+    elif missing == ["cleaner"]:
+        what = "holds a vocoder alone, which cleans nothing"
+    raise UserError(f"{checkpoint.path} {what}; pass a checkpoint of stage 3 (model=…_finetune)")
 
 
 def _fingerprint(cleaner: Cleaner, vocoder: Vocoder, specs: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import math
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
@@ -23,8 +24,8 @@ from open_miipher.audio.io import (
     RefusedName,
     shown,
 )
-from open_miipher.audio.level import moments, variances
 from open_miipher.audio.mixing import Mix, mix_of
+from open_miipher.audio.power import moments, variances
 from open_miipher.audio.resample import StreamResampler
 from open_miipher.base.atomic import name_refusal
 from open_miipher.base.paths import printable
@@ -207,7 +208,7 @@ class ArraySink:
         self._blocks.clear()
 
 
-class EncodingSink:
+class EncodingSink(ABC):
     """Encodes a signal; the base of `FileSink` and `MemorySink`.
 
     Args:
@@ -246,16 +247,17 @@ class EncodingSink:
         self._writer = None
         self.num_clipped, self.level = 0, Level()
 
+    @abstractmethod
     def close(self) -> None:
         """Finish and keep what was written."""
-        raise NotImplementedError
 
+    @abstractmethod
     def abort(self) -> None:
         """Discard what was written."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _create(self, num_channels: int) -> AudioWriter | MemoryWriter:
-        raise NotImplementedError
+        """Return what encodes."""
 
 
 class FileSink(EncodingSink):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from open_miipher.audio.mel import MelConfig
 from open_miipher.base.ambient import Ambient
+from open_miipher.base.noise import white_noise
 from open_miipher.encoders.base import frame_mask
 
 
@@ -48,6 +49,12 @@ class Vocoder(nn.Module, ABC):
         Returns:
             (batch, frames * hop_length) float32; anything beyond a clip's end.
         """
+
+    def noise(self, keys: Tensor, starts: Tensor, num_samples: int) -> Tensor:
+        """Return what `generate` starts from; see `white_noise`, or zeros if it needs none."""
+        if self.needs_noise:
+            return white_noise(keys, starts, num_samples)
+        return torch.zeros((), device=keys.device).expand(len(keys), num_samples)
 
     def merge(self, on_gpu: bool) -> None:
         """Take the form that is fastest, and says the same; most have one form alone.
