@@ -3,9 +3,12 @@
 import fcntl
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -34,6 +37,17 @@ def root(tmp_path: Path) -> Path:
 def cached(folder: Path) -> Path:
     (found,) = folder.glob("*.index")
     return found
+
+
+@contextmanager
+def file_limit(num_bytes: int) -> Iterator[None]:
+    """Let no file grow beyond a size, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_it_is_written_once_and_mapped(folder, root, monkeypatch):
@@ -85,20 +99,38 @@ def test_a_damaged_one_is_written_anew(folder, root, damage):
     assert path.read_bytes() == whole
 
 
+def test_what_is_written_is_not_read_back_or_waited_for(folder, root, monkeypatch):
+    """A power failure may leave it damaged: it is checked when it is found."""
+    checked = []
+    monkeypatch.setattr(cache, "check_columns", lambda buffer: checked.append(len(buffer)))
+    monkeypatch.setattr("open_miipher.base.atomic.os.fsync", None)
+    first = read_index(root)
+    assert not checked
+    read_index(root)
+    assert checked == [cached(folder).stat().st_size]
+    pickle.loads(pickle.dumps(first))
+    assert len(checked) == 1
+
+
+def test_what_cannot_be_checked_is_waited_for(folder, monkeypatch):
+    synced = []
+    monkeypatch.setattr("open_miipher.base.atomic.os.fsync", synced.append)
+    found = cache.from_cache("x.samples", lambda out: out.write(b"samples"), Path.read_bytes)
+    assert found == b"samples"
+    assert len(synced) == 1
+
+
 @pytest.mark.parametrize("hindrance", ["a file", "others", "full"])
-def test_where_it_cannot_be_kept_that_is_told(folder, root, monkeypatch, hindrance):
+def test_where_it_cannot_be_kept_that_is_told(folder, root, hindrance):
     if hindrance == "a file":
         folder.parent.write_text("in the way")
     elif hindrance == "others":
         folder.mkdir(parents=True)
         folder.chmod(0o777)
-    else:
-
-        def full(*_):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr("open_miipher.base.atomic.os.fsync", full)
-    with pytest.warns(UserWarning, match="in its own memory.*export XDG_CACHE_HOME") as told:
+    with (
+        file_limit(2**13) if hindrance == "full" else nullcontext(),
+        pytest.warns(UserWarning, match="in its own memory.*export XDG_CACHE_HOME") as told,
+    ):
         index = read_index(root)
     assert str(root / "metadata.csv") in str(told[0].message)
     assert index.entries == ENTRIES

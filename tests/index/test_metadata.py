@@ -191,16 +191,43 @@ def test_of_two_columns_of_a_name_the_last_counts(tmp_path: Path) -> None:
     assert read_index(tmp_path).entries == [Entry("a.wav", 1, 2, 3, {"text": "y"})]
 
 
-def test_paths_that_differ_hardly_ever_have_one_hash() -> None:
-    """Those with one are read again and compared."""
-    paths = [
-        f"{'x' * (k % 3)}{a:02d}/chapter{k:02d}/{a * k:08d}" for a in range(100) for k in range(100)
-    ]
-    paths += [f"{'long/' * 20}{path}" for path in paths]
-    ends = np.cumsum([len(path) + 1 for path in paths]) - 1
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    block = index_rows.Block("\n".join([*paths, ""]).encode(), starts[:, None], ends[:, None])
-    assert len(set(columns._hashes(block, 0).tolist())) == len(paths)
+@pytest.mark.parametrize(
+    ("paths", "ascend"),
+    [
+        (["a"], True),
+        (["a", "a.", "a/b", "b"], True),
+        (["a/" * 40 + "x", "a/" * 40 + "x0", "a/" * 40 + "y"], True),
+        (["z", "ä", "日本語", "\U0001f600"], True),  # as Python sorts them
+        (["a", "a"], False),
+        (["b", "a"], False),
+        (["a", "aa", "a"], False),
+        (["a", "a\0"], False),  # not found to, though it does
+        (["a", "b" * (index_rows.PADDING + 1)], False),
+        (["", ""], False),
+    ],
+)
+def test_only_paths_that_ascend_are_found_to(paths: list[str], ascend: bool) -> None:
+    assert columns._ascends(index_rows._joined([[path] for path in paths]), 0) == ascend
+
+
+@pytest.mark.parametrize("block", [1, 40, 10**6])
+def test_a_path_that_stands_twice_is_found_wherever_it_stands(block: int, tmp_path: Path) -> None:
+    """In rows that ascend, only the neighbours are compared, over the ends of blocks too."""
+    paths = [f"{k:03d}.wav" for k in range(100)]
+    with (
+        mock.patch.object(index_rows, "_BLOCK_BYTES", block),
+        mock.patch.object(columns, "_READ_ROWS", 7),
+    ):
+        with mock.patch.object(columns._Writer, "paths", None):  # nothing is read back
+            read_index(make(tmp_path, *(f"{path},1,1,1" for path in paths)))
+        for row, again in ((1, 0), (50, 49), (99, 98), (99, 0), (0, 99), (30, 70)):
+            rows = [*paths[:row], paths[again], *paths[row:]]
+            last = max(row, again + (again >= row)) + 2
+            for extra in ("", ",text"):
+                make(tmp_path, *(f"{path},1,1,1{extra}" for path in rows), header=HEADER + extra)
+                with pytest.raises(UserError, match=f"row {last}: '{paths[again]}' stands twice"):
+                    read_index(tmp_path)
+        read_index(make(tmp_path, *(f"{path},1,1,1" for path in reversed(paths))))
 
 
 def test_an_entry_is_asked_for_by_its_number(tmp_path: Path) -> None:
@@ -237,11 +264,20 @@ def _tables(draw: st.DrawFn) -> tuple[tuple[str, ...], list[list[str]]]:
     return header, draw(st.lists(row | row | row | wrong, max_size=12))
 
 
-@given(table=_tables(), quoted=st.booleans(), block=st.sampled_from([1, 50, 10**6]))
+@given(
+    table=_tables(),
+    ordered=st.booleans(),
+    quoted=st.booleans(),
+    block=st.sampled_from([1, 50, 10**6]),
+)
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_every_file_is_read_as_its_rows_one_by_one(table, quoted, block, tmp_path: Path) -> None:
+def test_every_file_is_read_as_its_rows_one_by_one(
+    table, ordered, quoted, block, tmp_path: Path
+) -> None:
     """Against the plain loop over the csv module that this once was."""
     header, rows = table
+    if ordered:
+        rows.sort(key=lambda row: row[header.index("file_path")])
     path = tmp_path / "metadata.csv"
     with path.open("w", newline="") as file:
         if quoted:

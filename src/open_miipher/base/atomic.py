@@ -38,23 +38,33 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{_stem(path.name)}.{os.getpid()}.tmp")
 
 
-def put_in_place(temporary: Path, path: Path) -> None:
+def put_in_place(temporary: Path, path: Path, is_synced: bool = True) -> None:
     """Synchronise a finished file to disk and rename it to `path`; an older file is replaced.
+
+    Args:
+        temporary: the finished file.
+        path: its name from then on.
+        is_synced: without, a power failure may leave a damaged file at `path`.
 
     Raises:
         OSError: the file system reports an error.
     """
-    with open(temporary, "rb+") as file:  # Windows synchronises no file that is only read
-        os.fsync(file.fileno())
+    if is_synced:
+        with open(temporary, "rb+") as file:  # Windows synchronises no file that is only read
+            os.fsync(file.fileno())
     temporary.replace(path)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, is_synced: bool = True) -> Iterator[Path]:
     """Yield a temporary path to write a file to; at the end of the block it is renamed to `path`.
 
     After an error in the block the temporary file is removed, and an older file at `path` is not
     changed.
+
+    Args:
+        path: of the file.
+        is_synced: see `put_in_place`.
 
     Raises:
         OSError: the file system reports an error; if the disk is full, the error names the file.
@@ -62,7 +72,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = temporary_path(path)
     try:
         yield temporary
-        put_in_place(temporary, path)
+        put_in_place(temporary, path, is_synced)
     except OSError as error:
         if error.errno in _DISK_FULL and error.filename is None:
             error.filename = str(path)  # the error of a failed write does not name the file

@@ -17,7 +17,7 @@ The description stands at the end because only then is everything in it known.
 
 import json
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -31,7 +31,7 @@ import numpy as np
 
 from open_miipher.base.errors import UserError, report
 from open_miipher.base.threads import in_threads, num_cores
-from open_miipher.index.rows import FIRST_ROW, Block, within
+from open_miipher.index.rows import FIRST_ROW, PADDING, Block, within
 
 T = TypeVar("T")
 
@@ -39,9 +39,7 @@ COLUMNS = ("file_path", "sample_rate", "num_frames", "num_channels")
 _MOST = {"sample_rate": 2**31 - 1, "num_frames": 10**18 - 1, "num_channels": 2**31 - 1}
 _MOST_DIGITS = 18  # so many digits always fit into an int64
 _NUMBERS = {"sample_rate": "<i4", "num_frames": "<i8", "num_channels": "<i4"}
-_HASHED_BYTES = 64  # of a path at a time
-_BEFORE = np.tri(_HASHED_BYTES + 1, _HASHED_BYTES, -1, np.uint8)  # row n: n ones, then zeros
-_HALF, _ODD = np.uint64(32), np.uint64(0x9E3779B97F4A7C15)  # of a hash's bits; an odd factor
+_READ_ROWS = 10_000  # at a time, where they are read back
 _MOST_THREADS = 4  # what cannot be shared out takes a third of the time
 _FOOTER = Struct("<qq8s")
 _MAGIC = b"OM2INDEX"
@@ -78,18 +76,28 @@ class Columns:
         return self.texts[start:end].tobytes().decode()
 
 
-def read_columns(buffer: mmap | memoryview) -> Columns:
-    """Find the columns in what `write_columns` wrote; nothing is copied.
+def num_threads() -> int:
+    """Return how many threads look at a CSV file."""
+    return min(_MOST_THREADS, num_cores())
+
+
+def check_columns(buffer: mmap | memoryview) -> None:
+    """See that what `write_columns` wrote is whole.
 
     Raises:
         ValueError: it is damaged, or something else.
     """
-    body = len(buffer) - _FOOTER.size
-    if body < 0:
-        raise ValueError("too short")
-    length, checksum, magic = _FOOTER.unpack_from(buffer, body)
-    if magic != _MAGIC or zlib.crc32(memoryview(buffer)[:body]) != checksum:
-        raise ValueError("no columns, or damaged ones")
+    if zlib.crc32(memoryview(buffer)[: -_FOOTER.size]) != _footer(buffer)[1]:
+        raise ValueError("damaged columns")
+
+
+def read_columns(buffer: mmap | memoryview) -> Columns:
+    """Find the columns in what `write_columns` wrote; nothing is copied, or checked.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    length, body = _footer(buffer)[0], len(buffer) - _FOOTER.size
     description = json.loads(bytes(memoryview(buffer)[body - length : body]))
     rows, names = description["rows"], tuple(description["extra_names"])
     texts = np.frombuffer(buffer, np.uint8, description["text_bytes"])
@@ -112,22 +120,34 @@ def read_columns(buffer: mmap | memoryview) -> Columns:
     )
 
 
-def write_columns(blocks: Iterable[Block], header: list[str], path: Path, out: BinaryIO) -> None:
+def _footer(buffer: mmap | memoryview) -> tuple[int, int]:
+    """Return the length of the description and the CRC."""
+    if len(buffer) < _FOOTER.size:
+        raise ValueError("too short")
+    length, checksum, magic = _FOOTER.unpack_from(buffer, len(buffer) - _FOOTER.size)
+    if magic != _MAGIC:
+        raise ValueError("no columns")
+    return length, checksum
+
+
+def write_columns(
+    blocks: Iterable[Callable[[], Block]], header: list[str], path: Path, out: BinaryIO
+) -> None:
     """Check the rows of a metadata.csv and write them as columns.
 
     Args:
-        blocks: its rows.
+        blocks: its rows, see `read_blocks`.
         header: names of its columns, all of `COLUMNS` among them.
         path: its name, for messages.
         out: empty, open for reading and writing.
 
     Raises:
-        UserError: no rows, or rows that cannot be right (all of them together, the first 10 named).
+        UserError: as the blocks, no rows, or rows that cannot be right (all of them together, the
+            first 10 named).
         OSError: `out` cannot be written.
     """
     writer = _Writer(header, out)
-    num_threads = min(_MOST_THREADS, num_cores())
-    for part in in_threads(writer.look_at, blocks, num_threads, batch_size=1):
+    for part in in_threads(writer.look_at, blocks, num_threads(), batch_size=1):
         writer.add(part)
     if not writer.num_rows:
         raise UserError(f"{path} lists no files")
@@ -144,16 +164,20 @@ class _Part:
         problems: by row.
         numbers: (rows,) int64, by column.
         texts: bytes of the paths and of the extra columns, row by row.
-        lengths: of each of these texts, int64.
-        hashes: (rows,) uint64, see `_hashes`.
+        ends: of each of these texts, int64.
+        first_path: of the first row.
+        last_path: of the last row.
+        ascends: whether each path comes after the one before it.
         lines: that the fingerprint is made of.
     """
 
     problems: dict[int, str]
     numbers: dict[str, np.ndarray]
     texts: np.ndarray
-    lengths: np.ndarray
-    hashes: np.ndarray
+    ends: np.ndarray
+    first_path: bytes
+    last_path: bytes
+    ascends: bool
     lines: memoryview | bytes
 
 
@@ -170,37 +194,50 @@ class _Writer:
         self._places = {name: place for place, name in enumerate(header)}  # of equal names the last
         self.extra_names = [name for name in self._places if name not in COLUMNS]
         # One block of memory each, which the system gets back as a whole.
-        self._hashes, self._lengths = bytearray(), bytearray()
         self._numbers = {name: bytearray() for name in COLUMNS[1:]}
+        self._offsets, self._text_bytes = bytearray(np.zeros(1, "<i8")), 0
+        self._last_path, self.ascends = b"", True  # as if a path that is refused stood before all
         self._digest, self._checksum = sha256(), 0
 
-    def look_at(self, block: Block) -> _Part:
+    def look_at(self, read: Callable[[], Block]) -> _Part:
         """Check some rows, in any order; nothing is kept."""
-        path = self._places[COLUMNS[0]]
+        block, path = read(), self._places[COLUMNS[0]]
         problems, numbers = _wrong_paths(block, path), {}
         for name in self._numbers:
             numbers[name], wrong = _numbers(block, self._places[name], name)
             problems = {**wrong, **problems}  # a row's leftmost problem is told
         texts, lengths = block.texts([path, *(self._places[name] for name in self.extra_names)])
-        lines = self._lines(block, list(numbers.values()))
-        return _Part(problems, numbers, texts, lengths, _hashes(block, path), lines)
+        spans = zip(block.starts[[0, -1], path], block.ends[[0, -1], path], strict=True)
+        first_path, last_path = (block.data[start:end] for start, end in spans)
+        return _Part(
+            problems,
+            numbers,
+            texts,
+            np.cumsum(lengths),
+            first_path,
+            last_path,
+            self.ascends and _ascends(block, path),
+            self._lines(block, list(numbers.values())),
+        )
 
     def add(self, part: _Part) -> None:
         """Take rows that were looked at, in their order."""
         self.problems |= {self.num_rows + row: what for row, what in part.problems.items()}
-        self.num_rows += len(part.hashes)
+        self.num_rows += len(part.numbers[COLUMNS[1]])
         for name, values in part.numbers.items():
             self._numbers[name] += values.astype(_NUMBERS[name]).data
         self._put(part.texts.data)
-        self._lengths += part.lengths.data
-        self._hashes += part.hashes.data
+        self._offsets += (part.ends + self._text_bytes).astype("<i8").data
+        self._text_bytes += len(part.texts)
+        self.ascends = self.ascends and part.ascends and self._last_path < part.first_path
+        self._last_path = part.last_path
         self._digest.update(part.lines)
 
     def _lines(self, block: Block, numbers: list[np.ndarray]) -> memoryview | bytes:
         """Return what the fingerprint is made of: of each row `path\\0rate,frames,channels\\n`."""
         places = [self._places[name] for name in COLUMNS]
         first, last = places[0], places[-1]
-        characters = np.frombuffer(block.data, np.uint8)
+        characters = block.characters
         has_zeros = (characters[block.starts[:, places[1:]]] == ord("0")).any()
         if places == list(range(first, last + 1)) and not has_zeros:
             # Each stands there, but for the two bytes that end its path and its last number.
@@ -217,24 +254,29 @@ class _Writer:
 
     def offsets(self) -> np.ndarray:
         """Return where each text begins, and where the last ends."""
-        return np.concatenate([[0], np.cumsum(np.frombuffer(self._lengths, np.int64))])
+        return np.frombuffer(self._offsets, "<i8")
 
-    @property
-    def hashes(self) -> np.ndarray:
-        """Return a number for each path, equal for equal paths: (rows,) uint64."""
-        return np.frombuffer(self._hashes, np.uint64)
+    def paths(self) -> Iterator[bytes]:
+        """Read all paths back."""
+        offsets, step = self.offsets(), 1 + len(self.extra_names)
+        for first in range(0, len(offsets) - 1, _READ_ROWS * step):
+            places = offsets[first : first + _READ_ROWS * step + 1]
+            edges = (places - places[0]).tolist()
+            self.out.seek(places[0])
+            data = self.out.read(edges[-1])
+            spans = zip(edges[:-1:step], edges[1::step], strict=True)
+            yield from (data[start:end] for start, end in spans)
 
     def finish(self) -> None:
         """Write what stands after the texts."""
-        offsets = self.offsets()
-        text_bytes = int(offsets[-1])
-        self._put(bytes(-text_bytes % 8))
-        self._put(offsets.astype("<i8").data)
+        self.out.seek(0, SEEK_END)
+        self._put(bytes(-self._text_bytes % 8))
+        self._put(self._offsets)
         for name in ("num_frames", "sample_rate", "num_channels"):
             self._put(self._numbers.pop(name))
         description = {
             "rows": self.num_rows,
-            "text_bytes": text_bytes,
+            "text_bytes": self._text_bytes,
             "extra_names": self.extra_names,
             "fingerprint": self._digest.hexdigest(),
         }
@@ -260,39 +302,33 @@ def check_path(file_path: str) -> None:
 
 def _wrong_paths(block: Block, place: int) -> dict[int, str]:
     """Return what is wrong with a column of paths, by row."""
-    characters = np.frombuffer(block.data, np.uint8)
+    characters = block.characters
     starts, ends = block.starts[:, place], block.ends[:, place]
     # These few are looked at one by one: they may be right.
     dot, slash = b"./"
     odd = (starts == ends) | (characters[starts] == slash)
     odd |= (characters[ends - 1] == dot) | (characters[ends - 1] == slash)
-    two_dots = np.flatnonzero((characters[:-1] == dot) & (characters[1:] == dot))
+    dots = characters == dot
+    two_dots = np.flatnonzero(dots[:-1] & dots[1:])
     odd[np.maximum(np.searchsorted(starts, two_dots, side="right") - 1, 0)] = True
     return _one_by_one(block, place, odd, check_path)[1]
 
 
-def _hashes(block: Block, place: int) -> np.ndarray:
-    """Return a number for each field of a column, equal for equal fields: (rows,) uint64."""
-    data = block.data + bytes(_HASHED_BYTES)
-    windows = np.ndarray(len(block.data), f"V{_HASHED_BYTES}", data, strides=(1,))
+def _ascends(block: Block, place: int) -> bool:
+    """Whether each field of a column is found to come after the one before it, by their bytes."""
     starts, lengths = block.starts[:, place], block.ends[:, place] - block.starts[:, place]
-    hashes = lengths.astype(np.uint64)
-    for first in range(0, int(lengths.max()), _HASHED_BYTES):
-        rows = np.flatnonzero(lengths > first)
-        parts = windows[starts[rows] + first].view(np.uint8).reshape(-1, _HASHED_BYTES)
-        parts *= _BEFORE[np.minimum(lengths[rows] - first, _HASHED_BYTES)]
-        mixed = hashes[rows]
-        for words in parts.view(np.uint64).T:
-            mixed ^= words
-            mixed ^= mixed >> _HALF
-            mixed *= _ODD
-        hashes[rows] = mixed
-    return hashes
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    if not 0 < longest <= PADDING:
+        return False
+    fields = block.windows(starts, longest)
+    fields[:, shortest:] *= np.arange(shortest, longest) < lengths[:, None]  # zeros behind each
+    ordered = fields.view(f"S{longest}").ravel()
+    return bool((ordered[:-1] < ordered[1:]).all())
 
 
 def _numbers(block: Block, place: int, name: str) -> tuple[np.ndarray, dict[int, str]]:
     """Return a column's (rows,) int64, and what is wrong, by row."""
-    characters = np.frombuffer(block.data, np.uint8)
+    characters = block.characters
     ends, lengths = block.ends[:, place], block.ends[:, place] - block.starts[:, place]
     values = np.zeros(len(ends), np.int64)
     right = lengths <= _MOST_DIGITS
@@ -342,21 +378,19 @@ def _number(text: str, name: str) -> int:
 
 def _repeated(writer: _Writer) -> dict[int, str]:
     """Return the rows whose path stands in an earlier row, of those without another problem."""
-    hashes = writer.hashes
+    if writer.ascends:
+        return {}
+    hashes = np.fromiter(map(hash, writer.paths()), np.int64, writer.num_rows)
     ordered = np.sort(hashes)
     suspects = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(suspects):
         return {}
-    offsets, step = writer.offsets(), 1 + len(writer.extra_names)
     problems, seen = {}, set()
-    for row in np.flatnonzero(np.isin(hashes, suspects)).tolist():
-        if row in writer.problems:
+    both = zip(np.isin(hashes, suspects), writer.paths(), strict=True)
+    for row, (is_suspect, path) in enumerate(both):
+        if not is_suspect or row in writer.problems:
             continue
-        start, end = offsets[row * step : row * step + 2].tolist()
-        writer.out.seek(start)
-        path = writer.out.read(end - start)
         if path in seen:
             problems[row] = f"{path.decode()!r} stands twice"
         seen.add(path)
-    writer.out.seek(0, SEEK_END)
     return problems

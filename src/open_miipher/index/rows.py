@@ -6,9 +6,10 @@ that several readers can begin at the start, one after the other.
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import FileIO
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,9 @@ from open_miipher.base.errors import UserError
 from open_miipher.index.foreign import index_command, no_index
 
 FIRST_ROW = 2  # as an editor counts: the header is row 1
+PADDING = 512
+"""Zero bytes behind the fields of a block, so that as many can be taken from any place in it."""
+
 _BLOCK_BYTES = 2**20  # what numpy makes of it still lies in the processor's cache
 _BLOCK_ROWS = 50_000
 _COMMA, _NEWLINE = b",\n"
@@ -29,7 +33,7 @@ class Block:
     """Some rows that follow each other.
 
     Attributes:
-        data: all fields in UTF-8, with a byte after each.
+        data: all fields in UTF-8, with a byte after each, and `PADDING` zero bytes.
         starts: (rows, columns) int64, where each field begins in `data`.
         ends: (rows, columns) int64, where it ends.
     """
@@ -38,6 +42,24 @@ class Block:
     starts: np.ndarray
     ends: np.ndarray
 
+    @property
+    def characters(self) -> np.ndarray:
+        """The data without the padding: (bytes,) uint8."""
+        return np.frombuffer(self.data, np.uint8)[:-PADDING]
+
+    def windows(self, starts: np.ndarray, width: int) -> np.ndarray:
+        """Return what stands at these places, whatever it is.
+
+        Args:
+            starts: (n,) int64.
+            width: bytes from each place on, at most `PADDING`.
+
+        Returns:
+            (n, width) uint8.
+        """
+        everywhere = np.ndarray(len(self.data) - width + 1, f"V{width}", self.data, strides=(1,))
+        return everywhere[starts].view(np.uint8).reshape(-1, width)
+
     def texts(self, columns: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return the fields of these columns, row by row, with nothing between them.
 
@@ -45,7 +67,7 @@ class Block:
             (bytes,) uint8, and (rows * columns,) int64, the length of each field.
         """
         starts, ends = self.starts[:, columns].ravel(), self.ends[:, columns].ravel()
-        characters, lengths = np.frombuffer(self.data, np.uint8), ends - starts
+        characters, lengths = self.characters, ends - starts
         if list(columns) == sorted(columns):  # as they stand there, what is between them left out
             return characters[within(len(characters), starts, ends)], lengths
         before = np.cumsum(lengths) - lengths
@@ -107,8 +129,8 @@ def read_rows(file: FileIO, path: Path) -> Iterator[list[str]]:
         yield row
 
 
-def read_blocks(file: FileIO, path: Path, plain: bool) -> Iterator[Block]:
-    """Yield all rows after the header, in blocks.
+def read_blocks(file: FileIO, path: Path, plain: bool) -> Iterator[Callable[[], Block]]:
+    """Yield all rows after the header, in blocks, each made when it is called for, in any thread.
 
     Args:
         file: the whole file, open for reading, unbuffered.
@@ -116,56 +138,64 @@ def read_blocks(file: FileIO, path: Path, plain: bool) -> Iterator[Block]:
         plain: whether all of it `is_plain`.
 
     Raises:
-        UserError: as `read_rows`.
+        UserError: as `read_rows`, also when a block is called for.
     """
     return _plain_blocks(file, path) if plain else _parsed_blocks(file, path)
 
 
-def _plain_blocks(file: FileIO, path: Path) -> Iterator[Block]:
+def _plain_blocks(file: FileIO, path: Path) -> Iterator[Callable[[], Block]]:
     with csv_errors(path):
         file.seek(0)
         num_columns = file.readline().count(b",") + 1
-    first_row = FIRST_ROW
+    first_row, rest, padding = FIRST_ROW, b"", bytes(PADDING)
     while True:
         with csv_errors(path):
-            data = file.read(_BLOCK_BYTES) + file.readline()
-            data.decode()  # or it is refused
-        if not data:
+            part = file.read(_BLOCK_BYTES)
+        if not part and not rest:
             return
-        if not data.endswith(b"\n"):
-            data += b"\n"
-        block = _cut(data, num_columns)
-        if block is None:
-            for number, line in enumerate(data.splitlines(), start=first_row):
-                length = line.count(b",") + 1 if line else 0  # as the csv module counts
-                _check_length(path, number, length, num_columns)
-        else:
-            first_row += len(block.starts)
-            yield block
+        part = part or b"\n"  # which the last row may lack
+        end = part.rfind(b"\n") + 1
+        data = b"".join([rest, memoryview(part)[:end], padding])
+        rest = part[end:] if end else rest + part
+        if end:
+            yield partial(_cut, data, num_columns, path, first_row)
+            first_row += int(np.count_nonzero(np.frombuffer(data, np.uint8) == _NEWLINE))
 
 
-def _cut(data: bytes, num_columns: int) -> Block | None:
-    """Find the fields of whole lines; None if some line has another number of them."""
+def _cut(data: bytes, num_columns: int, path: Path, first_row: int) -> Block:
+    """Find the fields of whole lines.
+
+    Raises:
+        UserError: they are not UTF-8, or one has another number of fields.
+    """
+    with csv_errors(path):
+        data.decode()  # or it is refused
     characters = np.frombuffer(data, np.uint8)
-    ends = np.flatnonzero((characters == _COMMA) | (characters == _NEWLINE))
-    if len(ends) % num_columns:
-        return None
-    at_line_end = (characters[ends] == _NEWLINE).reshape(-1, num_columns)
-    if not at_line_end[:, -1].all() or at_line_end[:, :-1].any():
-        return None
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    by_column = (np.asfortranarray(each.reshape(-1, num_columns)) for each in (starts, ends))
-    return Block(data, *by_column)
+    places = np.flatnonzero((characters == _COMMA) | (characters == _NEWLINE))
+    line_ends = np.flatnonzero(characters[places] == _NEWLINE)
+    if not np.array_equal(line_ends, np.arange(num_columns - 1, len(places), num_columns)):
+        for number, line in enumerate(data.split(b"\n")[:-1], start=first_row):
+            length = line.count(b",") + 1 if line else 0  # as the csv module counts
+            _check_length(path, number, length, num_columns)
+    ends = np.asfortranarray(places.reshape(-1, num_columns))
+    starts = np.empty_like(ends)
+    starts[0, 0], starts[1:, 0], starts[:, 1:] = 0, ends[:-1, -1] + 1, ends[:, :-1] + 1
+    return Block(data, starts, ends)
 
 
-def _parsed_blocks(file: FileIO, path: Path) -> Iterator[Block]:
+def _parsed_blocks(file: FileIO, path: Path) -> Iterator[Callable[[], Block]]:
     rows = read_rows(file, path)
     while some := list(islice(rows, _BLOCK_ROWS)):
-        fields = [field.encode() for row in some for field in row]
-        ends = np.cumsum([len(field) + 1 for field in fields]) - 1
-        starts = np.concatenate([[0], ends[:-1] + 1])
-        shape = len(some), len(some[0])
-        yield Block(b",".join([*fields, b""]), starts.reshape(shape), ends.reshape(shape))
+        yield partial(_joined, some)
+
+
+def _joined(rows: list[list[str]]) -> Block:
+    fields = [field.encode() for row in rows for field in row]
+    ends = np.cumsum([len(field) + 1 for field in fields]) - 1
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    shape = len(rows), len(rows[0])
+    data = b",".join([*fields, bytes(PADDING)])
+    return Block(data, starts.reshape(shape), ends.reshape(shape))
 
 
 def _parsed(file: FileIO, path: Path) -> Iterator[list[str]]:
