@@ -46,7 +46,7 @@ sys.path.insert(0, f"{sys.path[1]}/src")
 from families import first_stages
 
 from open_miipher.audio.io import AudioWriter
-from open_miipher.base.errors import exit_on_user_error
+from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.config import compose_run
 from open_miipher.distributed import World, says, start
 from open_miipher.index import scan, write_index
@@ -215,8 +215,10 @@ def compare(
     def asked(name: str, what: str) -> Any:
         process = running[name]
         print(what, file=process.stdin, flush=True)
-        lines = iter(process.stdout.readline, "")
-        return json.loads(next(line for line in lines if line.startswith(("{", "["))))
+        for line in process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise UserError(f"{name}: ended with status {process.wait()} before it answered")
 
     taken: dict[str, list[dict[str, float]]] = defaultdict(list)
     for _ in range(steps):
