@@ -73,7 +73,7 @@ def main() -> None:
             _in_child("without the cache", root)
         _in_child("first load, which writes the cache", root)
         _in_child("from the cache", root)
-        cached = sum(path.stat().st_size for path in cache.cache_folder().iterdir())
+        cached = sum(path.stat().st_size for path in cache.cache_folder().glob("*"))
         print(f"the cache takes {cached / _GIB:.2f} GiB")
         _make(root.with_name("one"), 1)
         for of in (root.with_name("one"), root):
@@ -149,9 +149,13 @@ def _share(root: Path, num_ranks: int, num_workers: int, num_samples: int) -> No
     together = sum(share for _, share in found)
     print(
         f"{root.name}: {num_ranks} ranks of {num_workers} workers take {together / _GIB:.2f} GiB "
-        f"together; {sum(grown) / len(grown) / 1024:.0f} KiB unshared in a worker after "
-        f"{num_samples} entries, {max(grown) / 1024:.0f} at the most"
+        "together"
     )
+    if grown:
+        print(
+            f"  {statistics.mean(grown) / 1024:.0f} KiB unshared in a worker after {num_samples} "
+            f"entries, {max(grown) / 1024:.0f} at the most"
+        )
 
 
 def _rank(root: Path, num_workers: int, num_samples: int, ready: Barrier, results: Any) -> None:

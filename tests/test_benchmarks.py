@@ -40,6 +40,14 @@ def test_what_a_benchmark_would_not_measure_it_refuses(options: list[str], words
 
 
 @pytest.mark.slow
+def test_an_index_is_measured_without_a_cache_and_without_workers() -> None:
+    command = [sys.executable, FOLDER / "index.py", "--rows", "100", "--ranks", "2"]
+    done = subprocess.run([*command, "--workers", "0"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "many: 2 ranks of 0 workers take" in done.stdout
+
+
+@pytest.mark.slow
 def test_a_check_that_dies_hangs_or_fails_stops_no_other_and_all_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
