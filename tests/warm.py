@@ -5,20 +5,25 @@ takes one second of work to start instead of six. For tests of what a script doe
 launched; torchrun, what must end with it, and Python's own way out are tested in fresh processes.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import runpy
-import socket
+import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from multiprocessing import forkserver
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from unittest import mock
+
+from meeting import meeting_place
 
 ROOT = Path(__file__).resolve().parents[1]
 _MODULES = [
@@ -28,6 +33,7 @@ _MODULES = [
     "open_miipher.restoration",
     "warm",
 ]
+_PATIENCE_SECONDS = 60.0  # with the ranks that are left when one has failed
 
 
 def run_script(
@@ -76,9 +82,15 @@ class Run(AbstractContextManager["Run"]):
             stream.touch()
         context = warm_context()
         given = dict(os.environ if environment is None else environment)
+        given |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        self._store = None
+        if ranks > 1:
+            self._store, meeting = meeting_place()
+            given |= {**meeting, "WORLD_SIZE": str(ranks)}
+        places = [{"RANK": r, "LOCAL_RANK": r} if ranks > 1 else {} for r in map(str, range(ranks))]
         self._processes = [
-            context.Process(target=_run, args=(self._words, own, *self._streams))
-            for own in _environments(given, ranks)
+            context.Process(target=_run, args=(self._words, given | place, *self._streams))
+            for place in places
         ]
         for process in self._processes:
             process.start()
@@ -95,33 +107,40 @@ class Run(AbstractContextManager["Run"]):
             os.kill(pid, number)
 
     def end(self, seconds: float = 300.0) -> subprocess.CompletedProcess[str]:
-        """Wait for its end; see `run_script`."""
-        deadline = time.monotonic() + seconds
-        for process in self._processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-            assert process.exitcode is not None, f"{self._words} takes more than {seconds} s"
+        """Wait for its end; see `run_script`.
+
+        Where one rank fails, the others have a minute to notice it.
+        """
+        problem, deadline = f"{self._words} takes more than {seconds} s", time.monotonic() + seconds
+        running = {process.sentinel: process for process in self._processes}
+        while running:
+            ended = wait(running, max(0.0, deadline - time.monotonic()))
+            assert ended, f"{problem}; what was said:\n{self._last_words(running.values())}"
+            for process in map(running.pop, ended):
+                process.join()
+                if process.exitcode != 0 and time.monotonic() + _PATIENCE_SECONDS < deadline:
+                    deadline = time.monotonic() + _PATIENCE_SECONDS
+                    rank = self._processes.index(process)
+                    problem = (
+                        f"rank {rank} of {self._words} ended with status {process.exitcode}, and "
+                        f"others went on for {_PATIENCE_SECONDS} s"
+                    )
         status = max((process.exitcode for process in self._processes), key=abs)
         stdout, stderr = (stream.read_text() for stream in self._streams)
         return subprocess.CompletedProcess(self._words, status, stdout, stderr)
+
+    def _last_words(self, running: Iterable[BaseProcess]) -> str:
+        """Return what all ranks printed, and where those that run are."""
+        for process in running:
+            os.kill(process.pid, signal.SIGABRT)  # see `_run`
+            process.join(10)
+        return "".join(stream.read_text() for stream in self._streams)
 
     def __exit__(self, *_: object) -> None:
         for process in self._processes:
             process.kill()
             process.join()
         self._folder.cleanup()
-
-
-def _environments(environment: dict[str, str], ranks: int) -> list[dict[str, str]]:
-    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    if ranks == 1:
-        return [environment]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-    return [
-        {**environment, **meeting, "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": str(ranks)}
-        for rank in map(str, range(ranks))
-    ]
 
 
 def warm_context() -> ForkServerContext:
@@ -142,6 +161,7 @@ def _run(words: list[str], environment: dict[str, str], stdout: Path, stderr: Pa
     os.chdir(ROOT)
     for number, stream in ((1, stdout), (2, stderr)):
         os.dup2(os.open(stream, os.O_WRONLY | os.O_APPEND), number)
+    faulthandler.enable()  # SIGABRT, which comes where it hangs, leaves the calls of all threads
     sys.argv = words
     sys.path.insert(0, str(Path(words[0]).parent))
     runpy.run_path(words[0], run_name="__main__")

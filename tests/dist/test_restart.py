@@ -3,12 +3,12 @@
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from meeting import meeting_place
 
 from open_miipher.checkpoint import Checkpoint
 
@@ -53,10 +53,9 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
 
 
-def alone(overrides: list[str], rank: int, port: int) -> subprocess.Popen:
+def alone(overrides: list[str], rank: int, meeting: dict[str, str]) -> subprocess.Popen:
     """Start one of two ranks without a launcher that would end it with the other."""
     place = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank)}
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     command = [sys.executable, str(ROOT / "src/train.py"), *overrides]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     _STARTED.append(subprocess.Popen(command, env=environment(**place, **meeting), **pipes))
@@ -145,10 +144,8 @@ def test_a_rank_that_is_gone_or_silent_ends_the_others_in_time(
     run = tmp_path / "run"
     limits = ("trainer.max_steps=100000", f"trainer.timeout_minutes={minutes}")
     endless = settings(tiny_stages, run, *limits)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks = [alone(endless, rank, port) for rank in range(2)]
+    _store, meeting = meeting_place()
+    ranks = [alone(endless, rank, meeting) for rank in range(2)]
     try:
         wait_until(lambda: num_rows(run) >= 2)
         ranks[1].send_signal(sent)

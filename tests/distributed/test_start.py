@@ -1,7 +1,6 @@
 """Ranks and their GPUs, which are made up here: who gets which, and who is refused."""
 
 import os
-import socket
 from contextlib import ExitStack
 from multiprocessing import get_context
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ from unittest import mock
 import pytest
 import torch
 import torch.distributed as dist
+from meeting import meeting_place
 
 from open_miipher.base.errors import UserError
 from open_miipher.distributed import start
@@ -44,16 +44,14 @@ def _rank(environment: dict[str, str], uuids: list[str], options: dict[str, Any]
 
 def together(seen: list[list[str]], slurm: bool = False, **options: Any) -> list[tuple]:
     """Start ranks of one machine that see these GPUs, and return what became of each."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    _store, meeting = meeting_place()
     names = ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID")
     names = names if slurm else ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     context, size = get_context("fork"), len(seen)
     processes, receivers = [], []
     for rank, uuids in enumerate(seen):
         environment = dict(zip(names, map(str, (rank, size, rank)), strict=True))
-        environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        environment |= meeting
         receiver, sender = context.Pipe(duplex=False)
         arguments = (environment, uuids, options, sender)
         processes.append(context.Process(target=_rank, args=arguments))
