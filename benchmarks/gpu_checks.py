@@ -30,7 +30,16 @@ from open_miipher.base.threads import num_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 
-NEEDED = ("transformers", "hydra", "soundfile", "soxr", "safetensors", "pytest", "scipy")
+NEEDED = (
+    "transformers",
+    "hydra",
+    "soundfile",
+    "soxr",
+    "safetensors",
+    "pytest",
+    "scipy",
+    "braceexpand",
+)
 # bfloat16 has 8 bits: each of some hundred successive operations has a rounding error of 2^-9.
 LARGEST_ERROR = {"features": 0.05, "waveform": 0.2}
 # Of what is to compute in float32, against float64. TF32 has errors of 3e-4, bfloat16 of 2e-3.
@@ -145,6 +154,7 @@ class Checks:
             yield f"one process with {family}", partial(self.restore, family, stages[2])
         yield "two processes", self.two_processes
         yield "diffusion", self.diffusion
+        yield f"train {'_'.join(ALONE[1])}, compiled", self.compiled
 
     def left(self) -> float:
         """Return the seconds that a check may take now."""
@@ -438,8 +448,23 @@ class Checks:
             words += ["--seconds", "1"]
         return self.benchmark(f"directory_{family}_{stage}", words, [self.encoder(family)])
 
-    def train(self, family: str, stage: str, launcher: Sequence[str] = ()) -> Outcome:
-        """Measure the training of a paper-size stage, and that its steps wait for nothing."""
+    def train(
+        self,
+        family: str,
+        stage: str,
+        launcher: Sequence[str] = (),
+        overrides: Sequence[str] = (),
+        how: str = "",
+    ) -> Outcome:
+        """Measure the training of a paper-size stage, and that its steps wait for nothing.
+
+        Args:
+            family: of the stage.
+            stage: its name in the family.
+            launcher: arguments for Python before the script.
+            overrides: of the training.
+            how: what the name of its log ends in.
+        """
         words = [*launcher, "benchmarks/train.py", "--model", f"{family}_{stage}"]
         words += ["--device", self.device]
         batch = TRAIN_BATCH[family] // (PIECES if stage.endswith("finetune") else 1)
@@ -447,12 +472,12 @@ class Checks:
         amp = f"trainer.amp={self.amp}"
         workers = 0 if self.tiny else max(1, num_cores() - 2)
         extra = [f"trainer.batch_size={batch}", f"trainer.num_workers={workers}", amp]
-        extra += [self.encoder(family)]
+        extra += [self.encoder(family), *overrides]
         if self.tiny:
             words += ["--steps", "1", "--warmup", "1"]
             small = SMALL.get(stage.replace("finetune", "pretrain"))
             extra += [*small, "model.segment_seconds=0.2"] if small else []
-        passed, said, figures = self.benchmark(f"train_{family}_{stage}", words, extra)
+        passed, said, figures = self.benchmark(f"train_{family}_{stage}{how}", words, extra)
         return passed and not figures["waits_a_step"], said, figures
 
     def two_processes(self) -> Outcome:
@@ -460,7 +485,13 @@ class Checks:
         if self.device == "cuda" and torch.cuda.device_count() < 2:
             return True, "not tried: there is one GPU", {}
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        return self.train("miipher2", "feature_cleaner", launcher)
+        return self.train("miipher2", "feature_cleaner", launcher, how="_twice")
+
+    def compiled(self) -> Outcome:
+        """Train with compiled passes; code for a CPU takes too long for a rehearsal."""
+        if self.device == "cpu":
+            return True, "not tried: on a GPU alone", {}
+        return self.train(*ALONE[1], overrides=["trainer.compile=true"], how="_compiled")
 
     def diffusion(self) -> Outcome:
         """Measure the diffusions of the papers' sizes; a rehearsal measures a CPU's."""
