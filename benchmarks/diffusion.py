@@ -166,23 +166,30 @@ def vocode(model: str, device: str, repeats: int, batch: int = 1) -> dict[str, f
     return figures
 
 
-def paper(device: str, repeats: int) -> dict[str, dict[str, float]]:
-    """Time the papers' sizes: training steps of 8 s of audio, and sampling."""
-    figures = {}
+def paper(device: str, repeats: int) -> Iterator[tuple[str, dict[str, float]]]:
+    """Time the papers' sizes: training steps of 8 s of audio, and sampling.
+
+    Yields:
+        The model and its figures, as they are found: first all that takes no compiling.
+    """
     for model in PAPER:
-        torch.manual_seed(0)
-        experiment = "ljspeech" if "vocoder" in model else "sc09"
-        run = compose_run(
-            [f"model={model}", f"experiment={experiment}", "model.unconditional=true"]
-        )
-        recipe: Any = build_recipe(run.model, run.data, 0)
-        recipe.to(torch.device(device))
-        step = training_step(recipe.backbone, 8, device, amp=True)
-        own = {"eager_steps_per_second": 1 / seconds(step, device, repeats)}
-        compiled = training_step(torch.compile(recipe.backbone), 8, device, amp=True)
-        own["compiled_steps_per_second"] = 1 / seconds(compiled, device, repeats, warmup=3)
-        figures[model] = own | vocode(model, device, repeats, batch=8)
-    return figures
+        step = training_step(paper_recipe(model, device).backbone, 8, device, amp=True)
+        yield model, {"eager_steps_per_second": 1 / seconds(step, device, repeats)}
+        yield model, vocode(model, device, repeats, batch=8)
+    for model in PAPER:
+        backbone = torch.compile(paper_recipe(model, device).backbone)
+        step = training_step(backbone, 8, device, amp=True)
+        yield model, {"compiled_steps_per_second": 1 / seconds(step, device, repeats, warmup=3)}
+
+
+def paper_recipe(model: str, device: str) -> Any:
+    """Build the recipe of one of the papers' sizes, without a mel."""
+    torch.manual_seed(0)
+    experiment = "ljspeech" if "vocoder" in model else "sc09"
+    run = compose_run([f"model={model}", f"experiment={experiment}", "model.unconditional=true"])
+    recipe: Any = build_recipe(run.model, run.data, 0)
+    recipe.to(torch.device(device))
+    return recipe
 
 
 def main() -> None:
@@ -193,22 +200,31 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--paper", action="store_true", help="the papers' sizes: for a GPU")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the figures here too")
+    parser.add_argument("--json", type=Path, help="write the figures here too, as they are found")
     arguments = parser.parse_args()
     figures: dict[str, Any] = {"threads": torch.get_num_threads()}
+
+    def keep() -> None:
+        figures["peak_memory_bytes"] = (
+            torch.cuda.max_memory_allocated()
+            if arguments.device == "cuda"
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        )
+        if arguments.json:
+            part = arguments.json.with_suffix(".part")
+            part.write_text(json.dumps(figures, indent=2) + "\n")
+            part.replace(arguments.json)
+
     if arguments.paper:
-        figures |= paper(arguments.device, arguments.repeats)
+        for model, found in paper(arguments.device, arguments.repeats):
+            figures[model] = figures.get(model, {}) | found
+            keep()
     else:
         figures["seconds_a_step"] = compare_steps(arguments.repeats)
+        keep()
         figures["diffwave_vocoder_64"] = vocode("diffwave_vocoder_64", "cpu", arguments.repeats)
-    figures["peak_memory_bytes"] = (
-        torch.cuda.max_memory_allocated()
-        if arguments.device == "cuda"
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
+    keep()
     print(json.dumps(figures, indent=2))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,16 @@ from open_miipher.base.threads import num_cores
 
 ROOT = Path(__file__).resolve().parents[1]
 
-NEEDED = ("transformers", "hydra", "soundfile", "soxr", "safetensors", "pytest", "scipy")
+NEEDED = (
+    "transformers",
+    "hydra",
+    "soundfile",
+    "soxr",
+    "safetensors",
+    "pytest",
+    "scipy",
+    "braceexpand",
+)
 # bfloat16 has 8 bits: each of some hundred successive operations has a rounding error of 2^-9.
 LARGEST_ERROR = {"features": 0.05, "waveform": 0.2}
 # Of what is to compute in float32, against float64. TF32 has errors of 3e-4, bfloat16 of 2e-3.
@@ -40,15 +49,19 @@ FAMILIES["sidon"] = ("feature_predictor", "vocoder_pretrain", "vocoder_finetune"
 ALONE = (("sidon", FAMILIES["sidon"][1]), ("miipher2", FAMILIES["miipher2"][1]))
 ALONE += (("miipher2", "wavenext2_pretrain"),)
 TRAIN_BATCH = {"miipher2": 32, "sidon": 16}
+PIECES = 4
+"""Of a crop in stage 3, of which there are so many times fewer."""
+
 SUMMARY = (
     *("steps_per_second", "audio_x_real_time", "times_real_time", "peak_memory_bytes"),
     *("waits_a_step", "encode_times_real_time", "files", "limited_by"),
     *("device_share", "feeder_share", "workers_share"),
 )
 LONGEST = 150.0
-"""Seconds that a check may take: a hanging one must not take the time of all."""
+"""Seconds that a check may take unasked: a hanging one must not take the time of all."""
 
 FAULTS = (UserError, RuntimeError, ValueError, TypeError, LookupError, OSError)
+FAULTS += (AssertionError, subprocess.SubprocessError)  # of Triton, which calls a compiler
 
 ENCODERS = "encoders of random weights"
 """The check that makes what most others use."""
@@ -90,10 +103,19 @@ class Checks:
         device: cuda or cpu.
         tiny: use small models, short audio and few steps, to rehearse on a CPU.
         seconds: after which no check is begun, and the one under way is stopped.
+        longest: seconds that one may take.
     """
 
-    def __init__(self, out: Path, scratch: Path, device: str, tiny: bool, seconds: float) -> None:
-        self.out, self.device, self.tiny = out, device, tiny
+    def __init__(
+        self,
+        out: Path,
+        scratch: Path,
+        device: str,
+        tiny: bool,
+        seconds: float,
+        longest: float = LONGEST,
+    ) -> None:
+        self.out, self.device, self.tiny, self.longest = out, device, tiny, longest
         self.amp = "bf16" if device == "cuda" else "no"
         self.folders = {family: scratch / family for family in FAMILIES}
         self.results: list[Result] = []
@@ -118,23 +140,25 @@ class Checks:
         yield "directory with Sidon", partial(self.directory, "sidon", "vocoder_finetune")
         yield "tests marked gpu", self.tests
         yield "resampling and front ends in float32", self.apart(self.front_ends)
-        for family, stages in FAMILIES.items():
+        for family in FAMILIES:
             yield f"bf16 against float32, {family}", self.apart(self.compare_bf16, family)
-            yield f"what stays in float32, {family}", self.apart(self.float32_parts, family)
-            for stage in stages:
-                yield f"train {family}_{stage}", partial(self.train, family, stage)
-            yield f"one process with {family}", partial(self.restore, family, stages[2])
-        yield f"train {'_'.join(ALONE[2])}", partial(self.train, *ALONE[2])
         last = partial(self.directory, "miipher2", "wavenext2_finetune")
         yield "directory with USM and WaveNeXt 2", last
+        yield "tokenise with EnCodec", self.tokenise
+        for place in range(3):
+            for family, stages in FAMILIES.items():
+                yield f"train {family}_{stages[place]}", partial(self.train, family, stages[place])
+        yield f"train {'_'.join(ALONE[2])}", partial(self.train, *ALONE[2])
+        for family, stages in FAMILIES.items():
+            yield f"what stays in float32, {family}", self.apart(self.float32_parts, family)
+            yield f"one process with {family}", partial(self.restore, family, stages[2])
         yield "two processes", self.two_processes
         yield "diffusion", self.diffusion
-        yield "tokenise with EnCodec", self.tokenise
+        yield f"train {'_'.join(ALONE[1])}, compiled", self.compiled
 
     def left(self) -> float:
         """Return the seconds that a check may take now."""
-        longest = 4 * LONGEST if self.tiny else LONGEST  # trainings are of full size
-        return min(longest, self._ends - time.monotonic())
+        return min(self.longest, self._ends - time.monotonic())
 
     def check(self, name: str, action: Callable[[], Outcome]) -> None:
         """Run one check; keep, print and write its result."""
@@ -353,46 +377,64 @@ class Checks:
         OUT_DIR/profile_FAMILY_STAGE.txt says where the time goes.
         """
         from open_miipher.restoration import Chain, RestoreOptions
+        from open_miipher.restoration.graphs import Graphs
+        from open_miipher.restoration.trial import WORTH_IT
 
         cleaner, vocoder = self.parts(family, stage)
         cleaner.merge()
         chain = Chain(cleaner, vocoder, self.device, self.amp)
-        graphs = chain._graphs
-        usual, sizes = (0.12, (1,)) if self.tiny else (20.0, (1, 4, 16, 64, 128))
+        usual, sizes = (0.12, (1, 2)) if self.tiny else (20.0, (1, 4, 16, 64, 128))
         speeds: dict[int, float] = {}
-        figures: dict[str, Any] = {"by_batch_size": speeds, "launched": {}}
+        figures: dict[str, Any] = {"by_batch_size": speeds, "launched": {}, "memory_bytes": {}}
+        figures["captured"] = []  # the sizes
         figures |= {"by_chunk_seconds": {}, "net_by_chunk_seconds": {}}
+        cuda = self.device == "cuda"
+
+        def found(size: int, seconds: float, repeats: int, captured: bool = True) -> float:
+            # Each with graphs of its own: those of other shapes would keep their memory.
+            chain._graphs = Graphs(chain._compute, chain.device) if cuda and captured else None
+            if cuda:
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            return speed(chain, size, seconds, repeats)
 
         def said() -> Outcome:
             shown = ", ".join(f"{value:.4g} by {size}" for size, value in speeds.items())
-            return True, f"times real time: {shown} chunks of {usual:g} s", figures
+            shown = f"times real time: {shown} chunks of {usual:g} s"
+            if cuda and not figures["captured"]:
+                return False, f"{shown}; no graph was captured", figures
+            return True, shown, figures
 
         for size in sizes:
             try:
-                speeds[size] = speed(chain, size, usual)
+                latest = found(size, usual, repeats=3)
+                best = max(speeds.values(), default=0.0)
+                speeds[size] = latest
                 figures["times_real_time"] = max(speeds.values())
+                figures["captured"] += [size] if chain._graphs and chain._graphs._replays else []
                 yield said()
-                chain._graphs = None
-                figures["launched"][size] = speed(chain, size, usual, repeats=2)
+                figures["launched"][size] = found(size, usual, 2, captured=False)
             except torch.OutOfMemoryError:
                 break
-            finally:
-                chain._graphs = graphs
-        best = max(speeds, key=lambda size: speeds[size])
-        shared = RestoreOptions().overlap_seconds
-        for factor in (0.25, 0.5, 1.5):  # as much audio at once
-            seconds, size = factor * usual, max(1, round(best / factor))
-            found = speed(chain, size, seconds, repeats=2)
-            figures["by_chunk_seconds"][seconds] = found
-            figures["net_by_chunk_seconds"][seconds] = found * (1 - min(shared / seconds, 0.5))
-            yield said()
+            if cuda:
+                figures["memory_bytes"][size] = torch.cuda.max_memory_allocated()
+            if latest < WORTH_IT * best:
+                break
+        size = max(speeds, key=lambda size: speeds[size])
         chain._graphs = None
         with torch.profiler.profile() as profile:
-            speed(chain, best, usual, repeats=1)
-        order = "self_device_time_total" if self.device == "cuda" else "self_cpu_time_total"
+            speed(chain, size, usual, repeats=1)
+        order = "self_device_time_total" if cuda else "self_cpu_time_total"
         table = profile.key_averages().table(sort_by=order, row_limit=40)
         (self.out / f"profile_{family}_{stage}.txt").write_text(table)
         yield said()
+        shared = RestoreOptions().overlap_seconds
+        for factor in (0.25, 0.5, 1.5):  # as much audio at once
+            seconds = factor * usual
+            gross = found(max(1, round(size / factor)), seconds, repeats=2)
+            figures["by_chunk_seconds"][seconds] = gross
+            figures["net_by_chunk_seconds"][seconds] = gross * (1 - min(shared / seconds, 0.5))
+            yield said()
 
     def directory(self, family: str, stage: str) -> Outcome:
         """Measure a run over a directory of FLAC files into another, with worker processes."""
@@ -406,17 +448,36 @@ class Checks:
             words += ["--seconds", "1"]
         return self.benchmark(f"directory_{family}_{stage}", words, [self.encoder(family)])
 
-    def train(self, family: str, stage: str, launcher: Sequence[str] = ()) -> Outcome:
-        """Measure the training of a paper-size stage, and that its steps wait for nothing."""
+    def train(
+        self,
+        family: str,
+        stage: str,
+        launcher: Sequence[str] = (),
+        overrides: Sequence[str] = (),
+        how: str = "",
+    ) -> Outcome:
+        """Measure the training of a paper-size stage, and that its steps wait for nothing.
+
+        Args:
+            family: of the stage.
+            stage: its name in the family.
+            launcher: arguments for Python before the script.
+            overrides: of the training.
+            how: what the name of its log ends in.
+        """
         words = [*launcher, "benchmarks/train.py", "--model", f"{family}_{stage}"]
         words += ["--device", self.device]
-        batch = 2 if self.tiny else TRAIN_BATCH[family]
+        batch = TRAIN_BATCH[family] // (PIECES if stage.endswith("finetune") else 1)
+        batch = 2 if self.tiny else batch
         amp = f"trainer.amp={self.amp}"
-        extra = [f"trainer.batch_size={batch}", amp, self.encoder(family)]
+        workers = 0 if self.tiny else max(1, num_cores() - 2)
+        extra = [f"trainer.batch_size={batch}", f"trainer.num_workers={workers}", amp]
+        extra += [self.encoder(family), *overrides]
         if self.tiny:
             words += ["--steps", "1", "--warmup", "1"]
-            extra += ["trainer.num_workers=0", *SMALL.get(stage, [])]
-        passed, said, figures = self.benchmark(f"train_{family}_{stage}", words, extra)
+            small = SMALL.get(stage.replace("finetune", "pretrain"))
+            extra += [*small, "model.segment_seconds=0.2"] if small else []
+        passed, said, figures = self.benchmark(f"train_{family}_{stage}{how}", words, extra)
         return passed and not figures["waits_a_step"], said, figures
 
     def two_processes(self) -> Outcome:
@@ -424,7 +485,13 @@ class Checks:
         if self.device == "cuda" and torch.cuda.device_count() < 2:
             return True, "not tried: there is one GPU", {}
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        return self.train("miipher2", "feature_cleaner", launcher)
+        return self.train("miipher2", "feature_cleaner", launcher, how="_twice")
+
+    def compiled(self) -> Outcome:
+        """Train with compiled passes; code for a CPU takes too long for a rehearsal."""
+        if self.device == "cpu":
+            return True, "not tried: on a GPU alone", {}
+        return self.train(*ALONE[1], overrides=["trainer.compile=true"], how="_compiled")
 
     def diffusion(self) -> Outcome:
         """Measure the diffusions of the papers' sizes; a rehearsal measures a CPU's."""
@@ -452,10 +519,10 @@ class Checks:
         """Run a benchmark that writes its figures as JSON."""
         path = self.out / f"{name}.json"
         passed, last = self.command(name, [*words, "--json", str(path), *overrides])
+        figures = json.loads(path.read_text()) if path.exists() else {}
+        path.unlink(missing_ok=True)  # the figures are in gpu.json
         if not passed:
-            return False, last, {}
-        figures = json.loads(path.read_text())
-        path.unlink()  # the figures are in gpu.json
+            return False, last, figures
         shown = {name: figures[name] for name in SUMMARY if figures.get(name) is not None}
         said = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
         return True, ", ".join(said), figures
@@ -518,6 +585,8 @@ def speed(chain: Any, batch_size: int, seconds: float, repeats: int = 3) -> floa
     frames = round(seconds * chain.input_rate / chain.input_hop)
     waveform = speech_like(frames * chain.input_hop / chain.input_rate, chain.input_rate)[:1]
     waveform = waveform.repeat(batch_size, 1)
+    if chain.device.type == "cuda":
+        waveform = waveform.pin_memory()  # as restoring does
     lengths = torch.full((batch_size,), waveform.shape[1])
     keys = torch.arange(batch_size)
     taken = []
@@ -557,6 +626,11 @@ def main() -> int:
         help="in which all ends; what is not done by then is not tried (default: %(default)g)",
     )
     parser.add_argument(
+        "--longest",
+        type=float,
+        help=f"seconds that a check may take (default: {LONGEST:g}; four times that with --tiny)",
+    )
+    parser.add_argument(
         "--only", nargs="+", default=[], metavar="TEXT", help="checks whose name has one in it"
     )
     arguments = parser.parse_args()
@@ -574,7 +648,8 @@ def main() -> int:
     out = arguments.out_dir.resolve()
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
-        sizes = (arguments.device, arguments.tiny, arguments.seconds)
+        longest = arguments.longest or LONGEST * (4 if arguments.tiny else 1)  # CPUs are slow
+        sizes = (arguments.device, arguments.tiny, arguments.seconds, longest)
         checks = Checks(out, Path(scratch), *sizes)
         passed = checks.run(arguments.only)
     rows = [

@@ -230,6 +230,7 @@ def random_chain(model: str, overrides: list[str], world: World, amp: Any) -> Ch
     torch.manual_seed(0)
     encoder = build(ENCODERS, cleaner_config["encoder"], key="model.encoder")
     cleaner = build(CLEANERS, cleaner_config["cleaner"], encoder, key="model.cleaner")
+    cleaner.merge()
     rate = encoder.sample_rate / encoder.hop_length
     vocoder = build(VOCODERS, vocoder_config["vocoder"], encoder.width, rate, key="model.vocoder")
     return Chain(cleaner, vocoder, world.device, amp)
@@ -272,6 +273,7 @@ def measure(
         pass
     clock = ModuleClock(world.device)
     assert isinstance(restorer.model, Chain)
+    restorer.model._graphs = None  # whose parts cannot be timed
     clock.time("encoder", restorer.model.cleaner.encoder)
     clock.time("cleaner", restorer.model.cleaner)
     vocode = restorer.model.vocoder.generate

@@ -55,6 +55,12 @@ from open_miipher.training import Run, Trainer, prepare
 _OWN = Path(__file__).resolve().parents[1]
 _SAMPLE_RATE = 24000
 _PARTS = ("model.encoder.", "model.cleaner.", "model.vocoder.", "model.discriminators.")
+_OF_OTHERS = {
+    "cleaner": ("model.vocoder.", "model.discriminators.", "model.segment_", "model.pieces_"),
+    "vocoder": ("model.cleaner.", "model.pieces_"),
+}
+"""Of the overrides of stage 3, those that the stage of this part does not know."""
+
 _QUIET = ["trainer.logger.kind=none", "trainer.log_every=1000000", "data.test.dir_list=[]"]
 
 
@@ -154,7 +160,8 @@ def earlier_stages(model: str, common: list[str], folder: Path, world: World) ->
     found = []
     for key, stage in zip(("cleaner", "vocoder"), first_stages(model), strict=True):
         own = [f"model={stage}", f"trainer.output_dir={folder / stage}"]
-        prepare(compose_run([*own, *common]), world).save()
+        own += [o for o in common if not o.startswith(_OF_OTHERS[key])]
+        prepare(compose_run(own), world).save()
         found.append(f"model.{key}_ckpt_dir={folder / stage}")
     return found
 

@@ -54,8 +54,7 @@ def test_a_check_that_dies_hangs_or_fails_stops_no_other_and_all_is_written(
     monkeypatch.syspath_prepend(FOLDER)
     import gpu_checks
 
-    monkeypatch.setattr(gpu_checks, "LONGEST", 45.0)
-    checks = gpu_checks.Checks(tmp_path, tmp_path, "cpu", tiny=False, seconds=600)
+    checks = gpu_checks.Checks(tmp_path, tmp_path, "cpu", tiny=False, seconds=600, longest=45)
     checks.check("dies", checks.apart(os._exit, 3))
     checks.check("fails", checks.apart(int, "no number"))
     checks.check("hangs", checks.apart(time.sleep, 600))
@@ -70,6 +69,48 @@ def test_a_check_that_dies_hangs_or_fails_stops_no_other_and_all_is_written(
     assert "took too long" in said["hangs"]
     assert "not tried" in said["comes too late"]
     assert found[3]["figures"] == {"number": 1}
+
+
+@pytest.mark.slow
+def test_what_a_benchmark_found_before_it_failed_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    import gpu_checks
+
+    script = "import sys; open(sys.argv[-1], 'w').write('{\"number\": 1}'); sys.exit('no more')"
+    checks = gpu_checks.Checks(tmp_path, tmp_path, "cpu", tiny=False, seconds=600)
+    assert checks.benchmark("one", ["-c", script], []) == (False, "no more", {"number": 1})
+    assert [path.name for path in tmp_path.iterdir()] == ["one.log"]
+
+
+@pytest.mark.slow
+def test_the_checks_for_a_gpu_can_be_rehearsed(tmp_path: Path) -> None:
+    words = ["--device", "cpu", "--tiny", "--only", "front ends", "wavenext2_pretrain alone"]
+    command = ["sh", str(FOLDER / "gpu.sh"), str(tmp_path), *words]
+    environment = {**os.environ, "PYTHON": sys.executable}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "gpu.json").read_text())["checks"]
+    assert [check["passed"] for check in found] == [True] * 3
+    assert set(found[1]["figures"]["by_chunk_seconds"]) == {"0.03", "0.06", "0.18"}
+    assert (tmp_path / "profile_miipher2_wavenext2_pretrain.txt").stat().st_size
+
+
+@pytest.mark.slow
+def test_stage_3_is_measured_with_the_parts_that_were_asked_for(tmp_path: Path) -> None:
+    words = ["--model", "demo_wavefit_finetune", "--steps", "1", "--warmup", "1"]
+    words += ["--device", "cpu", "--json", str(tmp_path / "found.json")]
+    words += ["model.cleaner.num_blocks=1"]
+    generator = ("condition_channels=16", "down_channels=[8]", "up_channels=[16,8]")
+    words += [f"model.vocoder.generator.{size}" for size in generator]
+    words += ["model.vocoder.griffin_lim_steps=1", "model.segment_seconds=0.2"]
+    words += ["data.crop_seconds=0.4", "trainer.batch_size=2", "trainer.num_workers=0"]
+    command = [sys.executable, str(FOLDER / "train.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "generator: 0.0" in done.stdout  # of 1.5 M weights
+    assert json.loads((tmp_path / "found.json").read_text())["batch_size"] == 2
 
 
 @pytest.mark.slow

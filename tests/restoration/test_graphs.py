@@ -46,7 +46,7 @@ def test_buckets_are_few_and_hardly_longer():
 def test_a_shape_is_captured_when_it_has_come_back_and_each_value_of_the_rest_alone():
     stand_in = StandIn()
     graphs = Graphs(lambda sign, x, y: sign * x + (0 if y is None else y), CPU, stand_in)
-    calls = list(itertools.product((3, 4), (False, True), (-1, 1))) * (WARM_UP + 2)
+    calls = list(itertools.product((3, 4), (False, True), (-1, 1))) * (WARM_UP + 3)
     for count, (length, given, sign) in enumerate(calls):
         x = torch.arange(length) + count
         y = torch.tensor(count) if given else None
@@ -80,6 +80,26 @@ def test_where_nothing_can_be_captured_a_notice_says_so_once_and_the_work_goes_o
     assert torch.equal(found, torch.full((2,), 2.0))
     with warnings.catch_warnings(action="error"):
         assert torch.equal(graphs((torch.ones(2),)), found)
+
+
+def test_a_thread_captures_only_what_it_has_launched():
+    """Libraries have handles and plans for each thread, and make none in a capture."""
+    own, captures = threading.local(), []
+
+    def launch(x):
+        own.has_launched = True
+        return 2 * x
+
+    def capture(function, inputs):
+        captures.append(hasattr(own, "has_launched"))
+        return StandIn()(function, inputs)
+
+    graphs = Graphs(launch, CPU, capture)
+    for number in range(WARM_UP + 2):  # each in a thread of its own
+        with ThreadPoolExecutor(1) as thread:
+            found = thread.submit(graphs, (torch.full((2,), float(number)),)).result()
+        assert torch.equal(found, torch.full((2,), 2.0 * number))
+    assert captures == [True]
 
 
 def batch(model: Chain, lengths: list[int], seed: int):
@@ -132,8 +152,15 @@ def test_batches_of_several_threads_take_turns_and_each_gets_its_own():
         assert torch.equal(one, other)
 
 
+@pytest.fixture
+def exact(monkeypatch):
+    """Convolutions in float32, as unlike shapes may have TF32 or not."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("exact")
 def test_captured_on_a_gpu_a_chain_says_what_it_says_launched():
     plain, replayed = Chain.from_checkpoint(device="cuda"), Chain.from_checkpoint(device="cuda")
     plain._graphs = None
@@ -150,6 +177,7 @@ def test_captured_on_a_gpu_a_chain_says_what_it_says_launched():
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.usefixtures("exact")
 def test_on_a_gpu_several_threads_get_what_one_gets():
     plain, model = Chain.from_checkpoint(device="cuda"), Chain.from_checkpoint(device="cuda")
     plain._graphs = None

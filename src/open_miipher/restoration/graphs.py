@@ -15,8 +15,8 @@ from torch import Tensor
 from open_miipher.base.errors import notice
 
 WARM_UP = 2
-"""Batches of a shape that are launched kernel by kernel: the first choose kernels and make plans of
-transforms, which a capture cannot; and a shape that does not come back is not worth one."""
+"""Batches of a shape that are launched kernel by kernel before one is captured as well: a shape
+that hardly comes back is not worth a graph."""
 
 MOST_GRAPHS = 32
 """Graphs that are kept. Each has its output, and all share the memory in between."""
@@ -62,20 +62,20 @@ class Graphs:
             self._replays.move_to_end(key)
             return self._replays[key](inputs)
         there = [None if x is None else x.to(self._device) for x in inputs]
+        result = self._function(*rest, *there)
         self._seen[key] += 1
         if self._seen[key] > WARM_UP and not self._gave_up:
             try:
-                replay = self._capture(partial(self._function, *rest), there)
+                # After a launch by this very thread: the handles of cuBLAS and the plans of cuDNN
+                # are a thread's own, and none can be made in a capture.
+                self._replays[key] = self._capture(partial(self._function, *rest), there)
             except RuntimeError as error:  # torch's, of a capture: out of memory, not permitted, …
                 self._gave_up = True
                 reason = str(error).strip().partition("\n")[0]
                 notice(f"no CUDA graph could be captured ({reason}): kernels are launched singly")
-            else:
-                self._replays[key] = replay
-                if len(self._replays) > MOST_GRAPHS:
-                    self._replays.popitem(last=False)
-                return replay(inputs)
-        return self._function(*rest, *there)
+            if len(self._replays) > MOST_GRAPHS:
+                self._replays.popitem(last=False)
+        return result
 
 
 class Capture:
@@ -94,14 +94,19 @@ class Capture:
         """Capture what a function launches.
 
         Args:
-            function: see `Graphs`; has been called before with inputs of these shapes.
+            function: see `Graphs`; this thread has called it with inputs of these shapes.
             inputs: on the device; they are the graph's own from then on.
         """
         graph = torch.cuda.CUDAGraph()
         where = {"pool": self._pool, "stream": self._stream}
         # Other threads may use the device meanwhile: they measure statistics of files.
         where["capture_error_mode"] = "thread_local"
-        with torch.cuda.device(self._device), torch.cuda.graph(graph, **where):
+        # torch's own context does not leave its stream where a capture fails.
+        with (
+            torch.cuda.device(self._device),
+            torch.cuda.stream(self._stream),
+            torch.cuda.graph(graph, **where),
+        ):
             output = function(*inputs)
 
         def replay(given: Inputs) -> Tensor:
