@@ -13,6 +13,7 @@ from open_miipher.distributed.place import (
 from open_miipher.distributed.process import (
     die_with_parent,
     ignore_stop_signals,
+    left_on_stop_signals,
     stop_signals_interrupt,
     stop_signals_wait,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "ignore_stop_signals",
     "is_first_here",
     "is_under_torchrun",
+    "left_on_stop_signals",
     "mark_requeue",
     "pack_shares",
     "run_as_rank",
