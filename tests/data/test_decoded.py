@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -139,7 +140,7 @@ def waits_for_lock(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("during", ["decoding", "waiting for another process"])
-def test_a_signal_leaves_the_decoding_at_once_and_does_its_work_then(
+def test_a_signal_breaks_the_decoding_off_and_does_its_work_then(
     cache, tmp_path, wait_until, during
 ):
     make(tmp_path / "noise", "flac")
@@ -200,6 +201,24 @@ def test_copies_elsewhere_do_not_fill_the_disk_and_what_is_in_use_stays(cache, t
     assert not first.exists()
 
 
+def test_what_killed_processes_left_is_removed_but_not_what_others_write(
+    cache, tmp_path, monkeypatch
+):
+    write = module._write
+
+    def write_while_others_begin(files, out):
+        for job in range(6):
+            (cache / f".{job}.samples.123.tmp").touch()
+        monkeypatch.setattr(module, "_write", write)
+        decoded(make(tmp_path / "more", "flac"), "noise")
+        left = [path.name for path in cache.glob(".*.tmp")]
+        assert len([name for name in left if name.endswith(".123.tmp")]) == 3
+        write(files, out)
+
+    monkeypatch.setattr(module, "_write", write_while_others_begin)
+    assert isinstance(decoded(make(tmp_path / "noise", "flac"), "noise"), DecodedFiles)
+
+
 def test_a_worker_that_starts_after_the_file_was_removed_has_the_same_samples(cache, tmp_path):
     files = make(tmp_path / "noise", "flac")
     text = pickle.dumps(decoded(files, "noise"))
@@ -244,6 +263,16 @@ def test_without_room_that_is_told(cache, tmp_path, monkeypatch):
         UserWarning, match="^noise_dir is decoded anew for each sample.*Not a directory"
     ):
         assert decoded(files, "noise_dir") is files
+
+
+def test_a_disk_without_room_is_not_filled(cache, tmp_path, monkeypatch):
+    files = make(tmp_path / "noise", "flac")
+    needed = 2 * int(files.sizes.sum())
+    monkeypatch.setattr(module.File, "decode", None)  # nothing is decoded
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    with pytest.warns(UserWarning, match=r"cannot be decoded once: .* No space left.*\.samples"):
+        assert decoded(files, "noise") is files
+    assert not list(cache.glob(".*.tmp"))
 
 
 def test_a_damaged_recording_is_told_and_leaves_nothing(cache, tmp_path):

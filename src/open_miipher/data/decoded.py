@@ -5,7 +5,9 @@ long to decode as to filter. What is read is the same to the bit, so it does not
 whether there was room for the file, which lies where `index.cache` says.
 """
 
+import errno
 import os
+import shutil
 import warnings
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,7 +24,7 @@ from open_miipher.base.locks import lock_file
 from open_miipher.base.paths import printable
 from open_miipher.base.threads import in_threads
 from open_miipher.data.files import File, Files
-from open_miipher.distributed import is_first_here, left_on_stop_signals
+from open_miipher.distributed import is_first_here, unless_stopped
 from open_miipher.index.cache import from_cache
 from open_miipher.shards import FULL_SCALE
 
@@ -109,12 +111,13 @@ def decoded(files: Files, what: str) -> Files | DecodedFiles:
     if len(files) > _MOST_FILES or int(files.sizes.sum()) > _MOST_SAMPLES:
         return files
     try:
-        with left_on_stop_signals():
-            return from_cache(
+        found = unless_stopped(
+            lambda: from_cache(
                 f"{_identity(files)}.samples",
                 lambda out: _write(files, out),
                 lambda path: DecodedFiles(files, what, path),
             )
+        )
     except (OSError, UserError) as error:
         if is_first_here():
             warnings.warn(
@@ -122,7 +125,8 @@ def decoded(files: Files, what: str) -> Files | DecodedFiles:
                 f"decoded once: {error}",
                 stacklevel=3,
             )
-    return files
+        return files
+    return files if found is None else found
 
 
 def _mapped_again(files: Files, what: str, path: Path) -> Files | DecodedFiles:
@@ -165,6 +169,9 @@ def _write(files: Files, out: BinaryIO) -> None:
                 "where it begins elsewhere; convert it to FLAC"
             )
     has_16_bits, written = set(subtypes) == {"PCM_16"}, 0
+    num_bytes = int(files.sizes.sum()) * np.dtype(_KINDS[0 if has_16_bits else 1]).itemsize
+    if shutil.disk_usage(out.name).free < num_bytes:  # rather than fill it for others
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     for file in all_files:
         for start in range(0, file.info.num_frames, _BLOCK_FRAMES):
             block = file.decode(start, min(_BLOCK_FRAMES, file.info.num_frames - start)).T

@@ -13,12 +13,11 @@ from open_miipher.distributed.place import (
 from open_miipher.distributed.process import (
     die_with_parent,
     ignore_stop_signals,
-    left_on_stop_signals,
     stop_signals_interrupt,
     stop_signals_wait,
 )
 from open_miipher.distributed.share import Share, pack_shares, share_out
-from open_miipher.distributed.stop import REQUEUE, StopSignal, mark_requeue
+from open_miipher.distributed.stop import REQUEUE, StopSignal, mark_requeue, unless_stopped
 
 if TYPE_CHECKING:
     from open_miipher.distributed.world import World, contact, file_problem, gathered, start
@@ -38,7 +37,6 @@ __all__ = [
     "ignore_stop_signals",
     "is_first_here",
     "is_under_torchrun",
-    "left_on_stop_signals",
     "mark_requeue",
     "pack_shares",
     "run_as_rank",
@@ -49,6 +47,7 @@ __all__ = [
     "stop_signals_wait",
     "take",
     "turn",
+    "unless_stopped",
 ]
 
 

@@ -5,10 +5,8 @@ import ctypes
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 _PR_SET_PDEATHSIG = 1
 
@@ -81,47 +79,6 @@ def stop_signals_wait() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class _Left(BaseException):
-    """What is left because of a signal."""
-
-
-@contextlib.contextmanager
-def left_on_stop_signals() -> Iterator[None]:
-    """Leave what is within when a signal comes, cleaning up on the way; then have it do its work.
-
-    For what takes long and is not needed by a run that ends. What follows is to expect either
-    outcome, since a program may go on after a signal, as training does up to the end of a step.
-
-    Nothing changes in other threads than the main one, which alone gets signals.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    arrived: list[int] = []
-    is_within = True
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        arrived.append(number)
-        if is_within and len(arrived) == 1:
-            raise _Left
-
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    before = {n: handler for n, handler in before.items() if handler not in (None, signal.SIG_IGN)}
-    for number in before:
-        signal.signal(number, leave)
-    try:
-        yield
-        is_within = False
-    except _Left:
-        pass
-    finally:
-        is_within = False
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        for number in arrived:
-            signal.raise_signal(number)
 
 
 def stop_signals_interrupt() -> None:

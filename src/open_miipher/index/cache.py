@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from open_miipher.base.account import user_number
-from open_miipher.base.atomic import remove_leftovers, replacing
+from open_miipher.base.atomic import remove_leftovers, replacing, temporary_path
 from open_miipher.base.locks import lock_file
 from open_miipher.base.paths import file_stamp
 from open_miipher.index.columns import COLUMNS, Columns, read_columns, write_columns
@@ -93,8 +93,10 @@ def from_cache(name: str, build: Callable[[BinaryIO], None], read: Callable[[Pat
         if file_stamp(cached) == before:  # it did not, or it failed
             remove_leftovers([cached])
             _remove_old(cached.parent)
-            with replacing(cached) as temporary, open(temporary, "w+b") as out:
+            with open(temporary_path(cached), "w+b") as out, replacing(cached):
+                lock_file(out)  # until it is in place
                 build(out)
+                out.flush()
     found = _found(cached, read)
     if found is None:
         raise OSError(f"{cached} was damaged or removed as soon as it was written")
@@ -159,9 +161,9 @@ def _remove_old(folder: Path) -> None:
     stamps = {path: file_stamp(path) for path in folder.iterdir()}  # others write and remove, too
     used = {path: stamp[1] for path, stamp in stamps.items() if stamp and path.suffix in _SUFFIXES}
     for path in sorted(used, key=lambda path: used[path], reverse=True):
-        num_samples += path.suffix == ".samples"
-        too_many = path.suffix == ".samples" and num_samples > _KEPT_SAMPLES
-        if too_many or used[path] < oldest:
+        is_of_samples = ".samples" in path.name  # what killed processes left of them, too
+        num_samples += is_of_samples
+        if (is_of_samples and num_samples > _KEPT_SAMPLES) or used[path] < oldest:
             _remove_unless_locked(path)
 
 
