@@ -1,8 +1,14 @@
 """Noise and rooms that are decoded once a machine: the same samples as from the files."""
 
+import errno
 import os
 import pickle
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,7 +61,7 @@ def test_samples_are_those_of_the_files_to_the_bit(
     files = make(tmp_path / "noise", *kinds)
     found = decoded(files, "noise")
     assert isinstance(found, DecodedFiles)
-    assert kept(cache).stat().st_size == size * files.sizes.sum()
+    assert kept(cache).stat().st_size == size * files.sizes.sum() + 4
     assert len(found) == len(files)
     for number in range(len(files)):
         ours, plain = found[number], files[number]
@@ -105,6 +111,143 @@ def test_a_file_of_another_length_is_written_anew(cache, tmp_path, size):
     assert np.array_equal(found[3].decode(0, 100), files[3].decode(0, 100))
 
 
+@pytest.mark.parametrize("place", [0, 50_001, -5, -1])
+@pytest.mark.parametrize("kind", ["flac", "wav"])
+def test_a_file_with_another_bit_is_written_anew(cache, tmp_path, kind, place):
+    files = make(tmp_path / "noise", kind)
+    decoded(files, "noise")
+    whole = kept(cache).read_bytes()
+    damaged = bytearray(whole)
+    damaged[place] ^= 1
+    kept(cache).write_bytes(damaged)
+    found = decoded(files, "noise")
+    assert isinstance(found, DecodedFiles)
+    assert kept(cache).read_bytes() == whole
+
+
+def test_pages_that_were_never_written_are_noticed(cache, tmp_path):
+    files = make(tmp_path / "noise", "flac")
+    decoded(files, "noise")
+    whole = kept(cache).read_bytes()
+    kept(cache).write_bytes(whole[:4096] + bytes(8192) + whole[3 * 4096 :])
+    found = decoded(files, "noise")
+    assert np.array_equal(found[0].decode(0, 12000), files[0].decode(0, 12000))
+
+
+def waits_for_lock(pid: int) -> bool:
+    rows = Path("/proc/locks").read_text().splitlines()
+    return any("->" in row and str(pid) in row.split() for row in rows)
+
+
+@pytest.mark.parametrize("during", ["decoding", "waiting for another process"])
+def test_a_signal_breaks_the_decoding_off_and_does_its_work_then(
+    cache, tmp_path, wait_until, during
+):
+    make(tmp_path / "noise", "flac")
+    program = (
+        "import os, signal, sys\n"
+        f"sys.path.insert(0, {str(Path(module.__file__).parents[2])!r})\n"
+        "from open_miipher.data import decoded as module, files\n"
+        "if sys.argv[1] == 'remember':\n"
+        "    signal.signal(signal.SIGTERM, lambda *_: print('told'))\n"
+        "def decode(*_):\n"
+        "    print('decodes', flush=True)\n"
+        "    signal.pause()\n"
+        "    print('goes on', flush=True)\n"
+        "    os._exit(1)\n"
+        "files.File.decode = decode\n"
+        f"given = files.Files([{str(tmp_path / 'noise')!r}])\n"
+        "print('waits', flush=True)\n"
+        "print(module.decoded(given, 'noise') is given)\n"
+    )
+
+    def start(how):
+        command = [sys.executable, "-c", program, how]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout.readline() == "waits\n"
+        return process
+
+    holder = start("die")
+    assert holder.stdout.readline() == "decodes\n"
+    assert [path.suffix for path in sorted(cache.iterdir())] == [".tmp", ".lock"]
+    ends = holder
+    if during != "decoding":
+        ends = start("remember")
+        wait_until(lambda: waits_for_lock(ends.pid))
+    ends.send_signal(signal.SIGTERM)
+    out, _ = ends.communicate(timeout=60)
+    if ends is holder:  # nobody remembers signals there
+        assert (ends.returncode, out) == (-signal.SIGTERM, "")
+    else:
+        assert (ends.returncode, out) == (0, "told\nTrue\n")
+        holder.terminate()
+        holder.communicate(timeout=60)
+    assert [path.suffix for path in cache.iterdir()] == [".lock"]
+
+
+def test_copies_elsewhere_do_not_fill_the_disk_and_what_is_in_use_stays(cache, tmp_path):
+    files = make(tmp_path / "noise", "flac")
+    in_use = decoded(files, "noise")
+    (first,) = cache.glob("*.samples")
+    os.utime(first, (0, 0))  # it is also older than a month
+    for job in range(6):
+        shutil.copytree(tmp_path / "noise", tmp_path / str(job))
+        decoded(Files([str(tmp_path / str(job))]), "noise")
+        assert len(list(cache.glob("*.samples"))) == min(job + 2, 5)
+        assert first.exists()
+    del in_use
+    decoded(make(tmp_path / "more", "flac"), "noise")
+    assert len(list(cache.glob("*.samples"))) == 4
+    assert not first.exists()
+
+
+def test_what_killed_processes_left_is_removed_but_not_what_others_write(
+    cache, tmp_path, monkeypatch
+):
+    write = module._write
+
+    def write_while_others_begin(files, out):
+        for job in range(6):
+            (cache / f".{job}.samples.123.tmp").touch()
+        monkeypatch.setattr(module, "_write", write)
+        decoded(make(tmp_path / "more", "flac"), "noise")
+        left = [path.name for path in cache.glob(".*.tmp")]
+        assert len([name for name in left if name.endswith(".123.tmp")]) == 3
+        write(files, out)
+
+    monkeypatch.setattr(module, "_write", write_while_others_begin)
+    assert isinstance(decoded(make(tmp_path / "noise", "flac"), "noise"), DecodedFiles)
+
+
+def test_a_worker_that_starts_after_the_file_was_removed_has_the_same_samples(cache, tmp_path):
+    files = make(tmp_path / "noise", "flac")
+    text = pickle.dumps(decoded(files, "noise"))
+    shutil.rmtree(cache)
+    again = pickle.loads(text)
+    assert np.array_equal(again[3].decode(7, 100), files[3].decode(7, 100))
+    kept(cache).unlink()
+    shutil.rmtree(tmp_path / "noise")
+    with pytest.warns(UserWarning, match="noise is decoded anew for each sample"):
+        assert isinstance(pickle.loads(text), Files)
+
+
+def test_a_file_on_a_disk_that_cannot_be_written_is_used(cache, tmp_path, monkeypatch):
+    files = make(tmp_path / "noise", "flac")
+    decoded(files, "noise")
+
+    def refused(path):
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert isinstance(decoded(files, "noise"), DecodedFiles)
+
+
+def test_audio_in_a_folder_whose_name_is_no_text(cache, tmp_path):
+    make(tmp_path / "noise", "flac")
+    folder = (tmp_path / "noise").rename(tmp_path / os.fsdecode(b"n\xffoise\n"))
+    assert isinstance(decoded(Files([str(folder)]), "noise"), DecodedFiles)
+
+
 @pytest.mark.parametrize("limit", ["_MOST_SAMPLES", "_MOST_FILES"])
 def test_too_many_are_decoded_where_they_are_drawn(cache, tmp_path, monkeypatch, limit):
     files = make(tmp_path / "noise", "flac")
@@ -120,6 +263,16 @@ def test_without_room_that_is_told(cache, tmp_path, monkeypatch):
         UserWarning, match="^noise_dir is decoded anew for each sample.*Not a directory"
     ):
         assert decoded(files, "noise_dir") is files
+
+
+def test_a_disk_without_room_is_not_filled(cache, tmp_path, monkeypatch):
+    files = make(tmp_path / "noise", "flac")
+    needed = 2 * int(files.sizes.sum())
+    monkeypatch.setattr(module.File, "decode", None)  # nothing is decoded
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=needed - 1))
+    with pytest.warns(UserWarning, match=r"cannot be decoded once: .* No space left.*\.samples"):
+        assert decoded(files, "noise") is files
+    assert not list(cache.glob(".*.tmp"))
 
 
 def test_a_damaged_recording_is_told_and_leaves_nothing(cache, tmp_path):

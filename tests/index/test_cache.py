@@ -151,6 +151,7 @@ def test_leftovers_and_what_was_not_used_for_a_month_are_removed(folder, root):
     path.unlink()
     leftover = folder / f".{path.name}.123.tmp"
     old, used = folder / "old.index", folder / "used.index"
+    (folder / "gone.tmp").symlink_to("nowhere")  # as what another process has just put in place
     for other in (leftover, old, used):
         other.touch()
     a_month_ago = time.time() - 31 * 24 * 3600
@@ -161,8 +162,10 @@ def test_leftovers_and_what_was_not_used_for_a_month_are_removed(folder, root):
     assert not old.exists()
 
 
-def test_a_process_waits_for_the_one_that_writes(folder, root):
-    """The other one holds the lock; it wrote, or it failed."""
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_a_process_waits_for_the_one_that_writes_and_does_so_itself_if_that_fails(
+    folder, root, succeeds
+):
     read_index(root)
     path = cached(folder)
     moved = path.rename(path.with_suffix(".moved"))
@@ -181,9 +184,11 @@ def test_a_process_waits_for_the_one_that_writes(folder, root):
         assert waiting.stdout.readline() == "reads\n"
         time.sleep(0.3)
         assert waiting.poll() is None
-        inode = moved.rename(path).stat().st_ino
+        inode = moved.stat().st_ino
+        if succeeds:
+            moved.rename(path)
     assert waiting.communicate()[0] == "500\n"
-    assert path.stat().st_ino == inode
+    assert (path.stat().st_ino == inode) == succeeds
 
 
 def test_it_is_pickled_as_its_file_and_small_ones_as_they_are(folder, root, monkeypatch):

@@ -5,21 +5,26 @@ long to decode as to filter. What is read is the same to the bit, so it does not
 whether there was room for the file, which lies where `index.cache` says.
 """
 
+import errno
+import os
+import shutil
 import warnings
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
+from zlib import crc32
 
 import numpy as np
 
 from open_miipher.audio.formats import SAMPLE_BYTES
 from open_miipher.audio.io import read_header
 from open_miipher.base.errors import UserError
+from open_miipher.base.locks import lock_file
 from open_miipher.base.paths import printable
 from open_miipher.base.threads import in_threads
 from open_miipher.data.files import File, Files
-from open_miipher.distributed import is_first_here
+from open_miipher.distributed import is_first_here, unless_stopped
 from open_miipher.index.cache import from_cache
 from open_miipher.shards import FULL_SCALE
 
@@ -30,6 +35,8 @@ _KINDS = (np.int16, np.float32)
 """Of samples: 16 bits where all files have no more."""
 _REPEATABLE = tuple(SAMPLE_BYTES)
 """Subtypes of which a frame is the same wherever decoding began; not of MP3, Vorbis and Opus."""
+_SUM_BYTES = 4  # a CRC-32 of the samples, behind them
+_PART_BYTES = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,26 +59,37 @@ class DecodedFile(File):
 class DecodedFiles:
     """The files of several directories, decoded.
 
+    The file of their samples is locked, together with others, for as long as it is mapped: another
+    run may not remove it from under this one, which some network file systems would let it do.
+
     Args:
         files: which.
+        what: they are, for a warning.
         path: holds their samples, one file after the other, one frame after the other.
+        is_checked: whether the sum behind the samples is known to be theirs.
 
     Raises:
         FileNotFoundError: they are not there.
-        ValueError: there are too many or too few.
+        ValueError: there are too many or too few, or they have changed.
     """
 
-    def __init__(self, files: Files, path: Path) -> None:
-        self._files, self._path = files, path
+    def __init__(self, files: Files, what: str, path: Path, is_checked: bool = False) -> None:
+        self._files, self._what, self._path = files, what, path
         self._ends = np.cumsum(files.sizes)
-        size = path.stat().st_size
-        kinds = {int(self._ends[-1]) * np.dtype(kind).itemsize: kind for kind in _KINDS}
-        if size not in kinds:
-            raise ValueError(f"{path} has {size} bytes")
-        self._samples = np.asarray(np.memmap(path, kinds[size], "r"))
+        count = int(self._ends[-1])
+        kinds = {count * np.dtype(kind).itemsize + _SUM_BYTES: kind for kind in _KINDS}
+        with open(path, "rb") as file:
+            if not lock_file(file, is_shared=True):  # the mapping keeps it
+                raise FileNotFoundError(f"{path} is being removed")
+            size = os.stat(file.fileno()).st_size
+            if size not in kinds:
+                raise ValueError(f"{path} has {size} bytes")
+            if not is_checked and _sum_of(file, size - _SUM_BYTES) != file.read():
+                raise ValueError(f"{path} has changed since it was written")
+            self._samples = np.asarray(np.memmap(file, kinds[size], "r", shape=(count,)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return DecodedFiles, (self._files, self._path)
+        return _mapped_again, (self._files, self._what, self._path)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -93,9 +111,12 @@ def decoded(files: Files, what: str) -> Files | DecodedFiles:
     if len(files) > _MOST_FILES or int(files.sizes.sum()) > _MOST_SAMPLES:
         return files
     try:
-        name = f"{_identity(files)}.samples"
-        return from_cache(
-            name, lambda out: _write(files, out), lambda path: DecodedFiles(files, path)
+        found = unless_stopped(
+            lambda: from_cache(
+                f"{_identity(files)}.samples",
+                lambda out: _write(files, out),
+                lambda path: DecodedFiles(files, what, path),
+            )
         )
     except (OSError, UserError) as error:
         if is_first_here():
@@ -105,6 +126,23 @@ def decoded(files: Files, what: str) -> Files | DecodedFiles:
                 stacklevel=3,
             )
         return files
+    return files if found is None else found
+
+
+def _mapped_again(files: Files, what: str, path: Path) -> Files | DecodedFiles:
+    """Map samples in another process of a run, which may start long after them."""
+    try:
+        return DecodedFiles(files, what, path, is_checked=True)
+    except FileNotFoundError:  # removed since then
+        return decoded(files, what)
+
+
+def _sum_of(file: BinaryIO, size: int) -> bytes:
+    """Return the sum of so many bytes, from where the file stands."""
+    found = 0
+    for start in range(0, size, _PART_BYTES):
+        found = crc32(file.read(min(_PART_BYTES, size - start)), found)
+    return found.to_bytes(_SUM_BYTES, "little")
 
 
 def _identity(files: Files) -> str:
@@ -117,7 +155,7 @@ def _identity(files: Files) -> str:
     places = (files[number].path for number in range(len(files)))
     for path, status in in_threads(lambda path: (path, path.stat()), places):
         times = status.st_mtime_ns, status.st_ctime_ns
-        digest.update(f"{path.absolute()}\0{status.st_size}\0{times}\n".encode())
+        digest.update(os.fsencode(f"{path.absolute()}\0{status.st_size}\0{times}\n"))
     return digest.hexdigest()
 
 
@@ -130,9 +168,15 @@ def _write(files: Files, out: BinaryIO) -> None:
                 f"{printable(file.path)} is {subtype}, of which a decoder makes other samples "
                 "where it begins elsewhere; convert it to FLAC"
             )
-    has_16_bits = set(subtypes) == {"PCM_16"}
+    has_16_bits, written = set(subtypes) == {"PCM_16"}, 0
+    num_bytes = int(files.sizes.sum()) * np.dtype(_KINDS[0 if has_16_bits else 1]).itemsize
+    if shutil.disk_usage(out.name).free < num_bytes:  # rather than fill it for others
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     for file in all_files:
         for start in range(0, file.info.num_frames, _BLOCK_FRAMES):
             block = file.decode(start, min(_BLOCK_FRAMES, file.info.num_frames - start)).T
             samples = (block * np.float32(FULL_SCALE)).astype(np.int16) if has_16_bits else block
-            out.write(np.ascontiguousarray(samples).data)
+            data = np.ascontiguousarray(samples).data
+            out.write(data)
+            written = crc32(data, written)
+    out.write(written.to_bytes(_SUM_BYTES, "little"))

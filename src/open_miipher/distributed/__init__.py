@@ -17,7 +17,7 @@ from open_miipher.distributed.process import (
     stop_signals_wait,
 )
 from open_miipher.distributed.share import Share, pack_shares, share_out
-from open_miipher.distributed.stop import REQUEUE, StopSignal, mark_requeue
+from open_miipher.distributed.stop import REQUEUE, StopSignal, mark_requeue, unless_stopped
 
 if TYPE_CHECKING:
     from open_miipher.distributed.world import World, contact, file_problem, gathered, start
@@ -47,6 +47,7 @@ __all__ = [
     "stop_signals_wait",
     "take",
     "turn",
+    "unless_stopped",
 ]
 
 

@@ -4,9 +4,11 @@ They lie in XDG_CACHE_HOME/open_miipher where that is set, otherwise in open_mii
 system's folder for temporary files (TMPDIR), never beside the audio: on a cluster these are usually
 disks of the node, which home directories are not. Their names tell what they are made from (for
 columns, a hash of the CSV file), so that another content has another file, wherever it stands.
-Files not used for a month are removed.
+Files not used for a month are removed, and of decoded recordings, which are large, all but the
+newest, unless a process has them locked.
 """
 
+import contextlib
 import errno
 import mmap
 import os
@@ -23,8 +25,9 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from open_miipher.base.account import user_number
-from open_miipher.base.atomic import remove_leftovers, replacing
+from open_miipher.base.atomic import remove_leftovers, replacing, temporary_path
 from open_miipher.base.locks import lock_file
+from open_miipher.base.paths import file_stamp
 from open_miipher.base.threads import in_threads
 from open_miipher.index.columns import (
     COLUMNS,
@@ -42,8 +45,9 @@ _SMALL_BYTES = 4 * 2**20  # of CSV: read in a blink, and little to hold in every
 _PART_BYTES = 2**22
 """Read at a time. Once so much was freed at once, glibc also keeps what the blocks of rows free, in
 place of having each page cleared by the system again, which took a quarter of the time."""
-
+_SUFFIXES = (".index", ".samples", ".lock", ".tmp")
 _KEPT_SECONDS = 30 * 24 * 3600
+_KEPT_SAMPLES = 4  # files of decoded recordings: as many as a run has
 
 
 def load_columns(path: Path) -> Columns:
@@ -98,25 +102,26 @@ def from_cache(
     """
     cached = cache_folder() / name
     _make_folder(cached.parent)
+    before = file_stamp(cached)
     found = _found(cached, read, check)
     if found is not None:
         return found
     with open(cached.with_suffix(".lock"), "w") as lock:
-        if not lock_file(lock):
-            lock_file(lock, is_shared=True, waits=True)  # until the one that writes it is ready
+        lock_file(lock, waits=True)  # another process may be writing it
+        if file_stamp(cached) != before:
             found = _found(cached, read, check)
-            if found is None:
-                raise OSError("another process began to write it and failed")
-            return found
-        found = _found(cached, read, check)  # somebody may have been ready just before
-        if found is not None:
-            return found
+            if found is not None:
+                return found
         remove_leftovers([cached])
         _remove_old(cached.parent)
-        is_synced = check is None
-        with replacing(cached, is_synced) as temporary, open(temporary, "w+b") as out:
+        with open(temporary_path(cached), "w+b") as out, replacing(cached, check is None):
+            lock_file(out)  # until it is in place
             build(out)
-        return read(cached)
+            out.flush()
+        found = _found(cached, read, None)
+    if found is None:
+        raise OSError(f"{cached} was damaged or removed as soon as it was written")
+    return found
 
 
 def cache_folder() -> Path:
@@ -182,12 +187,24 @@ def _found(
         found = read(cached)
     except (FileNotFoundError, ValueError):
         return None
-    os.utime(cached)
+    with contextlib.suppress(OSError):  # where nothing can be written, nothing is removed
+        os.utime(cached)
     return found
 
 
 def _remove_old(folder: Path) -> None:
-    oldest = time.time() - _KEPT_SECONDS
-    for path in folder.iterdir():
-        if path.suffix in (".index", ".samples", ".lock", ".tmp") and path.stat().st_mtime < oldest:
-            path.unlink(missing_ok=True)
+    """Make room for one more file."""
+    oldest, num_samples = (time.time() - _KEPT_SECONDS) * 1e9, 1
+    stamps = {path: file_stamp(path) for path in folder.iterdir()}  # others write and remove, too
+    used = {path: stamp[1] for path, stamp in stamps.items() if stamp and path.suffix in _SUFFIXES}
+    for path in sorted(used, key=lambda path: used[path], reverse=True):
+        is_of_samples = ".samples" in path.name  # what killed processes left of them, too
+        num_samples += is_of_samples
+        if (is_of_samples and num_samples > _KEPT_SAMPLES) or used[path] < oldest:
+            _remove_unless_locked(path)
+
+
+def _remove_unless_locked(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError), open(path, "rb+") as file:
+        if lock_file(file):
+            path.unlink()
