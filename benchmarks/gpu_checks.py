@@ -49,6 +49,9 @@ FAMILIES["sidon"] = ("feature_predictor", "vocoder_pretrain", "vocoder_finetune"
 ALONE = (("sidon", FAMILIES["sidon"][1]), ("miipher2", FAMILIES["miipher2"][1]))
 ALONE += (("miipher2", "wavenext2_pretrain"),)
 TRAIN_BATCH = {"miipher2": 32, "sidon": 16}
+MOST_SHOWN = 16
+"""Chunks of 20 s that keep a GPU busy: more of them would take the profile's time for nothing."""
+
 PIECES = 4
 """Of a crop in stage 3, of which there are so many times fewer."""
 
@@ -372,13 +375,12 @@ class Checks:
     def model(self, family: str, stage: str) -> Iterator[Outcome]:
         """Measure a chain on batches of chunks, with the copies to the GPU and back.
 
-        By batch size for chunks of 20 s, with CUDA graphs and without, and by length of the chunks
-        for the fastest batch, as long together; `net` is without what chunks share with others.
+        By batch size for chunks of 20 s, with CUDA graphs and without, until more are slower; and
+        by length of the chunks, as long together; `net` is without what chunks share with others.
         OUT_DIR/profile_FAMILY_STAGE.txt says where the time goes.
         """
         from open_miipher.restoration import Chain, RestoreOptions
         from open_miipher.restoration.graphs import Graphs
-        from open_miipher.restoration.trial import WORTH_IT
 
         cleaner, vocoder = self.parts(family, stage)
         cleaner.merge()
@@ -418,9 +420,9 @@ class Checks:
                 break
             if cuda:
                 figures["memory_bytes"][size] = torch.cuda.max_memory_allocated()
-            if latest < WORTH_IT * best:
+            if latest < best:
                 break
-        size = max(speeds, key=lambda size: speeds[size])
+        size = min(MOST_SHOWN, max(speeds, key=lambda size: speeds[size]))
         chain._graphs = None
         with torch.profiler.profile() as profile:
             speed(chain, size, usual, repeats=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from captured import leave_out_code
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 SCRIPTS = sorted(p for p in FOLDER.glob("*.py") if '__name__ == "__main__"' in p.read_text())
@@ -95,6 +96,25 @@ def test_the_checks_for_a_gpu_can_be_rehearsed(tmp_path: Path) -> None:
     assert [check["passed"] for check in found] == [True] * 3
     assert set(found[1]["figures"]["by_chunk_seconds"]) == {"0.03", "0.06", "0.18"}
     assert (tmp_path / "profile_miipher2_wavenext2_pretrain.txt").stat().st_size
+
+
+@pytest.mark.slow
+def test_the_papers_diffusions_are_compiled_after_all_else_was_found(monkeypatch) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    import diffusion
+
+    leave_out_code(monkeypatch.setattr)
+    small = ["res_channels=8", "skip_channels=8", "num_res_layers=2", "dilation_cycle=2"]
+    small = [f"model.{size}" for size in [*small, "diffusion.T=50", "diffusion.beta_T=0.05"]]
+    compose = diffusion.compose_run
+    monkeypatch.setattr(diffusion, "compose_run", lambda words: compose([*words, *small]))
+    monkeypatch.setattr(diffusion, "PAPER", ("wavenet", "wavenet_small"))
+    monkeypatch.setattr(diffusion, "SAMPLES", 2000)
+    found = [(model, name) for model, own in diffusion.paper("cpu", 1) for name in own]
+    assert found[0] == ("wavenet", "eager_steps_per_second")
+    assert ("wavenet_small", "full_x_real_time") in found
+    compiled = [(model, "compiled_steps_per_second") for model in ("wavenet", "wavenet_small")]
+    assert found[-2:] == compiled
 
 
 @pytest.mark.slow
