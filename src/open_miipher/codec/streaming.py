@@ -6,6 +6,7 @@ and a strided one reflects the signal's last samples to a whole number of stride
 anew. In a batch that has to happen where each item ends, and not where the batch does.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ class Stream:
         """Pass the next piece through layers.
 
         Args:
-            layers: of `EncodecEncoder` or `EncodecDecoder`.
+            layers: of `EncodecEncoder` or `EncodecDecoder`, with one LSTM.
             x: (batch, channels, positions).
             lengths: positions from the piece's beginning to the end of each item; negative if it
                 ended before, greater than the piece if it goes on.
@@ -40,23 +41,29 @@ class Stream:
         Returns:
             (batch, channels, positions of the last layer); what lies beyond an item's end is noise.
         """
+        # Apart from the loops: torch.compile does not look into an LSTM, and leaves a loop with
+        # something in it that it cannot compile as it is.
+        place = [isinstance(layer, EncodecLSTM) for layer in layers].index(True)
+        before, lstm, after = [*layers][:place], layers[place], [*layers][place + 1 :]
+        x, lengths = self._pass_all(before, x, lengths)
+        inputs = x.permute(2, 0, 1)
+        outputs, self._before[lstm] = lstm.lstm(inputs, self._before.get(lstm))
+        return self._pass_all(after, (outputs + inputs).permute(1, 2, 0), lengths)[0]
+
+    def _pass_all(
+        self, layers: Sequence[nn.Module], x: Tensor, lengths: list[int]
+    ) -> tuple[Tensor, list[int]]:
         for layer in layers:
             x, lengths = self._pass(layer, x, lengths)
-        return x
+        return x, lengths
 
     def _pass(self, layer: nn.Module, x: Tensor, lengths: list[int]) -> tuple[Tensor, list[int]]:
         if isinstance(layer, EncodecConv1d):
             return self._convolve(layer, x, lengths)
         if isinstance(layer, EncodecConvTranspose1d):
             return self._upsample(layer, x, lengths)
-        if isinstance(layer, EncodecLSTM):
-            inputs = x.permute(2, 0, 1)
-            outputs, self._before[layer] = layer.lstm(inputs, self._before.get(layer))
-            return (outputs + inputs).permute(1, 2, 0), lengths
         if isinstance(layer, EncodecResnetBlock):
-            branch = x
-            for part in layer.block:
-                branch, _ = self._pass(part, branch, lengths)
+            branch, _ = self._pass_all(layer.block, x, lengths)
             return self._pass(layer.shortcut, x, lengths)[0] + branch, lengths
         return layer(x), lengths  # an activation, or nothing
 
