@@ -3,11 +3,12 @@
 import importlib.util
 import os
 import sysconfig
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
-from open_miipher.base.compilers import missing_for_kernels
+from open_miipher.base.compilers import missing_for_kernels, set_up_compiler
 from open_miipher.base.errors import UserError
 from open_miipher.config import compose_run
 from open_miipher.distributed import start
@@ -67,3 +68,34 @@ def test_a_run_that_cannot_compile_ends_before_anything_is_made(bare, tiny_stage
     with pytest.raises(UserError, match=r"trainer.compile=true .* lacks a C\+\+ compiler"):
         prepare(run, start("cpu"))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_compiler_that_is_killed_leaves_no_file_that_looks_complete(tmp_path):
+    from torch._inductor.cpp_builder import BuildOptionsBase, CppBuilder
+    from torch._inductor.exc import CppCompileError
+
+    program, target = tmp_path / "g++", tmp_path / "kernel.so"
+    finds = 'for word; do file=$word; done; test ! -e "${file%.so*}.so" || exit 1'
+    builder = CppBuilder("kernel", "kernel.cpp", BuildOptionsBase(str(program)), str(tmp_path))
+    set_up_compiler()
+    for words in ("printf half > $file; kill -9 $$", "printf whole > $file"):
+        put(tmp_path, "g++")
+        program.write_text(f"#!/bin/sh\n{finds}\n{words}\n")
+        assert not target.exists()
+        with pytest.raises(CppCompileError) if "half" in words else nullcontext():
+            builder.build()
+    assert target.read_text() == "whole"
+    assert builder.get_target_file_path() == str(target)
+
+
+def test_headers_are_not_compiled_ahead_where_openssl_is_missing(bare, monkeypatch):
+    from torch._inductor import config, cpp_builder
+
+    monkeypatch.setattr(cpp_builder.CppBuilder, "build", cpp_builder.CppBuilder.build)
+    put(bare, "openssl")
+    with config.patch(cpp_cache_precompile_headers=True):
+        set_up_compiler.__wrapped__()
+        assert config.cpp_cache_precompile_headers
+        (bare / "openssl").unlink()
+        set_up_compiler.__wrapped__()
+        assert not config.cpp_cache_precompile_headers

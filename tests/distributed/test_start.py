@@ -1,6 +1,7 @@
 """Ranks and their GPUs, which are made up here: who gets which, and who is refused."""
 
 import os
+import socket
 from contextlib import ExitStack
 from multiprocessing import get_context
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from meeting import meeting_place
 
 from open_miipher.base.errors import UserError
-from open_miipher.distributed import start
+from open_miipher.distributed import contact, start
 
 
 def with_gpus(uuids: list[str]) -> ExitStack:
@@ -127,3 +128,15 @@ def test_a_gpu_that_is_not_here_is_refused(monkeypatch):
         assert start().device == torch.device("cpu")
         with pytest.raises(UserError, match="no usable GPU is here"):
             start("cuda")
+
+
+def test_a_port_that_another_process_has_is_named(monkeypatch):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = str(other.getsockname()[1])
+        place = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in place.items():
+            monkeypatch.setenv(name, value)
+        with pytest.raises(UserError, match=f"has port {port} of this machine"), contact():
+            start("cpu")

@@ -176,3 +176,33 @@ def test_a_compiled_run_resumes_bit_for_bit(without_code, settings, tmp_path, en
 @pytest.mark.slow
 def test_the_compilers_own_code_computes_the_same(settings, tmp_path):
     check_equal(settings, "cleaner", tmp_path)
+
+
+HIT = """
+import os, subprocess, sys
+os.setsid()
+from captured import leave_out_code
+leave_out_code()
+from open_miipher.config import compose_run
+from open_miipher.distributed import start
+from open_miipher.training import prepare
+
+trainer = prepare(compose_run(sys.argv[1:]), start("cpu"))
+passes = trainer.recipe.passes
+
+def with_a_compiler(*given):
+    subprocess.run(["sh", "-c", "kill -TERM 0"], check=True)  # all of the group, itself too
+    yield from passes(*given)
+
+trainer.recipe.passes = with_a_compiler
+assert trainer.run() is False
+"""
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_spares_the_compiler_of_a_step(tiny_stages, tmp_path, run_script):
+    """As torchrun sends it on: the step ends, and is saved."""
+    script = tmp_path / "script.py"
+    script.write_text(HIT)
+    words = [*tiny_stages["cleaner"], "trainer.compile=true", f"trainer.output_dir={tmp_path}"]
+    assert "step 1: stopped by a signal, and saved" in run_script(script, *words).stdout

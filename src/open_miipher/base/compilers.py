@@ -6,6 +6,10 @@ import os
 import shutil
 import sysconfig
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch._inductor.cpp_builder import CppBuilder
 
 _INSTALL = "on Debian and Ubuntu: apt install g++ python3-dev"
 
@@ -29,3 +33,36 @@ def missing_for_kernels(device_type: str) -> str | None:
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():
         return f"Python's own headers (Python.h); {_INSTALL}"
     return None
+
+
+@functools.cache
+def set_up_compiler() -> None:
+    """Have torch.compile leave nothing half built on a CPU, and do without openssl.
+
+    It takes any file of a name for a complete one, now and in every later run. A g++ that is
+    killed, or goes on after its rank was killed, leaves a part for seconds or for good: of a
+    header that is compiled ahead, on which each later g++ fails or which it leaves aside, or of a
+    library, on which Python ends without a word (SIGBUS). So a file is built beside its name, and
+    then renamed.
+
+    Headers are compiled ahead to save time, and openssl, a program that not every machine has,
+    tells whether they changed.
+    """
+    from torch._inductor import config
+    from torch._inductor.cpp_builder import CppBuilder
+
+    stock = CppBuilder.build
+
+    def build(self: "CppBuilder") -> None:
+        target, output = self._target_file, self._output
+        beside = f"{target}.{os.getpid()}.tmp"
+        self._output = output.replace(target, beside)
+        try:
+            stock(self)
+        finally:
+            self._output = output
+        os.replace(beside, target)
+
+    CppBuilder.build = build
+    if shutil.which("openssl") is None:
+        config.cpp_cache_precompile_headers = False

@@ -295,9 +295,21 @@ def _store(rank: int, size: int, timeout: datetime.timedelta) -> dist.Store:
     dead. The launcher of a single node numbers the restarts; those of several nodes do not agree on
     a number, so there torchrun has to make a new store each time
     (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, as the job scripts do).
+
+    Raises:
+        UserError: rank 0 opens the store itself, and another process has its port.
     """
-    store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
     env = os.environ
+    try:
+        store, _, _ = next(dist.rendezvous("env://", rank, size, timeout=timeout))
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise UserError(
+            f"another process has port {env['MASTER_PORT']} of this machine, where the ranks are "
+            "to meet; end all ranks, and start them with another MASTER_PORT",
+            may_pass=True,
+        ) from error
     attempt = (
         env.get("TORCHELASTIC_RESTART_COUNT", "0") if env.get("GROUP_WORLD_SIZE") == "1" else 0
     )

@@ -14,11 +14,18 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from open_miipher.base.amounts import duration
+from open_miipher.base.compilers import set_up_compiler
 from open_miipher.base.plain import shell_override
 from open_miipher.base.shipped import as_called
 from open_miipher.checkpoint import Content, prune, snapshot, write_checkpoint
 from open_miipher.data import Batch
-from open_miipher.distributed import StopSignal, World, is_under_torchrun, mark_requeue
+from open_miipher.distributed import (
+    StopSignal,
+    World,
+    is_under_torchrun,
+    mark_requeue,
+    stop_signals_wait,
+)
 from open_miipher.recipes import Pass, Sound
 from open_miipher.training.config import TrainerConfig
 from open_miipher.training.console import Console
@@ -85,6 +92,7 @@ class Trainer:
         self.check, self.values = FiniteCheck(world), dict[str, float]()
         self.asked: Callable[[], bool] = lambda: False  # whether to stop, as of the step before
         if config.compile:
+            set_up_compiler()
             self.recipe.compile()
         self.networks = {n: self._wrap(network) for n, network in self.recipe.trained.items()}
         self.metrics = (
@@ -108,7 +116,9 @@ class Trainer:
         started = begun - state.seconds
         stopping = False
         while state.step < config.max_steps and not stopping:
-            self.step()
+            # What is sent to all processes would end a compiler that the step starts.
+            with stop_signals_wait() if config.compile else contextlib.nullcontext():
+                self.step()
             losses = self.read() if self._is_time(config.log_every) else {}
             state.seconds = time.monotonic() - started
             if losses:
