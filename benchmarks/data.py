@@ -11,7 +11,8 @@ int16 arrays. It reads them in random order, and again in order with webdataset'
 Without directories, some minutes of FLAC at 24 kHz are made in a temporary folder: speech-like
 bursts, noise, and impulse responses of 0.2 to 0.5 s of decay. Noise and responses are decoded
 before the measurement, as at the start of a run (data/decoded.py), into the temporary folder;
---drawn leaves that out, as a run does with more than 6 hours of them. The padding of short files
+--drawn leaves that out, as a run does with more than 6 hours of them. --wav makes the speech as WAV
+of 16 bits, which takes no decoding. The padding of short files
 does not count as audio. CPU time is that of this process and of its workers, user and system.
 """
 
@@ -120,6 +121,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--drawn", action="store_true", help="decode noise and responses as they are drawn"
     )
+    parser.add_argument("--wav", action="store_true", help="make the speech as WAV, not FLAC")
     parser.add_argument("--num-crops", type=int, default=400, help="default: %(default)s")
     parser.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")
     parser.add_argument(
@@ -139,6 +141,7 @@ def find_or_make(arguments: argparse.Namespace, kind: str, folder: Path) -> list
         return [given[kind]]
     rng = np.random.default_rng(0)
     (folder / kind).mkdir()
+    audio_format = "wav" if arguments.wav and kind == "speech" else "flac"
     entries = []
     for number in range(_MADE_FILES[kind]):
         if kind == "rir":
@@ -148,8 +151,8 @@ def find_or_make(arguments: argparse.Namespace, kind: str, folder: Path) -> list
         if kind == "speech":
             times = np.arange(len(waveform)) / _RATE
             waveform *= np.maximum(0.01, np.sin(2 * np.pi * 2 * times)).astype(np.float32)
-        path = folder / kind / f"{number:03d}.flac"
-        with AudioWriter(path, _RATE, 1, "flac") as writer:
+        path = folder / kind / f"{number:03d}.{audio_format}"
+        with AudioWriter(path, _RATE, 1, audio_format) as writer:
             writer.write(0.8 * waveform[None] / np.abs(waveform).max())
         entries.append(Entry(path.name, _RATE, len(waveform), 1))
     write_index(folder / kind, entries)
