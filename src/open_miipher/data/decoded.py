@@ -66,14 +66,13 @@ class DecodedFiles:
         files: which.
         what: they are, for a warning.
         path: holds their samples, one file after the other, one frame after the other.
-        is_checked: whether the sum behind the samples is known to be theirs.
 
     Raises:
         FileNotFoundError: they are not there.
-        ValueError: there are too many or too few, or they have changed.
+        ValueError: there are too many or too few.
     """
 
-    def __init__(self, files: Files, what: str, path: Path, is_checked: bool = False) -> None:
+    def __init__(self, files: Files, what: str, path: Path) -> None:
         self._files, self._what, self._path = files, what, path
         self._ends = np.cumsum(files.sizes)
         count = int(self._ends[-1])
@@ -84,8 +83,6 @@ class DecodedFiles:
             size = os.stat(file.fileno()).st_size
             if size not in kinds:
                 raise ValueError(f"{path} has {size} bytes")
-            if not is_checked and _sum_of(file, size - _SUM_BYTES) != file.read():
-                raise ValueError(f"{path} has changed since it was written")
             self._samples = np.asarray(np.memmap(file, kinds[size], "r", shape=(count,)))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -116,6 +113,7 @@ def decoded(files: Files, what: str) -> Files | DecodedFiles:
                 f"{_identity(files)}.samples",
                 lambda out: _write(files, out),
                 lambda path: DecodedFiles(files, what, path),
+                _check,
             )
         )
     except (OSError, UserError) as error:
@@ -132,17 +130,25 @@ def decoded(files: Files, what: str) -> Files | DecodedFiles:
 def _mapped_again(files: Files, what: str, path: Path) -> Files | DecodedFiles:
     """Map samples in another process of a run, which may start long after them."""
     try:
-        return DecodedFiles(files, what, path, is_checked=True)
+        return DecodedFiles(files, what, path)
     except FileNotFoundError:  # removed since then
         return decoded(files, what)
 
 
-def _sum_of(file: BinaryIO, size: int) -> bytes:
-    """Return the sum of so many bytes, from where the file stands."""
+def _check(path: Path) -> None:
+    """Compare the sum behind the samples with theirs.
+
+    Raises:
+        FileNotFoundError: they are not there.
+        ValueError: it is another one.
+    """
     found = 0
-    for start in range(0, size, _PART_BYTES):
-        found = crc32(file.read(min(_PART_BYTES, size - start)), found)
-    return found.to_bytes(_SUM_BYTES, "little")
+    with open(path, "rb") as file:
+        size = os.stat(file.fileno()).st_size - _SUM_BYTES
+        for start in range(0, size, _PART_BYTES):
+            found = crc32(file.read(min(_PART_BYTES, size - start)), found)
+        if found.to_bytes(_SUM_BYTES, "little") != file.read():
+            raise ValueError(f"{path} has changed since it was written")
 
 
 def _identity(files: Files) -> str:
