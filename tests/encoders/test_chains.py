@@ -11,9 +11,9 @@ from torch.overrides import TorchFunctionMode
 from open_miipher.base.registry import build
 from open_miipher.cleaners import CLEANERS
 from open_miipher.encoders import ENCODERS
-from open_miipher.restoration import Chain, RestoreOptions, Restorer, Source, chain
+from open_miipher.restoration import Chain, RestoreOptions, Restorer, Source
 from open_miipher.restoration.streams import ArraySink
-from open_miipher.vocoders import VOCODERS
+from open_miipher.vocoders import VOCODERS, base
 
 KINDS = ["gemma4", "gemma3n", "w2v_bert", "wavlm_base", "hubert_large", "log_mel", "stft"]
 KINDS += ["gemma4 wavenext2", "log_mel wavenext2"]  # in place of the vocoder of the others
@@ -160,7 +160,7 @@ def test_bfloat16_weights_are_stored_so_and_sound_alike(make_chain, speech_like,
 
 def test_a_chain_without_noise_draws_none(make_chain, speech_like, monkeypatch):
     model = make_chain("w2v_bert")
-    monkeypatch.setattr(chain, "white_noise", None)
+    monkeypatch.setattr(base, "white_noise", None)
     [restored] = restore_all(model, [speech_like(16000)], 1)
     assert restored.any()
 

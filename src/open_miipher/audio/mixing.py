@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from open_miipher.audio.power import moments, variances
+from open_miipher.audio.level import moments, variances
 
 _CANCELS_BELOW = 0.5
 """Channels that have nothing in common mix to the mean of their powers, over their number. Below

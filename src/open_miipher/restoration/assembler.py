@@ -15,13 +15,13 @@ from open_miipher.audio.io import AudioError, RefusedName
 from open_miipher.audio.level import (
     FRAME_SECONDS,
     GainTrack,
+    PowerWithoutRumble,
     active_frames,
     disagreement,
     fit_gain,
     own_level_gain,
     scale,
 )
-from open_miipher.audio.power import PowerWithoutRumble
 from open_miipher.audio.resample import StreamResampler, resample
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
