@@ -24,8 +24,8 @@ from open_miipher.audio.io import (
     RefusedName,
     shown,
 )
-from open_miipher.audio.mixing import Mix, mix_of
 from open_miipher.audio.level import moments, variances
+from open_miipher.audio.mixing import Mix, mix_of
 from open_miipher.audio.resample import StreamResampler
 from open_miipher.base.atomic import name_refusal
 from open_miipher.base.paths import printable
