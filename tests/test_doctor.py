@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from open_miipher.audio import system_codecs
 from open_miipher.base.gpu_support import Driver
 from open_miipher.commands import doctor
 
@@ -89,6 +90,17 @@ def test_what_cannot_be_compiled_is_told_with_its_mend(monkeypatch) -> None:
     finding = doctor.check_kernels("cuda")
     assert (finding.level, finding.mend) == ("note", "get one")
     assert finding.text.endswith("fused kernels: this machine lacks a tool of cuda")
+
+
+def test_codecs_that_are_not_there_are_told_with_their_mend(monkeypatch) -> None:
+    assert doctor.check_fast_codecs().level in ("ok", "note")
+    monkeypatch.setattr(system_codecs, "_LAME", "libmp3lame.so.none")
+    system_codecs._lame.cache_clear()
+    finding = doctor.check_fast_codecs()
+    assert finding.level == "note"
+    assert finding.text.startswith("data.degradation.fast_codecs=true")
+    assert "this machine has no lib" in finding.text
+    assert "libmp3lame0" in finding.mend
 
 
 def test_a_driver_too_old_for_the_wheel_names_the_older_one() -> None:
