@@ -289,6 +289,7 @@ class Synthesise:
         def lost(group: _Group, problem: str) -> Iterator[Row]:
             """Have the texts of a worker that died done by others."""
             _LOG.warning("a worker was lost at %d texts: %s", len(group.left), problem)
+            remove_leftovers(self._config.folder / own[index].output for index in group.left)
             to_blame, lists = _divided(group, self._config.tts.batch_size)
             again.extend(lists)
             if to_blame is not None:
