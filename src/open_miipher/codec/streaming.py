@@ -41,10 +41,11 @@ class Stream:
         Returns:
             (batch, channels, positions of the last layer); what lies beyond an item's end is noise.
         """
-        # Apart from the loops: torch.compile does not look into an LSTM, and leaves a loop with
-        # something in it that it cannot compile as it is.
-        place = [isinstance(layer, EncodecLSTM) for layer in layers].index(True)
-        before, lstm, after = [*layers][:place], layers[place], [*layers][place + 1 :]
+        # The LSTM stands outside the loops: torch.compile does not look into it, and would not
+        # compile a loop around it.
+        every = list(layers)
+        place = [isinstance(layer, EncodecLSTM) for layer in every].index(True)
+        before, lstm, after = every[:place], every[place], every[place + 1 :]
         x, lengths = self._pass_all(before, x, lengths)
         inputs = x.permute(2, 0, 1)
         outputs, self._before[lstm] = lstm.lstm(inputs, self._before.get(lstm))
