@@ -116,9 +116,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rir-dir", help="impulse responses with their index; made if not given")
     parser.add_argument("--crop-seconds", type=float, default=10.0)
     parser.add_argument(
-        "--fast-codecs", action="store_true", help="MP3 and Opus by the system's libraries"
-    )
-    parser.add_argument(
         "--drawn", action="store_true", help="decode noise and responses as they are drawn"
     )
     parser.add_argument("--wav", action="store_true", help="make the speech as WAV, not FLAC")
@@ -163,7 +160,7 @@ def preset(arguments: argparse.Namespace, sources: TrainSource) -> DataConfig:
     """Return the data configuration to measure."""
     plain = compose_plain(["model=miipher2_feature_cleaner"])["data"]
     config = from_mapping(DataConfig, plain, "data")
-    degradation = replace(config.degradation, fast_codecs=arguments.fast_codecs)
+    degradation = config.degradation
     if arguments.preset == "four":
         labels = ("reverb", "noise", "clipping", "low_pass")
         always = {label: {**degradation.stages[label], "probability": 1.0} for label in labels}

@@ -19,13 +19,13 @@ if [ ! -f "$lock" ]; then
 fi
 
 # Certificates for the model hub; the user libraries of InfiniBand, without which NCCL uses slow
-# sockets; libopus and LAME for data.degradation.fast_codecs; a compiler and Python's headers for
-# trainer.compile and Triton's kernels. The wheels contain everything else (CUDA, NCCL, libsndfile).
+# sockets; a compiler and Python's headers for trainer.compile and Triton's kernels. The wheels
+# contain everything else (CUDA, NCCL, libsndfile, ffmpeg).
 export DEBIAN_FRONTEND=noninteractive
 apt-get update
 apt-get install -y --no-install-recommends \
   ca-certificates python3 python3-venv libibverbs1 ibverbs-providers librdmacm1 \
-  libopus0 libmp3lame0 g++ python3-dev
+  g++ python3-dev
 apt-get clean
 rm -rf /var/lib/apt/lists/*
 

@@ -135,7 +135,7 @@ train stage3 4 model=demo_wavefit_finetune \
 inside python container/check_run.py steps "$work/stage3" 4
 
 say "Two compiled steps, with codecs of the system; and what Triton needs"
-train compiled 2 model=demo_feature_cleaner trainer.compile=true data.degradation.fast_codecs=true
+train compiled 2 model=demo_feature_cleaner trainer.compile=true
 inside python container/check_run.py steps "$work/compiled" 2
 inside python -c 'import sys; from open_miipher.base.compilers import missing_for_kernels
 sys.exit(missing_for_kernels("cuda"))'

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from functools import partial
 
+import av
 import numpy as np
 import pytest
-import soundfile
 from scipy.signal import correlate, firwin, oaconvolve
 
 from open_miipher.audio import codec
@@ -97,14 +97,13 @@ def test_tones_stay_in_place(name: str, frequency: float) -> None:
 def test_mp3_bit_rate_is_the_asked_one(
     bit_rate: int, sample_rate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes = []
+    sizes, decode = [], codec._decoded
 
-    class Spy(soundfile.SoundFile):
-        def close(self) -> None:
-            super().close()
-            sizes.append(len(self.name.getvalue()))
+    def weigh(decoder: av.CodecContext, packets: list[av.Packet]) -> np.ndarray:
+        sizes.append(sum(packet.size for packet in packets))
+        return decode(decoder, packets)
 
-    monkeypatch.setattr(soundfile, "SoundFile", Spy)
+    monkeypatch.setattr(codec, "_decoded", weigh)
     codec.mp3(band_noise(sample_rate, seconds=4.0), sample_rate, bit_rate)
     assert sizes[0] * 8 / 4.0 / 1000 == pytest.approx(bit_rate, rel=0.1)
 

@@ -1,14 +1,13 @@
-"""What PyAV reads, where it is installed (`pip install '.[video]'`)."""
+"""What PyAV reads."""
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
 from open_miipher.audio.io import AudioError, AudioReader, Encoded, probe, read
 from open_miipher.index import find_audio, scan
-
-av = pytest.importorskip("av")
 
 KINDS = {
     "m4a": ("aac", 24000, 1),

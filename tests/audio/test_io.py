@@ -351,7 +351,7 @@ def test_a_name_that_is_no_utf8_is_read_and_printable(tmp_path: Path) -> None:
 
 
 def test_a_kind_that_is_not_read_says_that_it_can_be_converted(tmp_path) -> None:
-    for name in ("a.m4a", "b.WMA", "c.wav"):
+    for name in ("a.m4p", "b.DSS", "c.wav"):
         (tmp_path / name).write_bytes(b"\1\2\3" * 1000)
         with pytest.raises(AudioError) as refused:
             probe(tmp_path / name)

@@ -107,16 +107,16 @@ def test_other_kinds_of_files_are_counted_and_the_mend_is_told(tmp_path: Path) -
     root = tmp_path / "my files"
     for name in ("a.oga", "b.caf", "c.wave", "d.WAV", "e.aifc"):
         write(root / name, format="WAV")
-    for name in ("t.m4a", "d/t.M4A", "t.mp4", "t.webm", "t.wma", "x.txt", "README", "metadata.csv"):
+    for name in ("t.gsm", "d/t.GSM", "t.dss", "t.m4p", "t.vox", "x.txt", "README", "metadata.csv"):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).write_text("")
     with pytest.warns(Notice) as told:
         assert len(scan(root).entries) == 5
     assert [str(one.message) for one in told] == [
-        f"7 files of other kinds are passed over in {root}: 2 m4a, 1 mp4, 1 webm, 1 wma, 1 txt, "
+        f"7 files of other kinds are passed over in {root}: 1 dss, 2 gsm, 1 m4p, 1 vox, 1 txt, "
         "1 without an extension; to have the audio among them, convert it: find "
-        f"'{root}' -type f \\( -iname '*.m4a' -o -iname '*.mp4' -o -iname '*.webm' -o -iname "
-        "'*.wma' \\) -exec ffmpeg -nostdin -n -i {} -vn {}.flac \\;"
+        f"'{root}' -type f \\( -iname '*.dss' -o -iname '*.gsm' -o -iname '*.m4p' -o -iname "
+        "'*.vox' \\) -exec ffmpeg -nostdin -n -i {} -vn {}.flac \\;"
     ]
 
 

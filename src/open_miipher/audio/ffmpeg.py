@@ -1,4 +1,4 @@
-"""Audio that libsndfile does not read, such as that of MP4, through PyAV where it is installed."""
+"""Audio that libsndfile does not read, such as that of MP4, through PyAV."""
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager
@@ -90,7 +90,7 @@ class FfmpegFile(AbstractContextManager["FfmpegFile"]):
 
     def _decoded(self) -> Generator[np.ndarray, None, None]:
         """Decode from the start: (channels, n) float32."""
-        import av  # an extra
+        import av  # takes a tenth of a second
 
         self._file.seek(0)
         try:

@@ -2,7 +2,6 @@
 
 import shlex
 from collections import Counter
-from importlib.util import find_spec
 from pathlib import Path
 
 from open_miipher.base.paths import printable
@@ -11,7 +10,7 @@ _BY_LIBSNDFILE = (
     *("wav", "wave", "bwf", "rf64", "flac", "mp3", "ogg", "oga", "opus"),
     *("aiff", "aif", "aifc", "caf", "w64", "au", "snd", "sph"),
 )
-_BY_FFMPEG = (
+FFMPEG_EXTENSIONS = (
     *("3ga", "3gp", "3gpp", "3g2", "aac", "ac3", "ac4", "adts", "aea", "alac", "amr", "amrnb"),
     *("amrwb", "ape", "asf", "avi", "awb", "dff", "dsf", "dts", "dtshd", "eac3", "ec3", "f4a"),
     *("f4v", "flv", "m2ts", "m4a", "m4b", "m4r", "m4v", "mka", "mkv", "mlp", "mmf", "mov", "mp1"),
@@ -19,19 +18,16 @@ _BY_FFMPEG = (
     *("oma", "qcp", "qt", "ra", "rm", "rmvb", "shn", "spx", "tak", "thd", "ts", "tta", "voc"),
     *("vob", "weba", "webm", "wma", "wmv", "wv", "wtv", "xwma"),
 )
-_BARE_OR_ENCRYPTED = (
+"""What PyAV's ffmpeg reads."""
+
+UNREAD_EXTENSIONS = (
     *("aa", "aax", "act", "dss", "dvf", "g722", "g726", "g729", "gsm", "m4p", "msv", "ram"),
     *("raw", "sln", "vox"),
 )
+"""Of audio that is not read, bare or encrypted; ffmpeg converts some of it."""
 
-PYAV_EXTENSIONS = _BY_FFMPEG if find_spec("av") else ()
-"""What is read because PyAV (`pip install '.[video]'`) is there."""
-
-AUDIO_EXTENSIONS = (*_BY_LIBSNDFILE, *PYAV_EXTENSIONS)
+AUDIO_EXTENSIONS = (*_BY_LIBSNDFILE, *FFMPEG_EXTENSIONS)
 """File extensions taken for audio, lower case, without the dot."""
-
-UNREAD_EXTENSIONS = frozenset((*_BY_FFMPEG, *_BARE_OR_ENCRYPTED)).difference(AUDIO_EXTENSIONS)
-"""Of audio and video that is not read, most of which ffmpeg converts."""
 
 NO_EXTENSION = "without an extension"
 

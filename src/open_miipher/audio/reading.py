@@ -19,7 +19,7 @@ import soundfile
 from open_miipher.audio.containers import JOINED, Extent, extent_of, problem_inside
 from open_miipher.audio.ffmpeg import FfmpegFile
 from open_miipher.audio.formats import SAMPLE_BYTES, SAMPLE_RATES
-from open_miipher.audio.kinds import PYAV_EXTENSIONS, UNREAD_EXTENSIONS
+from open_miipher.audio.kinds import FFMPEG_EXTENSIONS, UNREAD_EXTENSIONS
 from open_miipher.base.amounts import duration
 from open_miipher.base.content import HEAD_BYTES, describe
 from open_miipher.base.errors import UserError
@@ -189,7 +189,7 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile | FfmpegFile, AudioInfo]
         raise AudioError(f"{shown(path)} {JOINED}")
     file: soundfile.SoundFile | FfmpegFile
     try:
-        if _extension(path) in PYAV_EXTENSIONS:
+        if _extension(path) in FFMPEG_EXTENSIONS:
             file = FfmpegFile(_raw(path))
         elif isinstance(path, Encoded):
             file = soundfile.SoundFile(_Memory(path.data))
@@ -220,7 +220,7 @@ def _reason(path: AudioFile, error: Exception) -> str:
     with _raw(path) as raw:
         content = describe(raw.read(HEAD_BYTES))
     reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    if content is not None and _extension(path) not in PYAV_EXTENSIONS:
+    if content is not None and _extension(path) not in FFMPEG_EXTENSIONS:
         reason = f"it is {content}"
     if _extension(path) in UNREAD_EXTENSIONS:
         reason = f"{reason}; convert it, with ffmpeg for one"

@@ -24,7 +24,7 @@ Restore every recording under a directory, in a manifest, or in tar shards, or o
 the model that comes with the project, or with a chain that you trained.
 
 wav, flac, mp3, ogg, opus, aiff and caf files of any rate, length and number of channels are read;
-nothing is written beside them. Other files of a directory (m4a, mp4, wma, …) are counted, with a
+nothing is written beside them. Other files of a directory (gsm, dss, txt, …) are counted, with a
 command that converts them. The outputs have the same folders and names; two inputs that would
 get one name (a/x.wav, a/x.flac) get two (a/x.wav, a/x.flac.wav). Every output is as long as its
 input: frames = round(input frames * output rate / input rate), at least 1.

@@ -24,13 +24,11 @@ class Context:
         sample_rate: of every waveform, in Hz.
         noise: recorded noise; None lets the noise stage generate its own.
         impulse_responses: recorded or simulated rooms; None lets the reverb stage generate them.
-        fast_codecs: whether MP3 and Opus are the system's, or else those of soundfile's libsndfile.
     """
 
     sample_rate: int
     noise: NoiseSource | None = None
     impulse_responses: ResponseSource | None = None
-    fast_codecs: bool = False
 
 
 @dataclass

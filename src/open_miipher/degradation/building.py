@@ -1,7 +1,7 @@
 """From the configuration to a chain of stages."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from open_miipher.base.errors import UserError
@@ -57,12 +57,10 @@ class DegradationConfig:
             ones, `chain` and `choice` have `stages` of their own; one of a choice's is taken,
             each with its `weight` (1 if left out).
         max_stages: how many of them take part in one sample at most; None for all.
-        fast_codecs: have the system's libraries make MP3 and Opus (see `audio.system_codecs`).
     """
 
     stages: dict[str, Any] = field(default_factory=dict)
     max_stages: int | None = 3
-    fast_codecs: bool = False
 
 
 def build_degradation(config: DegradationConfig, context: Context, key: str = "") -> Chain:
@@ -78,7 +76,6 @@ def build_degradation(config: DegradationConfig, context: Context, key: str = ""
     """
     if config.max_stages is not None and config.max_stages < 0:
         raise UserError(f"{key}.max_stages={config.max_stages} must not be negative")
-    context = replace(context, fast_codecs=config.fast_codecs)
     return Chain(_build_all(config.stages, context, f"{key}.stages"), config.max_stages)
 
 

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 
-from open_miipher.audio import codec, system_codecs
+from open_miipher.audio import codec
 from open_miipher.base.errors import UserError
 from open_miipher.degradation.base import Context, Stage, Trace, check_range
 
@@ -25,14 +24,13 @@ class Mp3(Stage):
         bit_rates: list[float] = field(default_factory=lambda: [16, 32, 64, 128])
 
     def __init__(self, context: Context, config: Config) -> None:
-        self.sample_rate, self.fast = context.sample_rate, _is_fast(context)
+        self.sample_rate = context.sample_rate
         self.bit_rates = _choices("mp3 bit_rates", config.bit_rates, 8, 320)
 
     def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
         """Go through MP3 at a drawn bit rate."""
         bit_rate = float(rng.choice(self.bit_rates))
-        coder = partial(codec.mp3, fast=self.fast)
-        return _attempt("mp3", coder, waveform, trace, self.sample_rate, bit_rate=bit_rate)
+        return _attempt("mp3", codec.mp3, waveform, trace, self.sample_rate, bit_rate=bit_rate)
 
 
 class Mp3Vbr(Stage):
@@ -50,14 +48,15 @@ class Mp3Vbr(Stage):
 
     def __init__(self, context: Context, config: Config) -> None:
         check_range("mp3_vbr quality", config.quality, 0, 9)
-        self.sample_rate, self.fast = context.sample_rate, _is_fast(context)
+        self.sample_rate = context.sample_rate
         self.config = config
 
     def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
         """Go through MP3 at a drawn quality."""
         quality = rng.uniform(*self.config.quality)
-        coder = partial(codec.mp3_vbr, fast=self.fast)
-        return _attempt("mp3_vbr", coder, waveform, trace, self.sample_rate, quality=quality)
+        return _attempt(
+            "mp3_vbr", codec.mp3_vbr, waveform, trace, self.sample_rate, quality=quality
+        )
 
 
 class Vorbis(Stage):
@@ -97,14 +96,13 @@ class Opus(Stage):
         bit_rates: list[float] = field(default_factory=lambda: [8, 16, 24, 32])
 
     def __init__(self, context: Context, config: Config) -> None:
-        self.sample_rate, self.fast = context.sample_rate, _is_fast(context)
+        self.sample_rate = context.sample_rate
         self.bit_rates = _choices("opus bit_rates", config.bit_rates, 6, 256)
 
     def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
         """Go through Opus at a drawn bit rate."""
         bit_rate = float(rng.choice(self.bit_rates))
-        coder = partial(codec.opus, fast=self.fast)
-        return _attempt("opus", coder, waveform, trace, self.sample_rate, bit_rate=bit_rate)
+        return _attempt("opus", codec.opus, waveform, trace, self.sample_rate, bit_rate=bit_rate)
 
 
 class ALaw(Stage):
@@ -135,23 +133,6 @@ class MuLaw(Stage):
     def apply(self, waveform: np.ndarray, rng: np.random.Generator, trace: Trace) -> np.ndarray:
         """Go through mu-law."""
         return _attempt("mu_law", codec.mu_law, waveform, trace, self.sample_rate)
-
-
-def _is_fast(context: Context) -> bool:
-    """Whether MP3 and Opus are the system's.
-
-    Raises:
-        UserError: they are asked for, and not there.
-    """
-    if context.fast_codecs:
-        try:
-            system_codecs.find()
-        except system_codecs.SystemCodecError as error:
-            raise UserError(
-                f"data.degradation.fast_codecs=true: {error}; install libopus and LAME (Debian: "
-                "apt-get install libopus0 libmp3lame0; conda: libopus, lame), or set it to false"
-            ) from error
-    return context.fast_codecs
 
 
 def _attempt(

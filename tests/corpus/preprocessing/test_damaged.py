@@ -90,14 +90,14 @@ def test_what_can_be_read_of_a_damaged_input_is_kept(
 
 def test_names_that_are_no_utf8_are_told_with_escapes(tmp_path, preprocess, capfd):
     good = (os.fsdecode(b"\xfe.flac"), encode(speech(0, 0.5)))
-    bad = (os.fsdecode(b"\xff.m4a"), b"no audio")
+    bad = (os.fsdecode(b"\xff.gsm"), b"no audio")
     apart = (os.fsdecode(b"\xfe.txt"), b"")
     tars = [pack_tar(tmp_path / f"{k}.tar", [good, bad, apart][: 2 + k]) for k in (0, 1)]
     folder, summary = preprocess(f"data.train.urls={[str(tar) for tar in tars]}")
     assert (summary.num_done, summary.num_failed) == (0, 2)
     first, *others = json.loads((folder / "summary.json").read_text())["problems"]
     assert first.endswith(
-        r"0.tar: \xff has no audio that is read, but m4a; convert it, with ffmpeg for one"
+        r"0.tar: \xff has no audio that is read, but gsm; convert it, with ffmpeg for one"
     )
     assert r"the members of \xfe do not stand together" in others[0]
     assert first in capfd.readouterr().err

@@ -87,7 +87,7 @@ def test_no_file_is_lost_where_names_have_dots(tmp_path):
     ("members", "reason"),
     [
         ([("a.npy", b"x"), ("a.txt", b"x")], "a has no audio among its members npy, txt"),
-        ([("a.m4a", b"x")], "a has no audio that is read, but m4a; convert it"),
+        ([("a.gsm", b"x")], "a has no audio that is read, but gsm; convert it"),
         ([("a.flac", b"no flac")], "a.flac cannot be opened"),
         ([("a.flac", encode(speech(0, 3.0))[:-9000])], "a.flac is "),
         ([("a.wav", encode(speech(0, 3.0), extension="wav")[:-99])], "a.wav is truncated"),

@@ -190,9 +190,9 @@ def test_files_of_other_kinds_are_told_by_a_run_and_by_a_dry_run(
 ) -> None:
     for name in ("a.flac", "b.wave"):
         write_audio(source / name, format="FLAC" if name == "a.flac" else "WAV")
-    for name in ("c.m4a", "d.mp4"):
+    for name in ("c.gsm", "d.dss"):
         (source / name).write_text("")
-    says = f"2 files of other kinds are passed over in {source}: 1 m4a, 1 mp4; .* find {source} "
+    says = f"2 files of other kinds are passed over in {source}: 1 dss, 1 gsm; .* find {source} "
     with pytest.warns(Notice, match=says):
         make_task().preview(overwrite=False)
     with pytest.warns(Notice, match=says):

@@ -119,7 +119,7 @@ def test_what_is_no_audio_is_carried_along_in_its_place(source, out, make, alone
 @pytest.mark.parametrize(
     ("members", "member", "says"),
     [
-        ({"m4a": b"x", "txt": b"t"}, None, "has no audio that is read, but m4a; convert it"),
+        ({"gsm": b"x", "txt": b"t"}, None, "has no audio that is read, but gsm; convert it"),
         ({"npy": b"x", "txt": b"t"}, None, "has no audio among its members npy, txt"),
         ({"flac": b"x", "txt": b"t"}, "noisy.flac", "has no member noisy.flac"),
         ({"txt": b"t"}, None, "x.tar holds no audio, but 1 other members"),
