@@ -110,8 +110,14 @@ def test_a_name_that_is_cut_at_its_comma_is_told(tmp_path):
         ("encoder@model.encoder=logmel", r"did you mean log_mel\?"),
         ("data.train.dirs_audio=[x]", r"here it is data\.train\.dir_list"),
         ("+batch_size=3", r"here it is trainer\.batch_size"),
-        ("data.degradation.fast_codecs=true", r"fast_codecs=true is gone, MP3 and Opus are always coded fast: leave it out"),
-        ("+data.degradation.fast_codecs=false", r"fast_codecs=false is gone, MP3 and Opus are always coded fast: leave it out"),
+        (
+            "data.degradation.fast_codecs=true",
+            r"fast_codecs=true is gone, MP3 and Opus are always coded fast: leave it out",
+        ),
+        (
+            "+data.degradation.fast_codecs=false",
+            r"fast_codecs=false is gone, MP3 and Opus are always coded fast: leave it out",
+        ),
         ("model=feature_cleaner/google-usm", "here it is model=miipher2_feature_cleaner"),
     ],
 )

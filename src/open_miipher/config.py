@@ -39,7 +39,9 @@ _OF_SYNTHESIS = ("dataset", "tts", "codec", "processing", "output", "logging")
 _UNKNOWN_KEY = re.compile("Could not override '([^']+)'")
 _UNKNOWN_CHOICE = re.compile("Could not find '[^'/]+/([^']+)' Available options in '[^']+': (.*)")
 # Keys of earlier versions, with what became of them; a saved run goes on without.
-_RETIRED = {"data.degradation.fast_codecs": "is gone, MP3 and Opus are always coded fast: leave it out"}
+_RETIRED = {
+    "data.degradation.fast_codecs": "is gone, MP3 and Opus are always coded fast: leave it out"
+}
 # Says how this run starts and is no part of its configuration: a resume ignores the saved value.
 _RESUME_KEY = "trainer.ckpt_dir"
 

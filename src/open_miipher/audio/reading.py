@@ -21,7 +21,7 @@ from open_miipher.audio.ffmpeg import FfmpegFile
 from open_miipher.audio.formats import SAMPLE_BYTES, SAMPLE_RATES
 from open_miipher.audio.kinds import FFMPEG_EXTENSIONS, UNREAD_EXTENSIONS
 from open_miipher.base.amounts import duration
-from open_miipher.base.content import HEAD_BYTES, describe
+from open_miipher.base.content import HEAD_BYTES, MEDIA, describe
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 
@@ -190,7 +190,7 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile | FfmpegFile, AudioInfo]
     file: soundfile.SoundFile | FfmpegFile
     try:
         if _extension(path) in FFMPEG_EXTENSIONS:
-            file = FfmpegFile(_raw(path))
+            file = FfmpegFile(_raw(path), _extension(path))
         elif isinstance(path, Encoded):
             file = soundfile.SoundFile(_Memory(path.data))
         else:
@@ -220,10 +220,13 @@ def _reason(path: AudioFile, error: Exception) -> str:
     with _raw(path) as raw:
         content = describe(raw.read(HEAD_BYTES))
     reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    if content is not None and _extension(path) not in FFMPEG_EXTENSIONS:
+    extension, may_be_audio = _extension(path), content is None or content in MEDIA
+    if content is not None and not (may_be_audio and extension in FFMPEG_EXTENSIONS):
         reason = f"it is {content}"
-    if _extension(path) in UNREAD_EXTENSIONS:
+    if may_be_audio and extension in UNREAD_EXTENSIONS:
         reason = f"{reason}; convert it, with ffmpeg for one"
+    elif content in MEDIA and extension not in FFMPEG_EXTENSIONS:
+        reason = f"{reason}; give it an extension that says so"
     return reason
 
 
