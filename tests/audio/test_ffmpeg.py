@@ -1,10 +1,12 @@
 """What PyAV reads."""
 
+import sys
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
+import soundfile
 
 from open_miipher.audio.ffmpeg import FfmpegFile
 from open_miipher.audio.io import AudioError, AudioReader, Encoded, probe, read
@@ -77,11 +79,18 @@ def test_what_is_damaged_is_an_error_that_names_the_file(tmp_path: Path, kind: s
 
 
 def test_a_file_of_another_kind_under_such_a_name_is_read_if_it_can_be(tmp_path: Path) -> None:
-    import soundfile
-
     soundfile.write(tmp_path / "a.wav", np.full(1000, 0.25), 8000)
     (tmp_path / "a.wav").rename(tmp_path / "a.m4a")
     assert probe(tmp_path / "a.m4a").num_frames == 1000
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *OF_UNKNOWN_LENGTH])
+@pytest.mark.parametrize("name", ["a.wav", "a.mp3", "standard input"])
+def test_they_are_known_by_their_content(tmp_path: Path, kind: str, name: str) -> None:
+    encode(tmp_path / f"a.{kind}")
+    expected, _ = read(tmp_path / f"a.{kind}")
+    (tmp_path / f"a.{kind}").rename(tmp_path / name)
+    assert np.array_equal(read(tmp_path / name)[0], expected)
 
 
 def test_they_are_found_in_folders(tmp_path: Path) -> None:
@@ -212,3 +221,14 @@ def test_a_rate_that_changes_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.aac").write_bytes(joined)
     with pytest.raises(AudioError, match=r"its sample rate .* changes after 2\.[456] s"):
         probe(tmp_path / "a.aac")
+
+
+def test_without_pyav_the_file_is_named_and_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(tmp_path / "a.m4a")
+    soundfile.write(tmp_path / "a.wav", np.full(1000, 0.25), 8000)
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(AudioError, match=r"a\.m4a .* PyAV is needed: .*; see python src/doctor"):
+        probe(tmp_path / "a.m4a")
+    assert probe(tmp_path / "a.wav").num_frames == 1000

@@ -29,8 +29,8 @@ _MAGICS = {
     b"%PDF": "a PDF",
     b"version https://git-lfs": "a pointer of Git LFS, whose content was not fetched",
 }
-_MP4, _AAC = "MP4 or M4A", "AAC"
-MEDIA = frozenset({*_MEDIA.values(), _MP4, _AAC})
+_MP4, _AAC, _AVI, _STREAM = "MP4 or M4A", "AAC", "AVI", "an MPEG transport stream"
+MEDIA = frozenset({*_MEDIA.values(), _MP4, _AAC, _AVI, _STREAM})
 """Of what `describe` says: audio and video that ffmpeg reads."""
 
 
@@ -47,6 +47,10 @@ def describe(head: bytes) -> str | None:
             return content
     if head[4:8] == b"ftyp":
         return _MP4
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return _AVI
+    if len(head) > 376 and {head[0], head[188], head[376]} == {0x47}:
+        return _STREAM
     if head[257:262] == b"ustar":
         return "a tar archive"
     if head[:1] == b"\xff" and head[1:2] in (b"\xf1", b"\xf9"):
