@@ -110,6 +110,14 @@ def test_a_name_that_is_cut_at_its_comma_is_told(tmp_path):
         ("encoder@model.encoder=logmel", r"did you mean log_mel\?"),
         ("data.train.dirs_audio=[x]", r"here it is data\.train\.dir_list"),
         ("+batch_size=3", r"here it is trainer\.batch_size"),
+        (
+            "data.degradation.fast_codecs=true",
+            r"fast_codecs=true is gone, MP3 and Opus are always coded fast: leave it out",
+        ),
+        (
+            "+data.degradation.fast_codecs=false",
+            r"fast_codecs=false is gone, MP3 and Opus are always coded fast: leave it out",
+        ),
         ("model=feature_cleaner/google-usm", "here it is model=miipher2_feature_cleaner"),
     ],
 )
@@ -140,6 +148,18 @@ def test_a_key_that_is_new_does_not_stop_a_run_of_an_earlier_version(tmp_path):
     state = {"step": 1, "overrides": ["model=demo_feature_cleaner"]}
     folder = write_checkpoint(tmp_path / "old", Content(plain, state, {}))
     assert compose_run([f"trainer.ckpt_dir={folder}"]).data.config.max_broken_samples == 0.01
+
+
+def test_a_key_that_is_gone_does_not_stop_a_run_of_an_earlier_version(tmp_path):
+    folder = save(tmp_path, ["model=demo_feature_cleaner"])
+    plain = yaml.safe_load((folder / "config.yaml").read_text())
+    plain["data"]["degradation"]["fast_codecs"] = True
+    overrides = ["model=demo_feature_cleaner", "data.degradation.fast_codecs=true"]
+    state = {"step": 1, "overrides": overrides}
+    folder = write_checkpoint(tmp_path / "old", Content(plain, state, {}))
+    run = compose_run([f"trainer.ckpt_dir={folder}", "trainer.seed=3"])
+    assert run.overrides == ["model=demo_feature_cleaner", "trainer.seed=3"]
+    assert "fast_codecs" not in run.plain["data"]["degradation"]
 
 
 def test_no_model_lists_the_models():

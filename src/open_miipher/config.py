@@ -38,6 +38,10 @@ SYNTHESIS = "synthetic_generation_cfg"
 _OF_SYNTHESIS = ("dataset", "tts", "codec", "processing", "output", "logging")
 _UNKNOWN_KEY = re.compile("Could not override '([^']+)'")
 _UNKNOWN_CHOICE = re.compile("Could not find '[^'/]+/([^']+)' Available options in '[^']+': (.*)")
+# Keys of earlier versions, with what became of them; a saved run goes on without.
+_RETIRED = {
+    "data.degradation.fast_codecs": "is gone, MP3 and Opus are always coded fast: leave it out"
+}
 # Says how this run starts and is no part of its configuration: a resume ignores the saved value.
 _RESUME_KEY = "trainer.ckpt_dir"
 
@@ -227,9 +231,10 @@ def _compose_resumed(
             "cannot go on; leave out model=, or start another run: trainer.init_from=… in place of "
             "trainer.ckpt_dir"
         )
-    merged = merge_overrides(checkpoint.state["overrides"], new)
-    saved = leaves(checkpoint.config)
-    before = leaves(compose_plain(checkpoint.state["overrides"]))
+    overrides = [o for o in checkpoint.state["overrides"] if _parse(o)[0] not in _RETIRED]
+    merged = merge_overrides(overrides, new)
+    saved = {k: v for k, v in leaves(checkpoint.config).items() if k not in _RETIRED}
+    before = leaves(compose_plain(overrides))
     now = leaves(compose_plain(merged))
     named = [_parse(override)[0] for override in new]
 
@@ -299,7 +304,9 @@ def _check(overrides: Sequence[str]) -> None:
     for override in overrides:
         key, value = _parse(override)
         new = old_names.get(override, old_names.get(key))
-        if new is not None:
+        if key in _RETIRED:
+            problems.append(f"{override} {_RETIRED[key]}")
+        elif new is not None:
             problems.append(f"{override}: here it is {new} (docs/migrating.md)")
         elif isinstance(value, list) and len(_items(override)) < len(value):
             problems.append(f"{override} is cut at a comma; write {_quoted(override)}")

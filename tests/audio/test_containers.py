@@ -218,12 +218,20 @@ def test_a_wrong_bit_in_any_page_of_an_ogg_file_is_told(name: str) -> None:
         (b"<?xml version='1.0'?><Error><Code>NoSuchKey", "it is XML"),
         (b'{"error": "not found"}', "it is JSON"),
         (gzip.compress(b"x", mtime=0), "it is gzipped"),
-        (b"\0\0\0\x20ftypM4A \0\0\0\0", "it is MP4 or M4A"),
+        (b"export class Component {}\n", "it is text"),
         (b"version https://git-lfs.github.com/spec/v1\n", "it is a pointer of Git LFS"),
         (bytes(5000), "it is zeros where its content should begin"),
     ],
 )
-@pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.mp3", "x.ogg"])
+@pytest.mark.parametrize("name", ["x.wav", "x.flac", "x.mp3", "x.ogg", "x.mp4", "x.ts"])
 def test_what_is_no_audio_is_called_by_what_it_is(name: str, content: bytes, says: str) -> None:
     with pytest.raises(AudioError, match=f"{name} cannot be opened as audio: {says}"):
         probe(Encoded(name, content))
+
+
+def test_what_is_encrypted_by_its_name_is_to_be_converted() -> None:
+    content = b"\0\0\0\x20ftypM4A \0\0\0\0"
+    with pytest.raises(AudioError, match=r"x\.m4p .*: it is MP4 or M4A; convert it"):
+        probe(Encoded("x.m4p", content))
+    with pytest.raises(AudioError, match=r"x\.m4a .*: Invalid data found"):
+        probe(Encoded("x.m4a", content))

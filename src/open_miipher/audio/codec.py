@@ -11,12 +11,19 @@ AMR-WB is missing: no Python wheel carries its encoder.
 import io
 from collections.abc import Callable
 
-import av
-import lameenc
 import numpy as np
 import soundfile
 
 from open_miipher.audio.resample import resample
+from open_miipher.base.errors import UserError
+
+try:
+    import av
+    import lameenc
+except ImportError as error:  # an environment of before they were required, for one
+    raise UserError(
+        f"MP3 and Opus need av and lameenc: {error}; see python src/doctor.py"
+    ) from error
 
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 _OPUS_DECODED_RATE = 48000  # whatever was encoded

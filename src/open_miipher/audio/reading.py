@@ -21,7 +21,7 @@ from open_miipher.audio.ffmpeg import FfmpegFile
 from open_miipher.audio.formats import SAMPLE_BYTES, SAMPLE_RATES
 from open_miipher.audio.kinds import FFMPEG_EXTENSIONS, UNREAD_EXTENSIONS
 from open_miipher.base.amounts import duration
-from open_miipher.base.content import HEAD_BYTES, describe
+from open_miipher.base.content import HEAD_BYTES, MEDIA, describe
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 
@@ -180,6 +180,8 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile | FfmpegFile, AudioInfo]
     try:
         with _raw(path) as raw:  # also because soundfile would hide the system's reason
             extent = extent_of(raw)
+            raw.seek(0)
+            content = describe(raw.read(HEAD_BYTES))
     except OSError as error:
         reason = error.strerror or "it is a pipe, and a recording is read more than once"
         raise AudioError(f"{shown(path)}: {reason}") from error
@@ -188,17 +190,22 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile | FfmpegFile, AudioInfo]
     if extent.joined:
         raise AudioError(f"{shown(path)} {JOINED}")
     file: soundfile.SoundFile | FfmpegFile
+    kind = _extension(path)
+    is_media = kind in FFMPEG_EXTENSIONS or (content in MEDIA and kind not in UNREAD_EXTENSIONS)
     try:
-        if _extension(path) in FFMPEG_EXTENSIONS:
-            file = FfmpegFile(_raw(path))
+        if is_media:
+            file = FfmpegFile(_raw(path), kind)
         elif isinstance(path, Encoded):
             file = soundfile.SoundFile(_Memory(path.data))
         else:
             file = soundfile.SoundFile(os.fsencode(path))  # as bytes: a name may be no UTF-8
     except _DECODER_ERRORS as error:
-        raise AudioError(
-            f"{shown(path)} cannot be opened as audio: {_reason(path, error)}"
-        ) from error
+        says = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+        if content is not None and not (is_media and content in MEDIA):
+            says = f"it is {content}"
+        if kind in UNREAD_EXTENSIONS and (content is None or content in MEDIA):
+            says = f"{says}; convert it, with ffmpeg for one"
+        raise AudioError(f"{shown(path)} cannot be opened as audio: {says}") from error
     info = AudioInfo(file.samplerate, file.frames, file.channels, file.format, file.subtype)
     if extent.num_bytes and info.subtype in SAMPLE_BYTES:  # of a W64, all that follows is decoded
         whole_frames = extent.num_bytes // (SAMPLE_BYTES[info.subtype] * info.num_channels)
@@ -213,18 +220,6 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile | FfmpegFile, AudioInfo]
 def _extension(path: AudioFile) -> str:
     name = path.name if isinstance(path, Encoded) else str(path)
     return os.path.splitext(name)[1][1:].lower()
-
-
-def _reason(path: AudioFile, error: Exception) -> str:
-    """Say what a file is that libsndfile does not take, or else what that says."""
-    with _raw(path) as raw:
-        content = describe(raw.read(HEAD_BYTES))
-    reason = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-    if content is not None and _extension(path) not in FFMPEG_EXTENSIONS:
-        reason = f"it is {content}"
-    if _extension(path) in UNREAD_EXTENSIONS:
-        reason = f"{reason}; convert it, with ffmpeg for one"
-    return reason
 
 
 def _problem(info: AudioInfo, extent: Extent) -> str | None:

@@ -60,7 +60,7 @@ def load(name: str) -> ModuleType | str:
     """Return the module, or the reason why it cannot be imported (its own errors included)."""
     try:
         return importlib.import_module(name)
-    except (ImportError, OSError, RuntimeError, AttributeError) as error:
+    except (ImportError, OSError, RuntimeError, AttributeError, UserError) as error:
         return (
             f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason'}"
         )
