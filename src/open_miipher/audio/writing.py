@@ -4,6 +4,7 @@ import errno
 import io
 import os
 import shutil
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -26,7 +27,7 @@ class RefusedName(AudioError):
     """An output whose name its file system refuses; others may be fine."""
 
 
-class _Encoder:
+class _Encoder(ABC):
     """Checks the blocks of one audio file, counts their frames, and has them encoded.
 
     Args:
@@ -82,8 +83,9 @@ class _Encoder:
         self._num_frames += block.shape[1]
         return num_clipped
 
+    @abstractmethod
     def _encode(self, block: np.ndarray) -> None:
-        raise NotImplementedError
+        """Append a checked block."""
 
     def _refused(self, error: Exception) -> AudioError:
         reason = error.strerror if isinstance(error, OSError) else str(error)
