@@ -55,11 +55,7 @@ _SPLIT_TEXTS = 8
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=Help,
-    )
+    parser = argparse.ArgumentParser(description=DESCRIPTION, epilog=EXAMPLES, formatter_class=Help)
     add = parser.add_argument
     add("--ckpt-dir", required=True, metavar="DIR", help="output directory of a run, or checkpoint")
     ask_which_checkpoint(parser)
