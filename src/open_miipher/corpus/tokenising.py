@@ -314,7 +314,7 @@ class _Shard:
         with self._writing():
             Ledger(self._output_dir).write_samples(item.id, rows)
             if made and self._writer is not None:
-                self._writer.__exit__(None, None, None)
+                self._writer.finish()
                 self._writer = None
         if self._refused is not None:
             return self._row(output=None, output_bytes=None, error=self._refused)
@@ -332,7 +332,7 @@ class _Shard:
     def abort(self) -> None:
         """Remove what is unfinished; nothing, once it is closed."""
         if self._writer is not None:
-            self._writer.__exit__(UserError, UserError("given up"), None)
+            self._writer.discard()
             self._writer = None
 
     def _row(self, **known: Any) -> Row:

@@ -295,7 +295,7 @@ class ShardOutput(Output):
         with self._writing():
             Ledger(self._setting.output_dir).write_samples(item.id, rows)
             if made and self._writer is not None:
-                self._writer.__exit__(None, None, None)
+                self._writer.finish()
         is_there = made and self._refused is None
         return {
             "id": item.id,
@@ -322,7 +322,7 @@ class ShardOutput(Output):
     def abort(self) -> None:
         """Remove the unfinished shard."""
         if self._writer is not None:
-            self._writer.__exit__(WriteError, WriteError("given up"), None)
+            self._writer.discard()
 
     def _start(self, sample: InputSample) -> _SampleInWork:
         if sample.error is not None:
