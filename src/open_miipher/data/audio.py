@@ -86,10 +86,8 @@ class AudioDataset(CropDataset[AudioSample]):
 
     Args:
         files: audio.
-        fingerprint: of the indexes that the files come from.
-        order: of the files in the endless stream; its seed (0 or more) also seeds every crop.
+        fingerprint, order, crop_samples: see `CropDataset`.
         config: all of `data`.
-        crop_samples: length of a crop, in samples.
         mels: mels of the files; None: none. One that does not fit ends the run.
         labels: names of the labels, of which each file has one; None: none.
     """

@@ -18,17 +18,13 @@ class DegradedSpeechDataset(CropDataset[PairSample]):
 
     Args:
         files: clean speech.
-        fingerprint: of the indexes that the files come from.
-        order: of the files in the endless stream; its seed (0 or more) also seeds every sample.
-        sample_rate: of the crops, in Hz.
+        fingerprint, order, sample_rate, max_broken, number_at: see `CropDataset`.
         crop_seconds: length of a crop; shorter files give shorter ones.
         crop: how a crop is chosen.
         augment: how clean crops are changed; None: not at all.
         degradation: damages the crops.
         max_failures: failed degradations per sample above which the loader stops the run.
-        max_broken: share of unreadable samples above which it does.
         pad: make every batch as long as a crop, even if its samples are shorter.
-        number_at: of the files, to draw them by their length; None: each once an epoch.
     """
 
     def __init__(

@@ -27,13 +27,9 @@ class PreprocessedDataset(CropDataset[PairSample]):
     Args:
         pairs: to read from; one that has another sample rate, or whose storage cannot be reached,
             ends the run.
-        fingerprint: of the shards.
-        order: of the pairs in the endless stream; its seed (0 or more) also seeds every sample.
-        sample_rate: that every pair must have, in Hz.
+        fingerprint, order, sample_rate, max_broken, number_at: see `CropDataset`.
         crop_seconds: length of a crop; shorter pairs give shorter ones.
-        max_broken: share of damaged samples above which the loader stops the run.
         pad: make every batch as long as a crop, even if its samples are shorter.
-        number_at: of the pairs, to draw them by their length; None: each once an epoch.
     """
 
     fatal = (StorageError, WrongRateError)
