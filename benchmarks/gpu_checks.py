@@ -2,20 +2,13 @@
 
 import argparse
 import importlib.util
-import json
-import multiprocessing
-import os
-import platform
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
-from multiprocessing.connection import Connection
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -25,10 +18,9 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from open_miipher.base.errors import UserError
-from open_miipher.base.threads import num_cores
+from check_runner import LONGEST, ROOT, CheckRunner, Outcome
 
-ROOT = Path(__file__).resolve().parents[1]
+from open_miipher.base.threads import num_cores
 
 NEEDED = (
     "transformers",
@@ -44,10 +36,12 @@ NEEDED = (
 LARGEST_ERROR = {"features": 0.05, "waveform": 0.2}
 # Of what is to compute in float32, against float64. TF32 has errors of 3e-4, bfloat16 of 2e-3.
 LARGEST_FLOAT32_ERROR = 2e-5
-FAMILIES = {"miipher2": ("feature_cleaner", "wavefit_pretrain", "wavefit_finetune")}
-FAMILIES["sidon"] = ("feature_predictor", "vocoder_pretrain", "vocoder_finetune")
-ALONE = (("sidon", FAMILIES["sidon"][1]), ("miipher2", FAMILIES["miipher2"][1]))
-ALONE += (("miipher2", "wavenext2_pretrain"),)
+FAMILIES = {
+    "miipher2": ("feature_cleaner", "wavefit_pretrain", "wavefit_finetune"),
+    "sidon": ("feature_predictor", "vocoder_pretrain", "vocoder_finetune"),
+}
+WAVEFIT, WAVENEXT2 = ("miipher2", "wavefit_pretrain"), ("miipher2", "wavenext2_pretrain")
+ALONE = (("sidon", "vocoder_pretrain"), WAVEFIT, WAVENEXT2)
 TRAIN_BATCH = {"miipher2": 32, "sidon": 16}
 MOST_SHOWN = 16
 """Chunks of 20 s that keep a GPU busy: more of them would take the profile's time for nothing."""
@@ -55,22 +49,8 @@ MOST_SHOWN = 16
 PIECES = 4
 """Of a crop in stage 3, of which there are so many times fewer."""
 
-SUMMARY = (
-    *("steps_per_second", "audio_x_real_time", "times_real_time", "peak_memory_bytes"),
-    *("waits_a_step", "encode_times_real_time", "files", "limited_by"),
-    *("device_share", "feeder_share", "workers_share"),
-)
-LONGEST = 150.0
-"""Seconds that a check may take unasked: a hanging one must not take the time of all."""
-
-FAULTS = (UserError, RuntimeError, ValueError, TypeError, LookupError, OSError)
-FAULTS += (AssertionError, subprocess.SubprocessError)  # of Triton, which calls a compiler
-
 ENCODERS = "encoders of random weights"
 """The check that makes what most others use."""
-
-LEAST = 10.0
-"""Seconds without which none is begun."""
 
 _GENERATOR = "model.vocoder.generator"
 SMALL = {
@@ -83,30 +63,14 @@ SMALL = {
 }
 """Sizes of the vocoders of a rehearsal: few CPUs compute fast in bfloat16."""
 
-Outcome = tuple[bool, str, dict[str, Any]]
 
-
-@dataclass
-class Result:
-    """The result of one check."""
-
-    check: str
-    passed: bool
-    seconds: float
-    summary: str
-    figures: dict[str, Any]
-
-
-class Checks:
+class Checks(CheckRunner):
     """The checks, one after the other: first what `benchmarks/README.md` has rows for.
 
     Args:
-        out: folder for logs and figures.
+        out, device, seconds, longest: see `CheckRunner`.
         scratch: folder for the encoders, some gigabytes that are not needed afterwards.
-        device: cuda or cpu.
         tiny: use small models, short audio and few steps, to rehearse on a CPU.
-        seconds: after which no check is begun, and the one under way is stopped.
-        longest: seconds that one may take.
     """
 
     def __init__(
@@ -118,14 +82,12 @@ class Checks:
         seconds: float,
         longest: float = LONGEST,
     ) -> None:
-        self.out, self.device, self.tiny, self.longest = out, device, tiny, longest
+        super().__init__(out, device, tiny, seconds, longest)
         self.amp = "bf16" if device == "cuda" else "no"
         self.folders = {family: scratch / family for family in FAMILIES}
-        self.results: list[Result] = []
-        self._ends = time.monotonic() + seconds
 
     def run(self, only: Sequence[str]) -> bool:
-        """Run the checks; a failed one does not stop the rest.
+        """Run the checks; return whether all passed.
 
         Args:
             only: those alone whose name has one of these in it; none: all.
@@ -151,78 +113,13 @@ class Checks:
         for place in range(3):
             for family, stages in FAMILIES.items():
                 yield f"train {family}_{stages[place]}", partial(self.train, family, stages[place])
-        yield f"train {'_'.join(ALONE[2])}", partial(self.train, *ALONE[2])
+        yield f"train {'_'.join(WAVENEXT2)}", partial(self.train, *WAVENEXT2)
         for family, stages in FAMILIES.items():
             yield f"what stays in float32, {family}", self.apart(self.float32_parts, family)
             yield f"one process with {family}", partial(self.restore, family, stages[2])
         yield "two processes", self.two_processes
         yield "diffusion", self.diffusion
-        yield f"train {'_'.join(ALONE[1])}, compiled", self.compiled
-
-    def left(self) -> float:
-        """Return the seconds that a check may take now."""
-        return min(self.longest, self._ends - time.monotonic())
-
-    def check(self, name: str, action: Callable[[], Outcome]) -> None:
-        """Run one check; keep, print and write its result."""
-        print(f"{name} …", flush=True)
-        started = time.monotonic()
-        if self.left() < LEAST:
-            passed, summary, figures = False, "not tried: the time is over", {}
-        else:
-            try:
-                passed, summary, figures = action()
-            except FAULTS as error:
-                passed, summary, figures = False, named(error), {}
-        seconds = time.monotonic() - started
-        self.results.append(Result(name, passed, seconds, summary, figures))
-        print(f"  {'passed' if passed else 'FAILED'}, {seconds:.0f} s: {summary}", flush=True)
-        self.write()
-
-    def write(self) -> None:
-        """Write gpu.json: whatever stops the checks, what they have found so far is there."""
-        content = {
-            **environment(self.device),
-            "tiny": self.tiny,
-            "checks": [asdict(result) for result in self.results],
-        }
-        part = self.out / "gpu.json.part"
-        part.write_text(json.dumps(content, indent=2) + "\n")
-        part.replace(self.out / "gpu.json")
-
-    def apart(self, action: Callable[..., Any], *arguments: str) -> Callable[[], Outcome]:
-        """Return a check that runs in a process of its own.
-
-        A GPU that failed once answers nothing more there, and a process can be stopped.
-
-        Args:
-            action: returns an outcome, or yields several, each with all figures so far.
-            arguments: for it.
-        """
-
-        def check() -> Outcome:
-            context = multiprocessing.get_context("spawn")
-            ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=tell, args=(theirs, action, *arguments))
-            process.start()
-            theirs.close()
-            passed, said, figures = False, "it said nothing", {}
-            ends = time.monotonic() + self.left()
-            try:
-                while ours.poll(max(0.0, ends - time.monotonic())):
-                    passed, said, found = ours.recv()
-                    figures = found or figures
-                passed, said = False, f"stopped, as it took too long; {said}"
-            except EOFError:  # that was all
-                process.join(LEAST)
-                if process.exitcode:
-                    passed, said = False, f"its process ended with {process.exitcode}; {said}"
-            finally:
-                process.kill()
-                process.join()
-            return passed, said, figures
-
-        return check
+        yield f"train {'_'.join(WAVEFIT)}, compiled", self.compiled
 
     def tests(self) -> Outcome:
         """Run the tests that are marked gpu; a rehearsal only collects them."""
@@ -493,7 +390,7 @@ class Checks:
         """Train with compiled passes; code for a CPU takes too long for a rehearsal."""
         if self.device == "cpu":
             return True, "not tried: on a GPU alone", {}
-        return self.train(*ALONE[1], overrides=["trainer.compile=true"], how="_compiled")
+        return self.train(*WAVEFIT, overrides=["trainer.compile=true"], how="_compiled")
 
     def diffusion(self) -> Outcome:
         """Measure the diffusions of the papers' sizes; a rehearsal measures a CPU's."""
@@ -516,56 +413,6 @@ class Checks:
         for option, value in zip(("--files", "--seconds", "--batch-size"), size, strict=True):
             words += [option, value]
         return self.benchmark(f"restore_{family}_{stage}", words, [self.encoder(family)])
-
-    def benchmark(self, name: str, words: list[str], overrides: list[str]) -> Outcome:
-        """Run a benchmark that writes its figures as JSON."""
-        path = self.out / f"{name}.json"
-        passed, last = self.command(name, [*words, "--json", str(path), *overrides])
-        figures = json.loads(path.read_text()) if path.exists() else {}
-        path.unlink(missing_ok=True)  # the figures are in gpu.json
-        if not passed:
-            return False, last, figures
-        shown = {name: figures[name] for name in SUMMARY if figures.get(name) is not None}
-        said = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
-        return True, ", ".join(said), figures
-
-    def command(self, name: str, words: list[str]) -> tuple[bool, str]:
-        """Run this Python; return whether it succeeded, and its last line of output."""
-        log = self.out / f"{name}.log"
-        with open(log, "w") as file:
-            process = subprocess.Popen(
-                [sys.executable, *words],
-                cwd=ROOT,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-            try:
-                status: int | None = process.wait(self.left())
-            except subprocess.TimeoutExpired:
-                status = None
-            finally:
-                if process.poll() is None:
-                    os.killpg(process.pid, signal.SIGKILL)  # and the processes that it has started
-                    process.wait()
-        lines = log.read_text(errors="replace").strip().splitlines()
-        last = (lines[-1] if lines else "it said nothing")[:200]
-        return status == 0, last if status is not None else f"stopped, as it took too long; {last}"
-
-
-def tell(there: Connection, action: Callable[..., Any], *arguments: str) -> None:
-    """Send what a check finds, outcome by outcome; it runs in a process of its own."""
-    try:
-        found = action(*arguments)
-        for outcome in found if isinstance(found, Iterator) else [found]:
-            there.send(outcome)
-    except FAULTS as error:
-        there.send((False, named(error), {}))
-
-
-def named(error: Exception) -> str:
-    """Return what an error says, and of what kind it is."""
-    return f"{type(error).__name__}: {error}"[:200]
 
 
 def speech_like(seconds: float, sample_rate: int) -> Tensor:
@@ -602,17 +449,6 @@ def speed(chain: Any, batch_size: int, seconds: float, repeats: int = 3) -> floa
 def relative_error(exact: Tensor, rounded: Tensor) -> float:
     """Return ‖a - b‖ / ‖a‖."""
     return float((exact.float() - rounded.float()).norm() / exact.float().norm())
-
-
-def environment(device: str) -> dict[str, Any]:
-    """Describe the machine that the figures come from."""
-    return {
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else None,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "python": platform.python_version(),
-        "cpus": len(os.sched_getaffinity(0)),
-    }
 
 
 def main() -> int:

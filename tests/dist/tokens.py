@@ -23,14 +23,14 @@ def main() -> None:
     pause = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
     token_store._PART = 3
     world = start("cpu")
-    make_part = token_store.Job.make_part
+    make_part = token_store.TokenJob.make_part
 
-    def told(job: token_store.Job, part: int) -> None:
+    def told(job: token_store.TokenJob, part: int) -> None:
         time.sleep(pause)
         make_part(job, part)
         (out_dir / f"rank-{world.rank}-made-{job.copies}-{part}").touch()
 
-    token_store.Job.make_part = told
+    token_store.TokenJob.make_part = told
     run = compose_run(overrides(spoken))
     run.data.make(out_dir, world, print)
     world.close()

@@ -9,7 +9,7 @@ from small_evaluation import COLUMNS, NAMES, NEW, OLD, RATE, make_evaluation
 
 from open_miipher.base.errors import UserError
 from open_miipher.evaluation.report import write_report
-from open_miipher.evaluation.report_plan import Plan, plan_report, read_trust
+from open_miipher.evaluation.report_plan import ReportPlan, plan_report, read_trust
 from open_miipher.evaluation.results import Evaluation, Sounds
 
 
@@ -32,7 +32,7 @@ def data(folder: Path, key: str):
     return json.loads(text.removeprefix(head).removesuffix(");\n"))
 
 
-def planned(evaluation, trusted, num_files=60, seconds=60.0) -> Plan:
+def planned(evaluation, trusted, num_files=60, seconds=60.0) -> ReportPlan:
     return plan_report(evaluation, trusted, num_files, seconds)
 
 

@@ -10,7 +10,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.precision import store_in_bf16
 from open_miipher.base.registry import build
 from open_miipher.vocoders import VOCODERS
-from open_miipher.vocoders.base import Pieces
+from open_miipher.vocoders.base import CropPieces
 from open_miipher.vocoders.dac import missing_samples
 
 SIDON = [8, 5, 4, 3, 2]
@@ -120,7 +120,7 @@ def test_a_piece_sounds_as_it_does_in_its_crop(rates):
     features = torch.randn(2, frames, 6)
     whole = speak(model, features)
     crops, starts = torch.tensor([0, 1, 1, 0]), torch.tensor([margin, margin + 8, 0, frames - 5])
-    pieces = Pieces(crops, starts, count, torch.ones(4), torch.ones(4, count * hop))
+    pieces = CropPieces(crops, starts, count, torch.ones(4), torch.ones(4, count * hop))
     with torch.no_grad():
         (spoken,) = model(features, torch.zeros(()), pieces)
     expected = pieces.of(whole, hop)

@@ -12,7 +12,7 @@ from open_miipher.base.errors import UserError
 from open_miipher.base.precision import store_in_bf16
 from open_miipher.base.registry import build
 from open_miipher.vocoders import VOCODERS
-from open_miipher.vocoders.base import Pieces
+from open_miipher.vocoders.base import CropPieces
 from open_miipher.vocoders.wavefit import PreNetConfig, WaveFit, WaveFitConfig, interpolate
 from open_miipher.vocoders.wavegrad import UNetConfig
 
@@ -90,7 +90,7 @@ def test_the_pre_net_sees_the_whole_crop_of_a_piece(make_wavefit, make_inputs, r
     features, noise = make_inputs(model, 2, 60)
     crops, starts = torch.tensor([1, 0, 1]), torch.tensor([20, 31, 8])
     samples = torch.arange(20 * 120)
-    pieces = Pieces(crops, starts, 20, torch.tensor([0.9, 0.3, 0.9]), torch.ones(3, 20 * 120))
+    pieces = CropPieces(crops, starts, 20, torch.tensor([0.9, 0.3, 0.9]), torch.ones(3, 20 * 120))
     of_pieces = noise[crops[:, None], starts[:, None] * 120 + samples]
     (spoken,) = model(features, of_pieces, pieces)
     torch.testing.assert_close(spoken.abs().amax(1), pieces.peaks)
@@ -110,7 +110,7 @@ def test_what_stands_beyond_the_end_of_a_crop_decides_no_peak(make_wavefit, make
     mask = (torch.arange(720) < 360).float()[None]
     loud = noise.clone()
     loud[:, 360:] *= 100
-    pieces = Pieces(whole, whole, 6, torch.tensor([0.5]), mask)
+    pieces = CropPieces(whole, whole, 6, torch.tensor([0.5]), mask)
     for output in model(features, loud, pieces):
         assert output[:, :360].abs().max().item() == pytest.approx(0.5)
         assert not output[:, 360:].any()

@@ -12,7 +12,7 @@ from open_miipher.audio.mel import LogMel
 from open_miipher.base.errors import UserError
 from open_miipher.base.registry import build
 from open_miipher.vocoders import VOCODERS
-from open_miipher.vocoders.base import Pieces
+from open_miipher.vocoders.base import CropPieces
 from open_miipher.vocoders.wavefit import PreNetConfig
 
 CONFIG = Path(__file__).parents[2] / "config/vocoder"
@@ -184,7 +184,7 @@ def test_the_pre_net_sees_the_whole_crop_of_a_piece_and_the_networks_the_piece(
     crops, starts = torch.tensor([1, 0, 1]), torch.tensor([20, 31, 8])
     mask = torch.ones(3, 20 * 120)
     mask[1, 900:] = 0
-    pieces = Pieces(crops, starts, 20, torch.tensor([0.9, 0.3, 0.9]), mask)
+    pieces = CropPieces(crops, starts, 20, torch.tensor([0.9, 0.3, 0.9]), mask)
     of_pieces = noise[:, : 20 * 120][crops]
     (spoken,) = model(features, of_pieces, pieces)
     torch.testing.assert_close(spoken.abs().amax(1), pieces.peaks)

@@ -4,9 +4,9 @@ import errno
 import io
 import os
 import shutil
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 import soundfile
@@ -26,7 +26,7 @@ class RefusedName(AudioError):
     """An output whose name its file system refuses; others may be fine."""
 
 
-class _Encoder:
+class _Encoder(ABC):
     """Checks the blocks of one audio file, counts their frames, and has them encoded.
 
     Args:
@@ -82,8 +82,9 @@ class _Encoder:
         self._num_frames += block.shape[1]
         return num_clipped
 
+    @abstractmethod
     def _encode(self, block: np.ndarray) -> None:
-        raise NotImplementedError
+        """Append a checked block."""
 
     def _refused(self, error: Exception) -> AudioError:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -194,30 +195,35 @@ class AudioWriter(_Encoder, AbstractContextManager["AudioWriter"]):
         self._sample_rate = sample_rate
         self._file = self._create(self._format)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            if error is None:
-                self._finish()
-        finally:
-            with suppress(soundfile.SoundFileError):  # the reason is on its way already
-                self._file.close()
-            self._temporary.unlink(missing_ok=True)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.discard()
 
-    def _finish(self) -> None:
-        if not self._num_frames:
-            raise AudioError(f"{printable(self._path)}: no frames were written")
+    def finish(self) -> None:
+        """Have the file whole on the disk, under its name, as at the end of the `with` block.
+
+        Raises:
+            AudioError: it is not whole, or holds no frames, or the disk refuses; it is discarded.
+        """
         try:
+            if not self._num_frames:
+                raise AudioError(f"{printable(self._path)}: no frames were written")
             self._file.close()
             self._check_count(self._temporary)
             self.num_bytes = self._temporary.stat().st_size
             put_in_place(self._temporary, self._path)
         except (OSError, soundfile.SoundFileError) as error:
             raise self._refused(error) from error
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what is not finished, as where the `with` block ends in an error."""
+        with suppress(soundfile.SoundFileError):  # the reason is on its way already
+            self._file.close()
+        self._temporary.unlink(missing_ok=True)
 
     def _encode(self, block: np.ndarray) -> None:
         most = self._temporary.stat().st_size + 8 * block.size  # no subtype takes more bytes

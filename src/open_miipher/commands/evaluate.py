@@ -64,11 +64,7 @@ examples:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=DESCRIPTION,
-        epilog=EXAMPLE,
-        formatter_class=Help,
-    )
+    parser = argparse.ArgumentParser(description=DESCRIPTION, epilog=EXAMPLE, formatter_class=Help)
     add = parser.add_argument
     add(
         "--restored-dir",
@@ -157,6 +153,12 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="files measured at once (default: the cores, %(default)s)",
     )
     arguments = parser.parse_args(argv)
+    _check(arguments, parser)
+    return arguments
+
+
+def _check(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """End with a sentence where options do not go together."""
     if not arguments.votes and not (arguments.restored_dir and arguments.output_dir):
         parser.error("it takes --restored-dir and --output-dir, or --votes")
     if arguments.report_files < 0 or not arguments.report_seconds > 0:
@@ -171,7 +173,6 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--classifier judges one folder at a time")
     if bool(arguments.text) != bool(arguments.words):
         parser.error("--text and --words belong together: what is said, and what hears it")
-    return arguments
 
 
 def _systems(given: Sequence[str]) -> dict[str, Path]:

@@ -2,14 +2,13 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_miipher.base.errors import UserError
 from open_miipher.commands import Help
 from open_miipher.commands.options import ask_for_ema, ask_for_failures, ask_which_checkpoint
-from open_miipher.commands.runs import as_rank, say_how_it_ended
+from open_miipher.commands.runs import as_rank, say_how_it_ended, verified
 from open_miipher.corpus.outcome import MaxFailures
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -55,11 +54,7 @@ _SPLIT_TEXTS = 8
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=Help,
-    )
+    parser = argparse.ArgumentParser(description=DESCRIPTION, epilog=EXAMPLES, formatter_class=Help)
     add = parser.add_argument
     add("--ckpt-dir", required=True, metavar="DIR", help="output directory of a run, or checkpoint")
     ask_which_checkpoint(parser)
@@ -141,7 +136,7 @@ def _generate(arguments: argparse.Namespace, world: "World") -> int:
     stop = StopSignal()
     checkpoint = world.agree(lambda: Checkpoint.open(arguments.ckpt_dir, arguments.ckpt))
     output_dir = world.agree(lambda: arguments.output_dir or _default_output(checkpoint))
-    world.once_a_machine(checkpoint.verify)
+    checkpoint = verified(checkpoint, world)
     if world.device.type == "cpu":
         torch.set_num_threads(1)  # what several threads share out decides over last bits
     build = _speak if "token_tts" in checkpoint.networks else _diffuse
@@ -197,9 +192,7 @@ def _speak(
         raise UserError("give what is to be said, by one of --text, --text-file and --split")
     if arguments.n is not None and arguments.split is None:
         raise UserError("--n goes with --split")
-    speaker = Speaker.from_checkpoint(
-        replace(checkpoint, is_verified=True), world.device, not arguments.no_ema
-    )
+    speaker = Speaker.from_checkpoint(checkpoint, world.device, not arguments.no_ema)
     if arguments.text is not None:
         texts = [arguments.text]
         problem = speaker.problem(arguments.text)
@@ -249,7 +242,7 @@ def _generator(
     from open_miipher.diffusion.generator import Generator
 
     generator = Generator.from_checkpoint(
-        replace(checkpoint, is_verified=True), world.device, arguments.amp, not arguments.no_ema
+        checkpoint, world.device, arguments.amp, not arguments.no_ema
     )
     if arguments.sampler == "fast":
         generator.use_fast(_levels(arguments.fast_levels))

@@ -3,7 +3,6 @@
 import argparse
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from open_miipher.base.paths import printable
 from open_miipher.commands.one_recording import UNCLIPPED, restore_one
 from open_miipher.commands.options import array_task, tar_shards
 from open_miipher.commands.restore_options import parse_arguments
-from open_miipher.commands.runs import as_rank, say_how_it_ended
+from open_miipher.commands.runs import as_rank, say_how_it_ended, verified
 from open_miipher.corpus.outcome import MaxFailures, Summary
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -92,7 +91,7 @@ def _load(options: "RestoreOptions", arguments: argparse.Namespace, world: "Worl
     checkpoint = world.agree(
         lambda: Checkpoint.open(arguments.ckpt_dir or DEFAULT_MODEL, arguments.ckpt)
     )
-    world.once_a_machine(checkpoint.verify)
+    checkpoint = verified(checkpoint, world)
     if arguments.ranks_per_gpu > 1 and world.device.type == "cuda":
         import torch
 
@@ -100,7 +99,7 @@ def _load(options: "RestoreOptions", arguments: argparse.Namespace, world: "Worl
         torch.cuda.set_per_process_memory_fraction(1 / arguments.ranks_per_gpu, world.device)
     restorer = world.agree(
         lambda: Restorer.from_checkpoint(
-            replace(checkpoint, is_verified=True),
+            checkpoint,
             options,
             1 if arguments.dry_run else arguments.batch_size,  # without a trial
             world.device,

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from open_miipher.base.shipped import as_called
 from open_miipher.corpus.outcome import INTERRUPTED, Summary
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
+    from open_miipher.checkpoint import Checkpoint
     from open_miipher.distributed import World
 
 
@@ -47,6 +49,16 @@ def as_rank(
             return INTERRUPTED
         world.close()
     return code
+
+
+def verified(checkpoint: "Checkpoint", world: "World") -> "Checkpoint":
+    """Return a checkpoint whose files are hashed once a machine, by one of its ranks.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    world.once_a_machine(checkpoint.verify)
+    return replace(checkpoint, is_verified=True)
 
 
 def say_how_it_ended(

@@ -59,11 +59,7 @@ examples:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=Help,
-    )
+    parser = argparse.ArgumentParser(description=DESCRIPTION, epilog=EXAMPLES, formatter_class=Help)
     ask_for_inputs(parser, "tokenise", required=True)
     add = parser.add_argument
     add("--output-dir", type=Path, required=True, metavar="DIR", help="gets the shards")

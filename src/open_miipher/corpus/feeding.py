@@ -28,7 +28,7 @@ from open_miipher.corpus.run import Item
 from open_miipher.distributed import Share
 from open_miipher.restoration import Restorer
 from open_miipher.restoration.batches import BatchRow, Waiting, restore_batch
-from open_miipher.restoration.job import Piece
+from open_miipher.restoration.job import ModelChunk
 
 MOST_WORKERS = 16
 """Each restores to FLAC at some 400 times real time; no model keeps more of them busy."""
@@ -70,7 +70,7 @@ class _Hand:
 
 
 @dataclass(eq=False)
-class _DistantRow(Piece):
+class _DistantRow(ModelChunk):
     """A row that lies in the memory of a worker."""
 
     hand: _Hand
@@ -173,7 +173,7 @@ class _Feed:
         self._device = ThreadPoolExecutor(max_workers=_DEVICE_AHEAD)
         self._measuring = ThreadPoolExecutor(max_workers=workers.num_workers)
         self._measured: dict[Future[torch.Tensor], _Hand] = {}
-        self._on_device: deque[Future[list[Piece]]] = deque()
+        self._on_device: deque[Future[list[ModelChunk]]] = deque()
         self._outbox: SimpleQueue[tuple[_Hand, Any]] = SimpleQueue()  # of other threads
         self._awake, self._wake = Pipe(duplex=False)
         items.under_way = lambda: sum(hand.under_way for hand in list(self._hands.values()))

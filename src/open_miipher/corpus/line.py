@@ -47,7 +47,7 @@ _FLOAT = 4  # bytes
 
 
 class SentRow(NamedTuple):
-    """What is told of a row; see `restoration.job.Piece`.
+    """What is told of a row; see `restoration.job.ModelChunk`.
 
     Attributes:
         place: where it lies, the first byte.

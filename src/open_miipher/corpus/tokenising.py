@@ -4,7 +4,6 @@ import json
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from open_miipher.audio.io import AudioError
 from open_miipher.audio.resample import num_output_frames
-from open_miipher.base.atomic import name_refusal, remove_leftovers, write_lines
+from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.base.plain import as_json
@@ -26,10 +25,11 @@ from open_miipher.corpus.array import OF_RESTORING
 from open_miipher.corpus.inputs import Audio, InputSample, find_left
 from open_miipher.corpus.ledger import MANIFEST_NAME, Ledger
 from open_miipher.corpus.run import Item, Plan
+from open_miipher.corpus.sample_shard import SampleShard
 from open_miipher.corpus.tars import Packed
 from open_miipher.distributed import Share
 from open_miipher.restoration import Source
-from open_miipher.shards import Sample, ShardWriter, StorageError, encode_codes, member_name
+from open_miipher.shards import Sample, StorageError, encode_codes, member_name
 
 _WHOLE_SECONDS = 60.0  # a longer recording is tokenised by itself, piece by piece
 _BATCHES_READ = 4  # at once: among so many batches' samples, those of like length go together
@@ -234,12 +234,8 @@ class _Shard:
     """
 
     def __init__(self, item: Item, output_dir: Path, tokenizer: AudioTokenizer) -> None:
-        self.item, self._output_dir, self._tokenizer = item, output_dir, tokenizer
-        self._path = output_dir / item.output
-        self._writer: ShardWriter | None = None
-        self._rows: list[Row] = []
-        self._refused: str | None = None  # why this one name cannot be written
-        self._num_carried = 0
+        self.item, self._tokenizer = item, tokenizer
+        self._shard = SampleShard(item, output_dir, {})
         self.error: str | None = None
         self._seconds = 0.0
 
@@ -253,14 +249,14 @@ class _Shard:
         Raises:
             UserError: the disk refuses.
         """
-        sample, failure = work.sample, work.failure
-        if self._refused is not None:
+        shard, sample = self._shard, work.sample
+        if shard.refused is not None:
             return
-        if failure is not None:
-            self._list(sample, *failure)
+        if work.failure is not None:
+            shard.list_failed(sample, *work.failure)
             return
         if not work.audio:
-            self._num_carried += len(sample.members)
+            shard.num_carried += len(sample.members)
         members = {n: m for n, m in sample.members.items() if isinstance(m, bytes)}
         listed = []
         for name, audio in work.audio.items():
@@ -272,25 +268,16 @@ class _Shard:
                 about = {**_object(members.get(known)), **about}
             except ValueError:
                 problem = f"{printable(audio.input)}: its {known} is no JSON object"
-                self._list(sample, audio.input, problem)
+                shard.list_failed(sample, audio.input, problem)
                 return
             members[tokens], members[known] = encode_codes(audio.codes.numpy()), as_json(about)
             listed.append((audio, tokens, len(audio.codes)))
-        with self._writing():
-            if self._writer is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._writer = ShardWriter(self._path)
-            self._writer.add(Sample(sample.key, members))
+        shard.add(Sample(sample.key, members))
         for audio, tokens, frames in listed:
             seconds = round(audio.source.num_frames / audio.source.sample_rate, 6)
             self._seconds += seconds
-            made = {
-                "output": self.item.output,
-                "tokens_filepath": f"{sample.key}.{tokens}",
-                "seconds": seconds,
-                "num_frames": frames,
-            }
-            self._list(sample, audio.input, None, made)
+            made = {"tokens_filepath": f"{sample.key}.{tokens}", "seconds": seconds}
+            shard.list_made(sample, audio.input, {**made, "num_frames": frames})
 
     def close(self) -> Row:
         """Complete the shard and the list of its samples, and return its row.
@@ -298,51 +285,24 @@ class _Shard:
         Raises:
             UserError: the disk refuses.
         """
-        item, error, rows = self.item, self.error, list(self._rows)
-        if self._refused is not None:
-            return self._row(output=None, output_bytes=None, error=self._refused)
-        if not rows and error is None:
-            rest = f", but {self._num_carried} other members" if self._num_carried else ""
-            error = f"{printable(item.id)} holds no audio{rest}"
-        if error is not None:
-            rows.append({"input": item.id, "output": None, "error": error})
-        failed = [row["error"] for row in self._rows if row["error"] is not None]
-        made = [row for row in self._rows if row["error"] is None]
-        if failed:
-            lost = f"{len(failed)} samples of {printable(item.id)} failed: {failed[0]}"
-            error = lost if error is None else f"{error}; {lost}"
-        with self._writing():
-            Ledger(self._output_dir).write_samples(item.id, rows)
-            if made and self._writer is not None:
-                self._writer.__exit__(None, None, None)
-                self._writer = None
-        if self._refused is not None:
-            return self._row(output=None, output_bytes=None, error=self._refused)
-        return self._row(
-            output=item.output if made else None,
-            output_bytes=self._path.stat().st_size if made else None,
-            num_samples=len({row["key"] for row in made}),
-            num_failed=len(failed),
-            num_carried=self._num_carried,
-            seconds=round(self._seconds, 6),
-            duration=round(self._seconds, 6),
-            error=error,
-        )
+        known = {"id": self.item.id, "stamp": self.item.stamp, "input": self.item.id}
+        shard = self._shard.finish(self.error)
+        if shard is None:
+            return {**known, "output": None, "output_bytes": None, "error": self._shard.refused}
+        seconds = round(self._seconds, 6)
+        return {
+            **known,
+            "output": shard.output,
+            "output_bytes": shard.num_bytes,
+            **shard.counts,
+            "seconds": seconds,
+            "duration": seconds,
+            "error": shard.error,
+        }
 
     def abort(self) -> None:
         """Remove what is unfinished; nothing, once it is closed."""
-        if self._writer is not None:
-            self._writer.__exit__(UserError, UserError("given up"), None)
-            self._writer = None
-
-    def _row(self, **known: Any) -> Row:
-        return {"id": self.item.id, "stamp": self.item.stamp, "input": self.item.id, **known}
-
-    def _list(
-        self, sample: InputSample, input: str, error: str | None, made: Row | None = None
-    ) -> None:
-        known = {"input": input, "output": None, "key": sample.key, **(made or {})}
-        self._rows.append({**sample.extra, **known, "error": error})
+        self._shard.discard()
 
     def _about(self, sample: InputSample, audio: _Audio) -> dict[str, Any]:
         return {
@@ -354,17 +314,6 @@ class _Shard:
             "codec": self._tokenizer.fingerprint,
             "bandwidth": self._tokenizer.bandwidth,
         }
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            refusal = name_refusal(error)
-            what = printable(error.filename or self._path)
-            if refusal is None:
-                raise UserError(f"{what} cannot be written: {error.strerror}") from error
-            self._refused = f"{printable(self._path)} cannot be written: {refusal}"
 
 
 def _batched(audios: list[_Audio], most: float) -> Iterator[list[_Audio]]:

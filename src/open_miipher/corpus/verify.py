@@ -71,28 +71,8 @@ def verify(
     Raises:
         UserError: the outputs are those of preprocessing, or of an evaluation.
     """
-    if ledger.state()["identity"].get("of") == "evaluation":
-        raise UserError(
-            f"--verify checks restorations, and {ledger.root.parent} holds what src/evaluate.py "
-            "measured; the same command measures again what changed"
-        )
     rows = ledger.rows(fields=_FIELDS)
-    if any("outputs" in row for row in rows.values()):
-        folder = shlex.quote(str(ledger.root.parent))
-        if "from" in ledger.state()["identity"]:
-            raise UserError(
-                f"--verify checks restorations, and {folder} holds sounds of src/generate.py; the "
-                "same command makes those again that are missing or of another size"
-            )
-        if "tts" in ledger.state()["identity"]:
-            raise UserError(
-                f"--verify checks restorations, and {folder} holds speech of src/synthesize.py; "
-                "the same command makes what is missing or of another size again"
-            )
-        raise UserError(
-            f"--verify checks restorations, and {folder} holds shards of src/preprocess.py; every "
-            f"one of them is read by: python dataset/script/summarise_shards.py {folder}"
-        )
+    _refuse_other_work(ledger, rows)
     gone = ledger.gone()
     asked_for = (row for item, row in sorted(rows.items()) if item not in gone)
     done = [row for row in asked_for if row["output"] is not None]
@@ -114,6 +94,39 @@ def verify(
     again = ledger.rows({entry.item for entry in wrong if entry.item is not None}, _FIELDS)
     still = [check(row) for _, row in sorted(again.items()) if row["output"] is not None]
     return [*chain.from_iterable(still), *_extra_files(ledger, rows, is_running)]
+
+
+def _refuse_other_work(ledger: Ledger, rows: Mapping[str, Row]) -> None:
+    """See that the outputs are restorations, or tokens.
+
+    Raises:
+        UserError: they are something else.
+    """
+    identity, folder = ledger.state()["identity"], ledger.root.parent
+    if identity.get("of") == "evaluation":
+        raise UserError(
+            f"--verify checks restorations, and {folder} holds what src/evaluate.py measured; the "
+            "same command measures again what changed"
+        )
+    if not any("outputs" in row for row in rows.values()):
+        return
+    quoted = shlex.quote(str(folder))
+    if "from" in identity:
+        holds = (
+            f"{quoted} holds sounds of src/generate.py; the same command makes those again that "
+            "are missing or of another size"
+        )
+    elif "tts" in identity:
+        holds = (
+            f"{quoted} holds speech of src/synthesize.py; the same command makes what is missing "
+            "or of another size again"
+        )
+    else:
+        holds = (
+            f"{quoted} holds shards of src/preprocess.py; every one of them is read by: python "
+            f"dataset/script/summarise_shards.py {quoted}"
+        )
+    raise UserError(f"--verify checks restorations, and {holds}")
 
 
 def problems_of(ledger: Ledger, row: Row) -> list[str]:

@@ -7,24 +7,22 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from open_miipher.audio.formats import FileFormat
 from open_miipher.audio.io import WAV_BYTE_LIMIT, RefusedName
-from open_miipher.base.atomic import name_refusal
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row
 from open_miipher.corpus.inputs import Audio, Inputs, InputSample
-from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.line import DistantModel
 from open_miipher.corpus.run import Item
-from open_miipher.restoration import FileSink, Job, MemorySink, Restorer, Source, WriteError
+from open_miipher.corpus.sample_shard import SampleShard
+from open_miipher.restoration import FileSink, Job, MemorySink, Restorer, Source
 from open_miipher.restoration.assembler import write_errors
-from open_miipher.shards import Sample, ShardWriter, StorageError, member_name
+from open_miipher.shards import Sample, StorageError, member_name
 
 _DISK_THREADS = 4  # a disk serves some that wait at once as soon as one
 
@@ -263,66 +261,38 @@ class ShardOutput(Output):
 
     def __init__(self, setting: Setting, item: Item) -> None:
         super().__init__(setting, item)
-        self._writer: ShardWriter | None = None
-        self._rows: list[Row] = []
-        self._num_carried = 0  # members of samples without audio
-        self._refused: str | None = None
+        self._about = {"model": setting.restorer.model.fingerprint}
+        self._shard = SampleShard(item, setting.output_dir, self._about)
 
     def close(self) -> Row:
         """Complete the shard and the list of its samples, and return its row."""
-        if self._refused is None:
-            row = self._completed()
-            if self._refused is None:
-                return row
-        self.abort()
-        return self._setting.failed_row(self.item.id, self.item.stamp, self._refused)
-
-    def _completed(self) -> Row:
-        item, error, rows = self.item, self.error, list(self._rows)
-        if not rows and error is None:
-            rest = f", but {self._num_carried} other members" if self._num_carried else ""
-            error = f"{printable(item.id)} holds no audio{rest}"
-        if error is not None:
-            model = self._setting.restorer.model.fingerprint
-            rows.append({"input": item.id, "output": None, "model": model, "error": error})
-        failed = [row["error"] for row in self._rows if row["error"] is not None]
-        made = [row for row in self._rows if row["error"] is None]
-        if failed:
-            lost = f"{len(failed)} samples of {printable(item.id)} failed: {failed[0]}"
-            error = lost if error is None else f"{error}; {lost}"
-        if not made:
-            self.abort()
-        with self._writing():
-            Ledger(self._setting.output_dir).write_samples(item.id, rows)
-            if made and self._writer is not None:
-                self._writer.__exit__(None, None, None)
-        is_there = made and self._refused is None
+        item, shard = self.item, self._shard.finish(self.error)
+        if shard is None:
+            return self._setting.failed_row(item.id, item.stamp, str(self._shard.refused))
         return {
             "id": item.id,
             "stamp": item.stamp,
-            "output_bytes": self._path.stat().st_size if is_there else None,
+            "output_bytes": shard.num_bytes,
             "input": item.id,
-            "output": item.output if made else None,
-            "num_samples": len({row["key"] for row in made}),
-            "num_failed": len(failed),
-            "num_carried": self._num_carried,
-            "seconds": round(sum(row["seconds"] for row in made), 6),
-            "duration": round(sum(row["duration"] for row in made), 6),
-            "clipped_samples": sum(row["clipped_samples"] for row in made),
-            "num_kept": sum(row.get("kept_input", False) for row in made),
-            "model": self._setting.restorer.model.fingerprint,
-            "error": error,
+            "output": shard.output,
+            **shard.counts,
+            "seconds": round(sum(row["seconds"] for row in shard.made), 6),
+            "duration": round(sum(row["duration"] for row in shard.made), 6),
+            "clipped_samples": sum(row["clipped_samples"] for row in shard.made),
+            "num_kept": sum(row.get("kept_input", False) for row in shard.made),
+            **self._about,
+            "error": shard.error,
         }
 
     @property
     def seconds_under_way(self) -> float:
         """The same, and those of the samples in the shard."""
-        return super().seconds_under_way + sum(row.get("seconds", 0) for row in list(self._rows))
+        in_shard = list(self._shard.rows)
+        return super().seconds_under_way + sum(row.get("seconds", 0) for row in in_shard)
 
     def abort(self) -> None:
         """Remove the unfinished shard."""
-        if self._writer is not None:
-            self._writer.__exit__(WriteError, WriteError("given up"), None)
+        self._shard.discard()
 
     def _start(self, sample: InputSample) -> _SampleInWork:
         if sample.error is not None:
@@ -347,46 +317,18 @@ class ShardOutput(Output):
         return _SampleInWork(sample, members)
 
     def _write(self, work: _SampleInWork) -> None:
-        if self._refused is not None:
+        shard, sample = self._shard, work.sample
+        if shard.refused is not None:
             return
         if work.failure is not None:
-            self._rows.append(self._row(work.sample, *work.failure))
+            shard.list_failed(sample, *work.failure)
             return
-        self._num_carried += 0 if work.signals else len(work.members)
+        shard.num_carried += 0 if work.signals else len(work.members)
         members = {n: m if isinstance(m, bytes) else m.sink.data for n, m in work.members.items()}
-        with self._writing():
-            if self._writer is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                self._writer = ShardWriter(self._path)
-            self._writer.add(Sample(work.sample.key, members))
+        shard.add(Sample(sample.key, members))
         for name, signal in work.signals.items():
-            made = {"audio_filepath": f"{work.sample.key}.{name}", **signal.row()}
-            self._rows.append(self._row(work.sample, signal.input, None, made))
-
-    def _row(
-        self, sample: InputSample, input: str, error: str | None, made: Row | None = None
-    ) -> Row:
-        return {
-            **sample.extra,
-            "input": input,
-            "output": self.item.output if made else None,
-            "key": sample.key,
-            **(made or {}),
-            "model": self._setting.restorer.model.fingerprint,
-            "error": error,
-        }
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            refusal = name_refusal(error)
-            if refusal is not None:
-                self._refused = f"{printable(self._path)} cannot be written: {refusal}"
-                return
-            what = printable(error.filename or self._path)
-            raise WriteError(f"{what} cannot be written: {error.strerror}") from error
+            made = {"audio_filepath": f"{sample.key}.{name}", **signal.row()}
+            shard.list_made(sample, signal.input, made)
 
 
 class _Items(Protocol):

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -21,10 +21,9 @@ from open_miipher.data.config import (
     LabelledAudioConfig,
     MelShape,
 )
-from open_miipher.data.dataset import draw_crop
+from open_miipher.data.crops import CropDataset, draw_crop
 from open_miipher.data.files import File, Files, described, held_out, open_files
 from open_miipher.data.order import Order
-from open_miipher.data.source import FailureLimit, broken_limit, readable_sample
 from open_miipher.distributed import is_first_here
 
 _ANY = CropConfig(num_candidates=1)  # a quiet crop is audio, too
@@ -82,21 +81,18 @@ class Mels:
         return np.pad(crop, ((0, 0), (0, beyond)), constant_values=crop.min())
 
 
-class AudioDataset:
-    """Crops of audio; each depends only on seed, epoch and index.
-
-    A file that cannot be read, or holds NaN, is reported and replaced by a random one, drawn from
-    the same seed, epoch and index.
+class AudioDataset(CropDataset[AudioSample]):
+    """Crops of audio.
 
     Args:
         files: audio.
-        fingerprint: of the indexes that the files come from.
-        order: of the files in the endless stream; its seed (0 or more) also seeds every crop.
+        fingerprint, order, crop_samples: see `CropDataset`.
         config: all of `data`.
-        crop_samples: length of a crop, in samples.
-        mels: mels of the files; None: none.
+        mels: mels of the files; None: none. One that does not fit ends the run.
         labels: names of the labels, of which each file has one; None: none.
     """
+
+    fatal = (MelError,)
 
     def __init__(
         self,
@@ -108,55 +104,24 @@ class AudioDataset:
         mels: Mels | None,
         labels: Sequence[str] | None,
     ) -> None:
-        self._files, self.fingerprint, self.order = files, fingerprint, order
-        self.sample_rate, self.crop_samples = config.sample_rate, crop_samples
+        rate, max_broken = config.sample_rate, config.max_broken_samples
+        super().__init__(len(files), fingerprint, order, rate, crop_samples, max_broken)
         self._shortest = config.crop_samples
-        self._mels = mels
+        self._files, self._mels = files, mels
         self._numbers = {name: number for number, name in enumerate(labels or ())}
         self._joined = AudioBatch if labels is None else LabelledBatch
-        self.failure_limits: Sequence[FailureLimit] = (broken_limit(config.max_broken_samples),)
-
-    @property
-    def num_items(self) -> int:
-        """Samples per epoch."""
-        return len(self._files)
 
     @property
     def described(self) -> str:
         """See `Dataset.described`."""
         return described(self._files)
 
-    def __getitem__(self, position: int) -> AudioSample:
-        """Read the crop at a position of the endless stream."""
-        return self.sample(*self.order.at(position))
-
     def collate(self, samples: Sequence[tuple[int, AudioSample]]) -> AudioBatch:
         """Join samples; see `Dataset.collate`. Clips are padded to the length of a crop."""
         return self._joined.join(samples, self._shortest)
 
-    def sample(self, epoch: int, index: int) -> AudioSample:
-        """Read one crop; it depends only on the order's seed, the epoch and the index.
-
-        Args:
-            epoch: counted from 0.
-            index: of the file, 0 … num_items - 1.
-
-        Raises:
-            MelError: a mel does not fit.
-            UserError: too many files in a row cannot be read.
-        """
-        rng = np.random.default_rng((self.order.seed, epoch, index))
-        sample, broken = readable_sample(
-            lambda number: self._read(self._files[number], rng),
-            index,
-            self.num_items,
-            rng,
-            fatal=(MelError,),
-        )
-        name = f"{sample.name} epoch {epoch} index {index}"
-        return replace(sample, name=name, broken=broken)
-
-    def _read(self, file: File, rng: np.random.Generator) -> AudioSample:
+    def _make(self, number: int, rng: np.random.Generator) -> AudioSample:
+        file = self._files[number]
         step = self._mels.shape.hop_length if self._mels else 1
         waveform, start = draw_crop(file, rng, self.crop_samples, self.sample_rate, _ANY, step)
         num_samples = max(len(waveform), self._shortest)

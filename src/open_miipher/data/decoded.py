@@ -69,7 +69,7 @@ class DecodedFiles:
 
     Raises:
         FileNotFoundError: they are not there.
-        ValueError: there are too many or too few.
+        ValueError: the file has more bytes than their samples, or fewer.
     """
 
     def __init__(self, files: Files, what: str, path: Path) -> None:

@@ -10,39 +10,29 @@ import numpy as np
 from open_miipher.base.errors import UserError, report
 from open_miipher.data.batch import PairBatch, PairSample
 from open_miipher.data.config import PreprocessedConfig
+from open_miipher.data.crops import CropDataset, NumberAt
 from open_miipher.data.order import Order
 from open_miipher.data.pairs import Pair, Pairs, WrongRateError, check_apart, index_shards
-from open_miipher.data.source import (
-    FailureLimit,
-    NumberAt,
-    broken_limit,
-    item_of,
-    readable_sample,
-)
 from open_miipher.shards import ShardIndex, Storage, StorageError, expand, is_s3
 
 
-class PreprocessedDataset:
-    """Crops of pairs from shards; each depends only on seed, epoch and index.
+class PreprocessedDataset(CropDataset[PairSample]):
+    """Crops of pairs from shards.
 
     A position in the endless stream gives an epoch and an index, by the epoch's permutation of all
     pairs. The index gives a shard and a sample in it, which is read with one request. So each rank
     and worker reads only its own samples, an epoch has every pair once, the stream does not depend
     on the number of ranks and workers, and a resumed run continues with the next sample.
 
-    A damaged sample is reported and replaced by a random one, drawn from the same seed, epoch and
-    index; that one then occurs twice in the epoch. If it is damaged too, another one is drawn.
-
     Args:
-        pairs: to read from.
-        fingerprint: of the shards.
-        order: of the pairs in the endless stream; its seed (0 or more) also seeds every sample.
-        sample_rate: that every pair must have, in Hz.
+        pairs: to read from; one that has another sample rate, or whose storage cannot be reached,
+            ends the run.
+        fingerprint, order, sample_rate, max_broken, number_at: see `CropDataset`.
         crop_seconds: length of a crop; shorter pairs give shorter ones.
-        max_broken: share of damaged samples above which the loader stops the run.
         pad: make every batch as long as a crop, even if its samples are shorter.
-        number_at: of the pairs, to draw them by their length; None: each once an epoch.
     """
+
+    fatal = (StorageError, WrongRateError)
 
     def __init__(
         self,
@@ -55,59 +45,25 @@ class PreprocessedDataset:
         pad: bool,
         number_at: NumberAt | None = None,
     ) -> None:
-        self._number_at = number_at
-        self._pairs, self.fingerprint, self.order = pairs, fingerprint, order
-        self._pad = pad
-        self.sample_rate, self.crop_samples = sample_rate, round(crop_seconds * sample_rate)
-        self.failure_limits: Sequence[FailureLimit] = (broken_limit(max_broken),)
-
-    @property
-    def num_items(self) -> int:
-        """Samples per epoch."""
-        return len(self._pairs)
+        num_samples = round(crop_seconds * sample_rate)
+        super().__init__(
+            len(pairs), fingerprint, order, sample_rate, num_samples, max_broken, number_at
+        )
+        self._pairs, self._pad = pairs, pad
 
     @property
     def described(self) -> str:
         """See `Dataset.described`."""
-        return f"{len(self._pairs):,} pairs"
-
-    def __getitem__(self, position: int) -> PairSample:
-        """Read the sample at a position of the endless stream."""
-        return self.sample(*self.order.at(position))
+        return f"{self.num_items:,} pairs"
 
     def collate(self, samples: Sequence[tuple[int, PairSample]]) -> PairBatch:
         """Join samples; see `Dataset.collate`."""
         return PairBatch.join(samples, self.crop_samples if self._pad else None)
 
-    def sample(self, epoch: int, index: int) -> PairSample:
-        """Read one sample; it depends only on the order's seed, the epoch and the index.
-
-        Args:
-            epoch: counted from 0.
-            index: of the place in the epoch, 0 … num_items - 1: without `number_at`, the pair.
-
-        Raises:
-            UserError: the pair has another sample rate, or too many in a row are damaged.
-            StorageError: the storage cannot be reached.
-        """
-        rng = np.random.default_rng((self.order.seed, epoch, index))
-        crop, broken = readable_sample(
-            lambda number: self._pairs[number].draw_crop(rng, self.crop_samples, self.sample_rate),
-            item_of(index, self.num_items, rng, self._number_at),
-            self.num_items,
-            rng,
-            fatal=(StorageError, WrongRateError),
-        )
+    def _make(self, number: int, rng: np.random.Generator) -> PairSample:
+        crop = self._pairs[number].draw_crop(rng, self.crop_samples, self.sample_rate)
         clean, damaged, start, name = crop
-        return PairSample(
-            clean,
-            damaged,
-            f"{name} epoch {epoch} index {index}",
-            start / self.sample_rate,
-            [],
-            failures=[],
-            broken=broken,
-        )
+        return PairSample(clean, damaged, name, start / self.sample_rate, [], [])
 
 
 class Preprocessed:

@@ -3,18 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
-import numpy as np
-
-from open_miipher.base.errors import UserError
 from open_miipher.data.batch import Batch
 from open_miipher.data.order import Order
 from open_miipher.distributed import World
-
-T = TypeVar("T")
-
-_MAX_TRIES = 8  # items in a row that cannot be read; more are not a coincidence
 
 
 @dataclass(frozen=True)
@@ -37,62 +30,6 @@ class FailureLimit:
 def broken_limit(share: float) -> FailureLimit:
     """Return the limit of items that cannot be read and are replaced, for every kind of data."""
     return FailureLimit(share, "data.max_broken_samples", "samples could not be read", "broken")
-
-
-NumberAt = Callable[[float], int]
-"""Gives the item that lies at a share of the length of all items, from 0 to 1, end to end."""
-
-
-def item_of(
-    index: int, num_items: int, rng: np.random.Generator, number_at: NumberAt | None
-) -> int:
-    """Return the item that a place in an epoch takes; an epoch has as many places as items.
-
-    By their length, each place has an equal part of the whole to draw from: in every epoch an item
-    comes as often as its length asks, but for one time more or less.
-
-    Args:
-        index: of the place.
-        num_items: how many there are.
-        rng: seeded by seed, epoch and index.
-        number_at: for items that are drawn in proportion to their length; None: each once.
-    """
-    return index if number_at is None else number_at((index + rng.random()) / num_items)
-
-
-def readable_sample(
-    make: Callable[[int], T],
-    index: int,
-    num_items: int,
-    rng: np.random.Generator,
-    fatal: tuple[type[UserError], ...] = (),
-) -> tuple[T, list[str]]:
-    """Make the sample of an item, or of a random one in the place of one that cannot be read.
-
-    Args:
-        make: makes the sample of an item, counted from 0.
-        index: of the item.
-        num_items: how many there are.
-        rng: draws what takes its place.
-        fatal: errors after which none does.
-
-    Returns:
-        The sample, and why others could not be read.
-
-    Raises:
-        UserError: a fatal one, or too many items in a row cannot be read.
-    """
-    broken: list[str] = []
-    number = index
-    while len(broken) < _MAX_TRIES:
-        try:
-            return make(number), broken
-        except fatal:
-            raise
-        except UserError as error:
-            broken.append(str(error))
-            number = int(rng.integers(num_items))
-    raise UserError(f"{len(broken)} samples in a row cannot be read; the last: {broken[-1]}")
 
 
 class Dataset(Protocol):

@@ -71,7 +71,7 @@ class _Broken(Exception):
     """Why a file cannot be read."""
 
 
-class Texts:
+class TextColumn:
     """A column of texts as bytes in one array: text k ends at `ends[k]`."""
 
     def __init__(self, data: np.ndarray, ends: np.ndarray) -> None:
@@ -110,8 +110,8 @@ class TokenStore:
                 "they are made again"
             ) from error
         self._codes, self._code_ends = arrays["codes"], arrays["code_ends"]
-        self.texts = Texts(arrays["texts"], arrays["text_ends"])
-        self.names = Texts(arrays["names"], arrays["name_ends"])
+        self.texts = TextColumn(arrays["texts"], arrays["text_ends"])
+        self.names = TextColumn(arrays["names"], arrays["name_ends"])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return TokenStore, (self.folder,)
@@ -130,7 +130,7 @@ class TokenStore:
 
 
 @dataclass(frozen=True)
-class Job:
+class TokenJob:
     """Tokens that are to be made.
 
     Attributes:
@@ -310,7 +310,7 @@ class Job:
             yield waveforms + self.config.augmentation_sigma * noise
 
 
-def make_tokens(job: Job, world: World, say: Callable[[str], None]) -> TokenStore:
+def make_tokens(job: TokenJob, world: World, say: Callable[[str], None]) -> TokenStore:
     """Make tokens, if they are not there; the ranks share the parts that are left.
 
     A part that is there is whole, and is not made again: killed, the making goes on.
@@ -340,13 +340,13 @@ def make_tokens(job: Job, world: World, say: Callable[[str], None]) -> TokenStor
     return store
 
 
-def _begin(job: Job, paths: Sequence[Path]) -> None:
+def _begin(job: TokenJob, paths: Sequence[Path]) -> None:
     remove_leftovers(paths)
     write_lines(job.folder / _IDENTITY, [json.dumps(job.identity, indent=1)])
 
 
 def _make_parts(
-    job: Job, parts: Sequence[int], is_main: bool, say: Callable[[str], None]
+    job: TokenJob, parts: Sequence[int], is_main: bool, say: Callable[[str], None]
 ) -> str | None:
     """Make parts; returns why it could not go on."""
     if is_main:
@@ -365,7 +365,7 @@ def _make_parts(
     return None
 
 
-def _join(job: Job, paths: Sequence[Path]) -> None:
+def _join(job: TokenJob, paths: Sequence[Path]) -> None:
     """Write the whole from its parts, in order, and then remove these.
 
     Raises:

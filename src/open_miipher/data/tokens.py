@@ -18,7 +18,7 @@ from open_miipher.data.config import TokensConfig
 from open_miipher.data.files import File, Files, open_files, warn_of_shared
 from open_miipher.data.order import Order
 from open_miipher.data.source import FailureLimit, broken_limit
-from open_miipher.data.token_store import TEXT, Job, TokenStore, make_tokens
+from open_miipher.data.token_store import TEXT, TokenJob, TokenStore, make_tokens
 from open_miipher.distributed import World, is_first_here
 from open_miipher.synthesis.text import check_language, text_ids
 
@@ -166,7 +166,7 @@ class Tokens:
         tokenizer = self.tokenizer
         return file.num_samples(tokenizer.sample_rate) > self.num_frames * tokenizer.hop
 
-    def _job(self, part: str, folder: Path) -> Job:
+    def _job(self, part: str, folder: Path) -> TokenJob:
         """Say what tokens are to be made, and where.
 
         Raises:
@@ -179,7 +179,7 @@ class Tokens:
             numbers = numbers[[k * len(numbers) // count for k in range(count)]]
             if config.train.dir_list and is_first_here():
                 warn_of_shared([files[int(n)] for n in numbers], Files(config.train.dir_list))
-        return Job(files, numbers, copies, self.tokenizer, config, self.num_frames, folder)
+        return TokenJob(files, numbers, copies, self.tokenizer, config, self.num_frames, folder)
 
 
 def _tell_left_out(store: TokenStore, key: str) -> None:

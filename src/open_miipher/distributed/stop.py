@@ -14,6 +14,10 @@ T = TypeVar("T")
 REQUEUE = "REQUEUE"
 
 
+class _Stopped(BaseException):
+    """Goes up through what is broken off."""
+
+
 class StopSignal:
     """Remembers that SIGTERM, SIGINT or SIGUSR2 arrived.
 
@@ -22,6 +26,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self._breaks_off = False
         for number in STOP_SIGNALS:
             signal.signal(number, self._remember)
 
@@ -29,51 +34,38 @@ class StopSignal:
         if self.received == "SIGINT" and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number).name
+        if self._breaks_off:
+            self._breaks_off = False  # nothing breaks off the cleaning up
+            raise _Stopped
 
-
-class _Stopped(BaseException):
-    """Goes up through what is broken off."""
+    def unless_received(self, action: Callable[[], T]) -> T | None:
+        """See `unless_stopped`; on the main thread."""
+        if self.received:
+            return None
+        try:
+            self._breaks_off = True
+            try:
+                return action()
+            finally:
+                self._breaks_off = False
+        except _Stopped:
+            return None
 
 
 def unless_stopped(action: Callable[[], T]) -> T | None:
     """Do something long that a program which is to end can do without.
 
-    A signal breaks it off, so that it cleans up, and then does what it does in this program. After
-    one that a `StopSignal` remembers, nothing is begun. In other threads than the main one, which
-    alone gets signals, the action is just done.
+    A signal that a `StopSignal` remembers breaks it off, so that it cleans up; after one, nothing
+    is begun. Any other signal does to it what it does in this program. In other threads than the
+    main one, which alone gets signals, the action is just done.
 
     Returns:
         What the action returns; None if it was broken off or not begun.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return action()
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    owners = [getattr(handler, "__self__", None) for handler in before.values()]
-    if any(isinstance(owner, StopSignal) and owner.received for owner in owners):
-        return None
-    arrived: list[int] = []
-    is_under_way = True
-
-    def break_off(number: int, frame: FrameType | None) -> None:
-        arrived.append(number)
-        if is_under_way and len(arrived) == 1:  # nothing breaks off the cleaning up
-            raise _Stopped
-
-    replaced = {n: old for n, old in before.items() if old not in (None, signal.SIG_IGN)}
-    for number in replaced:
-        signal.signal(number, break_off)
-    try:
-        result = action()
-        is_under_way = False
-    except _Stopped:
-        return None
-    finally:
-        is_under_way = False
-        for number, handler in replaced.items():
-            signal.signal(number, handler)
-        for number in arrived:
-            signal.raise_signal(number)
-    return result
+    stop = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if isinstance(stop, StopSignal) and threading.current_thread() is threading.main_thread():
+        return stop.unless_received(action)
+    return action()
 
 
 def mark_requeue(directory: Path, wanted: bool) -> None:

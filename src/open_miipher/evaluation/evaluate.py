@@ -67,24 +67,17 @@ def match_files(
                 f"{system} has nothing for {len(lacking)} of {len(names)} files (the first: "
                 f"{printable(lacking[0])}): differences count the files that both have"
             )
-    found: dict[str, dict[str, Path]] = {}
+    found: list[dict[str, Path]] = []
     problems = []
     for option, beside in (("--reference-dir", reference_dir), ("--input-dir", input_dir)):
-        found[option] = {}
-        if beside is None:
-            continue
-        own = counterparts(names, find_audio(beside), printable(beside))
-        found[option] = {name: beside / path for name, path in own.items()}
-        problems += _missing(names, own, f"{option} {printable(beside)} has nothing")
+        found.append({})
+        if beside is not None:
+            own = counterparts(names, find_audio(beside), printable(beside))
+            found[-1] = {name: beside / path for name, path in own.items()}
+            problems += _missing(names, own, f"{option} {printable(beside)} has nothing")
     report(problems)
-    return {
-        name: Sounds(
-            restored[name],
-            found["--reference-dir"].get(name),
-            found["--input-dir"].get(name),
-        )
-        for name in names
-    }
+    clean, noisy = found
+    return {name: Sounds(restored[name], clean.get(name), noisy.get(name)) for name in names}
 
 
 def find_texts(path: Path, names: Sequence[str]) -> dict[str, str]:

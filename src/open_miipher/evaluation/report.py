@@ -27,7 +27,7 @@ from open_miipher.audio.resample import resample
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.evaluation.metrics import mono
-from open_miipher.evaluation.report_plan import INPUT_LABEL, Plan, sounds_of
+from open_miipher.evaluation.report_plan import INPUT_LABEL, ReportPlan, sounds_of
 from open_miipher.evaluation.results import Column, Evaluation, summarise
 from open_miipher.evaluation.spectrograms import (
     CHANGE_DB,
@@ -62,7 +62,7 @@ def check_place(folder: Path) -> None:
 def write_report(
     folder: Path,
     evaluation: Evaluation,
-    plan: Plan,
+    plan: ReportPlan,
     num_workers: int = 1,
     title: str = "Evaluation",
 ) -> None:
@@ -114,7 +114,7 @@ def _numbers(values: np.ndarray) -> list[Any]:
     return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values]
 
 
-def _write_rows(folder: Path, evaluation: Evaluation, plan: Plan) -> None:
+def _write_rows(folder: Path, evaluation: Evaluation, plan: ReportPlan) -> None:
     """Write what the table of files shows: by pages, and by columns for sorting and searching."""
     shown = set(plan.shown)
     seconds: dict[str, float] = {}
@@ -146,7 +146,7 @@ def _write_rows(folder: Path, evaluation: Evaluation, plan: Plan) -> None:
     _write_data(folder, "problems", having)
 
 
-def _summary(evaluation: Evaluation, plan: Plan) -> dict[str, object]:
+def _summary(evaluation: Evaluation, plan: ReportPlan) -> dict[str, object]:
     """Return what the first page needs."""
     first = len(plan.series) - len(evaluation.systems)  # the place of the first system
     pairs = [(0, x) for x in range(first, len(plan.series)) if first]
@@ -214,7 +214,7 @@ def _hex(colours: np.ndarray) -> list[str]:
     return [f"#{bytes(colour).hex()}" for colour in colours]
 
 
-def _write_file(folder: Path, evaluation: Evaluation, plan: Plan, place: int) -> None:
+def _write_file(folder: Path, evaluation: Evaluation, plan: ReportPlan, place: int) -> None:
     """Write the sounds and pictures of one file, on one scale."""
     sounds: list[dict[str, object]] = []
     panels, missing = [], []

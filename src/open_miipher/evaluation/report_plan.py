@@ -20,7 +20,7 @@ Trust = tuple[float, str]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ReportPlan:
     """What a report will hold.
 
     Series are the inputs, if there are any, and then the systems.
@@ -74,7 +74,7 @@ def plan_report(
     trusted: Mapping[Path, Trust],
     num_files: int,
     seconds: float,
-) -> Plan:
+) -> ReportPlan:
     """Put the files in order and choose those that can be heard; cheap, so that it can be told.
 
     A third of these are the worst, a sixth the best, and the others evenly spaced between.
@@ -95,7 +95,7 @@ def plan_report(
     place_of = {int(old): new for new, old in enumerate(order)}
     files = [names[old] for old in order]
     shown = _chosen(len(files), num_files)
-    return Plan(
+    return ReportPlan(
         files,
         shown,
         sorted_by,

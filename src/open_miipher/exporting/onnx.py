@@ -93,6 +93,31 @@ def export_onnx(
             f"the chain has {size / 1e9:.1f} GB of weights, and one ONNX file holds 2 GB: export "
             "safetensors"
         )
+    program = _traced(graph)
+    _hold_all_constants(program.model.graph)
+    model = program.model_proto
+    if half:
+        _store_in_half(model)
+    for key, value in {**metadata, "opset": OPSET}.items():
+        model.metadata_props.add(key=key, value=str(value))
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise UserError(_refusal(error, cleaner, vocoder)) from error
+    try:
+        with replacing(path) as temporary:
+            temporary.write_bytes(model.SerializeToString())
+    except OSError as error:
+        raise UserError(f"{printable(path)} cannot be written: {error.strerror}") from error
+
+
+def _traced(graph: Graph) -> Any:
+    """Return torch's ONNX program of a chain, for any batch and length.
+
+    Raises:
+        UserError: a part of the chain cannot be exported.
+    """
+    cleaner, vocoder = graph.cleaner, graph.vocoder
     encoder = cleaner.encoder
     batch, frames = torch.export.Dim("batch"), torch.export.Dim("frames", min=2)
     shapes = (
@@ -111,7 +136,7 @@ def export_onnx(
     try:
         with _quietly(), torch.no_grad():
             exported = torch.export.export(graph, example, dynamic_shapes=shapes)
-            program = torch.onnx.export(
+            return torch.onnx.export(
                 exported,
                 dynamo=True,
                 opset_version=OPSET,
@@ -121,21 +146,6 @@ def export_onnx(
             )
     except _REFUSALS as error:
         raise UserError(_refusal(error, cleaner, vocoder)) from error
-    _hold_all_constants(program.model.graph)
-    model = program.model_proto
-    if half:
-        _store_in_half(model)
-    for key, value in {**metadata, "opset": OPSET}.items():
-        model.metadata_props.add(key=key, value=str(value))
-    try:
-        onnx.checker.check_model(model)
-    except onnx.checker.ValidationError as error:
-        raise UserError(_refusal(error, cleaner, vocoder)) from error
-    try:
-        with replacing(path) as temporary:
-            temporary.write_bytes(model.SerializeToString())
-    except OSError as error:
-        raise UserError(f"{printable(path)} cannot be written: {error.strerror}") from error
 
 
 def _refusal(error: Exception, cleaner: Cleaner, vocoder: Vocoder) -> str:

@@ -42,7 +42,7 @@ from open_miipher.recipes.recipe import (
     weighted_sum,
 )
 from open_miipher.vocoders import VOCODERS, AdversarialGenerator
-from open_miipher.vocoders.base import Pieces, cut
+from open_miipher.vocoders.base import CropPieces, cut
 
 DNSMOS = MEASURES["dnsmos"]
 _LOWEST_OPINION = 1.0  # of a mean opinion score
@@ -299,7 +299,7 @@ class PieceSampler(nn.Module):
 
     def forward(
         self, clean: Tensor, lengths: Tensor, positions: Tensor, num_frames: int
-    ) -> tuple[Tensor, Tensor, Pieces]:
+    ) -> tuple[Tensor, Tensor, CropPieces]:
         """Draw the pieces of a batch.
 
         Args:
@@ -330,7 +330,7 @@ class PieceSampler(nn.Module):
         target = vocoder.target(spoken, clean[crops])
         noise_keys = stream_keys(self.seed, positions, _NOISE)[crops]
         noise = vocoder.noise(noise_keys, starts * hop, target.shape[1])
-        return target, noise, Pieces(crops, starts, count, target.abs().amax(1), mask)
+        return target, noise, CropPieces(crops, starts, count, target.abs().amax(1), mask)
 
 
 def loud_starts(clean: Tensor, hop: int, num_frames: int, draws: Tensor, margin: int = 0) -> Tensor:

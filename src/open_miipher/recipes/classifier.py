@@ -131,7 +131,6 @@ def changed(
     Returns:
         (batch, samples), zero (and noise) where a clip was moved or shortened.
     """
-
     positions = positions.to(waveform.device, non_blocking=True)
 
     def keys(draw: int) -> Tensor:

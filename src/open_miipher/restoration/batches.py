@@ -10,7 +10,7 @@ import torch
 from open_miipher.base.errors import UserError
 from open_miipher.base.noise import noise_key
 from open_miipher.restoration.chain import Model
-from open_miipher.restoration.job import Chunk, Job, Piece
+from open_miipher.restoration.job import Chunk, Job, ModelChunk
 
 LITTLE_PADDING, MOST_PADDING = 0.05, 0.15
 """Shares of a batch that are padding: a full batch with less than the first goes at once, and none
@@ -19,7 +19,7 @@ has more than the second."""
 PATIENCE = 12
 """When channels for so many batches wait, the one that has waited longest goes with its likes."""
 
-BatchRow = tuple[Piece, int]  # and the channel of it
+BatchRow = tuple[ModelChunk, int]  # and the channel of it
 
 
 class Waiting:
@@ -112,8 +112,8 @@ def restore_chunks(
             yield from restore_batch(batch, model)  # type: ignore[misc]
 
 
-def restore_batch(batch: list[BatchRow], model: Model) -> list[Piece]:
-    """Restore a batch, in halves where the memory is too small; return the pieces that are whole.
+def restore_batch(batch: list[BatchRow], model: Model) -> list[ModelChunk]:
+    """Restore a batch, in halves where the memory is too small; return the chunks that are whole.
 
     Raises:
         UserError: the GPU's memory is too small for one of them.
@@ -132,13 +132,13 @@ def restore_batch(batch: list[BatchRow], model: Model) -> list[Piece]:
             ) from error
         halves = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
     if halves:  # out here, where the error no longer holds on to the memory
-        return [piece for half in halves for piece in restore_batch(half, model)]
+        return [chunk for half in halves for chunk in restore_batch(half, model)]
     share = (time.perf_counter() - began) / len(batch)
-    for piece, channel in batch:
-        piece.seconds += share
-        piece.to_restore.remove(channel)
-    # A piece whose channels are in one batch is whole once.
-    return [p for p in dict.fromkeys(piece for piece, _ in batch) if not p.to_restore]
+    for chunk, channel in batch:
+        chunk.seconds += share
+        chunk.to_restore.remove(channel)
+    # A chunk whose channels are in one batch is whole once.
+    return [c for c in dict.fromkeys(chunk for chunk, _ in batch) if not c.to_restore]
 
 
 def on_device(batch: list[BatchRow], model: Model) -> None:
@@ -150,18 +150,18 @@ def on_device(batch: list[BatchRow], model: Model) -> None:
     Raises:
         OutOfMemoryError: of torch; nothing was given back.
     """
-    num_samples = max(piece.waveform.shape[1] for piece, _ in batch)
+    num_samples = max(chunk.waveform.shape[1] for chunk, _ in batch)
     # From pinned memory a GPU reads several times as fast.
     waveform = torch.zeros(len(batch), num_samples, pin_memory=torch.cuda.is_initialized())
-    for row, (piece, channel) in zip(waveform.numpy(), batch, strict=True):
-        samples = piece.waveform[channel]
-        np.multiply(samples, piece.gains[channel], out=row[: len(samples)])
-    lengths = torch.tensor([piece.num_samples for piece, _ in batch])
-    keys = torch.cat([noise_key(piece.seed) for piece, _ in batch])
-    starts = torch.tensor([piece.start for piece, _ in batch])
-    given = [piece.statistics[c] for piece, c in batch if piece.statistics is not None]
+    for row, (chunk, channel) in zip(waveform.numpy(), batch, strict=True):
+        samples = chunk.waveform[channel]
+        np.multiply(samples, chunk.gains[channel], out=row[: len(samples)])
+    lengths = torch.tensor([chunk.num_samples for chunk, _ in batch])
+    keys = torch.cat([noise_key(chunk.seed) for chunk, _ in batch])
+    starts = torch.tensor([chunk.start for chunk, _ in batch])
+    given = [chunk.statistics[c] for chunk, c in batch if chunk.statistics is not None]
     statistics = torch.stack(given) if given else None
     restored = model.restore(waveform, lengths, keys, starts, statistics).numpy()
-    for row, (piece, channel) in zip(restored, batch, strict=True):
-        gain = piece.gains[channel] if model.restores_level else np.float32(1)
-        np.divide(row[: piece.restored.shape[1]], gain, out=piece.restored[channel])
+    for row, (chunk, channel) in zip(restored, batch, strict=True):
+        gain = chunk.gains[channel] if model.restores_level else np.float32(1)
+        np.divide(row[: chunk.restored.shape[1]], gain, out=chunk.restored[channel])

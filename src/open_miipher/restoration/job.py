@@ -164,8 +164,8 @@ first pass, which measures it; a longer one is read again."""
 
 
 @dataclass(eq=False)
-class Piece:
-    """What is known of a chunk where the model restores it.
+class ModelChunk:
+    """A chunk as the model gets it, and what it gives back.
 
     Attributes:
         waveform: (channels, frames * input_hop) float32 at the model's input rate.
@@ -193,7 +193,7 @@ class Piece:
 
 
 @dataclass(eq=False)
-class Chunk(Piece):
+class Chunk(ModelChunk):
     """A chunk of a job, with all its channels.
 
     Attributes:

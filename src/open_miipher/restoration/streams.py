@@ -290,9 +290,9 @@ class FileSink(EncodingSink):
         if self._writer is None:
             return
         if self.threads is None:
-            self._writer.__exit__(None, None, None)
+            self._writer.finish()
         else:
-            self._settling = self.threads.submit(self._writer.__exit__, None, None, None)
+            self._settling = self.threads.submit(self._writer.finish)
 
     @property
     def is_settled(self) -> bool:
@@ -316,7 +316,7 @@ class FileSink(EncodingSink):
     def abort(self) -> None:
         """Remove the unfinished file."""
         if self._writer is not None:
-            self._writer.__exit__(AudioError, AudioError("given up"), None)
+            self._writer.discard()
 
     def _create(self, num_channels: int) -> AudioWriter:
         try:

@@ -31,7 +31,7 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
     def __init__(self, path: Path) -> None:
         self._path = path
         self._temporary = temporary_path(path)
-        self._file = open(self._temporary, "wb")  # noqa: SIM115 - open until __exit__
+        self._file = open(self._temporary, "wb")  # noqa: SIM115 - open until it is finished
         self._tar = tarfile.open(fileobj=self._file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
         self._bounds: list[int] = []
 
@@ -48,17 +48,27 @@ class ShardWriter(AbstractContextManager["ShardWriter"]):
             self._add(path, data)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.finish()
+        else:
+            self.discard()
+
+    def finish(self) -> None:
+        """Have the shard whole on the disk, under its name, as at the end of a `with` block."""
         try:
-            if kind is None:
-                self._bounds.append(self._tar.offset)
-                index = {"format": INDEX_FORMAT, "bounds": self._bounds}
-                self._add(INDEX_MEMBER, json.dumps(index).encode())
-                self._tar.close()
-                self._file.close()
-                put_in_place(self._temporary, self._path)
-        finally:
+            self._bounds.append(self._tar.offset)
+            index = {"format": INDEX_FORMAT, "bounds": self._bounds}
+            self._add(INDEX_MEMBER, json.dumps(index).encode())
+            self._tar.close()
             self._file.close()
-            self._temporary.unlink(missing_ok=True)
+            put_in_place(self._temporary, self._path)
+        finally:
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what is not finished, as where a `with` block ends in an error."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
 
     def _add(self, path: str, data: bytes) -> None:
         header = tarfile.TarInfo(path)

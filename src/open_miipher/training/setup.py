@@ -358,26 +358,25 @@ def _state(
         console.line(f"resumed from {checkpoint.path} at step {state.step}")
         if notice:
             console.line(notice)
-        before = checkpoint.config["trainer"].get("best_by") or [recipe.score]
-        if list(recipe.best_by) != before:
+        change = _other_scores(checkpoint, recipe)
+        if change is not None:
             state.best_score = float("inf")
-            console.line(
-                f"trainer.best_by was {', '.join(before)} and is {', '.join(recipe.best_by)}: the "
-                "next validation gives the first best checkpoint"
-            )
-        elif (
-            "log_spectral_distance" in before
-            and checkpoint.state.get("log_spectral_distance", 1) != DEFINITION
-        ):
-            state.best_score = float("inf")
-            console.line(
-                "the log-spectral distance is another one since this checkpoint: the next "
-                "validation gives the first best checkpoint"
-            )
+            console.line(f"{change}: the next validation gives the first best checkpoint")
     for name, network in recipe.trained.items():
         count = sum(p.numel() for p in network.parameters() if p.requires_grad)
         console.line(f"{name}: {count / 1e6:.2f} M trainable parameters")
     return state
+
+
+def _other_scores(checkpoint: Checkpoint, recipe: Recipe[Any]) -> str | None:
+    """Say why the best score so far cannot be compared with those to come; None if it can."""
+    before = checkpoint.config["trainer"].get("best_by") or [recipe.score]
+    if list(recipe.best_by) != before:
+        return f"trainer.best_by was {', '.join(before)} and is {', '.join(recipe.best_by)}"
+    definition = checkpoint.state.get("log_spectral_distance", 1)
+    if "log_spectral_distance" in before and definition != DEFINITION:
+        return "the log-spectral distance is another one since this checkpoint"
+    return None
 
 
 def _start_weights(recipe: Recipe[Any], sources: Mapping[str, Checkpoint]) -> None:

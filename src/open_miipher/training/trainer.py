@@ -184,14 +184,11 @@ class Trainer:
         writing = self.writing
         return writing is not None and writing.done() and writing.exception() is not None
 
-    def step(self) -> dict[str, torch.Tensor]:
+    def step(self) -> None:
         """Take one optimiser step of every network, without waiting for the device.
 
         If a loss or a gradient is not finite on some rank, neither this step nor any after it
         changes a weight, a moment or an average; `read` finds that.
-
-        Returns:
-            What `read` gives, still on the device.
         """
         state, recipe = self.state, self.recipe
         seed = np.random.SeedSequence([self.config.seed, state.step, self.world.rank])
@@ -209,7 +206,6 @@ class Trainer:
             self._update(name, torch.maximum(self.check.skip, overflows))
         state.scaler.update()
         state.advance(self.config.batch_size, self.check.skip)
-        return {**losses, **named}
 
     def read(self) -> dict[str, float]:
         """Wait for the device, and return this rank's losses and gradient norms of the last step.

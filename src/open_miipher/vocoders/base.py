@@ -101,7 +101,7 @@ def _silence_beyond(rate: int, module: nn.Module, inputs: tuple[Tensor]) -> tupl
 
 
 @dataclass
-class Pieces:
+class CropPieces:
     """Pieces of crops; in training, a vocoder sees the features of whole crops and speaks pieces.
 
     Attributes:
@@ -146,7 +146,7 @@ class AdversarialGenerator(Vocoder):
         self,
         features: Tensor,
         noise: Tensor,
-        pieces: Pieces | None = None,
+        pieces: CropPieces | None = None,
         frame_lengths: Tensor | None = None,
     ) -> list[Tensor]:
         """Vocode for training.

@@ -12,7 +12,7 @@ from open_miipher.base.errors import report
 from open_miipher.base.precision import as_stored, in_float32, stay_in_float32
 from open_miipher.encoders.base import frame_mask
 from open_miipher.layers.pointwise import Snake, fuse
-from open_miipher.vocoders.base import AdversarialGenerator, Pieces, cut, ending, see_ends
+from open_miipher.vocoders.base import AdversarialGenerator, CropPieces, cut, ending, see_ends
 from open_miipher.vocoders.gain import at_peak_of
 
 
@@ -101,7 +101,7 @@ class Dac(AdversarialGenerator):
         self,
         features: Tensor,
         noise: Tensor,
-        pieces: Pieces | None = None,
+        pieces: CropPieces | None = None,
         frame_lengths: Tensor | None = None,
     ) -> list[Tensor]:
         """Vocode; see `AdversarialGenerator.forward`. The one output is float32.

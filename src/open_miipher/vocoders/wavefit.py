@@ -20,7 +20,7 @@ from open_miipher.base.precision import as_stored, in_float32
 from open_miipher.encoders.base import frame_mask
 from open_miipher.layers.conformer import ConformerBlock
 from open_miipher.layers.pointwise import fuse
-from open_miipher.vocoders.base import AdversarialGenerator, Pieces, ending, see_ends
+from open_miipher.vocoders.base import AdversarialGenerator, CropPieces, ending, see_ends
 from open_miipher.vocoders.gain import NoGain, PeakGain, PowerGain
 from open_miipher.vocoders.wavegrad import UNet, UNetConfig, repeat
 
@@ -153,7 +153,7 @@ class FixedPoint(AdversarialGenerator):
         self,
         features: Tensor,
         noise: Tensor,
-        pieces: Pieces | None = None,
+        pieces: CropPieces | None = None,
         frame_lengths: Tensor | None = None,
     ) -> list[Tensor]:
         """Vocode for training; `y` is detached between iterations (WaveFit, section 4.2).
@@ -181,7 +181,7 @@ class FixedPoint(AdversarialGenerator):
             return self._iterate(features, noise, None, mask)
 
     def _iterate(
-        self, features: Tensor, noise: Tensor, pieces: Pieces | None, mask: Tensor | None
+        self, features: Tensor, noise: Tensor, pieces: CropPieces | None, mask: Tensor | None
     ) -> list[Tensor]:
         """See `forward`; mask (batch, frames) of the valid frames."""
         condition = self._condition(features, mask)
@@ -270,16 +270,7 @@ class WaveFit(FixedPoint):
     Config = WaveFitConfig
 
     def __init__(self, feature_width: int, frame_rate: float, config: WaveFitConfig) -> None:
-        """Make a vocoder for features of a given kind.
-
-        Args:
-            feature_width: values per feature frame.
-            frame_rate: feature frames per second.
-            config: sizes.
-
-        Raises:
-            UserError: the features do not fit the configuration.
-        """
+        """Make a vocoder for features of a given kind; see `FixedPoint`."""
         sizes = config.generator
         own = (sizes.hop_length, sizes.condition_channels)
         super().__init__(feature_width, frame_rate, config, *own)

@@ -90,16 +90,7 @@ class WaveNeXt2(FixedPoint):
     Config = WaveNeXt2Config
 
     def __init__(self, feature_width: int, frame_rate: float, config: WaveNeXt2Config) -> None:
-        """Make a vocoder for features of a given kind.
-
-        Args:
-            feature_width: values per feature frame.
-            frame_rate: feature frames per second.
-            config: sizes.
-
-        Raises:
-            UserError: the features do not fit the configuration.
-        """
+        """Make a vocoder for features of a given kind; see `FixedPoint`."""
         sizes = config.generator
         own = (sizes.hop_length, sizes.condition_channels)
         super().__init__(feature_width, frame_rate, config, *own)

@@ -1,14 +1,11 @@
 """The corpus run that speaks: texts into sound and tokens, by a pool of workers."""
 
 import logging
-import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
-from hashlib import sha256
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +21,10 @@ from open_miipher.corpus.inputs import find_left
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.pool import Pool
 from open_miipher.corpus.run import Item, Plan
+from open_miipher.corpus.synthesising.attempts import Attempts, failed_row
 from open_miipher.corpus.synthesising.config import SynthesisConfig
 from open_miipher.corpus.synthesising.outputs import Outputs, Spoken
-from open_miipher.corpus.synthesising.speaking import Begun, Load, Said, Speaking, Text
+from open_miipher.corpus.synthesising.speaking import Load, Speaking
 from open_miipher.corpus.synthesising.texts import Texts
 from open_miipher.distributed import Share
 from open_miipher.index import Entry, write_index
@@ -36,16 +34,7 @@ from open_miipher.synthesis.tts_processor import fingerprint
 TEXTS_OF_TEST = 8
 """Texts a worker with `processing.do_test`."""
 
-_BATCHES_A_GROUP = 64  # at the end of each, the device waits until the last batch is written
 _LOG = logging.getLogger("open_miipher.synthesis")
-
-
-@dataclass
-class _Group:
-    """Texts that a worker has; `begun` are those of the batch that it is at."""
-
-    left: dict[str, Text]
-    begun: list[str] = field(default_factory=list)
 
 
 class Synthesise:
@@ -156,7 +145,8 @@ class Synthesise:
     def process(self, items: Share[Item]) -> Iterator[Row]:
         """Speak the texts of one rank; what was spoken is written some hundred at a time."""
         spoken, failed = list[Spoken](), list[Row]()
-        for each in self._spoken(items):
+        attempts = Attempts(items, self._config, self._pool, self._build, self._num_workers)
+        for each in attempts.results():
             if isinstance(each, Spoken):
                 spoken.append(each)
             else:
@@ -240,153 +230,13 @@ class Synthesise:
         """Return a text that is left, or the row of one that cannot be spoken."""
         found = self._texts.look(item, output, stamp)
         if isinstance(found.details, BadText):
-            return _failed(found, 0, f"{item}: {found.details.problem}")
+            return failed_row(found, 0, f"{item}: {found.details.problem}")
         problem = FileFormat("flac").refusal(output, self._config.processing.sample_rate, 1)
-        return found if problem is None else _failed(found, 0, f"{item}: {problem}")
+        return found if problem is None else failed_row(found, 0, f"{item}: {problem}")
 
     def _write(self, spoken: list[Spoken], failed: list[Row]) -> Iterator[Row]:
         yield from self._outputs.write_part(spoken, failed)
         _LOG.debug("%d texts written, %d failures", len(spoken), len(failed))
-
-    def _spoken(self, items: Share[Item]) -> Iterator[Spoken | Row]:
-        """Have texts spoken, again and again with other seeds, until each is or has failed.
-
-        They go to the workers in groups of some batches. What a worker had that died is done by
-        others: the batch that it was at in halves, until the text is found that is to blame.
-        """
-        own: dict[str, Item] = {}
-        tries: Counter[str] = Counter()  # that failed
-        again: deque[list[str]] = deque()
-        groups: dict[str, _Group] = {}
-        num_taken = num_groups = 0
-
-        def hand_out() -> Iterator[Item]:
-            nonlocal num_taken, num_groups
-            while True:
-                indices = again.popleft() if again else []
-                if not indices:
-                    left = items.num_items - num_taken
-                    new = list(islice(items, self._group_size(left)))
-                    num_taken += len(new)
-                    own.update({item.id: item for item in new})
-                    indices = [item.id for item in new]
-                if not indices:
-                    return
-                num_groups += 1
-                texts = {i: self._text(own[i], tries[i]) for i in indices}
-                groups[f"group {num_groups}"] = _Group(texts)
-                cost = math.fsum(own[i].cost for i in indices)
-                yield Item(f"group {num_groups}", "", cost, None, list(texts.values()))
-
-        def fail(index: str, problem: str) -> Row | None:
-            """Count an attempt; returns the row of a text that had its last one."""
-            tries[index] += 1
-            _LOG.warning("%s, attempt %d: %s", index, tries[index], problem)
-            if tries[index] <= self._config.processing.max_retries:
-                return None
-            return _failed(own.pop(index), tries[index], f"{index}: {problem}")
-
-        def lost(group: _Group, problem: str) -> Iterator[Row]:
-            """Have the texts of a worker that died done by others."""
-            _LOG.warning("a worker was lost at %d texts: %s", len(group.left), problem)
-            remove_leftovers(self._config.folder / own[index].output for index in group.left)
-            to_blame, lists = _divided(group, self._config.tts.batch_size)
-            again.extend(lists)
-            if to_blame is not None:
-                row = fail(to_blame, problem)
-                if row is None:
-                    again.append([to_blame])
-                else:
-                    yield row
-
-        def heard(group: _Group, all_said: list[Said]) -> Iterator[Spoken | Row]:
-            """Take what was said well; the others are tried again together."""
-            to_retry = []
-            for said in all_said:
-                text = group.left.pop(said.index)
-                if said.problem is None:
-                    attempts = tries[said.index] + 1
-                    yield self._made(own.pop(said.index), text, said, attempts)
-                elif (row := fail(said.index, said.problem)) is None:
-                    to_retry.append(said.index)
-                else:
-                    yield row
-            again.extend([to_retry] if to_retry else [])
-
-        while True:
-            parts = self._pool.map(
-                self._build, hand_out(), lambda: items.stopped, lambda group: None
-            )
-            for item, part, problem in parts:
-                if problem is not None:
-                    yield from lost(groups.pop(item.id), problem)
-                elif isinstance(part, Begun):
-                    groups[item.id].begun = part.indices
-                elif part is not None:
-                    yield from heard(groups[item.id], part)
-            if items.stopped or not again:
-                return
-
-    def _group_size(self, num_left: int) -> int:
-        """Return how many texts a worker gets at once: many, but fewer once others need some."""
-        size, others = self._config.tts.batch_size, self._num_workers - 1
-        share = num_left // (2 * self._num_workers) if others else num_left
-        return max(1, min(max(share, size), _BATCHES_A_GROUP * size))
-
-    def _text(self, item: Item, num_tries: int) -> Text:
-        seed = f"{self._config.processing.seed} {item.id} {num_tries}"
-        number = int.from_bytes(sha256(seed.encode()).digest()[:8]) >> 1
-        return Text(item.id, item.details, item.output, number, item.cost)
-
-    def _made(self, item: Item, text: Text, said: Said, attempts: int) -> Spoken:
-        rate, keep = self._config.processing.sample_rate, self._config.output.keep_audio
-        seconds = round(said.num_frames / rate, 6)
-        assert said.tokens is not None
-        row = {
-            "id": item.id,
-            "stamp": item.stamp,
-            "audio": item.output,
-            "outputs": [[item.output, said.audio_bytes]] if keep == "files" else [],
-            "seconds": seconds,
-            "sample_rate": rate,
-            "num_frames": said.num_frames,
-            "attempts": attempts,
-            "error": None,
-        }
-        record = {
-            "index": item.id,
-            "text": text.text,
-            "audio": item.output if keep == "files" else None,
-            "tokens": said.tokens,
-            "codebooks": said.tokens.shape[1],
-            "seconds": seconds,
-            "sample_rate": rate,
-            "backend": self._config.tts.backend,
-            "model": said.model,
-            "codec": said.codec,
-            "seed": text.seed,
-            "attempts": attempts,
-        }
-        return Spoken(row, record, said.audio)
-
-
-def _divided(group: _Group, batch_size: int) -> tuple[str | None, list[list[str]]]:
-    """Tell what to do with the texts of a worker that died.
-
-    Returns:
-        The text that is to blame, if it was alone in its batch; and lists of texts to do again.
-    """
-    suspects = [index for index in group.begun if index in group.left]
-    suspects = suspects or list(group.left)[:batch_size]
-    rest = [index for index in group.left if index not in set(suspects)]
-    half = len(suspects) // 2
-    lists = [suspects[:half], suspects[half:], rest] if half else [rest]
-    return None if half or not suspects else suspects[0], [each for each in lists if each]
-
-
-def _failed(item: Item, attempts: int, reason: str) -> Row:
-    known = {"id": item.id, "stamp": item.stamp, "outputs": [], "seconds": round(item.cost, 6)}
-    return {**known, "attempts": attempts, "error": reason}
 
 
 def _identity_of(source: str) -> str:
