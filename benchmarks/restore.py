@@ -188,7 +188,7 @@ def measure_stand_in(arguments: argparse.Namespace) -> int:
         "torch": torch.__version__,
     }
     torch.set_num_threads(1)
-    restorer = Restorer(stand_in.StandIn(), RestoreOptions(trust=False))
+    restorer = Restorer(stand_in.StandIn(), RestoreOptions(trust=False), batch_size=4)
     sizes = (arguments.output_format, 120, 1.0, num_workers)
     found = []
     for figures in stand_in.measure(restorer, *sizes, repeats=3):

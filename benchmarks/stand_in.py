@@ -44,7 +44,7 @@ class StandIn:
 
     input_rate, input_hop = _RATE, 320
     output_rate, output_hop = 48000, 960
-    needs_statistics = restores_level = is_light = False
+    needs_statistics = restores_level = is_light = side_by_side = False
     fingerprint = "stand-in"
 
     def restore(self, waveform: Tensor, *_: Tensor | None) -> Tensor:

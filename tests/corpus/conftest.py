@@ -29,6 +29,7 @@ class SameAgain:
     input_rate = output_rate = 8000
     input_hop = output_hop = 80
     needs_statistics, restores_level, is_light = False, True, False
+    side_by_side = False
 
     def __init__(self, fingerprint: str = "same-again") -> None:
         self.fingerprint = fingerprint

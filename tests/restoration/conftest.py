@@ -15,6 +15,7 @@ class StandIn:
 
     needs_statistics = False
     restores_level = True
+    side_by_side = False
     is_light = False
     fingerprint = "stand-in"
 

@@ -189,7 +189,8 @@ def test_a_card_too_small_for_a_chunk_is_told():
         try_batches(Card(0, 1), ChunkGrid(200, 20))
 
 
-def test_a_cpu_gets_float32_and_four_chunks_without_a_trial():
+def test_a_cpu_gets_float32_and_single_chunks_side_by_side_without_a_trial():
     assert suited_amp(torch.device("cpu")) == "no"
     restorer = Restorer.from_checkpoint(device="cpu")
-    assert (restorer.batch_size, restorer.trial, restorer.model.amp) == (4, None, "no")
+    assert (restorer.batch_size, restorer.trial, restorer.model.amp) == (1, None, "no")
+    assert restorer.model.side_by_side

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from open_miipher.audio.io import AudioError
 from open_miipher.restoration import Job, RestoreOptions, Restorer, Source, WriteError
@@ -73,6 +74,70 @@ def test_many_signals_give_what_each_gives_alone(stand_in) -> None:
         for job, expected in zip(jobs, alone, strict=True):
             assert (job.sink.closed, job.sink.aborted) == (1, 0)
             np.testing.assert_allclose(job.sink.waveform, expected, atol=1e-6)
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    assert torch.get_num_threads() == 4
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batches_side_by_side_give_what_each_gives_alone(stand_in, batch_size) -> None:
+    waveforms = [RNG.standard_normal((k % 3 + 1, 700 * k)).astype(np.float32) for k in range(1, 9)]
+    options = replace(OPTIONS, channels="each")
+    alone = [Restorer(stand_in("finite"), options).restore(w, RATE)[0] for w in waveforms]
+    model, both = stand_in("finite"), threading.Barrier(2, timeout=20)
+    restore, calls = model.restore, itertools.count()
+
+    def restore_in_company(*given: torch.Tensor | None) -> torch.Tensor:
+        assert torch.get_num_threads() == 1
+        if next(calls) < 2:
+            both.wait()  # ends only where another batch is restored at the same time
+        return restore(*given)
+
+    model.side_by_side, model.restore = True, restore_in_company
+    restorer = Restorer(model, options, batch_size)
+    jobs = [restorer.job(Source.from_array(w, RATE), RecordingSink()) for w in waveforms]
+    assert sorted(map(jobs.index, restorer.restore_jobs(jobs))) == list(range(8))
+    for job, expected in zip(jobs, alone, strict=True):
+        np.testing.assert_allclose(job.sink.waveform, expected, atol=1e-6)
+        assert job.seconds["model"] > 0
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize(("num_chunks", "share"), [(1, 4), (2, 2), (3, 1), (9, 1)])
+def test_few_batches_share_all_threads(stand_in, num_chunks, share) -> None:
+    model, threads = stand_in("same"), []
+    restore = model.restore
+    model.side_by_side = True
+    model.restore = lambda *given: threads.append(torch.get_num_threads()) or restore(*given)
+    restorer = Restorer(model, OPTIONS, batch_size=1)
+    sources = [Source.from_array(noise(400), RATE) for _ in range(num_chunks)]
+    jobs = [restorer.job(source, RecordingSink()) for source in sources]
+    assert len(list(restorer.restore_jobs(jobs))) == num_chunks
+    assert threads == [share] * num_chunks
+
+
+@pytest.mark.usefixtures("four_threads")
+def test_what_fails_beside_other_batches_is_raised(stand_in) -> None:
+    model, calls = stand_in("same"), itertools.count()
+    restore = model.restore
+
+    def fail_late(*given: torch.Tensor | None) -> torch.Tensor:
+        if next(calls) == 5:
+            raise ArithmeticError("the sixth")
+        return restore(*given)
+
+    model.side_by_side, model.restore = True, fail_late
+    restorer = Restorer(model, OPTIONS, batch_size=1)
+    jobs = [restorer.job(Source.from_array(noise(400), RATE), RecordingSink()) for _ in range(20)]
+    with pytest.raises(ArithmeticError, match="the sixth"):
+        list(restorer.restore_jobs(jobs))
 
 
 def test_batches_hold_chunks_of_one_length_and_fill_over_several_files(stand_in) -> None:

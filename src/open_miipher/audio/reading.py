@@ -180,8 +180,6 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile | FfmpegFile, AudioInfo]
     try:
         with _raw(path) as raw:  # also because soundfile would hide the system's reason
             extent = extent_of(raw)
-            raw.seek(0)
-            content = describe(raw.read(HEAD_BYTES))
     except OSError as error:
         reason = error.strerror or "it is a pipe, and a recording is read more than once"
         raise AudioError(f"{shown(path)}: {reason}") from error
@@ -189,21 +187,14 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile | FfmpegFile, AudioInfo]
         raise AudioError(f"{shown(path)} is truncated: its last {extent.missing} bytes are missing")
     if extent.joined:
         raise AudioError(f"{shown(path)} {JOINED}")
-    file: soundfile.SoundFile | FfmpegFile
-    kind = _extension(path)
-    is_media = kind in FFMPEG_EXTENSIONS or (content in MEDIA and kind not in UNREAD_EXTENSIONS)
     try:
-        if is_media:
-            file = FfmpegFile(_raw(path), kind)
-        elif isinstance(path, Encoded):
-            file = soundfile.SoundFile(_Memory(path.data))
-        else:
-            file = soundfile.SoundFile(os.fsencode(path))  # as bytes: a name may be no UTF-8
+        file = _decoder(path)
     except _DECODER_ERRORS as error:
         says = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
-        if content is not None and not (is_media and content in MEDIA):
+        content, is_media = _content(path), _is_media(path)
+        if content is not None and not is_media:
             says = f"it is {content}"
-        if kind in UNREAD_EXTENSIONS and (content is None or content in MEDIA):
+        if _extension(path) in UNREAD_EXTENSIONS and (content is None or content in MEDIA):
             says = f"{says}; convert it, with ffmpeg for one"
         raise AudioError(f"{shown(path)} cannot be opened as audio: {says}") from error
     info = AudioInfo(file.samplerate, file.frames, file.channels, file.format, file.subtype)
@@ -215,6 +206,32 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile | FfmpegFile, AudioInfo]
         file.close()
         raise AudioError(f"{shown(path)} {problem}")
     return file, info
+
+
+def _decoder(path: AudioFile) -> soundfile.SoundFile | FfmpegFile:
+    """Open what ffmpeg reads, by its name or else its content, and all else with libsndfile."""
+    kind = _extension(path)
+    # Of an MP3, libsndfile's decoder takes anything for sound.
+    if kind in FFMPEG_EXTENSIONS or (kind == "mp3" and _is_media(path)):
+        return FfmpegFile(_raw(path), kind)
+    try:
+        if isinstance(path, Encoded):
+            return soundfile.SoundFile(_Memory(path.data))
+        return soundfile.SoundFile(os.fsencode(path))  # as bytes: a name may be no UTF-8
+    except _DECODER_ERRORS:
+        if _is_media(path):
+            return FfmpegFile(_raw(path), kind)
+        raise
+
+
+def _is_media(path: AudioFile) -> bool:
+    """Whether ffmpeg reads a file by its content, and it is not of a kind that is encrypted."""
+    return _extension(path) not in UNREAD_EXTENSIONS and _content(path) in MEDIA
+
+
+def _content(path: AudioFile) -> str | None:
+    with _raw(path) as raw:
+        return describe(raw.read(HEAD_BYTES))
 
 
 def _extension(path: AudioFile) -> str:

@@ -244,8 +244,8 @@ def _ask_how(group: argparse._ArgumentGroup) -> None:
         "--batch-size",
         type=positive,
         metavar="N",
-        help="the most chunks at once; chunks of several files go together (default: on a GPU what "
-        "a trial of some seconds finds fastest, on a CPU 4)",
+        help="the most chunks in a batch; chunks of several files go together (default: on a GPU "
+        "what a trial of some seconds finds fastest; on a CPU 1, several batches at once)",
     )
     add("--device", metavar="cpu|cuda", help="default: a GPU where there is one")
     add(

@@ -123,7 +123,7 @@ class DistantModel:
         self.output_rate, self.output_hop = model.output_rate, model.output_hop
         self.needs_statistics = model.needs_statistics
         self.restores_level, self.is_light = model.restores_level, model.is_light
-        self.fingerprint = model.fingerprint
+        self.side_by_side, self.fingerprint = False, model.fingerprint
         self.line: Line | None = None  # in a worker
 
     def measure(self, blocks: Iterable[np.ndarray]) -> torch.Tensor:

@@ -2,7 +2,10 @@
 
 import time
 from bisect import insort
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import chain
 
 import numpy as np
 import torch
@@ -18,6 +21,9 @@ has more than the second."""
 
 PATIENCE = 12
 """When channels for so many batches wait, the one that has waited longest goes with its likes."""
+
+MOST_AT_ONCE = 8
+"""Batches that are restored side by side, at most; each takes memory."""
 
 BatchRow = tuple[ModelChunk, int]  # and the channel of it
 
@@ -99,6 +105,21 @@ def restore_chunks(
     Raises:
         UserError: the GPU's memory is too small for a chunk.
     """
+    found = _in_batches(items, batch_size)
+    if model.side_by_side and torch.get_num_threads() > 1:
+        yield from _side_by_side(found, model)
+        return
+    for item in found:
+        if isinstance(item, list):
+            yield from restore_batch(item, model)  # type: ignore[misc]
+        else:
+            yield item
+
+
+def _in_batches(
+    items: Iterator[Chunk | Job], batch_size: int
+) -> Iterator[list[BatchRow] | Chunk | Job]:
+    """Yield batches of the chunks; other items, and chunks with nothing to restore, as they are."""
     waiting = {given: Waiting(batch_size) for given in (False, True)}
     for item in items:
         if not isinstance(item, Chunk) or not item.to_restore:
@@ -106,10 +127,53 @@ def restore_chunks(
             continue
         for channel in list(item.to_restore):
             batch = waiting[item.statistics is not None].add((item, channel))
-            yield from restore_batch(batch, model)  # type: ignore[misc]
+            if batch:
+                yield batch
     for kind in waiting.values():
-        for batch in kind.rest():
-            yield from restore_batch(batch, model)  # type: ignore[misc]
+        yield from kind.rest()
+
+
+def _side_by_side(
+    found: Iterator[list[BatchRow] | Chunk | Job], model: Model
+) -> Iterator[Chunk | Job]:
+    """Restore batches several at once, each with its share of torch's threads.
+
+    Threads that share a batch wait for each other after every operation, all the longer where other
+    programs run too; a batch that is alone is shared nevertheless.
+    """
+    num_threads = torch.get_num_threads()
+    num_at_once = num_threads // -(-num_threads // MOST_AT_ONCE)
+    first: list[list[BatchRow]] = []
+    for item in found:
+        if isinstance(item, list):
+            first.append(item)
+        else:
+            yield item
+        if len(first) == num_at_once:
+            break
+    if not first:
+        return
+    at_work: deque[tuple[list[BatchRow], Future[float]]] = deque()
+
+    def oldest() -> Iterator[Chunk | Job]:
+        batch, seconds = at_work.popleft()
+        yield from _note(batch, seconds.result() / len(first))  # type: ignore[misc]
+
+    share = num_threads // len(first)
+    workers = ThreadPoolExecutor(len(first), initializer=torch.set_num_threads, initargs=(share,))
+    try:
+        for item in chain(first, found):
+            if not isinstance(item, list):
+                yield item
+                continue
+            at_work.append((item, workers.submit(_restore, item, model)))
+            if len(at_work) > 2 * len(first):
+                yield from oldest()
+        while at_work:
+            yield from oldest()
+    finally:
+        workers.shutdown(cancel_futures=True)
+        torch.set_num_threads(num_threads)  # which threads that start later have, too
 
 
 def restore_batch(batch: list[BatchRow], model: Model) -> list[ModelChunk]:
@@ -118,8 +182,11 @@ def restore_batch(batch: list[BatchRow], model: Model) -> list[ModelChunk]:
     Raises:
         UserError: the GPU's memory is too small for one of them.
     """
-    if not batch:
-        return []
+    return _note(batch, _restore(batch, model))
+
+
+def _restore(batch: list[BatchRow], model: Model) -> float:
+    """Do what `restore_batch` does but for the notes of it; return the seconds it took."""
     began = time.perf_counter()
     try:
         on_device(batch, model)
@@ -131,11 +198,15 @@ def restore_batch(batch: list[BatchRow], model: Model) -> list[ModelChunk]:
                 f"the GPU's memory is too small for a chunk of {seconds:g} s; use shorter chunks"
             ) from error
         halves = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
-    if halves:  # out here, where the error no longer holds on to the memory
-        return [chunk for half in halves for chunk in restore_batch(half, model)]
-    share = (time.perf_counter() - began) / len(batch)
+    for half in halves:  # out here, where the error no longer holds on to the memory
+        _restore(half, model)
+    return time.perf_counter() - began
+
+
+def _note(batch: list[BatchRow], seconds: float) -> list[ModelChunk]:
+    """Note what was done to the chunks of a batch; return those that are whole."""
     for chunk, channel in batch:
-        chunk.seconds += share
+        chunk.seconds += seconds / len(batch)
         chunk.to_restore.remove(channel)
     # A chunk whose channels are in one batch is whole once.
     return [c for c in dict.fromkeys(chunk for chunk, _ in batch) if not c.to_restore]

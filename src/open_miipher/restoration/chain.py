@@ -5,6 +5,7 @@ import itertools
 import json
 import threading
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -44,6 +45,8 @@ class Model(Protocol):
         restores_level: whether the output has the level of the speech in the input.
         is_light: whether it computes so little that measuring trust costs a share of it that can be
             told (docs/trust.md), rather than next to nothing; then trust is measured unasked.
+        side_by_side: whether several batches at once, each with a share of torch's threads, are
+            restored faster than one with all of them: on a CPU they are.
         fingerprint: identifies the weights and the precision of the computation.
     """
 
@@ -54,6 +57,7 @@ class Model(Protocol):
     needs_statistics: bool
     restores_level: bool
     is_light: bool
+    side_by_side: bool
     fingerprint: str
 
     def measure(self, blocks: Iterable[np.ndarray]) -> Tensor:
@@ -141,10 +145,12 @@ class Chain:
         self.origin = "no checkpoint"
         without_parametrisations(self.cleaner)
         without_parametrisations(self.vocoder)
-        self._turn = threading.Lock()  # graphs have one place for the inputs of all batches
+        self.side_by_side = self.device.type == "cpu"
+        self._turn: AbstractContextManager[object] = nullcontext()
         self._graphs: Graphs | None = None
         self.vocoder.merge(self.device.type == "cuda")
         if self.device.type == "cuda":
+            self._turn = threading.Lock()  # graphs have one place for the inputs of all batches
             self._graphs = Graphs(self._compute, self.device)
         else:
             keep_freed_memory()

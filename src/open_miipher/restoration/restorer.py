@@ -88,7 +88,7 @@ class Restorer:
                 checkpoint; by default the model that comes with the project.
             options: of the restoration.
             batch_size: the most chunks that the model restores at once; by default, what a trial
-                of some seconds finds on a GPU, and 4 on a CPU.
+                of some seconds finds on a GPU, and 1 on a CPU.
             device: by default, a GPU if there is one.
             amp: see `Chain`; by default bf16 on GPUs that compute in it, and no elsewhere.
             ema: load the moving average of the weights if the checkpoint has one.

@@ -11,8 +11,9 @@ from open_miipher.audio.level import SPEECH_RMS
 from open_miipher.base.errors import UserError
 from open_miipher.restoration.chain import Model
 
-CPU_BATCH = 4
-"""Chunks at once on a CPU, where more of them bring nothing but memory."""
+CPU_BATCH = 1
+"""Chunks in a batch on a CPU, where more of them bring nothing but memory; see
+`Model.side_by_side`."""
 
 LARGEST_BATCH = 256
 WORTH_IT = 1.05
