@@ -209,6 +209,7 @@ def test_a_signal_leaves_no_temporary_file(command, recording, monkeypatch, tmp_
         (["--input-audio-dir", "in"], "--output-dir is missing"),
         (["in/noisy.wav"], "IN and OUT are two paths, not 1"),
         (["in", "-"], "- takes one recording, and in is a folder"),
+        (["in", "out.WAV"], "IN is a folder, in, and OUT a recording, out.WAV: name a folder"),
         (["a.wav", "b.wav", "out"], "IN and OUT are two paths, not 3"),
         (["in", "out", "--output-dir", "other"], "give either IN and OUT"),
         (["in/noisy.wav", "o.wav", "--dry-run"], "--dry-run goes with a folder"),

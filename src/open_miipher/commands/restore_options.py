@@ -126,6 +126,9 @@ def _take_paths(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
     if os.path.isdir(source):  # unlike pathlib's, it takes a name that is too long
         if output == STANDARD:
             parser.error(f"- takes one recording, and {source} is a folder: name one for OUT")
+        is_recording = paths[1].lower().endswith(tuple(f".{kind}" for kind in FORMATS))
+        if is_recording and not os.path.isdir(output):
+            parser.error(f"IN is a folder, {source}, and OUT a recording, {output}: name a folder")
         arguments.input_audio_dir, arguments.output_dir = source, output
         return
     arguments.recording = source, output

@@ -251,9 +251,14 @@ class Restore:
             several += sum(info is not None and info.num_channels > 1 for info in infos)
         if not several:
             return ""
+        inputs = (
+            "1 input with several channels is"
+            if several == 1
+            else (f"{several:,} inputs with several channels are")
+        )
         return (
-            f"{several:,} inputs with several channels are mixed to one (`mix` in {MANIFEST_NAME} "
-            "says how); --channels each restores each"
+            f"{inputs} mixed to one (`mix` in {MANIFEST_NAME} says how); --channels each restores "
+            "each"
         )
 
     def _lack_of_room(self, plan: Plan) -> str | None:

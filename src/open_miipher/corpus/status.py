@@ -321,8 +321,8 @@ def _failures(ledger: Ledger, tally: _Tally) -> list[Failure]:
         own = newest.file, newest.error
         for file, error in _failed_samples(ledger, item) if newest.samples else [own]:
             _, named, rest = error.partition(printable(file))
-            # the sentence without the file's name, and with N for every number
-            reason = re.sub(r"\d+", "N", rest.lstrip(": ") if named else error)
+            # the sentence without the file's name, and with N for every number, but of MP4
+            reason = re.sub(r"(?<![A-Za-z])\d+", "N", rest.lstrip(": ") if named else error)
             counts[reason] += 1
             examples.setdefault(reason, error)
     return [Failure(r, count, examples[r]) for r, count in counts.most_common()]
