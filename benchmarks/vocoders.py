@@ -1,6 +1,6 @@
 """Compare the speed of vocoders for the same features, side by side, with weights that are random.
 
-    OMP_NUM_THREADS=2 python benchmarks/vocoders.py
+    OMP_NUM_THREADS=2 python benchmarks/vocoders.py [--side-by-side]
     python benchmarks/vocoders.py --vocoders wavefit_5_ssl wavenext2 --amp bf16 --batch-size 8
     OMP_NUM_THREADS=1 python benchmarks/vocoders.py --vocoders wavefit_log_mel --profile
 
@@ -8,6 +8,8 @@ Names are those under config/vocoder. All speak the same number of seconds in tu
 round, so that other work on the machine slows all of them alike; compared are the medians. Each is
 in the form in which it restores. `cpu_s_per_s` is the time of processors, which other work changes
 less.
+
+With --side-by-side, each thread speaks a batch of its own, as restoring does on a CPU.
 
 --profile says instead where a CPU's time goes: by kind of convolution, and in what stands between.
 """
@@ -18,6 +20,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5, help="after a first one (default: 5)")
     parser.add_argument("--amp", choices=["no", "bf16"], default="no")
     parser.add_argument("--device", help="cpu or cuda; default: a GPU if there is one")
+    parser.add_argument("--side-by-side", action="store_true", help="a batch for each thread")
     parser.add_argument("--profile", action="store_true", help="where a CPU's time goes")
     arguments = parser.parse_args()
     device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -57,29 +61,40 @@ def main() -> int:
         keep_freed_memory()
     voices = {name: Voice(name, arguments.amp, device) for name in arguments.vocoders}
     size = (arguments.batch_size, arguments.seconds)
-    audio = arguments.batch_size * arguments.seconds
+    num_threads = torch.get_num_threads()
+    at_once = num_threads if arguments.side_by_side else 1
+    audio = at_once * arguments.batch_size * arguments.seconds
     if arguments.profile:
         for voice in voices.values():
             profile(voice, *size, arguments.rounds)
         return 0
     counts: dict[str, float] = {}
+    share = num_threads // at_once
+    threads = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(share,))
+
+    def speak(voice: Voice) -> float:
+        began = time.perf_counter()
+        list(threads.map(lambda _: voice.speak(*size), range(at_once)))
+        return time.perf_counter() - began
+
     for name, voice in voices.items():  # warms up, too
         with FlopCounterMode(display=False) as counter:
             voice.speak(*size)
-        counts[name] = counter.get_total_flops() / audio / 1e9
+        counts[name] = counter.get_total_flops() / (audio / at_once) / 1e9
     taken: dict[str, list[float]] = {name: [] for name in voices}
     worked: dict[str, list[float]] = {name: [] for name in voices}
     for _ in range(arguments.rounds):
         for name, voice in voices.items():
             began = time.process_time()
-            taken[name].append(voice.speak(*size))
+            taken[name].append(speak(voice))
             worked[name].append(time.process_time() - began)
     medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
     for name, voice in voices.items():
         row = {
             "vocoder": name,
             "device": torch.cuda.get_device_name() if device == "cuda" else device,
-            "threads": torch.get_num_threads(),
+            "threads": num_threads,
+            "side_by_side": at_once,
             "parameters": sum(parameter.numel() for parameter in voice.vocoder.parameters()),
             "gflop_per_s": round(counts[name], 1),
             "real_time_factor": round(medians[name] / audio, 5),

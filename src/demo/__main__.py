@@ -1,6 +1,7 @@
 """Hear the default model; then the main job, small but whole: three stages, a kill, restoring.
 
-`make demo` runs this. Everything lands in output/demo/, and every run starts anew.
+`make demo` runs this. Everything lands in output/demo/, or output/yours/ where your own recordings
+are only restored, and every run starts anew.
 """
 
 import argparse
@@ -27,6 +28,13 @@ MODELS = ("demo_feature_cleaner", "demo_wavefit_pretrain", "demo_wavefit_finetun
 # Training steps of the three stages: on two CPU cores one, three and one and a half minutes.
 STEPS = (300, 500, 250)
 BATCH_SIZES = (8, 8, 8)
+
+
+_ABOUT_THE_DEMO = """\
+LSD: log-spectral distance to the clean file in dB; less is better. Minutes of training on half a
+minute of synthetic speech show that every part works, not what the method can do.
+
+"""
 
 
 class Demo:
@@ -164,12 +172,10 @@ class Demo:
                 "stage1/ … stage3/": "checkpoints (ckpt/latest), metrics.jsonl, train.log",
                 "restored_by_stage3/": "what minutes of training give, and spectrograms_stage3.png",
             }
+        about = "" if self.audio_dir else _ABOUT_THE_DEMO
         listed = "\n".join(f"  {name:20} {what}" for name, what in places.items())
         return f"""\
-LSD: log-spectral distance to the clean file in dB; less is better. Minutes of training on half a
-minute of synthetic speech show that every part works, not what the method can do.
-
-In {self.shown()}:
+{about}In {self.shown()}:
 {listed}
 
 Next, after `source .venv/bin/activate`:
@@ -195,13 +201,14 @@ def main() -> int:
     """Parse and run."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
     parser.add_argument("--audio-dir", help="only restore this directory's audio")
-    parser.add_argument("--output-dir", type=Path, default=ROOT / "output/demo")
+    parser.add_argument("--output-dir", type=Path, help="default: output/demo, or output/yours")
     parser.add_argument(
         "--steps", type=int, nargs=3, default=STEPS, help="of the stages (default: %(default)s)"
     )
     arguments = parser.parse_args()
-    output = arguments.output_dir.resolve()
     audio_dir = audio_directory(arguments.audio_dir) if arguments.audio_dir else None
+    default = ROOT / "output" / ("demo" if audio_dir is None else "yours")
+    output = (arguments.output_dir or default).resolve()
     if audio_dir is not None and audio_dir.is_relative_to(output):
         raise UserError(f"AUDIO_DIR={audio_dir} lies in {output}, which a run clears: move it")
     Demo(output, arguments.steps, audio_dir).run()

@@ -186,6 +186,7 @@ def test_the_command_measures_writes_and_tells_what_it_could_not(
         run_whole(run_script, *words) if whole else run_quickly(monkeypatch, capsys, *words)
     )
     assert status == 0, told
+    assert "9.0 s of 9.0 s" in told  # of an input that cannot be read, nothing
     with open(tmp_path / "out/per_file.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["file"] for row in rows] == ["0.wav", "1.wav", "2.wav"]

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from open_miipher import __version__
-from open_miipher.base.paths import file_stamp, printable, size_of
+from open_miipher.audio.io import AudioError, read_header
+from open_miipher.base.paths import file_stamp, printable
 from open_miipher.base.rows import Row
 from open_miipher.corpus.array import OF_RESTORING
 from open_miipher.corpus.ledger import Ledger
@@ -34,7 +35,6 @@ from open_miipher.evaluation.results import (
 from open_miipher.evaluation.results import Row as ResultRow
 
 _INPUT = "input"  # in place of a system; one that cannot be read is no failure of theirs
-_BYTES_A_SECOND = 48000  # of audio, about: costs are taken from sizes
 
 
 class Evaluate:
@@ -91,7 +91,7 @@ class Evaluate:
                 failed += row["error"] is not None
                 continue
             num_changed += row is not None
-            cost = (size_of(recording.path) or 0) / _BYTES_A_SECOND
+            cost = _seconds(recording.path)
             items.append(Item(item, "", cost, stamp, recording))
         return Plan(
             items=items,
@@ -103,7 +103,6 @@ class Evaluate:
             num_changed=num_changed,
             num_inputs=len(self._recordings),
             num_gone=len(rows.keys() - self._recordings.keys()),
-            is_estimate=True,
         )
 
     def process(self, items: Share[Item]) -> Iterator[Row]:
@@ -149,6 +148,15 @@ class Evaluate:
         """Return what is another one when the recording, or what it is compared with, changed."""
         files = [x for x in (recording.path, recording.reference) if x is not None]
         return [self._way, [[printable(x), file_stamp(x)] for x in files], recording.text]
+
+
+def _seconds(path: Path) -> float:
+    """Return how long a recording is; 0: it cannot be read, which is told when it is measured."""
+    try:
+        info = read_header(path)
+    except AudioError:
+        return 0.0
+    return info.num_frames / info.sample_rate
 
 
 def _build(arguments: EvaluatorArguments) -> Callable[[Item], Row]:
