@@ -157,7 +157,7 @@ def _side_by_side(
 
     def oldest() -> Iterator[Chunk | Job]:
         batch, seconds = at_work.popleft()
-        yield from _note(batch, seconds.result() / len(first))  # type: ignore[misc]
+        yield from _note(batch, seconds.result())  # type: ignore[misc]
 
     share = num_threads // len(first)
     workers = ThreadPoolExecutor(len(first), initializer=torch.set_num_threads, initargs=(share,))
