@@ -173,7 +173,7 @@ def test_local_scripts_index_train_resume_and_fine_tune(tmp_path, variables, pat
     assert "step 3: done" in run("resume.sh", **more)
     tuned = {"OUTPUT_DIR": str(tmp_path / "two"), "INIT_FROM": str(tmp_path / "one")}
     assert "step 2: done" in run("finetune.sh", **tuned)
-    assert "step 2: done" in run("finetune.sh", **tuned)  # given again: it is done
+    assert "step 2: nothing to do" in run("finetune.sh", **tuned)  # given again: it is done
 
 
 def test_a_local_array_restores_everything_once(tmp_path, variables, path):

@@ -240,6 +240,15 @@ def test_without_test_data_there_is_no_validation(cleaner, run_dir, capsys):
     assert rows(run_dir, "validation") == []
 
 
+def test_what_a_run_will_not_do_is_said(cleaner, run_dir, capsys):
+    begin(*cleaner, "trainer.max_steps=2", "trainer.validate_every=3").run()
+    assert "validate_every=3 is beyond the last step: no validation" in capsys.readouterr().out
+    begin(f"trainer.ckpt_dir={run_dir}", "trainer.validate_every=1").run()
+    said = capsys.readouterr().out
+    assert "step 2: nothing to do, trainer.max_steps=2; give more to go on" in said
+    assert "no validation" not in said
+
+
 def test_samples_are_written_to_listen_to(tiny_stages, run_dir):
     overrides = [o for o in tiny_stages["pretrain"] if "sample_every" not in o]
     more = ["trainer.sample_every=2", "trainer.max_steps=2", "trainer.num_samples=2"]

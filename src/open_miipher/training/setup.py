@@ -261,6 +261,11 @@ def _data(run: Run, console: Console) -> tuple[Dataset, Dataset | None]:
         console.line(
             f"{run.data.validation_key} is empty: no validation, no samples, no best checkpoint"
         )
+    elif run.trainer.validate_every > run.trainer.max_steps:
+        console.line(
+            f"trainer.validate_every={run.trainer.validate_every} is beyond the last step: no "
+            "validation, no best checkpoint"
+        )
     return train_data, test_data
 
 

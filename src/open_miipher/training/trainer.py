@@ -140,7 +140,7 @@ class Trainer:
         if self.world.is_main and unfinished:
             mark_requeue(self.output_dir, True)
         self._judge()
-        self.console.finish(self._last_line(unfinished))
+        self.console.finish(self._last_line(first_step))
         for logger in self.loggers:
             logger.close()
         return not unfinished
@@ -155,9 +155,11 @@ class Trainer:
                     f"is {damaged:.4g}: speech gets no better; train longer, or at another rate"
                 )
 
-    def _last_line(self, unfinished: bool) -> str:
-        step = self.state.step
-        if not unfinished:
+    def _last_line(self, first_step: int) -> str:
+        step, max_steps = self.state.step, self.config.max_steps
+        if first_step >= max_steps:
+            return f"step {step}: nothing to do, trainer.max_steps={max_steps}; give more to go on"
+        if step >= max_steps:
             return f"step {step}: done"
         launcher = "python"
         note = ""
