@@ -27,7 +27,7 @@ except ImportError as error:  # an environment of before they were required, for
 
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 _OPUS_DECODED_RATE = 48000  # whatever was encoded
-_OPUS_COMPLEXITY = 5  # of 0 … 10, as telephones take
+_OPUS_COMPLEXITY = 5  # of 0 … 10, whose damage is nearly this (tests)
 _OPUS_DELAY_SECONDS = 0.04  # more than the encoder looks ahead, and its last packet filled up
 _OPUS_MAX_LAG_SECONDS = 1.5e-4
 _LAME_QUALITY, _LAME_VBR = 3, 4  # what `lame` and `lame -V` take

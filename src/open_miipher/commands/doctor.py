@@ -321,8 +321,8 @@ def check_restoring() -> Iterator[Finding]:
         return
     device = restorer.model.device
     kind = "bf16" if restorer.model.amp == "bf16" else "float32"
-    how = restorer.trial or f"batches of {restorer.batch_size} chunks"
-    yield Finding("ok", "restoring", f"on {device}, in {kind}, in {how}")
+    how = f"in {restorer.trial}" if restorer.trial else "several chunks side by side"
+    yield Finding("ok", "restoring", f"on {device}, in {kind}, {how}")
 
 
 def findings() -> Iterator[Finding]:
