@@ -22,7 +22,7 @@ def weights(trainer: Trainer) -> list[torch.Tensor]:
     return [*kept, *(a.clone() for a in trainer.state.ema.average.values())]
 
 
-def main(world: World) -> None:
+def take_bad_step(world: World) -> None:
     trainer = prepare(compose_run(sys.argv[1:]), world)
     trainer.step()
     trainer.read()
@@ -47,7 +47,12 @@ def main(world: World) -> None:
         sys.stdout.flush()
     assert all(map(torch.equal, before, weights(trainer)))
     assert trainer.state.step == 1
+
+
+def main() -> None:
+    world = start("cpu")
+    take_bad_step(world)
     world.close()
 
 
-main(start("cpu"))
+main()

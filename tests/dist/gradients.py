@@ -33,7 +33,9 @@ def make_trainer(overrides: list[str], output_dir: Path, world: World) -> Traine
     return trainer
 
 
-def keep_gradients(trainer: Trainer, file: Path, world: World) -> None:
+def keep_gradients(trainer: Trainer, double: bool, file: Path, world: World) -> None:
+    if double:
+        trainer.step()
     losses, _ = trainer.accumulate()
     losses = world.mean({name: float(value) for name, value in losses.items()})
     gradients = {
@@ -54,10 +56,8 @@ def main() -> None:
         torch.Tensor.float = torch.Tensor.double  # what asks for float32 gets float64 too
     world = start("cpu")
     for name, overrides in settings.items():
-        trainer = make_trainer(overrides, out_dir / f"run-{name}-{world.size}", world)
-        if double:
-            trainer.step()
-        keep_gradients(trainer, out_dir / f"{name}-{world.size}.pt", world)
+        run, file = out_dir / f"run-{name}-{world.size}", out_dir / f"{name}-{world.size}.pt"
+        keep_gradients(make_trainer(overrides, run, world), double, file, world)
     world.close()
 
 

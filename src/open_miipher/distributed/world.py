@@ -184,7 +184,12 @@ class World:
             dist.barrier(group=self._cpu_group)
 
     def close(self) -> None:
-        """Leave the process group, all together: a rank that is gone early makes others fail."""
+        """Leave the process group, all together: a rank that is gone early makes others fail.
+
+        What DDP wraps must be gone by then. DDP would be the last to hold the group, and where it
+        is let go of it waits for gloo's threads with Python's lock in its hand; one that has yet to
+        let go of a tensor needs that lock, and the process hangs.
+        """
         if self.size > 1:
             self.barrier()
             dist.destroy_process_group()
