@@ -306,19 +306,24 @@ def test_writing_what_cannot_be_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", ["wav", "flac"])
-def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
-    """The limit on a file's size stands in for a full disk; libsndfile sees a failed write."""
+@pytest.mark.parametrize("is_full", [True, False])
+def test_a_disk_that_takes_no_more_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, is_full: bool
+) -> None:
+    """The limit on a file's size stands in for a full disk and for a quota."""
     resource = pytest.importorskip("resource")
     signal = pytest.importorskip("signal")
     old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     old_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     real = os.statvfs(tmp_path)
     full = os.statvfs_result((*real[:4], 0, *real[5:]))
-    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    if is_full:
+        monkeypatch.setattr(os, "statvfs", lambda _: full)
+    reason = "no space left on its disk" if is_full else "File too large"
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old_limit[1]))
     try:
         with (
-            pytest.raises(AudioError, match=rf"x\.{format} cannot be written: no space left"),
+            pytest.raises(AudioError, match=rf"x\.{format} cannot be written: {reason}$"),
             AudioWriter(tmp_path / f"x.{format}", 24000, 2, format) as writer,
         ):
             writer.write(noise(100_000))

@@ -20,6 +20,7 @@ WAV_BYTE_LIMIT = 2**32 - 2**16
 
 _BLOCK_FRAMES = 1 << 16
 _MAX_PATH_BYTES = 1023  # that libsndfile takes
+_PROBE_BYTES = 1 << 16  # a disk that takes no more is asked for its reason by so many
 
 
 class RefusedName(AudioError):
@@ -264,9 +265,20 @@ class AudioWriter(_Encoder, AbstractContextManager["AudioWriter"]):
     def _refused(self, error: Exception) -> AudioError:
         if len(os.fsencode(self._temporary)) > _MAX_PATH_BYTES:
             error = OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        with suppress(OSError):  # libsndfile keeps the system's reason to itself: ask the disk
-            if shutil.disk_usage(self._path.parent).free < 1 << 16:
+        with suppress(OSError):
+            if shutil.disk_usage(self._path.parent).free < _PROBE_BYTES:
                 return AudioError(
                     f"{printable(self._path)} cannot be written: no space left on its disk"
                 )
+        if not isinstance(error, OSError):
+            error = self._reason_of_system() or error
         return super()._refused(error)
+
+    def _reason_of_system(self) -> OSError | None:
+        """Return why no more of the file is taken, such as a quota: libsndfile does not tell it."""
+        try:
+            with self._temporary.open("ab") as file:  # which is discarded anyway
+                file.write(bytes(_PROBE_BYTES))
+        except OSError as error:
+            return error
+        return None
