@@ -3,6 +3,7 @@
 import os
 import shutil
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -303,6 +304,19 @@ def test_writing_what_cannot_be_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match="no frames"), AudioWriter(tmp_path / "x", 24000, 1):
         pass
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT", "DOUBLE"])
+def test_what_is_written_does_not_depend_on_when(tmp_path: Path, subtype: str) -> None:
+    samples, written = noise(1000), []
+    for number in range(2):
+        time.sleep(number and 1.1)  # what counts seconds has another one
+        in_memory = MemoryWriter("x", 24000, 2, subtype=subtype)
+        in_memory.write(samples)
+        with AudioWriter(tmp_path / "x.wav", 24000, 2, subtype=subtype) as writer:
+            writer.write(samples)
+        written += [in_memory.finish(), (tmp_path / "x.wav").read_bytes()]
+    assert len(set(written)) == 1
 
 
 @pytest.mark.parametrize("format", ["wav", "flac"])
