@@ -110,8 +110,12 @@ def test_batches_side_by_side_give_what_each_gives_alone(stand_in, batch_size) -
 
 
 @pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize(("num_chunks", "share"), [(1, 4), (2, 2), (3, 1), (9, 1)])
-def test_few_batches_share_all_threads(stand_in, num_chunks, share) -> None:
+def test_few_batches_share_all_threads_where_they_are_alone(
+    stand_in, num_chunks, share, alone
+) -> None:
+    """Else what comes out would depend on what else is left, as in a run that goes on."""
     model, threads = stand_in("same"), []
     restore = model.restore
     model.side_by_side = True
@@ -119,8 +123,8 @@ def test_few_batches_share_all_threads(stand_in, num_chunks, share) -> None:
     restorer = Restorer(model, OPTIONS, batch_size=1)
     sources = [Source.from_array(noise(400), RATE) for _ in range(num_chunks)]
     jobs = [restorer.job(source, RecordingSink()) for source in sources]
-    assert len(list(restorer.restore_jobs(jobs))) == num_chunks
-    assert threads == [share] * num_chunks
+    assert len(list(restorer.restore_jobs(jobs, alone))) == num_chunks
+    assert threads == [share if alone else 1] * num_chunks
 
 
 @pytest.mark.usefixtures("four_threads")

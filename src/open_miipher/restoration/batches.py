@@ -91,7 +91,7 @@ class Waiting:
 
 
 def restore_chunks(
-    items: Iterator[Chunk | Job], model: Model, batch_size: int
+    items: Iterator[Chunk | Job], model: Model, batch_size: int, alone: bool = False
 ) -> Iterator[Chunk | Job]:
     """Restore chunks in batches; pass other items through, and chunks with nothing to restore.
 
@@ -101,13 +101,15 @@ def restore_chunks(
         items: what is to be restored.
         model: restores a batch.
         batch_size: the most channels of chunks in a batch.
+        alone: on a CPU, let few batches have all threads; the last bit of what comes out depends on
+            how many threads a batch has, and so on what else is left to do.
 
     Raises:
         UserError: the GPU's memory is too small for a chunk.
     """
     found = _in_batches(items, batch_size)
     if model.side_by_side and torch.get_num_threads() > 1:
-        yield from _side_by_side(found, model)
+        yield from _side_by_side(found, model, alone)
         return
     for item in found:
         if isinstance(item, list):
@@ -134,12 +136,12 @@ def _in_batches(
 
 
 def _side_by_side(
-    found: Iterator[list[BatchRow] | Chunk | Job], model: Model
+    found: Iterator[list[BatchRow] | Chunk | Job], model: Model, alone: bool
 ) -> Iterator[Chunk | Job]:
     """Restore batches several at once, each with its share of torch's threads.
 
     Threads that share a batch wait for each other after every operation, all the longer where other
-    programs run too; a batch that is alone is shared nevertheless.
+    programs run too; of what is alone, few batches are shared nevertheless.
     """
     num_threads = torch.get_num_threads()
     num_at_once = num_threads // -(-num_threads // MOST_AT_ONCE)
@@ -159,7 +161,7 @@ def _side_by_side(
         batch, seconds = at_work.popleft()
         yield from _note(batch, seconds.result())  # type: ignore[misc]
 
-    share = num_threads // len(first)
+    share = num_threads // (len(first) if alone else num_at_once)
     workers = ThreadPoolExecutor(len(first), initializer=torch.set_num_threads, initargs=(share,))
     try:
         for item in chain(first, found):
