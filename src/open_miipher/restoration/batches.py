@@ -1,5 +1,6 @@
 """Gather chunks of like lengths into batches, and have the model restore these."""
 
+import re
 import time
 from bisect import insort
 from collections import deque
@@ -24,6 +25,9 @@ PATIENCE = 12
 
 MOST_AT_ONCE = 8
 """Batches that are restored side by side, at most; each takes memory."""
+
+_NO_MEMORY = re.compile("can't allocate memory|could not create a primitive")
+"""What torch and oneDNN say on a CPU, under a limit (`ulimit -v`)."""
 
 BatchRow = tuple[ModelChunk, int]  # and the channel of it
 
@@ -105,7 +109,7 @@ def restore_chunks(
             how many threads a batch has, and so on what else is left to do.
 
     Raises:
-        UserError: the GPU's memory is too small for a chunk.
+        UserError: the memory is too small for a chunk.
     """
     found = _in_batches(items, batch_size)
     if model.side_by_side and torch.get_num_threads() > 1:
@@ -182,7 +186,7 @@ def restore_batch(batch: list[BatchRow], model: Model) -> list[ModelChunk]:
     """Restore a batch, in halves where the memory is too small; return the chunks that are whole.
 
     Raises:
-        UserError: the GPU's memory is too small for one of them.
+        UserError: the memory is too small for one of them.
     """
     return _note(batch, _restore(batch, model))
 
@@ -200,6 +204,13 @@ def _restore(batch: list[BatchRow], model: Model) -> float:
                 f"the GPU's memory is too small for a chunk of {seconds:g} s; use shorter chunks"
             ) from error
         halves = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _NO_MEMORY.search(str(error)):
+            raise
+        raise UserError(
+            "the memory is too small for what is restored at once; use fewer threads "
+            "(OMP_NUM_THREADS), smaller batches, or shorter chunks"
+        ) from error
     for half in halves:  # out here, where the error no longer holds on to the memory
         _restore(half, model)
     return time.perf_counter() - began
