@@ -306,6 +306,12 @@ def test_writing_what_cannot_be_is_an_error(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_an_mp3_of_noise_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "x.mp3").write_bytes(np.random.default_rng(0).bytes(100_000))
+    with pytest.raises(AudioError, match=r"x\.mp3 cannot be opened as audio: no audio is found"):
+        probe(tmp_path / "x.mp3")
+
+
 @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT", "DOUBLE"])
 def test_what_is_written_does_not_depend_on_when(tmp_path: Path, subtype: str) -> None:
     samples, written = noise(1000), []
