@@ -110,7 +110,7 @@ def restore_file(path: Path, restorer: Restorer, limits: Limits, folder: Path) -
         _copy(path, before)
         rate = restorer.options.output_rate(info.sample_rate, restorer.model)
         job = restorer.job(Source.from_file(path, info), FileSink(after, rate, "wav", "PCM_16"))
-        for _ in restorer.restore_jobs([job]):
+        for _ in restorer.restore_jobs([job], alone=True):
             if job.error is not None:
                 raise job.error
         _draw([("before", before), ("after", after)], picture)

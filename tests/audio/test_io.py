@@ -3,6 +3,7 @@
 import os
 import shutil
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -305,20 +306,44 @@ def test_writing_what_cannot_be_is_an_error(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_an_mp3_of_noise_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "x.mp3").write_bytes(np.random.default_rng(0).bytes(100_000))
+    with pytest.raises(AudioError, match=r"x\.mp3 cannot be opened as audio: no audio is found"):
+        probe(tmp_path / "x.mp3")
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT", "DOUBLE"])
+def test_what_is_written_does_not_depend_on_when(tmp_path: Path, subtype: str) -> None:
+    samples, written = noise(1000), []
+    for number in range(2):
+        time.sleep(number and 1.1)  # what counts seconds has another one
+        in_memory = MemoryWriter("x", 24000, 2, subtype=subtype)
+        in_memory.write(samples)
+        with AudioWriter(tmp_path / "x.wav", 24000, 2, subtype=subtype) as writer:
+            writer.write(samples)
+        written += [in_memory.finish(), (tmp_path / "x.wav").read_bytes()]
+    assert len(set(written)) == 1
+
+
 @pytest.mark.parametrize("format", ["wav", "flac"])
-def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str) -> None:
-    """The limit on a file's size stands in for a full disk; libsndfile sees a failed write."""
+@pytest.mark.parametrize("is_full", [True, False])
+def test_a_disk_that_takes_no_more_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, is_full: bool
+) -> None:
+    """The limit on a file's size stands in for a full disk and for a quota."""
     resource = pytest.importorskip("resource")
     signal = pytest.importorskip("signal")
     old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     old_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     real = os.statvfs(tmp_path)
     full = os.statvfs_result((*real[:4], 0, *real[5:]))
-    monkeypatch.setattr(os, "statvfs", lambda _: full)
+    if is_full:
+        monkeypatch.setattr(os, "statvfs", lambda _: full)
+    reason = "no space left on its disk" if is_full else "File too large"
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, old_limit[1]))
     try:
         with (
-            pytest.raises(AudioError, match=rf"x\.{format} cannot be written: no space left"),
+            pytest.raises(AudioError, match=rf"x\.{format} cannot be written: {reason}$"),
             AudioWriter(tmp_path / f"x.{format}", 24000, 2, format) as writer,
         ):
             writer.write(noise(100_000))

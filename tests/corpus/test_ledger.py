@@ -118,6 +118,21 @@ def test_names_in_any_script_and_without_any_come_back(tmp_path: Path) -> None:
     assert ledger.names("wav") == names
 
 
+@pytest.mark.parametrize("content", [b"", b'{"number":', b"[1]", b"\xff\0"])
+def test_a_damaged_record_is_told_and_can_be_removed(tmp_path: Path, content: bytes) -> None:
+    ledger = Ledger(tmp_path)
+    for _ in range(3):
+        ledger.claim(IDENTITY)
+        ledger.tenancy.close()
+    with ledger.writer(0) as writer:
+        writer.write([{"run": ledger.number, "id": "a", "error": None}])
+    (ledger.root / "run.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"run\.json is damaged; remove it, and start the same"):
+        Ledger(tmp_path).claim(IDENTITY)
+    (ledger.root / "run.json").unlink()
+    assert Ledger(tmp_path).claim(IDENTITY) == 4  # else its rows would count less than older ones
+
+
 def test_an_unwritable_directory_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to"):

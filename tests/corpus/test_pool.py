@@ -16,7 +16,7 @@ from open_miipher.corpus.pool import RETRIES, Pool, Worker, WorkerError
 from open_miipher.corpus.run import Item
 
 sys.path.insert(0, str(Path(__file__).parent))
-from working import Doing, broken
+from working import Doing, broken, slowly_built
 
 pytestmark = [pytest.mark.dist, pytest.mark.usefixtures("warm_workers")]
 
@@ -130,6 +130,15 @@ def test_workers_that_die_before_they_are_ready_end_the_map() -> None:
         pytest.raises(UserError, match=r"3 worker processes ended while they started \(exit sta"),
     ):
         list(pool.map(broken, iter(items("a", "b")), never, lambda item: None))
+
+
+def test_a_worker_whose_pool_ended_meanwhile_says_nothing(capfd) -> None:
+    worker = Worker(0)
+    worker.start(slowly_built)
+    worker.connection.close()
+    worker.process.join()
+    assert worker.process.exitcode == 0
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_an_item_that_takes_too_long_fails_and_the_others_are_done(work) -> None:

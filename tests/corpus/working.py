@@ -93,6 +93,12 @@ def broken():
     os._exit(3)
 
 
+def slowly_built():
+    """Be ready after whoever wants it has gone."""
+    time.sleep(0.5)
+    return slowly_built
+
+
 class DyingDirectory(Directory):
     """Kills the process that opens `die`, and the first one that opens `once`."""
 

@@ -168,7 +168,17 @@ def test_an_output_whose_name_is_too_long_is_one_sentence(command, recording, ca
 def test_standard_input_that_holds_no_audio_is_refused(command, data, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "stdin", Stream(data))
     assert command("-", "out.wav") == 2
-    assert "standard input" in capsys.readouterr().err
+    assert capsys.readouterr().err.startswith("error: standard input ")
+
+
+def test_standard_input_with_nan_is_refused(command, recording, monkeypatch, capsys) -> None:
+    samples, rate = soundfile.read(recording)
+    samples[-1] = np.nan
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", subtype="FLOAT")
+    monkeypatch.setattr(sys, "stdin", Stream(file.getvalue()))
+    assert command("-", "out.wav") == 2
+    assert "error: standard input holds NaN or Inf at frame" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("error", [None, OSError(errno.ENOSPC, "No space left on device")])

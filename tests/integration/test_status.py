@@ -270,6 +270,14 @@ def test_what_is_no_restoration_is_one_sentence(tmp_path, command) -> None:
         assert text.startswith(f"error: {place} is no output directory of src/inference.py")
 
 
+def test_what_may_not_be_read_is_one_sentence(restore, out, command) -> None:
+    restore()
+    lock = out / ".ledger" / ".lock"
+    lock.unlink()
+    lock.symlink_to(lock)  # root may read all else
+    assert command() == (2, f"error: {lock}: Too many levels of symbolic links\n")
+
+
 @pytest.mark.integration
 def test_while_tasks_run_it_says_who_and_locks_nobody_out(
     chain, tmp_path, start_script, command

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from open_miipher.audio.io import AudioError
+from open_miipher.base.errors import UserError
 from open_miipher.restoration import Job, RestoreOptions, Restorer, Source, WriteError
 from open_miipher.restoration import job as job_module
 from open_miipher.restoration.restorer import in_background
@@ -110,8 +111,12 @@ def test_batches_side_by_side_give_what_each_gives_alone(stand_in, batch_size) -
 
 
 @pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize(("num_chunks", "share"), [(1, 4), (2, 2), (3, 1), (9, 1)])
-def test_few_batches_share_all_threads(stand_in, num_chunks, share) -> None:
+def test_few_batches_share_all_threads_where_they_are_alone(
+    stand_in, num_chunks, share, alone
+) -> None:
+    """Else what comes out would depend on what else is left, as in a run that goes on."""
     model, threads = stand_in("same"), []
     restore = model.restore
     model.side_by_side = True
@@ -119,8 +124,8 @@ def test_few_batches_share_all_threads(stand_in, num_chunks, share) -> None:
     restorer = Restorer(model, OPTIONS, batch_size=1)
     sources = [Source.from_array(noise(400), RATE) for _ in range(num_chunks)]
     jobs = [restorer.job(source, RecordingSink()) for source in sources]
-    assert len(list(restorer.restore_jobs(jobs))) == num_chunks
-    assert threads == [share] * num_chunks
+    assert len(list(restorer.restore_jobs(jobs, alone))) == num_chunks
+    assert threads == [share if alone else 1] * num_chunks
 
 
 @pytest.mark.usefixtures("four_threads")
@@ -138,6 +143,16 @@ def test_what_fails_beside_other_batches_is_raised(stand_in) -> None:
     jobs = [restorer.job(Source.from_array(noise(400), RATE), RecordingSink()) for _ in range(20)]
     with pytest.raises(ArithmeticError, match="the sixth"):
         list(restorer.restore_jobs(jobs))
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_too_little_memory_of_a_cpu_is_one_sentence(stand_in, side_by_side) -> None:
+    for takes_too_much in (lambda *_: torch.empty(1 << 58), lambda *_: np.empty(1 << 58)):
+        model = stand_in("same")
+        model.side_by_side, model.restore = side_by_side, takes_too_much
+        with pytest.raises(UserError, match=r"memory is too small .* fewer threads \(OMP"):
+            Restorer(model, OPTIONS).restore(noise(400)[0], RATE)
 
 
 def test_batches_hold_chunks_of_one_length_and_fill_over_several_files(stand_in) -> None:

@@ -28,6 +28,7 @@ from open_miipher.base.paths import printable
 _TAIL_FRAMES = 1024
 _BLOCK_FRAMES = 1 << 16
 _BLOCK_SAMPLES = 1 << 24  # allocated at once: what a damaged header announces may not exist
+_BAD_FILE = 7  # libsndfile's error
 _UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's answer when a FLAC header leaves its length open
 
 
@@ -191,6 +192,8 @@ def _open(path: AudioFile) -> tuple[soundfile.SoundFile | FfmpegFile, AudioInfo]
         file = _decoder(path)
     except _DECODER_ERRORS as error:
         says = error.error_string if isinstance(error, soundfile.LibsndfileError) else str(error)
+        if getattr(error, "code", None) == _BAD_FILE:  # "does not exist", of an MP3 for one
+            says = "no audio is found in it"
         content, is_media = _content(path), _is_media(path)
         if content is not None and not is_media:
             says = f"it is {content}"

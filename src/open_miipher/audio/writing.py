@@ -19,7 +19,9 @@ WAV_BYTE_LIMIT = 2**32 - 2**16
 """A WAV file's sizes are 32 bits wide; whatever would pass this is written as RF64."""
 
 _BLOCK_FRAMES = 1 << 16
+_ADD_PEAK_CHUNK = 0x1050  # of sndfile.h; soundfile has no name for it
 _MAX_PATH_BYTES = 1023  # that libsndfile takes
+_PROBE_BYTES = 1 << 16  # a disk that takes no more is asked for its reason by so many
 
 
 class RefusedName(AudioError):
@@ -110,6 +112,15 @@ def _as_int16(block: np.ndarray, loudest: float) -> np.ndarray:
     return scaled.astype(np.int16)
 
 
+def _begin(
+    file: bytes | io.BytesIO, sample_rate: int, num_channels: int, subtype: str, format: str
+) -> soundfile.SoundFile:
+    """Begin a file; one of floats without its peak, in whose chunk the present time would stand."""
+    created = soundfile.SoundFile(file, "w", sample_rate, num_channels, subtype, format=format)
+    soundfile._snd.sf_command(created._file, _ADD_PEAK_CHUNK, soundfile._ffi.NULL, 0)
+    return created
+
+
 class MemoryWriter(_Encoder):
     """An audio file written in blocks into memory, of less than 4 GiB.
 
@@ -135,8 +146,8 @@ class MemoryWriter(_Encoder):
         super().__init__(name, num_channels, format, subtype)
         self._buffer = io.BytesIO()
         try:
-            self._file = soundfile.SoundFile(
-                self._buffer, "w", sample_rate, num_channels, self._subtype, format=self._format
+            self._file = _begin(
+                self._buffer, sample_rate, num_channels, self._subtype, self._format
             )
         except soundfile.SoundFileError as error:
             raise self._refused(error) from error
@@ -234,13 +245,12 @@ class AudioWriter(_Encoder, AbstractContextManager["AudioWriter"]):
     def _create(self, format: str) -> soundfile.SoundFile:
         try:
             self._temporary.open("wb").close()  # soundfile would hide the system's reason
-            return soundfile.SoundFile(
+            return _begin(
                 os.fsencode(self._temporary),
-                "w",
                 self._sample_rate,
                 self._num_channels,
                 self._subtype,
-                format=format,
+                format,
             )
         except (OSError, soundfile.SoundFileError) as error:
             refused = self._refused(error)
@@ -264,9 +274,20 @@ class AudioWriter(_Encoder, AbstractContextManager["AudioWriter"]):
     def _refused(self, error: Exception) -> AudioError:
         if len(os.fsencode(self._temporary)) > _MAX_PATH_BYTES:
             error = OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        with suppress(OSError):  # libsndfile keeps the system's reason to itself: ask the disk
-            if shutil.disk_usage(self._path.parent).free < 1 << 16:
+        with suppress(OSError):
+            if shutil.disk_usage(self._path.parent).free < _PROBE_BYTES:
                 return AudioError(
                     f"{printable(self._path)} cannot be written: no space left on its disk"
                 )
+        if not isinstance(error, OSError):
+            error = self._reason_of_system() or error
         return super()._refused(error)
+
+    def _reason_of_system(self) -> OSError | None:
+        """Return why no more of the file is taken, such as a quota: libsndfile does not tell it."""
+        try:
+            with self._temporary.open("ab") as file:  # which is discarded anyway
+                file.write(bytes(_PROBE_BYTES))
+        except OSError as error:
+            return error
+        return None

@@ -49,10 +49,12 @@ def restore_one(arguments: argparse.Namespace, load: "Callable[[], Restorer]") -
         with redirect_stdout(sys.stderr):
             if source == STANDARD:
                 source = _standard_input(folder)
-                probe(source)
+                with _called_by_name(source):
+                    probe(source)
             restorer = load()
             restorer.decide_on_trust()
-            sink = restorer.restore_file(source, made, file_format)
+            with _called_by_name(source) if source.parent == folder else nullcontext():
+                sink = restorer.restore_file(source, made, file_format)
             if sink.num_clipped:
                 print(f"{sink.num_clipped:,} samples were clipped at full scale; {UNCLIPPED}")
         if output == STANDARD:
@@ -97,6 +99,15 @@ def _temporary_folder() -> Iterator[Path]:
         raise UserError(f"- needs a temporary file: {error.strerror}; set TMPDIR") from error
     with folder as name:
         yield Path(name)
+
+
+@contextmanager
+def _called_by_name(file: Path) -> Iterator[None]:
+    """Leave out of what is said of a file the temporary folder that it is in."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace(printable(file), file.name)) from error
 
 
 def _standard_input(folder: Path) -> Path:

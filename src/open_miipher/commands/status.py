@@ -115,6 +115,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Look, check, forget, say."""
     arguments = parse_arguments(argv)
+    try:
+        return _main(arguments)
+    except OSError as error:
+        if error.filename is None:  # no file's fault
+            raise
+        raise UserError(f"{printable(error.filename)}: {error.strerror}") from error
+
+
+def _main(arguments: argparse.Namespace) -> int:
     ledger = open_ledger(arguments.output_dir)
     if arguments.failed:
         for failure in failures(ledger):

@@ -27,7 +27,7 @@ from typing import Any
 
 from open_miipher.base.atomic import write_lines
 from open_miipher.base.errors import UserError
-from open_miipher.base.paths import size_of
+from open_miipher.base.paths import printable, size_of
 from open_miipher.base.rows import Row, RowWriter, read_rows
 from open_miipher.corpus.array import OF_RESTORING, ArrayTask, OptionNames, Tenancy, place
 from open_miipher.distributed import turn
@@ -109,7 +109,7 @@ class Ledger:
         with turn(self.root):
             self.tenancy.begin()
             state = self.state()
-            self.number = state.get("number", 0) + 1
+            self.number = (state.get("number") or self._newest_run()) + 1
             if overwrite:  # before the new identity is there: a kill leaves the old one's rows
                 self._forget_what_is_done(state.get("identity", identity), identity)
                 state.pop("roots", None)
@@ -118,6 +118,16 @@ class Ledger:
             state |= {"number": self.number, "identity": dict(identity)}
             write_lines(self.root / "run.json", [json.dumps(state, indent=1)])
         return self.number
+
+    def _newest_run(self) -> int:
+        """Return the number of the newest run by the rows: run.json may have been removed."""
+        return max((row["run"] for row in Ledger(self.root.parent).all_rows()), default=0)
+
+    def withdraw(self) -> None:
+        """Let any other command begin here, if nothing was made yet: the plan came to nothing."""
+        if self.array_task is None and next(self.all_rows(), None) is None:  # else others may be on
+            for name in ("names.jsonl", "gone.jsonl", "runs.jsonl", "run.json"):
+                (self.root / name).unlink(missing_ok=True)
 
     def _forget_what_is_done(
         self, recorded: Mapping[str, Any], identity: Mapping[str, Any]
@@ -295,9 +305,24 @@ class Ledger:
             writer.write([{**when, **who, **fields}])
 
     def state(self) -> dict[str, Any]:
-        """Return the content of run.json; empty if there is none."""
+        """Return the content of run.json; empty if there is none.
+
+        Raises:
+            UserError: it is damaged.
+        """
         path = self.root / "run.json"
-        return json.loads(path.read_text()) if path.exists() else {}
+        if not path.exists():
+            return {}
+        try:
+            state = json.loads(path.read_bytes())
+        except ValueError:
+            state = None
+        if not isinstance(state, dict):
+            raise UserError(
+                f"{printable(path)} is damaged; remove it, and start the same command again: what "
+                "is done stays known"
+            )
+        return state
 
 
 def _first_that_counts(since: Mapping[str, Mapping[str, int]], item: str) -> int:

@@ -376,4 +376,7 @@ def _work(connection: Connection, place: int) -> None:
             answer = (REFUSED, str(error))
         except Exception:  # noqa: BLE001 - raised again in the pool's process
             answer = (BROKEN, traceback.format_exc())
-        connection.send(answer)
+        try:
+            connection.send(answer)
+        except (BrokenPipeError, ConnectionResetError):  # nobody is there to hear it
+            return

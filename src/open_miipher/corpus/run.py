@@ -158,7 +158,11 @@ def _run(
         nonlocal plan
         ledger.claim(task.identity, overwrite)
         mark_requeue(ledger.directory, False)
-        plan = task.plan(ledger)
+        try:
+            plan = task.plan(ledger)
+        except UserError:
+            ledger.withdraw()
+            raise
         _log_plan(ledger, plan, allowed)
         num_items = len(plan.items) + len(plan.failed)
         return ledger.number, replace(plan, items=[], failed=[]), num_items

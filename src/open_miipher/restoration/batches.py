@@ -1,5 +1,6 @@
 """Gather chunks of like lengths into batches, and have the model restore these."""
 
+import re
 import time
 from bisect import insort
 from collections import deque
@@ -24,6 +25,9 @@ PATIENCE = 12
 
 MOST_AT_ONCE = 8
 """Batches that are restored side by side, at most; each takes memory."""
+
+_NO_MEMORY = re.compile("can't allocate memory|could not create a primitive")
+"""What torch and oneDNN say on a CPU, under a limit (`ulimit -v`)."""
 
 BatchRow = tuple[ModelChunk, int]  # and the channel of it
 
@@ -91,7 +95,7 @@ class Waiting:
 
 
 def restore_chunks(
-    items: Iterator[Chunk | Job], model: Model, batch_size: int
+    items: Iterator[Chunk | Job], model: Model, batch_size: int, alone: bool = False
 ) -> Iterator[Chunk | Job]:
     """Restore chunks in batches; pass other items through, and chunks with nothing to restore.
 
@@ -101,13 +105,15 @@ def restore_chunks(
         items: what is to be restored.
         model: restores a batch.
         batch_size: the most channels of chunks in a batch.
+        alone: on a CPU, let few batches have all threads; the last bit of what comes out depends on
+            how many threads a batch has, and so on what else is left to do.
 
     Raises:
-        UserError: the GPU's memory is too small for a chunk.
+        UserError: the memory is too small for a chunk.
     """
     found = _in_batches(items, batch_size)
     if model.side_by_side and torch.get_num_threads() > 1:
-        yield from _side_by_side(found, model)
+        yield from _side_by_side(found, model, alone)
         return
     for item in found:
         if isinstance(item, list):
@@ -134,12 +140,12 @@ def _in_batches(
 
 
 def _side_by_side(
-    found: Iterator[list[BatchRow] | Chunk | Job], model: Model
+    found: Iterator[list[BatchRow] | Chunk | Job], model: Model, alone: bool
 ) -> Iterator[Chunk | Job]:
     """Restore batches several at once, each with its share of torch's threads.
 
     Threads that share a batch wait for each other after every operation, all the longer where other
-    programs run too; a batch that is alone is shared nevertheless.
+    programs run too; of what is alone, few batches are shared nevertheless.
     """
     num_threads = torch.get_num_threads()
     num_at_once = num_threads // -(-num_threads // MOST_AT_ONCE)
@@ -159,7 +165,7 @@ def _side_by_side(
         batch, seconds = at_work.popleft()
         yield from _note(batch, seconds.result())  # type: ignore[misc]
 
-    share = num_threads // len(first)
+    share = num_threads // (len(first) if alone else num_at_once)
     workers = ThreadPoolExecutor(len(first), initializer=torch.set_num_threads, initargs=(share,))
     try:
         for item in chain(first, found):
@@ -180,7 +186,7 @@ def restore_batch(batch: list[BatchRow], model: Model) -> list[ModelChunk]:
     """Restore a batch, in halves where the memory is too small; return the chunks that are whole.
 
     Raises:
-        UserError: the GPU's memory is too small for one of them.
+        UserError: the memory is too small for one of them.
     """
     return _note(batch, _restore(batch, model))
 
@@ -198,6 +204,13 @@ def _restore(batch: list[BatchRow], model: Model) -> float:
                 f"the GPU's memory is too small for a chunk of {seconds:g} s; use shorter chunks"
             ) from error
         halves = [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _NO_MEMORY.search(str(error)):
+            raise
+        raise UserError(
+            "the memory is too small for what is restored at once; use fewer threads "
+            "(OMP_NUM_THREADS), smaller batches, or shorter chunks"
+        ) from error
     for half in halves:  # out here, where the error no longer holds on to the memory
         _restore(half, model)
     return time.perf_counter() - began

@@ -206,7 +206,7 @@ class Restorer:
                 'RestoreOptions(channels="each") restores each'
             )
         job = self.job(source, sink := ArraySink())
-        for _ in self.restore_jobs([job]):
+        for _ in self.restore_jobs([job], alone=True):
             if job.error is not None:
                 raise job.error
             _tell_doubts(job)
@@ -252,7 +252,7 @@ class Restorer:
         if refusal is not None:
             raise UserError(f"{printable(output)}: {refusal}")
         sink = FileSink(output, rate, file_format.format, file_format.subtype)
-        for job in self.restore_jobs([self.job(read, sink, output.parent)]):
+        for job in self.restore_jobs([self.job(read, sink, output.parent)], alone=True):
             if job.error is not None:
                 raise job.error
             _tell_doubts(job)
@@ -276,9 +276,9 @@ class Restorer:
             trust = self.model.is_light or self.options.measures_trust
             self.options = replace(self.options, trust=trust)
 
-    def restore_jobs(self, jobs: Iterable[Job]) -> Iterator[Job]:
+    def restore_jobs(self, jobs: Iterable[Job], alone: bool = False) -> Iterator[Job]:
         """Restore many signals (see `restore_jobs`)."""
-        return restore_jobs(jobs, self.model, self.batch_size)
+        return restore_jobs(jobs, self.model, self.batch_size, alone)
 
 
 def _tell_doubts(job: Job) -> None:
@@ -336,7 +336,9 @@ def _checked(waveform: np.ndarray) -> np.ndarray:
 T = TypeVar("T")
 
 
-def restore_jobs(jobs: Iterable[Job], model: Model, batch_size: int) -> Iterator[Job]:
+def restore_jobs(
+    jobs: Iterable[Job], model: Model, batch_size: int, alone: bool = False
+) -> Iterator[Job]:
     """Restore signals, several at once.
 
     A batch has chunks of any jobs, of like lengths (see `batches`); no result depends on the rest
@@ -346,6 +348,7 @@ def restore_jobs(jobs: Iterable[Job], model: Model, batch_size: int) -> Iterator
         jobs: taken one by one, when there is room.
         model: restores a batch.
         batch_size: the most channels of chunks in a batch.
+        alone: nothing else is restored like these (see `restore_chunks`).
 
     Yields:
         Each job when it is finished, or has failed (`job.error`: its source cannot be read, or the
@@ -356,7 +359,7 @@ def restore_jobs(jobs: Iterable[Job], model: Model, batch_size: int) -> Iterator
         UserError: the GPU's memory is too small for a chunk.
     """
     chunks = in_background(read_chunks(jobs), depth=2 * batch_size)
-    restored = in_background(restore_chunks(chunks, model, batch_size), depth=2)
+    restored = in_background(restore_chunks(chunks, model, batch_size, alone), depth=2)
     with closing(chunks), closing(restored):
         yield from assemble(restored)
 

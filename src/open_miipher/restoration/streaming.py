@@ -198,7 +198,7 @@ class _Work:
         # The newest one may be the last: whether it is shows when something follows, or ends.
         for number in range(self._cutter.num_cut + 1, num_chunks + last):
             chunk = self._cutter.cut(last=last and number == num_chunks)
-            for _ in restore_chunks(iter([chunk]), job.model, batch_size):
+            for _ in restore_chunks(iter([chunk]), job.model, batch_size, alone=True):
                 self._restored.append(chunk)
         while self._restored and (last or self._is_given(self._restored[0])):
             self._assembler.accept(self._restored.popleft())

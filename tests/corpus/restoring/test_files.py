@@ -375,6 +375,26 @@ def test_too_little_room_is_known_before_any_work(
     assert "whose disk has 1.0 kB left; make room" in text
 
 
+def test_a_run_that_came_to_nothing_binds_no_other(
+    source, out, write_audio, make_task, alone, monkeypatch
+) -> None:
+    source.mkdir(exist_ok=True)
+    with pytest.raises(UserError, match="holds no audio files"):
+        run(make_task(level="peak"), out, alone)
+    write_audio(source / "a.wav", seconds=10)
+    with monkeypatch.context() as full:
+        usage = shutil.disk_usage(source)
+        full.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        with pytest.raises(UserError, match="make room"):
+            run(make_task(), out, alone)
+    run(make_task(level="none"), out, alone)
+    (source / "a.wav").unlink()
+    with pytest.raises(UserError, match="holds no audio files"):
+        run(make_task(level="none"), out, alone)
+    with pytest.raises(UserError, match="level was none and is peak"):
+        run(make_task(level="peak"), out, alone)
+
+
 def test_a_dry_run_counts_and_writes_nothing(source, out, write_audio, make_task, alone) -> None:
     write_audio(source / "a.wav", seconds=1.8)
     write_audio(source / "b.flac", seconds=1.8, channels=2)
