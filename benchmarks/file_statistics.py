@@ -134,9 +134,9 @@ def measure(chain: Chain, over: str, clean: np.ndarray, noisy: np.ndarray) -> di
     return figures
 
 
-def places_of_speech(clean: np.ndarray, block: int = 2048) -> np.ndarray:
+def places_of_speech(clean: np.ndarray) -> np.ndarray:
     """Mark the blocks that contain more than the zeros of a pause: (samples,) bool."""
-    starts = np.arange(0, len(clean), block)
+    starts = np.arange(0, len(clean), 2048)
     lengths = np.diff(starts, append=len(clean))
     return np.repeat(np.maximum.reduceat(np.abs(clean), starts) > 0, lengths)
 

@@ -137,9 +137,9 @@ def main() -> int:
     return 0
 
 
-def make_speech(directory: Path, num_files: int = 16, seconds: float = 12.0) -> None:
+def make_speech(directory: Path) -> None:
     """Write FLAC files of voices in noise, labels, texts and the index."""
-    for number, waveform in enumerate(noisy_voices(num_files, seconds, _SAMPLE_RATE, 0.002)):
+    for number, waveform in enumerate(noisy_voices(16, 12.0, _SAMPLE_RATE, 0.002)):
         file = directory / str(number % 2) / f"{number}.flac"
         file.parent.mkdir(parents=True, exist_ok=True)
         with AudioWriter(file, _SAMPLE_RATE, 1, format="flac") as writer:
@@ -274,12 +274,12 @@ _KINDS = {
 }
 
 
-def kinds_of_operations(trainer: Trainer, steps: int = 2) -> dict[str, float]:
-    """Return the shares of kinds of operations in the time of all, of a step."""
+def kinds_of_operations(trainer: Trainer) -> dict[str, float]:
+    """Return the shares of kinds of operations in the time of all, of two steps."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as watched:
-        for _ in range(steps):
+        for _ in range(2):
             trainer.step()
     kinds: Counter[str] = Counter()
     for event in watched.key_averages():
@@ -289,7 +289,7 @@ def kinds_of_operations(trainer: Trainer, steps: int = 2) -> dict[str, float]:
     return {kind: time / kinds.total() for kind, time in kinds.most_common()}
 
 
-def watch_memory(trainer: Trainer, steps: int, num_points: int = 100) -> dict[str, Any]:
+def watch_memory(trainer: Trainer, steps: int) -> dict[str, Any]:
     """Take steps, and read the resident memory of this process now and then.
 
     Returns:
@@ -299,7 +299,7 @@ def watch_memory(trainer: Trainer, steps: int, num_points: int = 100) -> dict[st
     points = []
     for step in range(1, steps + 1):
         trainer.step()
-        if step % max(1, steps // num_points) == 0:
+        if step % max(1, steps // 100) == 0:
             trainer.read()
             points.append((step, resident_bytes(os.getpid())))
     settled = np.array(points[len(points) // 4 :])
