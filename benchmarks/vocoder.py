@@ -21,6 +21,7 @@ import torch
 from pesq import pesq
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from distance import distance_db
