@@ -102,7 +102,7 @@ class CheckRunner:
         part.write_text(json.dumps(content, indent=2) + "\n")
         part.replace(self.out / "gpu.json")
 
-    def apart(self, action: Callable[..., Any], *arguments: str) -> Callable[[], Outcome]:
+    def apart(self, action: Callable[..., Any], *arguments: Any) -> Callable[[], Outcome]:
         """Return a check that runs in a process of its own.
 
         A GPU that failed once answers nothing more there, and a process can be stopped.
@@ -172,7 +172,7 @@ class CheckRunner:
         return status == 0, last if status is not None else f"stopped, as it took too long; {last}"
 
 
-def tell(there: Connection, action: Callable[..., Any], *arguments: str) -> None:
+def tell(there: Connection, action: Callable[..., Any], *arguments: Any) -> None:
     """Send what a check finds, outcome by outcome; it runs in a process of its own."""
     try:
         found = action(*arguments)

@@ -8,11 +8,13 @@ items one after the other. Prints what each rank's memory rose to.
 """
 
 import argparse
-import resource
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from processes import peak_bytes
 
 from open_miipher.audio.io import AudioInfo
 from open_miipher.corpus.recordings import Segment
@@ -32,11 +34,6 @@ def make(number: int) -> Item:
     return Item(f"{name}.flac", f"{name}.wav", num_frames / 24000, stamp, segment)
 
 
-def peak_gib() -> float:
-    """Return the most memory that this process ever had, in GiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
 def main() -> None:
     """Share out, take all, print."""
     parser = argparse.ArgumentParser(
@@ -45,23 +42,23 @@ def main() -> None:
     parser.add_argument("--num-items", type=int, default=1_000_000, help="default: %(default)s")
     num_items = parser.parse_args().num_items
     world = start("cpu", timeout_minutes=60)
-    before = peak_gib()
+    before = peak_bytes()
     shares = []
     for first in range(0, num_items, SLICE):
         numbers = range(first, min(first + SLICE, num_items))
         items = [make(number) for number in numbers] if world.is_main else []
         shares.append(share_out(items, world, StopSignal()))
-    shared, count = peak_gib(), sum(share.num_items for share in shares)
+    shared, count = peak_bytes(), sum(share.num_items for share in shares)
     for share in shares:
         for item in share:
             share.end(item.id)
-    said = world.gather((count, before, shared, peak_gib()))
+    said = world.gather((count, before, shared, peak_bytes()))
     if world.is_main:
         print(f"{num_items:,} items, {world.size} ranks\n")
         print("| rank | items | GiB before | shared out | all taken |")
         print("|---|---|---|---|---|")
-        for rank, (count, *gib) in enumerate(said):
-            print(f"| {rank} | {count:,} | {' | '.join(f'{value:.2f}' for value in gib)} |")
+        for rank, (count, *peaks) in enumerate(said):
+            print(f"| {rank} | {count:,} | {' | '.join(f'{peak / 2**30:.2f}' for peak in peaks)} |")
     world.close()
 
 

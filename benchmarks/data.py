@@ -32,9 +32,12 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from open_miipher.audio.io import AudioWriter
+from material import make_folder
+from processes import cpu_seconds
+
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.registry import from_mapping
 from open_miipher.config import compose_plain
@@ -50,13 +53,12 @@ from open_miipher.data import (
 )
 from open_miipher.degradation import Context, DegradationConfig, Trace, build_degradation
 from open_miipher.degradation.noise import coloured_noise
-from open_miipher.degradation.reverb import decaying_noise
-from open_miipher.index import Entry, write_index
 from open_miipher.shards import Sample, ShardWriter, encode_waveform
 
 _RATE = 24000
-_MADE_FILES = {"speech": 12, "noise": 8, "rir": 64}
-_MADE_SECONDS = 60
+_MADE = {"speech": (12, (60.0, 60.0)), "noise": (8, (60.0, 60.0)), "rir": (64, (0.2, 0.5))}
+"""Files that are made where none are given, and the seconds of each or of its decay."""
+
 _WARM_UP_BATCHES = 4
 _MADE_SHARDS, _MADE_PAIRS, _PAIR_SECONDS = 2, 32, 20
 
@@ -87,9 +89,7 @@ def main() -> int:
         os.environ["XDG_CACHE_HOME"] = folder
         if arguments.drawn:
             decoded._MOST_FILES = 0
-        sources = TrainSource(
-            *(find_or_make(arguments, kind, Path(folder)) for kind in _MADE_FILES)
-        )
+        sources = TrainSource(*(find_or_make(arguments, kind, Path(folder)) for kind in _MADE))
         config = preset(arguments, sources)
         dataset = build_train_data(config, seed=0)
         stages = time_stages(config)
@@ -136,24 +136,9 @@ def find_or_make(arguments: argparse.Namespace, kind: str, folder: Path) -> list
     given = {"speech": arguments.data_dir, "noise": arguments.noise_dir, "rir": arguments.rir_dir}
     if given[kind]:
         return [given[kind]]
-    rng = np.random.default_rng(0)
-    (folder / kind).mkdir()
-    audio_format = "wav" if arguments.wav and kind == "speech" else "flac"
-    entries = []
-    for number in range(_MADE_FILES[kind]):
-        if kind == "rir":
-            waveform = decaying_noise(rng, _RATE, rng.uniform(0.2, 0.5), 6.0)
-        else:
-            waveform = coloured_noise(rng, _MADE_SECONDS * _RATE, _RATE, rng.uniform(0.5, 1.5))
-        if kind == "speech":
-            times = np.arange(len(waveform)) / _RATE
-            waveform *= np.maximum(0.01, np.sin(2 * np.pi * 2 * times)).astype(np.float32)
-        path = folder / kind / f"{number:03d}.{audio_format}"
-        with AudioWriter(path, _RATE, 1, audio_format) as writer:
-            writer.write(0.8 * waveform[None] / np.abs(waveform).max())
-        entries.append(Entry(path.name, _RATE, len(waveform), 1))
-    write_index(folder / kind, entries)
-    return [str(folder / kind)]
+    count, seconds = _MADE[kind]
+    file_format = "wav" if arguments.wav and kind == "speech" else "flac"
+    return [make_folder(folder / kind, kind, _RATE, count, seconds, file_format)]
 
 
 def preset(arguments: argparse.Namespace, sources: TrainSource) -> DataConfig:
@@ -182,12 +167,6 @@ def measure(dataset: Dataset, num_crops: int, batch_size: int, num_workers: int)
         num_samples += int(batch.lengths.sum())
     cpu, wall = sum(map(cpu_seconds, pids)) - cpu, time.perf_counter() - wall
     return Figures(num_workers, num_samples / dataset.sample_rate, cpu, wall)
-
-
-def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process so far, user and system, in steps of 10 ms."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def time_stages(config: DataConfig) -> dict[str, float]:

@@ -13,7 +13,6 @@ of sampling.
 import argparse
 import json
 import math
-import resource
 import statistics
 import sys
 import time
@@ -26,7 +25,10 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from processes import peak_bytes
 
 from open_miipher.base.registry import build
 from open_miipher.config import compose_run
@@ -206,9 +208,7 @@ def main() -> None:
 
     def keep() -> None:
         figures["peak_memory_bytes"] = (
-            torch.cuda.max_memory_allocated()
-            if arguments.device == "cuda"
-            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+            torch.cuda.max_memory_allocated() if arguments.device == "cuda" else peak_bytes()
         )
         if arguments.json:
             part = arguments.json.with_suffix(".part")

@@ -22,7 +22,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from real_speech import distance_db
+from distance import distance_db, window_of
 
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.degradation.noise import active_power
@@ -104,12 +104,13 @@ def measure(chain: Chain, over: str, clean: np.ndarray, noisy: np.ndarray) -> di
     """Restore a recording one way and compare."""
     options = RestoreOptions(normalise_over=over)  # type: ignore[arg-type]
     listener, rate = Listener(chain), chain.output_rate
+    size = window_of(rate)
     restorer = Restorer(listener, options, batch_size=1)
     job = restorer.job(Source.from_array(noisy[None], rate), sink := ArraySink())
     list(restorer.restore_jobs([job]))
     restored = sink.waveform[0]
     figures = {
-        f"LSD of {name} to clean, floor {floor:.0f} dB (dB)": distance_db(clean, x, rate, floor)
+        f"LSD of {name} to clean, floor {floor:.0f} dB (dB)": distance_db(clean, x, size, floor)
         for floor in FLOORS_DB
         for name, x in (("noisy", noisy), ("restored", restored))
     }
@@ -120,22 +121,22 @@ def measure(chain: Chain, over: str, clean: np.ndarray, noisy: np.ndarray) -> di
     spoken = places_of_speech(clean)
     for name, x in (("noisy", noisy), ("restored", restored)):
         key = f"LSD of {name} to clean where somebody speaks (dB)"
-        figures[key] = distance_db(clean[spoken], x[spoken], rate)
+        figures[key] = distance_db(clean[spoken], x[spoken], size)
     pauses = level_db(restored[~spoken]) - level_db(noisy[~spoken])
     figures["level in the pauses, restored over noisy (dB)"] = pauses
     halves = list(overlaps(job, listener.heard))
     steps = [abs(level_db(a) - level_db(b)) for place, a, b in halves if clean[place].any()]
     figures["level step at a spoken seam (dB), mean"] = float(np.mean(steps or [np.nan]))
     figures["level step at a spoken seam (dB), largest"] = max(steps, default=np.nan)
-    spectra = [distance_db(a, b, rate) for _, a, b in halves]
+    spectra = [distance_db(a, b, size) for _, a, b in halves]
     figures["LSD of both sides of a seam (dB)"] = float(np.mean(spectra))
     figures["first pass (ms a second)"] = 1000 * job.seconds["measure"] * rate / len(noisy)
     return figures
 
 
-def places_of_speech(clean: np.ndarray, block: int = 2048) -> np.ndarray:
+def places_of_speech(clean: np.ndarray) -> np.ndarray:
     """Mark the blocks that contain more than the zeros of a pause: (samples,) bool."""
-    starts = np.arange(0, len(clean), block)
+    starts = np.arange(0, len(clean), 2048)
     lengths = np.diff(starts, append=len(clean))
     return np.repeat(np.maximum.reduceat(np.abs(clean), starts) > 0, lengths)
 

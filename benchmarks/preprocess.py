@@ -19,9 +19,11 @@ from typing import Any
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from open_miipher.audio.io import AudioWriter
+from material import make_folder
+
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.config import compose_preprocessing
 from open_miipher.corpus.ledger import Ledger
@@ -33,11 +35,11 @@ from open_miipher.data.building import source_degradation
 from open_miipher.degradation import DegradationConfig, Trace
 from open_miipher.degradation.band import low_cut
 from open_miipher.degradation.noise import coloured_noise
-from open_miipher.degradation.reverb import decaying_noise
-from open_miipher.index import Entry, write_index
 from open_miipher.shards import encode_waveform
 
-_MADE_FILES = {"speech": 24, "noise": 8, "rir": 64}
+_MADE = {"speech": (24, (20.0, 30.0)), "noise": (8, (60.0, 60.0)), "rir": (64, (0.1, 2.0))}
+"""Files that are made where none are given, and the seconds of each or of its decay."""
+
 _REPEATS = 10
 
 
@@ -76,7 +78,10 @@ def compose(arguments: argparse.Namespace, folder: Path) -> Preprocessing:
     """Return the configuration to measure."""
     given = {"speech": arguments.data_dir, "noise": arguments.noise_dir, "rir": arguments.rir_dir}
     rate = compose_preprocessing([f"data={arguments.config}"]).data.sample_rate
-    source = {kind: path or make(kind, folder / kind, rate) for kind, path in given.items()}
+    source = {
+        kind: path or make_folder(folder / kind, kind, rate, *_MADE[kind])
+        for kind, path in given.items()
+    }
     return compose_preprocessing(
         [
             f"data={arguments.config}",
@@ -88,28 +93,6 @@ def compose(arguments: argparse.Namespace, folder: Path) -> Preprocessing:
             f"preprocess.audio_format={arguments.audio_format}",
         ]
     )
-
-
-def make(kind: str, folder: Path, rate: int) -> str:
-    """Make a directory of speech, noise or impulse responses."""
-    rng = np.random.default_rng(0)
-    folder.mkdir()
-    entries = []
-    for number in range(_MADE_FILES[kind]):
-        if kind == "rir":
-            waveform = decaying_noise(rng, rate, rng.uniform(0.1, 2.0), 6.0)
-        else:
-            seconds = 60.0 if kind == "noise" else rng.uniform(20, 30)
-            waveform = coloured_noise(rng, round(seconds * rate), rate, rng.uniform(0.5, 1.5))
-        if kind == "speech":
-            times = np.arange(len(waveform)) / rate
-            waveform *= np.maximum(0.01, np.sin(2 * np.pi * 2 * times)).astype(np.float32)
-        path = folder / f"{number:03d}.flac"
-        with AudioWriter(path, rate, 1, "flac") as writer:
-            writer.write(0.8 * waveform[None] / np.abs(waveform).max())
-        entries.append(Entry(path.name, rate, len(waveform), 1))
-    write_index(folder, entries)
-    return str(folder)
 
 
 def run(config: Preprocessing, seed: int) -> tuple[float, float, float]:

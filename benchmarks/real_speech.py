@@ -16,9 +16,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from distance import distance_db, window_of
 
 from demo.commands import Progress, run
 from open_miipher.audio.io import AudioWriter
@@ -180,35 +182,10 @@ def distances(output: Path, name: str, floor_db: float) -> tuple[float, float]:
     """Return the distances of the noisy and of the restored file to the clean one."""
     clean, rate = read_mono(output / "clean" / name)
     noisy, restored = (
-        distance_db(clean, read_mono(output / folder / name, rate)[0], rate, floor_db)
+        distance_db(clean, read_mono(output / folder / name, rate)[0], window_of(rate), floor_db)
         for folder in ("noisy", "restored")
     )
     return noisy, restored
-
-
-def distance_db(
-    reference: np.ndarray, estimate: np.ndarray, sample_rate: int, floor_db: float = -100.0
-) -> float:
-    """Return the root mean square difference of log power spectra, averaged over frames, in dB.
-
-    Unlike in the project's log-spectral distance, levels matter, and the floor is absolute. The
-    windows are of 85 ms, every quarter of one.
-
-    Args:
-        reference: (samples,) at `sample_rate` Hz.
-        estimate: the same shape.
-        sample_rate: Hz.
-        floor_db: quieter bins count as that loud; dB of a full-scale sine in the centre of one.
-    """
-    hop = round(512 * sample_rate / 24000)
-    window = torch.hann_window(4 * hop)
-    pair = torch.from_numpy(np.stack([reference, estimate]).astype(np.float32))
-    spectra = torch.stft(
-        pair, 4 * hop, hop, window=window, pad_mode="constant", return_complex=True
-    )
-    power = (spectra.abs() * 2 / window.sum()).square().clamp(min=10 ** (floor_db / 10))
-    first, second = 10 * power.log10()
-    return float((first - second).square().mean(0).sqrt().mean())
 
 
 if __name__ == "__main__":

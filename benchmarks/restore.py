@@ -30,7 +30,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import sys
 import tempfile
 import time
@@ -42,7 +41,6 @@ from typing import Any
 if "--stand-in" in sys.argv:  # so the aim is stated; numpy asks when it is imported
     os.environ["OMP_NUM_THREADS"] = "1"
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -51,6 +49,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import stand_in
 from families import first_stages
+from material import noisy_voices
+from processes import peak_bytes
 
 from open_miipher.audio.io import AudioWriter, probe
 from open_miipher.base.errors import exit_on_user_error
@@ -237,17 +237,12 @@ def random_chain(model: str, overrides: list[str], world: World, amp: Any) -> Ch
 
 
 def make_noisy_files(folder: Path, num_files: int, seconds: float) -> list[Path]:
-    """Write voice-like FLAC files: modulated harmonics in noise."""
-    t = np.arange(round(seconds * _INPUT_RATE)) / _INPUT_RATE
-    paths = []
-    for number in range(num_files):
-        rng = np.random.default_rng(number)
-        phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(4.4 * t + number)) / _INPUT_RATE
-        voice = sum(np.sin(k * phase) / k for k in range(1, 20)) * np.clip(np.sin(19 * t), 0, 1)
-        waveform = 0.1 * voice + 0.01 * rng.standard_normal(len(t))
-        paths.append(folder / f"{number}.flac")
-        with AudioWriter(paths[-1], _INPUT_RATE, 1, format="flac") as writer:
-            writer.write(waveform.astype(np.float32)[None])
+    """Write FLAC files of voices in noise."""
+    paths = [folder / f"{number}.flac" for number in range(num_files)]
+    voices = noisy_voices(num_files, seconds, _INPUT_RATE, 0.01)
+    for path, waveform in zip(paths, voices, strict=True):
+        with AudioWriter(path, _INPUT_RATE, 1, format="flac") as writer:
+            writer.write(waveform[None])
     return paths
 
 
@@ -294,14 +289,13 @@ def measure(
     clock.seconds["cleaner"] -= clock.seconds["encoder"]
     seconds |= {**clock.seconds, "model_other": model - sum(clock.seconds.values())}
     cuda = world.device.type == "cuda"
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "ranks": world.size,
         "threads": torch.get_num_threads(),
         "times_real_time": sum(world.gather(audio)) / wall,
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else None,
-        "peak_resident_bytes": resident,
+        "peak_resident_bytes": peak_bytes(),
         "seconds_per_audio_second": {stage: value / audio for stage, value in seconds.items()},
     }
 

@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from material import voice
+from processes import cpu_seconds, resident_bytes
 from torch import Tensor
 
 from open_miipher.audio.formats import FileFormat
@@ -112,12 +114,6 @@ class _Meter:
         return time.perf_counter(), time.process_time(), self._device, helpers, self._model
 
 
-def cpu_seconds(pid: int) -> float:
-    """Return what a process has taken of the CPU, user and system, all threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def measure(
     restorer: Restorer,
     format: str,
@@ -192,7 +188,7 @@ def watch_memory(num_files: int, num_workers: int, picture: Path) -> dict[str, f
                 rows += 1
                 (output / row["output"]).unlink()  # the disk is small
                 if rows % 50 == 0:
-                    seen.append((rows, [resident(pid) for pid in [os.getpid(), *workers.pids]]))
+                    seen.append((rows, _memory(workers)))
                 yield row
 
         task.process = watched  # type: ignore[method-assign]
@@ -216,7 +212,7 @@ def measure_lengths(num_workers: int) -> Iterator[dict[str, float]]:
                         writer.write(block)
                 inputs, output = Directory(folder / "in"), folder / "out"
                 task = Restore(restorer, inputs, output, FileFormat("flac"), workers=workers)
-                before = [resident(pid) for pid in [os.getpid(), *workers.pids]]
+                before = _memory(workers)
                 meter.start()
                 with contextlib.redirect_stdout(sys.stderr), _Peak(workers) as peak:
                     run(task, output, World(0, 1, torch.device("cpu")))
@@ -241,14 +237,12 @@ class _Peak(contextlib.AbstractContextManager["_Peak"]):
 
     def _look(self) -> None:
         while not self._ended.wait(0.2):
-            pids = [os.getpid(), *self._workers.pids]
-            self.most = max(self.most, *map(resident, pids))
+            self.most = max(self.most, *_memory(self._workers))
 
 
-def resident(pid: int) -> float:
-    """Return what a process has of the memory, in MiB, shared pages included."""
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+def _memory(workers: Workers) -> list[float]:
+    """Return what this process and each worker have of the memory, in MiB."""
+    return [resident_bytes(pid) / 2**20 for pid in (os.getpid(), *workers.pids)]
 
 
 def _draw(seen: list[tuple[int, list[float]]], picture: Path) -> dict[str, float]:
@@ -280,14 +274,12 @@ def make_files(
     lengths = rng.uniform(0, 1, num_files)
     lengths *= (3600 * hours / num_files - shortest) / lengths.mean()
     lengths = (shortest + lengths).clip(max=_LONGEST)
-    t = np.arange(round(2 * _LONGEST * _RATE)) / _RATE
-    phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(4.4 * t)) / _RATE
-    voice = sum(np.sin(k * phase) / k for k in range(1, 20)) * np.clip(np.sin(19 * t), 0, 1)
+    speech = voice(round(2 * _LONGEST * _RATE), _RATE)
     folder.mkdir()
     for number, length in enumerate(lengths):
         size = round(length * _RATE)
-        first = int(rng.integers(len(t) - size))
-        waveform = 0.1 * voice[first : first + size] + 0.003 * rng.standard_normal(size)
+        first = int(rng.integers(len(speech) - size))
+        waveform = 0.1 * speech[first : first + size] + 0.003 * rng.standard_normal(size)
         with AudioWriter(folder / f"{number:05d}.{format}", _RATE, 1, format) as writer:
             writer.write(waveform.astype(np.float32)[None])
     return list(map(float, lengths))

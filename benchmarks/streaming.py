@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from distance import distance_db, window_of
 from file_statistics import background, put_together
-from real_speech import distance_db
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
@@ -49,7 +49,7 @@ def main() -> int:
             *(streamed(s, noisy, rate) for s in streams),
         ]
         for name, sound in zip(names, sounds, strict=True):
-            distances[name].append(distance_db(clean, sound, rate))
+            distances[name].append(distance_db(clean, sound, window_of(rate)))
         print(f"{number + 1} of {arguments.recordings}", file=sys.stderr)
     as_file = np.array(distances["as a file"])
     latencies = ["", "", *(f"{s.stream(rate).latency_seconds:.2f}" for s in streams)]

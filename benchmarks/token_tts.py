@@ -72,9 +72,9 @@ def network_of(num_frames: int, device: torch.device) -> TokenTTS:
     return made
 
 
-def made_up_store(folder: Path, number: int) -> TokenStore:
-    """Return tokens of utterances of 2 s, with texts of 30 letters."""
-    rng = np.random.default_rng(0)
+def made_up_store(folder: Path) -> TokenStore:
+    """Return tokens of 4096 utterances of 2 s, with texts of 30 letters."""
+    rng, number = np.random.default_rng(0), 4096
     ends = np.arange(1, number + 1)
     codes = rng.integers(1024, size=(number * FRAMES, 2)).astype(np.int16)
     arrays = {"codes": codes, "code_ends": ends * FRAMES}
@@ -134,7 +134,7 @@ def main() -> None:
         whole.append(seconds_of(say_whole, device, 1))
         print(f"{number} tokens: {kept[-1]:.2f} s, without the cache {whole[-1]:.2f} s", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        store = made_up_store(Path(folder), 4096)
+        store = made_up_store(Path(folder))
         data = TokenDataset(store, Order(len(store), 0), 0.0)
         size = BATCH[device.type]
         read = lambda: data.collate([(p, data[p]) for p in range(size)])  # noqa: E731

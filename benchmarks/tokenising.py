@@ -14,7 +14,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -26,7 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from processes import peak_bytes
 
 from open_miipher.codec import AudioTokenizer
 
@@ -127,7 +129,7 @@ def tokenise_long(folder: str, seconds: int) -> float:
     codec = AudioTokenizer("cpu", folder)
     frames = sum(map(len, codec.encode_stream(0.1 * torch.randn(RATE) for _ in range(seconds))))
     assert frames == 75 * seconds
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_bytes() / 2**20
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ import itertools
 import json
 import os
 import re
-import resource
 import statistics
 import subprocess
 import sys
@@ -44,6 +43,8 @@ sys.path.insert(0, f"{sys.path[0]}/benchmarks")
 sys.path.insert(0, f"{sys.path[1]}/src")
 
 from families import first_stages
+from material import noisy_voices
+from processes import peak_bytes, resident_bytes
 
 from open_miipher.audio.io import AudioWriter
 from open_miipher.base.errors import UserError, exit_on_user_error
@@ -136,18 +137,13 @@ def main() -> int:
     return 0
 
 
-def make_speech(directory: Path, num_files: int = 16, seconds: float = 12.0) -> None:
-    """Write voice-like FLAC files (modulated harmonics over noise), labels, texts and the index."""
-    t = np.arange(round(seconds * _SAMPLE_RATE)) / _SAMPLE_RATE
-    for number in range(num_files):
-        rng = np.random.default_rng(number)
-        phase = 2 * np.pi * np.cumsum(120 + 30 * np.sin(4.4 * t + number)) / _SAMPLE_RATE
-        voice = sum(np.sin(k * phase) / k for k in range(1, 20)) * np.clip(np.sin(19 * t), 0, 1)
-        waveform = 0.1 * voice + 0.002 * rng.standard_normal(len(t))
+def make_speech(directory: Path) -> None:
+    """Write FLAC files of voices in noise, labels, texts and the index."""
+    for number, waveform in enumerate(noisy_voices(16, 12.0, _SAMPLE_RATE, 0.002)):
         file = directory / str(number % 2) / f"{number}.flac"
         file.parent.mkdir(parents=True, exist_ok=True)
         with AudioWriter(file, _SAMPLE_RATE, 1, format="flac") as writer:
-            writer.write(waveform.astype(np.float32)[None])
+            writer.write(waveform[None])
     entries = scan(directory, ("flac",), num_workers=1).entries
     texts = [replace(e, extra={"text": f"what {Path(e.file_path).stem} says"}) for e in entries]
     write_index(directory, texts)
@@ -185,7 +181,6 @@ def measure(trainer: Trainer, warmup: int, steps: int) -> dict[str, Any]:
     cuda = trainer.world.device.type == "cuda"
     waits = waits_of_a_step(trainer) if cuda else None
     data, forward, gradients = (clock.seconds[n] for n in ("data", "forward", "accumulate"))
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {
         "device": torch.cuda.get_device_name() if cuda else "cpu",
         "ranks": trainer.world.size,
@@ -194,7 +189,7 @@ def measure(trainer: Trainer, warmup: int, steps: int) -> dict[str, Any]:
         "amp": trainer.config.amp,
         "steps_per_second": steps / total,
         "waits_a_step": waits,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else resident,
+        "peak_memory_bytes": torch.cuda.max_memory_allocated() if cuda else peak_bytes(),
         "share": {
             "data": data / total,
             "forward": forward / total,
@@ -279,12 +274,12 @@ _KINDS = {
 }
 
 
-def kinds_of_operations(trainer: Trainer, steps: int = 2) -> dict[str, float]:
-    """Return the shares of kinds of operations in the time of all, of a step."""
+def kinds_of_operations(trainer: Trainer) -> dict[str, float]:
+    """Return the shares of kinds of operations in the time of all, of two steps."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU]) as watched:
-        for _ in range(steps):
+        for _ in range(2):
             trainer.step()
     kinds: Counter[str] = Counter()
     for event in watched.key_averages():
@@ -294,7 +289,7 @@ def kinds_of_operations(trainer: Trainer, steps: int = 2) -> dict[str, float]:
     return {kind: time / kinds.total() for kind, time in kinds.most_common()}
 
 
-def watch_memory(trainer: Trainer, steps: int, num_points: int = 100) -> dict[str, Any]:
+def watch_memory(trainer: Trainer, steps: int) -> dict[str, Any]:
     """Take steps, and read the resident memory of this process now and then.
 
     Returns:
@@ -304,10 +299,9 @@ def watch_memory(trainer: Trainer, steps: int, num_points: int = 100) -> dict[st
     points = []
     for step in range(1, steps + 1):
         trainer.step()
-        if step % max(1, steps // num_points) == 0:
+        if step % max(1, steps // 100) == 0:
             trainer.read()
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
-            points.append((step, pages * resource.getpagesize()))
+            points.append((step, resident_bytes(os.getpid())))
     settled = np.array(points[len(points) // 4 :])
     slope = float(np.polyfit(settled[:, 0], settled[:, 1], 1)[0])
     return {"memory": points, "bytes_a_step": slope}

@@ -21,7 +21,10 @@ import torch
 from pesq import pesq
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from distance import distance_db
 
 from open_miipher.audio.mel import LogMel
 from open_miipher.audio.resample import resample
@@ -31,26 +34,7 @@ from open_miipher.diffusion.generator import Generator
 from open_miipher.evaluation.metrics import read_mono
 
 WINDOWS = (512, 1024, 2048)
-FLOOR = 1e-10  # of power, of a full-scale sine
 MODES = ("fast", "full")
-
-
-def distance(reference: np.ndarray, estimate: np.ndarray) -> float:
-    """Return the log-spectral distance in dB, averaged over frames and windows."""
-
-    def log_power(waveform: np.ndarray, size: int) -> Tensor:
-        window = torch.hann_window(size)
-        x = torch.from_numpy(waveform)
-        spectrum = torch.stft(
-            x, size, size // 4, window=window, pad_mode="constant", return_complex=True
-        )
-        return 10 * (spectrum.abs() * 2 / window.sum()).square().clamp(min=FLOOR).log10()
-
-    means = []
-    for size in WINDOWS:
-        difference = log_power(reference, size) - log_power(estimate, size)
-        means.append(float(difference.square().mean(0).sqrt().mean()))
-    return float(np.mean(means))
 
 
 def griffin_lim(log_mel: Tensor, front_end: LogMel) -> np.ndarray:
@@ -80,7 +64,7 @@ def scores(
         began = time.perf_counter()
         made = make(number, clip)[: len(clip)]
         taken += time.perf_counter() - began
-        distances.append(distance(clip, made))
+        distances.append(np.mean([distance_db(clip, made, size) for size in WINDOWS]))
         pesqs.append(pesq(16000, resample(clip, rate, 16000), resample(made, rate, 16000), "wb"))
     seconds = sum(map(len, clips)) / rate
     error = 1.96 / len(clips) ** 0.5

@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ _WIDTH = 1024  # of the features of the open USM, and of w2v-BERT, which Sidon's
 
 
 def main() -> int:
-    """Measure, and print a line of JSON for each vocoder."""
+    """Compare vocoders, or profile each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = ["wavefit_log_mel", "wavenext2_log_mel"]
     parser.add_argument("--vocoders", nargs="+", default=default, metavar="NAME")
@@ -61,49 +62,51 @@ def main() -> int:
         keep_freed_memory()
     voices = {name: Voice(name, arguments.amp, device) for name in arguments.vocoders}
     size = (arguments.batch_size, arguments.seconds)
-    num_threads = torch.get_num_threads()
-    at_once = num_threads if arguments.side_by_side else 1
-    audio = at_once * arguments.batch_size * arguments.seconds
     if arguments.profile:
         for voice in voices.values():
             profile(voice, *size, arguments.rounds)
         return 0
-    counts: dict[str, float] = {}
+    at_once = torch.get_num_threads() if arguments.side_by_side else 1
+    for row in compare(voices, *size, arguments.rounds, at_once):
+        print(json.dumps(row), flush=True)
+    return 0
+
+
+def compare(
+    voices: dict[str, "Voice"], batch_size: int, seconds: float, rounds: int, at_once: int
+) -> Iterator[dict[str, Any]]:
+    """Have all speak in turns, so many batches at once; yield the figures of each."""
+    num_threads = torch.get_num_threads()
     share = num_threads // at_once
     threads = ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(share,))
-
-    def speak(voice: Voice) -> float:
-        began = time.perf_counter()
-        list(threads.map(lambda _: voice.speak(*size), range(at_once)))
-        return time.perf_counter() - began
-
+    gflop: dict[str, float] = {}
     for name, voice in voices.items():  # warms up, too
         with FlopCounterMode(display=False) as counter:
-            voice.speak(*size)
-        counts[name] = counter.get_total_flops() / (audio / at_once) / 1e9
+            voice.speak(batch_size, seconds)
+        gflop[name] = counter.get_total_flops() / 1e9
     taken: dict[str, list[float]] = {name: [] for name in voices}
     worked: dict[str, list[float]] = {name: [] for name in voices}
-    for _ in range(arguments.rounds):
+    for _ in range(rounds):
         for name, voice in voices.items():
-            began = time.process_time()
-            taken[name].append(speak(voice))
-            worked[name].append(time.process_time() - began)
-    medians = {name: statistics.median(seconds) for name, seconds in taken.items()}
+            clock, processor = time.perf_counter(), time.process_time()
+            list(threads.map(lambda _, v=voice: v.speak(batch_size, seconds), range(at_once)))
+            taken[name].append(time.perf_counter() - clock)
+            worked[name].append(time.process_time() - processor)
+    medians = {name: statistics.median(own) for name, own in taken.items()}
+    audio = at_once * batch_size * seconds
     for name, voice in voices.items():
-        row = {
+        yield {
             "vocoder": name,
-            "device": torch.cuda.get_device_name() if device == "cuda" else device,
+            "device": torch.cuda.get_device_name() if voice.device == "cuda" else voice.device,
             "threads": num_threads,
             "side_by_side": at_once,
             "parameters": sum(parameter.numel() for parameter in voice.vocoder.parameters()),
-            "gflop_per_s": round(counts[name], 1),
+            "gflop_per_s": round(gflop[name] / (batch_size * seconds), 1),
             "real_time_factor": round(medians[name] / audio, 5),
             "slowest": round(max(taken[name]) / audio, 5),
             "cpu_s_per_s": round(statistics.median(worked[name]) / audio, 5),
-            "times_as_fast_as_the_first": round(medians[arguments.vocoders[0]] / medians[name], 2),
+            "times_as_fast_as_the_first": round(next(iter(medians.values())) / medians[name], 2),
         }
-        print(json.dumps(row), flush=True)
-    return 0
 
 
 def profile(voice: "Voice", batch_size: int, seconds: float, rounds: int) -> None:

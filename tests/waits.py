@@ -2,11 +2,14 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from open_miipher.data.batch import Batch
+from open_miipher.recipes import Recipe
 
 # Operations that give a number to Python, or a tensor whose shape depends on numbers.
 _WAITING = {
@@ -59,3 +62,14 @@ def counted() -> Iterator[Counter[str]]:
 
             patch.setattr(torch.Tensor, name, told)
         yield listener.seen
+
+
+def of_passes(recipe: Recipe, make_batch: Callable[[], Batch]) -> Counter[str]:
+    """Count the waits of a recipe's passes, after passes that make what is made once."""
+    for item in recipe.passes(make_batch(), recipe.trained):
+        item.loss.backward()
+    batch = make_batch()
+    with counted() as seen:
+        for item in recipe.passes(batch, recipe.trained):
+            item.loss.backward()
+    return seen

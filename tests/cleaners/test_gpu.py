@@ -6,10 +6,7 @@ import torch
 from open_miipher.base.registry import build
 from open_miipher.cleaners import CLEANERS
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 DEVICE = "cuda"
 
 

@@ -107,7 +107,6 @@ def test_a_snake_takes_over_the_bias_of_the_convolution_before_it():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("side_by_side", [False, True])
 @torch.no_grad()

@@ -155,11 +155,4 @@ def test_ranges_that_make_no_sense_are_refused():
 
 
 def test_nothing_in_a_pass_waits_for_the_device():
-    given = recipe()
-    for item in given.passes(batch(), given.trained):  # makes what is made once
-        item.loss.backward()
-    whole = batch()
-    with waits.counted() as seen:
-        for item in given.passes(whole, given.trained):
-            item.loss.backward()
-    assert not seen
+    assert not waits.of_passes(recipe(), batch)

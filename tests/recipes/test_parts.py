@@ -66,10 +66,10 @@ def test_lengths_follow_the_waveform_to_another_rate():
     assert lengths.tolist() == [16001, 2]
 
 
-@pytest.mark.parametrize(("weights", "name"), [({"a": 1, "c": 1}, "k.c"), ({"a": 1}, "k.b")])
+@pytest.mark.parametrize(("weights", "name"), [({"a": 1, "c": 1}, "c is"), ({"a": 1}, "b is")])
 def test_weights_name_exactly_the_losses(weights, name):
-    with pytest.raises(UserError, match=name.replace(".", r"\.")):
-        check_weights(weights, ("a", "b"), "k")
+    with pytest.raises(UserError, match=rf"model\.loss_weights\.{name} (not|missing)"):
+        check_weights(weights, ("a", "b"))
 
 
 def test_frozen_lets_gradients_through_but_not_in():

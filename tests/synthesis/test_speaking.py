@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import torch
 from tiny_codec import make_codec
-from tiny_tts import RATE, overrides
+from tiny_tts import RATE
 
 from open_miipher.base.errors import UserError
 from open_miipher.checkpoint import Checkpoint
@@ -23,15 +23,6 @@ from open_miipher.synthesis.speaking import Speaker, text_to_speech_pipeline
 from open_miipher.training import prepare
 
 NOTEBOOK = Path(__file__).resolve().parents[2] / "docs/sample_from_model.ipynb"
-
-
-@pytest.fixture(scope="module")
-def run(spoken, tmp_path_factory) -> Path:
-    """A run of two steps."""
-    folder = tmp_path_factory.mktemp("tts") / "run"
-    words = overrides(spoken, f"trainer.output_dir={folder}", "trainer.max_steps=2")
-    prepare(compose_run(words), start("cpu")).run()
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,27 +1,13 @@
 """A token text-to-speech model speaks as a backend, each text by its own seed."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from tiny_tts import RATE, overrides
+from tiny_tts import RATE
 
 from open_miipher.base.errors import UserError
-from open_miipher.config import compose_run
-from open_miipher.distributed import start
 from open_miipher.synthesis.tts_processor import TTSProcessor, attempt, fingerprint
-from open_miipher.training import prepare
 
 TEXTS, SEEDS = ["abc", "hgfedcb", "ad"], [2**62, 5, 9]
-
-
-@pytest.fixture(scope="module")
-def run(spoken, tmp_path_factory) -> Path:
-    """A run of a step."""
-    folder = tmp_path_factory.mktemp("tts") / "run"
-    words = overrides(spoken, f"trainer.output_dir={folder}", "trainer.max_steps=1")
-    prepare(compose_run(words), start("cpu")).run()
-    return folder
 
 
 def test_a_text_sounds_in_a_batch_as_it_does_alone(run):

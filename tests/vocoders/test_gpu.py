@@ -7,10 +7,7 @@ import torch
 
 from open_miipher.vocoders.wavefit import PreNetConfig
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])

@@ -9,7 +9,7 @@ class Untouched(Cleaner):
     """Gives the encoder's own features; it has no weights and no place in a configuration."""
 
     def forward(
-        self, waveform: Tensor, lengths: Tensor, statistics: Tensor | None = None
+        self, waveform: Tensor, lengths: Tensor | None, statistics: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Encode; see `Cleaner.forward`."""
         features: tuple[Tensor, Tensor] = self.encoder(waveform, lengths, statistics)

@@ -119,8 +119,7 @@ class AdversarialVocoder(Recipe[PairBatch]):
         super().__init__()
         self.spectral = _spectral_losses(data.sample_rate, config)
         spectral_names = (name for key in self.spectral for name in SPECTRAL_LOSSES[key])
-        names = (*ADVERSARIAL_LOSSES, *spectral_names)
-        check_weights(config.loss_weights, names, "model.loss_weights")
+        check_weights(config.loss_weights, (*ADVERSARIAL_LOSSES, *spectral_names))
         self.sample_rate, self.weights = data.sample_rate, config.loss_weights
         self.encoder: Encoder = self.build("encoder", ENCODERS, config.encoder, key="model.encoder")
         check_crops(self.encoder, data)

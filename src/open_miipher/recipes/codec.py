@@ -59,7 +59,7 @@ class Codec(Recipe[AudioBatch]):
 
     def __init__(self, data: AudioSource, seed: int, config: CodecRecipeConfig) -> None:
         super().__init__()
-        check_weights(config.loss_weights, LOSSES, "model.loss_weights")
+        check_weights(config.loss_weights, LOSSES)
         if config.gain_db[0] > config.gain_db[1]:
             raise UserError("model.gain_db must go from low to high")
         self.codec: Encodec = self.build("codec", CODECS, config.network, key="model.network")

@@ -49,7 +49,7 @@ class FeatureCleaner(Recipe[PairBatch]):
 
     def __init__(self, data: AudioSource, seed: int, config: FeatureCleanerConfig) -> None:
         super().__init__()
-        check_weights(config.loss_weights, LOSSES, "model.loss_weights")
+        check_weights(config.loss_weights, LOSSES)
         self.sample_rate, self.weights = data.sample_rate, config.loss_weights
         self.encoder: Encoder = self.build("encoder", ENCODERS, config.encoder, key="model.encoder")
         check_crops(self.encoder, data)

@@ -243,23 +243,21 @@ def weighted_sum(losses: Mapping[str, Tensor], weights: Mapping[str, float]) -> 
     return torch.stack([weights[name] * value for name, value in losses.items()]).sum()
 
 
-def check_weights(weights: Mapping[str, float], names: Sequence[str], key: str) -> None:
-    """Check that there is a weight for each loss, and no other.
-
-    Args:
-        weights: loss name to weight.
-        names: of the losses.
-        key: the configuration key of the weights, for messages.
+def check_weights(weights: Mapping[str, float], names: Sequence[str]) -> None:
+    """Check that `model.loss_weights` has a weight for each loss, and no other.
 
     Raises:
         UserError: a name is unknown or missing.
     """
     for name in weights:
         if name not in names:
-            raise UserError(f"{key}.{name} is not a loss; the losses are {', '.join(names)}")
+            losses = ", ".join(names)
+            raise UserError(f"model.loss_weights.{name} is not a loss; the losses are {losses}")
     for name in names:
         if name not in weights:
-            raise UserError(f"{key}.{name} is missing; give every loss a weight (0 turns it off)")
+            raise UserError(
+                f"model.loss_weights.{name} is missing; give every loss a weight (0 turns it off)"
+            )
 
 
 @contextlib.contextmanager

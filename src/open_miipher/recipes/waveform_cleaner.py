@@ -66,7 +66,7 @@ class WaveformCleaner(Recipe[PairBatch]):
 
     def __init__(self, data: AudioSource, seed: int, config: WaveformCleanerConfig) -> None:
         super().__init__()
-        check_weights(config.loss_weights, COMPRESSED_LOSSES, "model.loss_weights")
+        check_weights(config.loss_weights, COMPRESSED_LOSSES)
         self.sample_rate, self.seed = data.sample_rate, seed
         self.weights = config.loss_weights
         self.encoder: Encoder = self.build("encoder", ENCODERS, config.encoder, key="model.encoder")

@@ -9,7 +9,6 @@ from open_miipher.shards.archive import (
     visit_members,
 )
 from open_miipher.shards.members import (
-    ARRAY_EXTENSIONS,
     ARRAY_HEADER_BYTES,
     CLEAN_MEMBER,
     DAMAGED_MEMBER,
@@ -34,7 +33,6 @@ from open_miipher.shards.urls import expand, names_below
 from open_miipher.shards.writing import ShardWriter, assign_keys, member_name
 
 __all__ = [
-    "ARRAY_EXTENSIONS",
     "ARRAY_HEADER_BYTES",
     "CLEAN_MEMBER",
     "DAMAGED_MEMBER",

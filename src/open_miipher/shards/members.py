@@ -64,11 +64,9 @@ def encode_waveform(waveform: np.ndarray, sample_rate: int, extension: str) -> b
     return file.getvalue()
 
 
-def decode_waveform(
-    data: bytes, name: str, start: int = 0, num_samples: int | None = None
-) -> tuple[np.ndarray, int | None]:
+def decode_waveform(data: bytes, name: str) -> tuple[np.ndarray, int | None]:
     """Decode an audio member to (channels, samples) float32; otherwise as `decode_samples`."""
-    samples, sample_rate = decode_samples(data, name, start, num_samples)
+    samples, sample_rate = decode_samples(data, name)
     if samples.dtype == np.int16:
         samples = samples * np.float32(1 / FULL_SCALE)
     return samples, sample_rate

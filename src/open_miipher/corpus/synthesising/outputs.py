@@ -50,7 +50,7 @@ class Outputs:
         prefix: of the names of what this task of an array writes.
     """
 
-    def __init__(self, folder: Path, format: str, prefix: str = "") -> None:
+    def __init__(self, folder: Path, format: str, prefix: str) -> None:
         self._folder, self._format, self._prefix = folder, format, prefix
 
     def write_part(self, spoken: list[Spoken], failed: list[Row]) -> Iterator[Row]:
@@ -88,7 +88,7 @@ class Outputs:
                 yield {**each.row, "outputs": [*each.row["outputs"], *files]}
             yield from failed
 
-    def combine(self, tables: Mapping[str, str], shards: Collection[str] = ()) -> None:
+    def combine(self, tables: Mapping[str, str], shards: Collection[str]) -> None:
         """Put all tables together into audio_tokens.csv (or .parquet), every index once.
 
         Tables and shards that nothing counts of, and temporary files, are removed: runs were killed
