@@ -76,6 +76,8 @@ def test_the_import_is_quick_and_brings_the_restorer_when_it_is_asked_for() -> N
         (["restore", "-h"], 0, "usage: open-miipher restore [-h]"),
         (["resotre"], 2, "error: resotre is no command of open-miipher; did you mean restore?"),
         (["x"], 2, "error: x is no command of open-miipher; open-miipher -h lists them"),
+        (["status"], 2, "error: the following arguments are required: OUT; -h explains the "),
+        (["restore", "--in", "x"], 2, "error: ambiguous option: --in could match --input-audio"),
     ],
 )
 def test_the_program_lists_and_names_its_commands(words, status, said) -> None:
@@ -87,6 +89,7 @@ def test_the_program_lists_and_names_its_commands(words, status, said) -> None:
     )
     assert done.returncode == status, done.stderr
     assert (done.stderr if status else done.stdout).startswith(said)
+    assert not status or len(done.stderr.splitlines()) == 1
     if not words:
         assert all(f"  {name}" in done.stdout for name in COMMANDS)
 

@@ -24,6 +24,7 @@ from open_miipher.base.amounts import duration
 from open_miipher.base.atomic import replacing
 from open_miipher.base.errors import UserError, exit_on_user_error, report
 from open_miipher.base.paths import printable
+from open_miipher.commands import Parser
 from open_miipher.index import find_audio, scan, write_index
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -32,9 +33,7 @@ PARTS = ("train", *LISTS)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--speech-commands", type=Path, required=True, metavar="DIR")
     parser.add_argument("--output-dir", type=Path, required=True, help="made if missing")
     parser.add_argument(

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
+from open_miipher.commands import Parser
 from open_miipher.shards import (
     ARRAY_HEADER_BYTES,
     CLEAN_MEMBER,
@@ -80,9 +81,7 @@ class Summary:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("paths", nargs="+", metavar="PATH")
     parser.add_argument("--endpoint-url", help="of S3-compatible storage (default: Amazon's)")
     parser.add_argument("--profile", help="section of ~/.aws/credentials")

@@ -4,7 +4,6 @@
 are only restored, and every run starts anew.
 """
 
-import argparse
 import shutil
 import sys
 import time
@@ -15,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo.commands import Progress, run
 from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.commands import Parser
 
 ROOT = Path(__file__).resolve().parents[2]
 AUDIO = ROOT / "dataset/demo"
@@ -199,7 +199,7 @@ def audio_directory(text: str) -> Path:
 @exit_on_user_error
 def main() -> int:
     """Parse and run."""
-    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser = Parser(prog="make demo", description=__doc__)
     parser.add_argument("--audio-dir", help="only restore this directory's audio")
     parser.add_argument("--output-dir", type=Path, help="default: output/demo, or output/yours")
     parser.add_argument(

@@ -11,7 +11,7 @@ from open_miipher.base.errors import report
 from open_miipher.base.paths import lies_in, printable
 from open_miipher.base.shipped import as_called
 from open_miipher.base.threads import num_cores
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 from open_miipher.corpus.outcome import INTERRUPTED
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -64,7 +64,7 @@ examples:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, epilog=EXAMPLE, formatter_class=Help)
+    parser = Parser(description=DESCRIPTION, epilog=EXAMPLE)
     add = parser.add_argument
     add(
         "--restored-dir",

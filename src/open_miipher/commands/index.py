@@ -23,7 +23,7 @@ from open_miipher.audio.io import AUDIO_EXTENSIONS
 from open_miipher.base.amounts import duration
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 from open_miipher.index import (
     METADATA_NAME,
     is_ljspeech,
@@ -41,7 +41,7 @@ _SECONDS_BETWEEN_LINES = 10
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    parser = Parser(description=__doc__)
     parser.add_argument("--root-dir", type=Path, required=True, help="directory with audio files")
     parser.add_argument(
         "--exts",

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 from open_miipher.audio.formats import FORMATS, SAMPLE_BYTES
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 from open_miipher.commands.one_recording import STANDARD
 from open_miipher.commands.options import (
     ask_for_array_task,
@@ -71,7 +71,7 @@ _local_output = local(
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, epilog=EXAMPLES, formatter_class=Help)
+    parser = Parser(description=DESCRIPTION, epilog=EXAMPLES)
     add = parser.add_argument
     add(
         "--ckpt-dir",

@@ -14,7 +14,7 @@ from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row
 from open_miipher.base.shipped import as_called
 from open_miipher.base.threads import num_cores
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.status import (
     RECENT_SECONDS,
@@ -44,7 +44,7 @@ _SHOWN = 20  # tasks, failures and wrong files that are listed in full
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=Help)
+    parser = Parser(description=DESCRIPTION)
     add = parser.add_argument
     add(
         "output_dir",
