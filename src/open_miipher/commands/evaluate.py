@@ -288,10 +288,11 @@ def _measure(
             print(f"{_place(found, row)}: {row['problems']}", file=sys.stderr)
     if ended.stopped:
         print(f"ended early by {ended.stopped}; the same command goes on", file=sys.stderr)
-    elif not any(found.summaries.values()):
+        return ended.exit_code
+    if not any(found.summaries.values()):
         report([f"nothing could be measured: see {output_dir / PER_FILE}"])
     print(summary_table(found))
-    if arguments.report and not ended.stopped:
+    if arguments.report:
         try:
             _write_report(arguments, systems, found)
         except KeyboardInterrupt:
