@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -132,14 +133,14 @@ class Demo:
                 f"model.vocoder_ckpt_dir={self.shown('stage2/ckpt/latest')}",
             ]
         log = self.output / f"{name}.log"
-        progress = Progress(self.output / name / "metrics.jsonl", steps)
+        progress = partial(Progress, self.output / name / "metrics.jsonl", steps)
         kill_at = save_every + max(1, steps // 10) if number == 2 else None
         command = [*self.torchrun, "src/train.py"]
-        run([*command, *overrides], ROOT, log, progress, kill_at)
+        run([*command, *overrides], ROOT, log, progress(), kill_at)
         if kill_at is not None:
             print("  Killed with SIGKILL, all processes at once, as if the power had failed.")
             resume = f"trainer.ckpt_dir={self.shown(name)}/ckpt/latest"
-            run([*command, resume], ROOT, log, progress)
+            run([*command, resume], ROOT, log, progress())
 
     def restore(self, folder: str, picture: str, ckpt_dir: str | None = None) -> None:
         """Restore the test files, or the user's own, and show before and after."""
