@@ -23,11 +23,11 @@ DESCRIPTION = """\
 Restore every recording under a directory, in a manifest, or in tar shards, or one recording, with
 the model that comes with the project, or with a chain that you trained.
 
-wav, flac, mp3, ogg, opus, aiff and caf files of any rate, length and number of channels are read;
-nothing is written beside them. Other files of a directory (gsm, dss, txt, …) are counted, with a
-command that converts them. The outputs have the same folders and names; two inputs that would
-get one name (a/x.wav, a/x.flac) get two (a/x.wav, a/x.flac.wav). Every output is as long as its
-input: frames = round(input frames * output rate / input rate), at least 1.
+wav, flac, mp3, ogg, opus, m4a, mp4 and many other files of any rate, length and number of channels
+are read; nothing is written beside them. Other files of a directory (gsm, dss, txt, …) are counted,
+with a command that converts them. The outputs have the same folders and names; two inputs that
+would get one name (a/x.wav, a/x.flac) get two (a/x.wav, a/x.flac.wav). Every output is as long as
+its input: frames = round(input frames * output rate / input rate), at least 1.
 
 From shards to shards, every sample keeps its key and its other members (text, speaker, …) byte for
 byte; a sample that cannot be restored is left out, and told. --output-shards does the same for a
