@@ -324,7 +324,7 @@ def test_a_signal_while_it_measures_is_told_without_a_table_of_nothing(
 ):
     write(tmp_path / "restored/a.wav")
     words = ["--restored-dir", tmp_path / "restored", "--output-dir", tmp_path / "out", "--report"]
-    words += ["--measures", "level", "--num-workers", 1]
+    words += ["--measures", "level", "length", "lag", "--num-workers", 1]
     handlers = [signal.getsignal(number) for number in STOP_SIGNALS]
     plan = Evaluate.plan
 
@@ -339,6 +339,7 @@ def test_a_signal_while_it_measures_is_told_without_a_table_of_nothing(
         signal.signal(number, handler)
     assert code == 4
     assert "metric" not in printed
+    assert "left out: length, lag: give clean recordings to compare with" in said
     assert "ended early by SIGTERM; the same command goes on" in said
     assert run_quickly(monkeypatch, capsys, *words)[0] == 0
 

@@ -238,8 +238,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_place(output_dir / REPORT)
     settings = Settings(weights, tuple(arguments.measures), arguments.words)
     evaluator = Evaluator(settings, reference_dir is not None, bool(texts))
+    names_of: dict[str, list[str]] = {}
     for name, reason in evaluator.left_out.items():
-        print(as_called(f"left out: {name}: {reason}"), file=sys.stderr)
+        names_of.setdefault(reason, []).append(name)
+    for reason, names in names_of.items():
+        print(as_called(f"left out: {', '.join(names)}: {reason}"), file=sys.stderr)
     if not evaluator.measures:
         report(["no metric can be taken: the lines above say why"])
     judged: Summary = {}

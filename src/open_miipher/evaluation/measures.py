@@ -120,10 +120,10 @@ def load_measures(
         if settings.only and name not in settings.only:
             continue
         if measure.needs_reference and not has_reference:
-            left_out[name] = "it compares with clean recordings: give --reference-dir"
+            left_out[name] = "give clean recordings to compare with: --reference-dir"
             continue
         if measure.needs_text and not has_text:
-            left_out[name] = "it compares with what is said: give --text and --words"
+            left_out[name] = "give what is said, and what hears it: --text and --words"
             continue
         try:
             loaded[name] = measure.load(settings)
