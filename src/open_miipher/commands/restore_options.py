@@ -108,7 +108,9 @@ def _take_paths(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
     is_named = any(getattr(arguments, name) is not None for name in options)
     if not paths:
         if not is_named:
-            parser.error("give IN and OUT, or one of --input-audio-dir, -manifest and -shards")
+            parser.error(
+                "give IN and OUT, or one of --input-audio-dir, --input-manifest and --input-shards"
+            )
         if arguments.output_dir is None:
             parser.error("--output-dir is missing: it says where the outputs go")
         return
