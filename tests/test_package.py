@@ -234,7 +234,7 @@ def test_an_installed_diffusion_is_trained_and_generates(command, tmp_path) -> N
     words = tiny_diffusion.overrides("wavenet", Path("tones"))
     command("train", *words, "trainer.max_steps=2", "trainer.output_dir=run")
     made = command("generate", "--ckpt-dir", "run", "--n-samples", 3, "--output-dir", "clips")
-    assert b"1 batches made, 0 failed" in made.stdout
+    assert b"1 batch made, 0 failed" in made.stdout
     assert len(list(tmp_path.glob("clips/*.wav"))) == 3
     assert b"1 of 1 done" in command("status", "clips").stdout
 
@@ -261,7 +261,7 @@ def test_an_installed_codec_is_trained_converted_and_tokenises(command, tmp_path
     command("train", *words, "trainer.max_steps=2", "trainer.output_dir=run")
     assert b"codec " in command("convert", "run", "--codec-to", "codec").stdout
     tokens = ["--input-audio-dir", "speech", "--output-dir", "tokens", "--codec-source", "codec"]
-    assert b"1 shards tokenised" in command("tokenize", *tokens, "--bandwidth", 0.75).stdout
+    assert b"1 shard tokenised" in command("tokenize", *tokens, "--bandwidth", 0.75).stdout
 
 
 @pytest.mark.slow

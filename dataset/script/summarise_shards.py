@@ -25,6 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError
+from open_miipher.base.amounts import counted
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
 from open_miipher.commands import Parser
@@ -230,7 +231,7 @@ def _report(summaries: list[Summary]) -> Iterator[str]:
     counts: Counter[str] = sum((s.degradations for s in summaries), Counter())
     if num_degraded:
         yield ""
-        yield f"degradations of {num_degraded} samples"
+        yield f"degradations of {counted(num_degraded, 'samples')}"
         for name, count in counts.most_common():
             yield f"{count:9} {100 * count / num_degraded:9.1f} %  {name}"
     if silent:

@@ -20,7 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS
-from open_miipher.base.amounts import duration
+from open_miipher.base.amounts import counted, duration
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.commands import Parser
@@ -162,5 +162,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = write_index(root, entries)
     seconds = sum(entry.num_frames / entry.sample_rate for entry in entries)
     left_out = f", {len(found.unreadable)} unreadable left out" if found.unreadable else ""
-    print(f"{printable(path)}: {len(entries)} files, {duration(seconds)}{left_out}")
+    print(f"{printable(path)}: {counted(len(entries), 'files')}, {duration(seconds)}{left_out}")
     return 0
