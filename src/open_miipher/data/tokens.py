@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from open_miipher.base.amounts import duration
+from open_miipher.base.amounts import counted, duration
 from open_miipher.base.errors import UserError, notice
 from open_miipher.base.paths import printable
 from open_miipher.codec import AudioTokenizer
@@ -45,7 +45,7 @@ class TokenDataset:
         """See `Dataset.described`."""
         store = self.store
         copies = "" if store.num_copies == 1 else f", each {store.num_copies} times"
-        return f"{store.num_utterances:,} utterances, {duration(store.seconds)}{copies}"
+        return f"{counted(store.num_utterances, 'utterances')}, {duration(store.seconds)}{copies}"
 
     def __getitem__(self, position: int) -> TokenSample:
         """Read the sample at a position of the endless stream."""
