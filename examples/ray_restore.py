@@ -18,13 +18,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from open_miipher.audio.formats import FORMATS, FileFormat
 from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.commands import Parser
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--input", required=True, metavar="PATH", help="a file, a folder, or a pattern")
     add("--output", required=True, type=Path, metavar="DIR", help="gets the shards; empty or new")

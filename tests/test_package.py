@@ -76,6 +76,8 @@ def test_the_import_is_quick_and_brings_the_restorer_when_it_is_asked_for() -> N
         (["restore", "-h"], 0, "usage: open-miipher restore [-h]"),
         (["resotre"], 2, "error: resotre is no command of open-miipher; did you mean restore?"),
         (["x"], 2, "error: x is no command of open-miipher; open-miipher -h lists them"),
+        (["status"], 2, "error: the following arguments are required: OUT; -h explains the "),
+        (["restore", "--in", "x"], 2, "error: ambiguous option: --in could match --input-audio"),
     ],
 )
 def test_the_program_lists_and_names_its_commands(words, status, said) -> None:
@@ -87,6 +89,7 @@ def test_the_program_lists_and_names_its_commands(words, status, said) -> None:
     )
     assert done.returncode == status, done.stderr
     assert (done.stderr if status else done.stdout).startswith(said)
+    assert not status or len(done.stderr.splitlines()) == 1
     if not words:
         assert all(f"  {name}" in done.stdout for name in COMMANDS)
 
@@ -231,7 +234,7 @@ def test_an_installed_diffusion_is_trained_and_generates(command, tmp_path) -> N
     words = tiny_diffusion.overrides("wavenet", Path("tones"))
     command("train", *words, "trainer.max_steps=2", "trainer.output_dir=run")
     made = command("generate", "--ckpt-dir", "run", "--n-samples", 3, "--output-dir", "clips")
-    assert b"1 batches made, 0 failed" in made.stdout
+    assert b"1 batch made, 0 failed" in made.stdout
     assert len(list(tmp_path.glob("clips/*.wav"))) == 3
     assert b"1 of 1 done" in command("status", "clips").stdout
 
@@ -258,7 +261,7 @@ def test_an_installed_codec_is_trained_converted_and_tokenises(command, tmp_path
     command("train", *words, "trainer.max_steps=2", "trainer.output_dir=run")
     assert b"codec " in command("convert", "run", "--codec-to", "codec").stdout
     tokens = ["--input-audio-dir", "speech", "--output-dir", "tokens", "--codec-source", "codec"]
-    assert b"1 shards tokenised" in command("tokenize", *tokens, "--bandwidth", 0.75).stdout
+    assert b"1 shard tokenised" in command("tokenize", *tokens, "--bandwidth", 0.75).stdout
 
 
 @pytest.mark.slow

@@ -18,14 +18,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
 from open_miipher.base.errors import UserError, exit_on_user_error, report
 from open_miipher.base.paths import printable
+from open_miipher.commands import Parser
 
 _DEFAULT_MODEL = "model=small_restorer"
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--input-dir", type=Path, required=True, help="indexed clean speech")
     parser.add_argument("--output-dir", type=Path, required=True, help="made; must not exist")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

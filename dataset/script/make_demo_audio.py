@@ -7,7 +7,6 @@ speech synthesiser espeak-ng (Debian and Ubuntu: apt-get install espeak-ng); ano
 than the one named in dataset/demo/README.md gives other samples. All files are 24 kHz mono FLAC.
 """
 
-import argparse
 import shutil
 import subprocess
 import sys
@@ -22,6 +21,7 @@ import numpy as np
 from open_miipher.audio.io import AudioWriter, read
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.commands import Parser
 from open_miipher.index import scan, write_index
 
 _SAMPLE_RATE = 24000
@@ -136,9 +136,7 @@ def _write(path: Path, waveform: np.ndarray) -> None:
 @exit_on_user_error
 def main() -> int:
     """Make the files and a metadata.csv in each directory, with the texts."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "--output-dir", type=Path, default=Path(__file__).resolve().parents[1] / "demo"
     )

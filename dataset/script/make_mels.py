@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
+from open_miipher.commands import Parser
 
 if TYPE_CHECKING:
     from open_miipher.data.files import Files
@@ -26,9 +27,7 @@ _DEFAULT_MODEL = "model=diffwave_vocoder_64"
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "overrides",
         nargs="+",

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from open_miipher.audio.io import AudioWriter
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
+from open_miipher.commands import Parser
 from open_miipher.distributed import die_with_parent
 from open_miipher.index import METADATA_NAME, Entry, write_index
 
@@ -64,9 +65,7 @@ class Room:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     add = partial(parser.add_argument, metavar=("LOW", "HIGH"), nargs=2, type=float)
     parser.add_argument("--output-dir", type=Path, required=True, help="made if missing")
     parser.add_argument("--num-rirs", type=int, default=2000, help="default: %(default)s")

@@ -20,10 +20,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
-from open_miipher.base.amounts import duration
+from open_miipher.base.amounts import counted, duration
 from open_miipher.base.atomic import replacing
 from open_miipher.base.errors import UserError, exit_on_user_error, report
 from open_miipher.base.paths import printable
+from open_miipher.commands import Parser
 from open_miipher.index import find_audio, scan, write_index
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -32,9 +33,7 @@ PARTS = ("train", *LISTS)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--speech-commands", type=Path, required=True, metavar="DIR")
     parser.add_argument("--output-dir", type=Path, required=True, help="made if missing")
     parser.add_argument(
@@ -166,7 +165,7 @@ def write_part(root: Path, paths: Sequence[str], num_workers: int) -> None:
     path = write_index(root, entries)
     seconds = sum(entry.num_frames / entry.sample_rate for entry in entries)
     left_out = f", {len(found.unreadable)} unreadable left out" if found.unreadable else ""
-    print(f"{printable(path)}: {len(entries)} files, {duration(seconds)}{left_out}")
+    print(f"{printable(path)}: {counted(len(entries), 'files')}, {duration(seconds)}{left_out}")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "src"))
 
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
+from open_miipher.commands import Parser
 
 if TYPE_CHECKING:
     from open_miipher.data import PairSample
@@ -29,9 +30,7 @@ _DEFAULT_MODEL = "model=miipher2_feature_cleaner"
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--output-dir", type=Path, required=True, help="made if missing")
     parser.add_argument("--num-pairs", type=int, default=20, help="default: %(default)s")
     parser.add_argument("--seed", type=int, help="default: trainer.seed")

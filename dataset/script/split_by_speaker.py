@@ -27,15 +27,14 @@ from open_miipher.audio.io import AudioWriter, read
 from open_miipher.audio.resample import resample
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
+from open_miipher.commands import Parser
 from open_miipher.index import METADATA_NAME, Entry, read_index, write_index
 
 PARTS = ("train", "test")
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("--speech-dirs", type=Path, nargs="+", required=True)
     parser.add_argument("--noise-dirs", type=Path, nargs="*", default=[])
     parser.add_argument("--rir-dirs", type=Path, nargs="*", default=[], help="measured rooms")

@@ -25,8 +25,10 @@ import numpy as np
 from tqdm import tqdm
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS, AudioError
+from open_miipher.base.amounts import counted
 from open_miipher.base.errors import UserError, exit_on_user_error
 from open_miipher.base.paths import printable
+from open_miipher.commands import Parser
 from open_miipher.shards import (
     ARRAY_HEADER_BYTES,
     CLEAN_MEMBER,
@@ -80,9 +82,7 @@ class Summary:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(description=__doc__)
     parser.add_argument("paths", nargs="+", metavar="PATH")
     parser.add_argument("--endpoint-url", help="of S3-compatible storage (default: Amazon's)")
     parser.add_argument("--profile", help="section of ~/.aws/credentials")
@@ -231,7 +231,7 @@ def _report(summaries: list[Summary]) -> Iterator[str]:
     counts: Counter[str] = sum((s.degradations for s in summaries), Counter())
     if num_degraded:
         yield ""
-        yield f"degradations of {num_degraded} samples"
+        yield f"degradations of {counted(num_degraded, 'samples')}"
         for name, count in counts.most_common():
             yield f"{count:9} {100 * count / num_degraded:9.1f} %  {name}"
     if silent:

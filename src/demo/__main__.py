@@ -4,17 +4,18 @@
 are only restored, and every run starts anew.
 """
 
-import argparse
 import shutil
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo.commands import Progress, run
 from open_miipher.base.errors import UserError, exit_on_user_error
+from open_miipher.commands import Parser
 
 ROOT = Path(__file__).resolve().parents[2]
 AUDIO = ROOT / "dataset/demo"
@@ -132,14 +133,14 @@ class Demo:
                 f"model.vocoder_ckpt_dir={self.shown('stage2/ckpt/latest')}",
             ]
         log = self.output / f"{name}.log"
-        progress = Progress(self.output / name / "metrics.jsonl", steps)
+        progress = partial(Progress, self.output / name / "metrics.jsonl", steps)
         kill_at = save_every + max(1, steps // 10) if number == 2 else None
         command = [*self.torchrun, "src/train.py"]
-        run([*command, *overrides], ROOT, log, progress, kill_at)
+        run([*command, *overrides], ROOT, log, progress(), kill_at)
         if kill_at is not None:
             print("  Killed with SIGKILL, all processes at once, as if the power had failed.")
             resume = f"trainer.ckpt_dir={self.shown(name)}/ckpt/latest"
-            run([*command, resume], ROOT, log, progress)
+            run([*command, resume], ROOT, log, progress())
 
     def restore(self, folder: str, picture: str, ckpt_dir: str | None = None) -> None:
         """Restore the test files, or the user's own, and show before and after."""
@@ -199,7 +200,7 @@ def audio_directory(text: str) -> Path:
 @exit_on_user_error
 def main() -> int:
     """Parse and run."""
-    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser = Parser(prog="make demo", description=__doc__)
     parser.add_argument("--audio-dir", help="only restore this directory's audio")
     parser.add_argument("--output-dir", type=Path, help="default: output/demo, or output/yours")
     parser.add_argument(

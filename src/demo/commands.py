@@ -19,6 +19,8 @@ LOG_TAIL = 20
 class Progress:
     """Reads a training's metrics.jsonl while it grows and says how far it is.
 
+    What the file holds already is no news, nor are its steps that a resumed training does again.
+
     Args:
         path: the file; it need not exist yet.
         max_steps: the step the training ends at.
@@ -36,9 +38,9 @@ class Progress:
     def say(self) -> None:
         """Print a line if there is news, but not too often."""
         row = self.last()
-        news = row.get("step", 0) != self._said
+        news = row.get("step", 0) > self._said
         if news and time.monotonic() - self._said_at > SAY_EVERY_SECONDS:
-            self._said_at, self._said = time.monotonic(), row.get("step", 0)
+            self._said_at, self._said = time.monotonic(), row["step"]
             print(f"  step {row['step']} of {self.max_steps}, loss {row['loss']:.3f}", flush=True)
 
 

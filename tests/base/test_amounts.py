@@ -1,8 +1,8 @@
-"""Lengths of time and sizes, as people read them."""
+"""Numbers, lengths of time and sizes, as people read them."""
 
 import pytest
 
-from open_miipher.base.amounts import duration, size
+from open_miipher.base.amounts import counted, duration, size
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,8 @@ def test_a_duration_is_never_0_of_0_hours(seconds, text) -> None:
 )
 def test_a_size_is_never_0_of_0_megabytes(num_bytes, text) -> None:
     assert size(num_bytes) == text
+
+
+def test_one_is_no_plural() -> None:
+    assert [counted(1, things) for things in ("files", "batches")] == ["1 file", "1 batch"]
+    assert [counted(number, "texts") for number in (0, 2000)] == ["0 texts", "2,000 texts"]

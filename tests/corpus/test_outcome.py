@@ -50,13 +50,12 @@ def test_a_share_is_taken_of_all_that_was_ever_done() -> None:
         (summary(3, 0), "3 files restored, 0 failed"),
         (
             summary(1, 2, num_done_before=5, num_failed_before=2),
-            "1 files restored, 0 failed; 5 files were restored before, 2 failed then and did not "
-            "change",
+            "1 file restored, 0 failed; 5 files restored before, 2 failed then and did not change",
         ),
-        (summary(num_done_before=5), "nothing to do: 5 files were restored before"),
+        (summary(num_done_before=5), "nothing to do: 5 files restored before"),
         (
             summary(0, 2, num_failed_before=2),
-            "nothing to do: 0 files were restored before, 2 failed then and did not change",
+            "nothing to do: 0 files restored before, 2 failed then and did not change",
         ),
         (summary(0, 0, "SIGTERM"), "0 files restored, 0 failed"),
     ],

@@ -114,10 +114,13 @@ def test_rir_bank_does_not_overwrite_a_finished_one(run_script, tmp_path):
 @pytest.mark.filterwarnings("ignore:.*upper band is empty")
 def test_preview_writes_pairs_and_makes_one_again(run_script, speech_dir, tmp_path):
     overrides = (f"data.train.dir_list=[{speech_dir}]", "data.crop_seconds=0.5")
+    overrides += ("data.sample_rate=48000",)  # more than the files have: a warning
     output = tmp_path / "preview"
     arguments = ("--output-dir", output, "--num-pairs", 4, "--epoch", 1, *overrides)
-    status, out, _ = run_script("preview_degradations", *arguments)
+    status, out, err = run_script("preview_degradations", *arguments)
     assert status == 0
+    assert err.startswith("warning: ")
+    assert "UserWarning" not in err
     about = [json.loads(path.read_text()) for path in sorted(output.glob("*.json"))]
     assert len(about) == len(out.splitlines()) == 4
     assert {(pair["seed"], pair["epoch"]) for pair in about} == {(0, 1)}

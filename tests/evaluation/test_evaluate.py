@@ -15,6 +15,7 @@ import pytest
 import soundfile
 
 from open_miipher.base.errors import UserError
+from open_miipher.corpus.evaluating import Evaluate
 from open_miipher.corpus.status import open_ledger, survey
 from open_miipher.corpus.verify import verify
 from open_miipher.distributed import hold
@@ -148,6 +149,15 @@ def test_the_interval_holds_the_mean_and_shrinks_with_the_number_of_files():
     assert width == pytest.approx(3.92 * 0.1 / np.sqrt(1000), rel=0.1)
     assert short["estoi"]["high"] - short["estoi"]["low"] > 5 * width
     assert long["estoi"]["low"] < long["estoi"]["mean"] < long["estoi"]["high"]
+    # The report asks for each column alone, worst files first, and is to show the same.
+    beside = [{"pesq": 2.0, **row} for row in reversed(many)]
+    assert summarise(beside, ["pesq", "estoi"])["estoi"] == long["estoi"]
+
+
+def test_a_mean_that_rounds_to_nothing_has_no_sign():
+    rows = [{"file": "a", "system": "one", "lag_ms": -0.0001, "problems": ""}]
+    found = Evaluation(["one"], [Column("lag_ms", "Lag")], rows, {"a": Sounds({})}, {})
+    assert summary_table(found).splitlines()[-1].split() == ["lag_ms", "0.000", "±", "0.000", "1"]
 
 
 def run_quickly(monkeypatch, capsys, *words):
@@ -212,7 +222,7 @@ def test_the_command_measures_writes_and_tells_what_it_could_not(
     status, said, told = (
         run_whole(run_script, *words) if whole else run_quickly(monkeypatch, capsys, *words)
     )
-    assert "nothing to do: 6 recordings were measured before" in told
+    assert "nothing to do: 6 recordings measured before" in told
     assert (tmp_path / "out/per_file.csv").read_bytes() == table
 
 
@@ -248,7 +258,7 @@ def test_several_systems_give_a_row_each_and_differences(monkeypatch, capsys, tm
     # A changed file is measured again, and its differences follow; nothing else is.
     write(tmp_path / "bad/0.wav", 0.5, 24000, 0, noise=0.2)
     _, _, told = run_quickly(monkeypatch, capsys, *words)
-    assert "1 recordings measured, 0 unreadable; 7 recordings were measured before" in told
+    assert "1 recording measured, 0 unreadable; 7 recordings measured before" in told
     worse = json.loads((tmp_path / "out/summary.json").read_text())["paired"]["bad"]
     assert worse["log_spectral_distance"]["mean"] > difference["mean"]
 
@@ -307,6 +317,31 @@ def test_a_signal_ends_the_report_and_no_other_run_writes_it_meanwhile(
         signal.signal(number, handler)
     assert run_quickly(monkeypatch, capsys, *words)[0] == 0
     assert (tmp_path / "out/report/index.html").is_file()
+
+
+def test_a_signal_while_it_measures_is_told_without_a_table_of_nothing(
+    monkeypatch, capsys, tmp_path
+):
+    write(tmp_path / "restored/a.wav")
+    words = ["--restored-dir", tmp_path / "restored", "--output-dir", tmp_path / "out", "--report"]
+    words += ["--measures", "level", "length", "lag", "--num-workers", 1]
+    handlers = [signal.getsignal(number) for number in STOP_SIGNALS]
+    plan = Evaluate.plan
+
+    def signalled(task, ledger):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return plan(task, ledger)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Evaluate, "plan", signalled)
+        code, printed, said = run_quickly(patched, capsys, *words)
+    for number, handler in zip(STOP_SIGNALS, handlers, strict=True):
+        signal.signal(number, handler)
+    assert code == 4
+    assert "metric" not in printed
+    assert "left out: length, lag: give clean recordings to compare with" in said
+    assert "ended early by SIGTERM; the same command goes on" in said
+    assert run_quickly(monkeypatch, capsys, *words)[0] == 0
 
 
 @pytest.mark.dist

@@ -95,6 +95,12 @@ def test_the_lag_is_told_to_a_fraction_of_a_sample_and_across_rates():
     assert values["lag_ms"] == pytest.approx(1 / 48, abs=0.004)
 
 
+def test_a_copy_is_not_late_by_what_was_rounded():
+    speech = noise(0)
+    values = lag(Signal(speech, RATE), Signal(speech * np.float32(0.7), RATE))
+    assert str(values["lag_ms"]) == "0.0"
+
+
 def test_other_speech_has_no_lag_and_too_late_is_not_found():
     with pytest.raises(CannotMeasureError, match=r"within 0\.5 s is it like its reference"):
         lag(Signal(noise(0), RATE), Signal(noise(1), RATE))

@@ -33,6 +33,22 @@ def test_progress_reads_only_whole_lines(tmp_path: Path) -> None:
     assert Progress(path, 10).last() == rows[1]
 
 
+def test_what_a_resumed_training_does_again_is_no_progress(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("demo.commands.SAY_EVERY_SECONDS", -1.0)
+    path = tmp_path / "metrics.jsonl"
+
+    def say(progress: Progress, steps: int) -> str:
+        rows = [{"step": x, "split": "train", "loss": 1.0} for x in range(1, steps + 1)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        progress.say()
+        return capsys.readouterr().out
+
+    assert say(Progress(path, 9), 6) == "  step 6 of 9, loss 1.000\n"
+    resumed = Progress(path, 9)  # from step 4
+    assert [say(resumed, steps) for steps in (6, 4, 5, 6)] == [""] * 4
+    assert say(resumed, 7) == "  step 7 of 9, loss 1.000\n"
+
+
 def test_a_command_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
     script = "import sys; print('before'); print('the reason', file=sys.stderr); sys.exit(3)"
     with pytest.raises(UserError, match="the reason"):

@@ -43,8 +43,8 @@ def test_a_text_is_said_beside_the_checkpoints(runs, run_script):
     info = soundfile.info(folder / name_of(1, "abc"))
     assert (info.samplerate, info.channels) == (RATE, 1)
     assert 320 <= info.frames <= 0.8 * RATE
-    assert "1 texts made, 0 failed" in done.stdout
-    assert "nothing to do: 1 texts were made before" in run_script(*given, "--text", "abc").stdout
+    assert "1 text made, 0 failed" in done.stdout
+    assert "nothing to do: 1 text made before" in run_script(*given, "--text", "abc").stdout
     run_script(*given, "--text", "abd")  # the first one stays
     assert sorted(files(folder)) == sorted([name_of(1, "abc"), name_of(1, "abd")])
     refused = run_script(*given, "--text", "abc", "--temperature", 2, check=False)
@@ -72,7 +72,7 @@ def test_three_processes_and_a_kill_make_the_files_of_one(
     killed.end()
     assert 1 <= len(files(broken)) < 18
     done = run_script(*given, "--output-dir", broken, ranks=3)
-    assert "texts were made before" in done.stdout
+    assert " made before" in done.stdout
     assert files(broken) == files(whole)
     assert sorted(files(whole)) == [name_of(k, text) for k, text in enumerate(lines, start=1)]
     assert len(set(files(whole).values())) == 18

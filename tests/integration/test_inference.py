@@ -87,7 +87,7 @@ def test_a_directory_is_restored_with_its_tree_and_then_skipped(
     times = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in restored}
     assert command() == 0
     assert {n: (tmp_path / "out" / n).stat().st_mtime_ns for n in restored} == times
-    assert "nothing to do: 3 files were restored before" in capsys.readouterr().out
+    assert "nothing to do: 3 files restored before" in capsys.readouterr().out
     assert command("--overwrite") == 0
     assert {n: (tmp_path / "out" / n).stat().st_mtime_ns for n in restored} != times
     assert outputs(tmp_path / "out") == restored
@@ -173,9 +173,7 @@ def test_wrong_use_is_one_sentence_and_writes_nothing(
 
 def test_no_batch_and_no_rank_is_refused_before_the_model_is_loaded(command, capsys) -> None:
     for option in ("--batch-size", "--ranks-per-gpu"):
-        with pytest.raises(SystemExit) as ended:
-            command(option, 0, "--dry-run")
-        assert ended.value.code == 2
+        assert command(option, 0, "--dry-run") == 2
         assert f"argument {option}: '0': choose 1 or more" in capsys.readouterr().err
 
 

@@ -109,7 +109,7 @@ def test_samples_without_audio_are_counted_and_the_others_told(run_script, tmp_p
     lines = out.splitlines()
     assert lines[1].split()[0] == "4"
     assert "mean 0.50; percentiles 0 %: 0.50" in out
-    assert "degradations of 1 samples" in out
+    assert "degradations of 1 sample" in out
     assert lines[-1] == "2 of 4 samples hold no audio"
     only = write_shard(tmp_path / "b.tar", {"c": {"txt": b"words"}})
     status, out, err = run_script(only)

@@ -1,4 +1,11 @@
-"""Lengths of time and sizes for people, in a unit that fits."""
+"""Numbers, lengths of time and sizes for people, in a unit that fits."""
+
+import re
+
+
+def counted(number: int, things: str) -> str:
+    """Return `1 file`, `1 batch` or `2,000 files`."""
+    return f"{number:,} {re.sub(r'(?<=ch)es$|s$', '', things) if number == 1 else things}"
 
 
 def duration(seconds: float) -> str:

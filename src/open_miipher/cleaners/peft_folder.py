@@ -1,7 +1,6 @@
 """Adapters as peft's `save_pretrained` writes them: a settings file and a file of weights."""
 
 import json
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from open_miipher.base.errors import UserError, report
+from open_miipher.base.errors import UserError, notice, report
 
 SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # Settings with which an adapter computes something else than B A x.
@@ -69,7 +68,7 @@ def read_weights(folder: Path, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
         raise UserError(f"{path} cannot be read: {error}") from error
     biases = {name: tensor for name, tensor in own.items() if name.endswith(".bias")}
     if biases and biases.keys().isdisjoint(state):
-        warnings.warn(f"{path} holds no biases; the encoder's own are taken", stacklevel=2)
+        notice(f"{path} holds no biases; the encoder's own are taken")
         state |= biases
     report(
         [f"{path} lacks {name}" for name in sorted(own.keys() - state)]

@@ -9,22 +9,33 @@ import sys
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from open_miipher import __version__
-from open_miipher.base.errors import USER_ERROR_STATUS, exit_on_user_error
+from open_miipher.base.errors import USER_ERROR_STATUS, UserError, exit_on_user_error
 from open_miipher.base.shipped import as_called
 from open_miipher.base.threads import use_one_blas_thread
 
 PROGRAM = "open-miipher"
 
 
-class Help(argparse.RawDescriptionHelpFormatter):
-    """The help of a command, which names the others as they are called here."""
+class Parser(argparse.ArgumentParser):
+    """The options of a command: help that names other commands as they are called here."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, **options)
 
     def format_help(self) -> str:
         """Return the text."""
         return as_called(super().format_help())
+
+    def error(self, message: str) -> NoReturn:
+        """End in the sentence that matters, without the usage of all options above it.
+
+        Raises:
+            UserError: always; every rank has the same words.
+        """
+        raise UserError(f"{message}; -h explains the options", shared=True)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 
 DESCRIPTION = """\
 Open a page to try a model on: drop or record speech, restore it on this machine, hear it before and
@@ -17,7 +17,7 @@ Needs gradio: pip install '.[app]'. Ctrl-C ends it and removes what visitors sen
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=Help)
+    parser = Parser(description=DESCRIPTION)
     add = parser.add_argument
     add(
         "--ckpt-dir",

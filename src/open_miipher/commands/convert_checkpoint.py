@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from open_miipher.base.errors import UserError
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 
 if TYPE_CHECKING:
     from open_miipher.checkpoint import Blueprint
@@ -28,7 +28,7 @@ codec.source takes, and EncodecModel.from_pretrained; the checkpoint stays as it
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=Help)
+    parser = Parser(description=DESCRIPTION)
     parser.add_argument(
         "path",
         type=Path,

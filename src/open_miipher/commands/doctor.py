@@ -5,7 +5,6 @@ standard library, so that it also speaks when packages are missing; nothing is d
 key is printed.
 """
 
-import argparse
 import importlib
 import math
 import os
@@ -23,7 +22,7 @@ from open_miipher.base.gpu_support import Driver, gpu_problem, read_driver
 from open_miipher.base.paths import existing_parent
 from open_miipher.base.shipped import IS_INSTALLED
 from open_miipher.base.threads import num_cores
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 
 try:
     import resource
@@ -362,5 +361,5 @@ def show() -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the command line, which has no options, and show."""
-    argparse.ArgumentParser(description=__doc__, formatter_class=Help).parse_args(argv)
+    Parser(description=__doc__).parse_args(argv)
     return show()

@@ -11,7 +11,7 @@ from open_miipher.base.errors import report
 from open_miipher.base.paths import lies_in, printable
 from open_miipher.base.shipped import as_called
 from open_miipher.base.threads import num_cores
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 from open_miipher.corpus.outcome import INTERRUPTED
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -64,7 +64,7 @@ examples:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, epilog=EXAMPLE, formatter_class=Help)
+    parser = Parser(description=DESCRIPTION, epilog=EXAMPLE)
     add = parser.add_argument
     add(
         "--restored-dir",
@@ -238,8 +238,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_place(output_dir / REPORT)
     settings = Settings(weights, tuple(arguments.measures), arguments.words)
     evaluator = Evaluator(settings, reference_dir is not None, bool(texts))
+    names_of: dict[str, list[str]] = {}
     for name, reason in evaluator.left_out.items():
-        print(as_called(f"left out: {name}: {reason}"), file=sys.stderr)
+        names_of.setdefault(reason, []).append(name)
+    for reason, names in names_of.items():
+        print(as_called(f"left out: {', '.join(names)}: {reason}"), file=sys.stderr)
     if not evaluator.measures:
         report(["no metric can be taken: the lines above say why"])
     judged: Summary = {}
@@ -288,10 +291,11 @@ def _measure(
             print(f"{_place(found, row)}: {row['problems']}", file=sys.stderr)
     if ended.stopped:
         print(f"ended early by {ended.stopped}; the same command goes on", file=sys.stderr)
-    elif not any(found.summaries.values()):
+        return ended.exit_code
+    if not any(found.summaries.values()):
         report([f"nothing could be measured: see {output_dir / PER_FILE}"])
     print(summary_table(found))
-    if arguments.report and not ended.stopped:
+    if arguments.report:
         try:
             _write_report(arguments, systems, found)
         except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.shipped import as_called
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 from open_miipher.commands.options import ask_which_checkpoint
 
 if TYPE_CHECKING:  # what is slow to import comes after the command line was read
@@ -29,7 +29,7 @@ _CHUNK, _OVERLAP = 20.0, 2.0  # s, as src/inference.py has them
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=Help)
+    parser = Parser(description=DESCRIPTION)
     add = parser.add_argument
     add(
         "--ckpt-dir",

@@ -17,7 +17,7 @@ import yaml
 from open_miipher.base.errors import UserError, report
 from open_miipher.base.paths import existing_parent
 from open_miipher.base.shipped import shipped
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 
 CONFIG_DIR = shipped("config/encoder")
 DESCRIPTION = """\
@@ -60,7 +60,7 @@ class Model:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=Help)
+    parser = Parser(description=DESCRIPTION)
     parser.add_argument(
         "models",
         nargs="+",

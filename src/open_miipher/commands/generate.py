@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from open_miipher.base.errors import UserError
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 from open_miipher.commands.options import ask_for_ema, ask_for_failures, ask_which_checkpoint
 from open_miipher.commands.runs import as_rank, say_how_it_ended, verified
 from open_miipher.corpus.outcome import MaxFailures
@@ -54,7 +54,7 @@ _SPLIT_TEXTS = 8
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, epilog=EXAMPLES, formatter_class=Help)
+    parser = Parser(description=DESCRIPTION, epilog=EXAMPLES)
     add = parser.add_argument
     add("--ckpt-dir", required=True, metavar="DIR", help="output directory of a run, or checkpoint")
     ask_which_checkpoint(parser)

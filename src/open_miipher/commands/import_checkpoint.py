@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from open_miipher.base.errors import UserError
 from open_miipher.base.shipped import as_called
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,7 +43,7 @@ _LAYER = re.compile(r"\.encoder\.layers\.(\d+)\.")
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=Help)
+    parser = Parser(description=DESCRIPTION)
     add = parser.add_argument
     add("--kind", choices=["sidon", "diffwave"], required=True, help="whose weights they are")
     add("--path", type=Path, required=True, metavar="DIR|FILE", help="what is published")

@@ -20,10 +20,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from open_miipher.audio.io import AUDIO_EXTENSIONS
-from open_miipher.base.amounts import duration
+from open_miipher.base.amounts import counted, duration
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 from open_miipher.index import (
     METADATA_NAME,
     is_ljspeech,
@@ -41,7 +41,7 @@ _SECONDS_BETWEEN_LINES = 10
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
+    parser = Parser(description=__doc__)
     parser.add_argument("--root-dir", type=Path, required=True, help="directory with audio files")
     parser.add_argument(
         "--exts",
@@ -162,5 +162,5 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = write_index(root, entries)
     seconds = sum(entry.num_frames / entry.sample_rate for entry in entries)
     left_out = f", {len(found.unreadable)} unreadable left out" if found.unreadable else ""
-    print(f"{printable(path)}: {len(entries)} files, {duration(seconds)}{left_out}")
+    print(f"{printable(path)}: {counted(len(entries), 'files')}, {duration(seconds)}{left_out}")
     return 0

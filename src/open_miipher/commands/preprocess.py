@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 from open_miipher.commands.options import ask_for_overrides, print_config
 from open_miipher.commands.runs import as_rank, say_how_it_ended
 
@@ -57,7 +57,7 @@ examples:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, epilog=EXAMPLES, formatter_class=Help)
+    parser = Parser(description=DESCRIPTION, epilog=EXAMPLES)
     ask_for_overrides(parser)
     return parser.parse_intermixed_args(argv)
 

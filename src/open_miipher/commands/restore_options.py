@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 
 from open_miipher.audio.formats import FORMATS, SAMPLE_BYTES
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 from open_miipher.commands.one_recording import STANDARD
 from open_miipher.commands.options import (
     ask_for_array_task,
@@ -23,11 +23,11 @@ DESCRIPTION = """\
 Restore every recording under a directory, in a manifest, or in tar shards, or one recording, with
 the model that comes with the project, or with a chain that you trained.
 
-wav, flac, mp3, ogg, opus, aiff and caf files of any rate, length and number of channels are read;
-nothing is written beside them. Other files of a directory (gsm, dss, txt, …) are counted, with a
-command that converts them. The outputs have the same folders and names; two inputs that would
-get one name (a/x.wav, a/x.flac) get two (a/x.wav, a/x.flac.wav). Every output is as long as its
-input: frames = round(input frames * output rate / input rate), at least 1.
+wav, flac, mp3, ogg, opus, m4a, mp4 and many other files of any rate, length and number of channels
+are read; nothing is written beside them. Other files of a directory (gsm, dss, txt, …) are counted,
+with a command that converts them. The outputs have the same folders and names; two inputs that
+would get one name (a/x.wav, a/x.flac) get two (a/x.wav, a/x.flac.wav). Every output is as long as
+its input: frames = round(input frames * output rate / input rate), at least 1.
 
 From shards to shards, every sample keeps its key and its other members (text, speaker, …) byte for
 byte; a sample that cannot be restored is left out, and told. --output-shards does the same for a
@@ -71,7 +71,7 @@ _local_output = local(
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, epilog=EXAMPLES, formatter_class=Help)
+    parser = Parser(description=DESCRIPTION, epilog=EXAMPLES)
     add = parser.add_argument
     add(
         "--ckpt-dir",
@@ -108,7 +108,9 @@ def _take_paths(arguments: argparse.Namespace, parser: argparse.ArgumentParser) 
     is_named = any(getattr(arguments, name) is not None for name in options)
     if not paths:
         if not is_named:
-            parser.error("give IN and OUT, or one of --input-audio-dir, -manifest and -shards")
+            parser.error(
+                "give IN and OUT, or one of --input-audio-dir, --input-manifest and --input-shards"
+            )
         if arguments.output_dir is None:
             parser.error("--output-dir is missing: it says where the outputs go")
         return

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from open_miipher.base.amounts import duration
+from open_miipher.base.amounts import counted, duration
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
 from open_miipher.base.rows import Row
 from open_miipher.base.shipped import as_called
 from open_miipher.base.threads import num_cores
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 from open_miipher.corpus.ledger import Ledger
 from open_miipher.corpus.status import (
     RECENT_SECONDS,
@@ -44,7 +44,7 @@ _SHOWN = 20  # tasks, failures and wrong files that are listed in full
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=Help)
+    parser = Parser(description=DESCRIPTION)
     add = parser.add_argument
     add(
         "output_dir",
@@ -228,7 +228,8 @@ def _lines(
         if len(wrong) > _SHOWN:
             yield f"  … and {len(wrong) - _SHOWN:,} more (--json lists all)"
     if num_forgotten is not None:
-        yield f"forgotten:   {num_forgotten:,}; the same command as before makes them again"
+        again = "; the same command as before makes them again" if num_forgotten else ""
+        yield f"forgotten:   {num_forgotten:,}{again}"
 
 
 def _task_lines(seen: Survey) -> Iterator[str]:
@@ -238,7 +239,7 @@ def _task_lines(seen: Survey) -> Iterator[str]:
     for state in ("running", "stopped"):
         chosen = [task for task in tasks if task.state == state]
         for task in chosen[:_SHOWN]:
-            left = "" if task.num_left is None else f", {task.num_left:,} {seen.unit} left"
+            left = "" if task.num_left is None else f", {counted(task.num_left, seen.unit)} left"
             hours = "" if not task.num_left else f" ({duration(task.seconds_left)})"
             yield f"  {task.name}: {state}, {task.who or task.how}{left}{hours}"
         if len(chosen) > _SHOWN:

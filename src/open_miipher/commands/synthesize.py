@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from open_miipher.base.errors import UserError
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 from open_miipher.commands.options import ask_for_overrides, print_config
 from open_miipher.commands.runs import as_rank, say_how_it_ended
 
@@ -52,7 +52,7 @@ examples:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, epilog=EXAMPLES, formatter_class=Help)
+    parser = Parser(description=DESCRIPTION, epilog=EXAMPLES)
     parser.add_argument(
         "--config-name",
         default="synthetic_generation_cfg",

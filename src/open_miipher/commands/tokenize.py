@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from open_miipher.base.shipped import shipped
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 from open_miipher.commands.options import (
     array_task,
     ask_for_array_task,
@@ -59,7 +59,7 @@ examples:
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=DESCRIPTION, epilog=EXAMPLES, formatter_class=Help)
+    parser = Parser(description=DESCRIPTION, epilog=EXAMPLES)
     ask_for_inputs(parser, "tokenise", required=True)
     add = parser.add_argument
     add("--output-dir", type=Path, required=True, metavar="DIR", help="gets the shards")

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 
 from open_miipher.base.shipped import shipped
-from open_miipher.commands import Help
+from open_miipher.commands import Parser
 from open_miipher.commands.options import ask_for_overrides, print_config
 
 _EXAMPLES = """\
@@ -26,10 +26,9 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line, without slow imports."""
     folder = shipped("config/model")
     models = sorted(path.stem for path in folder.glob("*.yaml"))
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train one stage, or resume one with trainer.ckpt_dir=….",
         epilog=f"models: {', '.join(models)}\n\n{_EXAMPLES}",
-        formatter_class=Help,
     )
     ask_for_overrides(parser)
     return parser.parse_intermixed_args(argv)

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
+from open_miipher.base.amounts import counted
 from open_miipher.base.errors import STOPPED_STATUS, USER_ERROR_STATUS, UserError
 
 DONE, UNABLE, FAILURES, INTERRUPTED = 0, USER_ERROR_STATUS, 3, STOPPED_STATUS
@@ -90,10 +91,10 @@ class Summary:
     def sentence(self, done: str) -> str:
         """Say it in a line; `done` is what becomes of items, such as `restored`."""
         failed_now = self.num_failed - self.num_failed_before
-        before = f"{self.num_done_before:,} {self.unit} were {done} before"
+        before = f"{counted(self.num_done_before, self.unit)} {done} before"
         if self.num_failed_before:
             before += f", {self.num_failed_before:,} {self.called_failed} then and did not change"
         if not self.num_done and not failed_now and not self.stopped:
             return f"nothing to do: {before}"
-        now = f"{self.num_done:,} {self.unit} {done}, {failed_now:,} {self.called_failed}"
+        now = f"{counted(self.num_done, self.unit)} {done}, {failed_now:,} {self.called_failed}"
         return f"{now}; {before}" if self.num_done_before or self.num_failed_before else now

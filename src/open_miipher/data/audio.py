@@ -1,6 +1,5 @@
 """Audio alone: crops of indexed files, with mels from files or labels where these are wanted."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from open_miipher.audio.mel import MelError, read_mel
-from open_miipher.base.errors import UserError, report
+from open_miipher.base.errors import UserError, notice, report
 from open_miipher.base.paths import printable
 from open_miipher.data.batch import AudioBatch, AudioSample, LabelledBatch
 from open_miipher.data.config import (
@@ -170,10 +169,9 @@ class Audio:
                 f"data.crop_seconds={self.crop_seconds:g}: take shorter crops or longer files"
             )
         if short:
-            warnings.warn(
+            notice(
                 f"{short} of {len(files)} files of data.train.dir_list are shorter than "
                 f"data.crop_seconds={self.crop_seconds:g}: they are padded with zeros",
-                stacklevel=2,
             )
         order = Order(len(files), seed)
         return self._dataset(files, files.fingerprint, order, length, self.config.train.mel_dir)

@@ -8,7 +8,6 @@ whether there was room for the file, which lies where `index.cache` says.
 import errno
 import os
 import shutil
-import warnings
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 
 from open_miipher.audio.formats import SAMPLE_BYTES
 from open_miipher.audio.io import read_header
-from open_miipher.base.errors import UserError
+from open_miipher.base.errors import UserError, notice
 from open_miipher.base.locks import lock_file
 from open_miipher.base.paths import printable
 from open_miipher.base.threads import in_threads
@@ -118,10 +117,9 @@ def decoded(files: Files, what: str) -> Files | DecodedFiles:
         )
     except (OSError, UserError) as error:
         if is_first_here():
-            warnings.warn(
+            notice(
                 f"{what} is decoded anew for each sample, which takes longer, since it cannot be "
                 f"decoded once: {error}",
-                stacklevel=3,
             )
         return files
     return files if found is None else found

@@ -1,7 +1,6 @@
 """The files of several indexes as one list."""
 
 import filecmp
-import warnings
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
@@ -16,8 +15,8 @@ import numpy as np
 from open_miipher.audio.io import AudioError, AudioInfo, read
 from open_miipher.audio.level import scale_problem
 from open_miipher.audio.recording import Recording
-from open_miipher.base.amounts import duration
-from open_miipher.base.errors import UserError
+from open_miipher.base.amounts import counted, duration
+from open_miipher.base.errors import UserError, notice
 from open_miipher.base.paths import printable
 from open_miipher.distributed import is_first_here
 from open_miipher.index import Entry, Index, index_command, read_index, verify_index
@@ -156,7 +155,7 @@ def described(files: Files | Sequence[File]) -> str:
         seconds = files.seconds
     else:
         seconds = sum(file.info.num_frames / file.info.sample_rate for file in files)
-    return f"{len(files):,} files, {duration(seconds)}"
+    return f"{counted(len(files), 'files')}, {duration(seconds)}"
 
 
 def open_files(dir_list: list[str], key: str, sample_rate: int) -> Files:
@@ -170,10 +169,9 @@ def open_files(dir_list: list[str], key: str, sample_rate: int) -> Files:
     files = Files(dir_list)
     num_below = files.num_below(sample_rate)
     if num_below:
-        warnings.warn(
+        notice(
             f"{num_below} of {len(files)} files of {key} have a lower rate than "
             f"data.sample_rate={sample_rate}: their upper band is empty",
-            stacklevel=3,
         )
     return files
 
@@ -213,11 +211,10 @@ def warn_of_shared(clips: Sequence[File], trained: Files) -> None:
         if _is_same(clip.path, file.path)
     }
     for path, other in list(shared.items())[:1]:
-        warnings.warn(
+        notice(
             f"{len(shared)} of the {len(clips)} validation clips, such as {printable(path)} "
             f"({printable(other)}), are in data.train.dir_list and in data.test.dir_list: "
             "validation will not show overfitting",
-            stacklevel=4,
         )
 
 

@@ -1,7 +1,6 @@
 """The pairs of several shards as one sequence, and the indexing of the shards."""
 
 import time
-import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,7 @@ from itertools import accumulate
 import numpy as np
 
 from open_miipher.audio.io import AudioError
-from open_miipher.base.errors import UserError, report
+from open_miipher.base.errors import UserError, notice, report
 from open_miipher.distributed import is_first_here
 from open_miipher.shards import (
     CLEAN_MEMBER,
@@ -178,7 +177,7 @@ def index_shards(
             ]
         )
     for error in broken:
-        warnings.warn(f"{error}; this shard of {key} is left out", stacklevel=2)
+        notice(f"{error}; this shard of {key} is left out")
     return found
 
 

@@ -1,6 +1,5 @@
 """Texts with the tokens of speech that says them, made once by a codec (see `token_store`)."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from open_miipher.base.amounts import duration
-from open_miipher.base.errors import UserError
+from open_miipher.base.amounts import counted, duration
+from open_miipher.base.errors import UserError, notice
 from open_miipher.base.paths import printable
 from open_miipher.codec import AudioTokenizer
 from open_miipher.data.batch import TokenBatch, TokenSample
@@ -46,7 +45,7 @@ class TokenDataset:
         """See `Dataset.described`."""
         store = self.store
         copies = "" if store.num_copies == 1 else f", each {store.num_copies} times"
-        return f"{store.num_utterances:,} utterances, {duration(store.seconds)}{copies}"
+        return f"{counted(store.num_utterances, 'utterances')}, {duration(store.seconds)}{copies}"
 
     def __getitem__(self, position: int) -> TokenSample:
         """Read the sample at a position of the endless stream."""
@@ -155,9 +154,8 @@ class Tokens:
         problems = {"have no text": without, f"are longer than data.seconds={seconds:g}": long}
         for what, count in problems.items() if is_first_here() else ():
             if count:
-                warnings.warn(
+                notice(
                     f"{count} of {len(files)} files of {key} {what}: they are left out",
-                    stacklevel=2,
                 )
         return files, np.array(numbers)
 
@@ -185,4 +183,4 @@ class Tokens:
 def _tell_left_out(store: TokenStore, key: str) -> None:
     """Warn of what got no tokens."""
     for what, count in store.left_out.items() if is_first_here() else ():
-        warnings.warn(f"{count} files of {key} {what}: they are left out", stacklevel=2)
+        notice(f"{count} files of {key} {what}: they are left out")

@@ -113,14 +113,16 @@ class Evaluation:
 
 
 def summarise(rows: Sequence[Row], columns: Sequence[str]) -> Summary:
-    """Return for every column that has values: mean, 95 % bootstrap interval, number of files."""
+    """Return for every column that has values: mean, 95 % bootstrap interval, number of files.
+
+    Neither the order of the rows nor the other columns change a number.
+    """
     summary = {}
-    rng = np.random.default_rng(0)
     for column in columns:
-        values = np.array([row[column] for row in rows if column in row], dtype=np.float64)
+        values = np.sort(np.array([row[column] for row in rows if column in row], np.float64))
         if not len(values):
             continue
-        means = _resampled_means(values, rng)
+        means = _resampled_means(values, np.random.default_rng(0))
         low, high = np.percentile(means, [2.5, 97.5])
         summary[column] = {
             "mean": float(values.mean()),
@@ -190,4 +192,4 @@ def _cell(summary: Summary, name: str) -> str:
     if name not in summary:
         return "-"
     value = summary[name]
-    return f"{value['mean']:.3f} ± {(value['high'] - value['low']) / 2:.3f}"
+    return f"{value['mean']:z.3f} ± {(value['high'] - value['low']) / 2:.3f}"

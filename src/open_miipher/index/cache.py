@@ -15,7 +15,6 @@ import os
 import stat
 import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -26,6 +25,7 @@ from typing import BinaryIO, TypeVar
 
 from open_miipher.base.account import user_number
 from open_miipher.base.atomic import remove_leftovers, replacing, temporary_path
+from open_miipher.base.errors import notice
 from open_miipher.base.locks import lock_file
 from open_miipher.base.paths import file_stamp
 from open_miipher.base.threads import in_threads
@@ -69,11 +69,10 @@ def load_columns(path: Path) -> Columns:
             try:
                 return from_cache(f"{digest}.index", build, map_columns, _check)
             except OSError as error:
-                warnings.warn(
+                notice(
                     f"every process keeps the index {path} in its own memory, since it cannot be "
                     f"shared ({error}); name a folder on a disk of this machine: "
                     "export XDG_CACHE_HOME=FOLDER",
-                    stacklevel=2,
                 )
         memory = BytesIO()
         build(memory)

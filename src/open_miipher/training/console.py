@@ -8,6 +8,8 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from open_miipher.base.amounts import counted
+
 _LISTED = 10  # failures that one warning lists; the others are only counted
 
 
@@ -53,7 +55,7 @@ class Console:
         more = f"; … and {len(failures) - _LISTED} more" if len(failures) > _LISTED else ""
         if failures:
             self.line(
-                f"step {step}  warning: {len(failures)} failures in making samples: "
+                f"step {step}  warning: {counted(len(failures), 'failures')} in making samples: "
                 f"{'; '.join(failures[:_LISTED])}{more}"
             )
 

@@ -45,7 +45,7 @@ def test_texts_beside_the_audio_are_counted_and_no_failure(tmp_path, preprocess,
         assert (summary.num_done, summary.num_failed, summary.exit_code) == (num_done, 0, 0)
         told = json.loads((folder / "summary.json").read_text())
         assert (told["files"], told["unreadable"], told["passed_over"]) == (1, 0, 3)
-    assert "1 files of 0.5 s, 0 unreadable, 3 members that are no audio passed over" in (
+    assert "1 file of 0.5 s, 0 unreadable, 3 members without audio passed over" in (
         capfd.readouterr().out
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from open_miipher.base.amounts import duration
+from open_miipher.base.amounts import counted, duration
 from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.errors import UserError
 from open_miipher.base.paths import printable
@@ -174,11 +174,13 @@ class Preprocess:
             for name, num in sorted(degradations.items())
         )
         passed_over = sums["passed_over"]
-        rest = f", {passed_over} members that are no audio passed over" if passed_over else ""
+        rest = (
+            f", {counted(passed_over, 'members')} without audio passed over" if passed_over else ""
+        )
         print(
-            f"{self._split}: {sums['files']} files of {duration(sums['seconds'])}, "
-            f"{sums['unreadable']} unreadable{rest}, gave {sums['samples']} samples of "
-            f"{duration(sums['output_seconds'])} in {sums['shards']} shards ({shares})",
+            f"{self._split}: {counted(sums['files'], 'files')} of {duration(sums['seconds'])}, "
+            f"{sums['unreadable']} unreadable{rest}, gave {counted(sums['samples'], 'samples')} of "
+            f"{duration(sums['output_seconds'])} in {counted(sums['shards'], 'shards')} ({shares})",
             flush=True,
         )
 
