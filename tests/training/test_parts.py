@@ -117,7 +117,10 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
         first.write(step, "train", {"loss": 0.1 + step})
     with open(path, "a") as file:
         file.write('{"step": 4, "spl')  # torn by a kill
+    leftover = tmp_path / ".metrics.jsonl.4711.tmp"
+    leftover.touch()
     second = MetricsLog(path, 2)
+    assert not leftover.exists()
     second.write(3, "train", {"loss": 1 / 3})
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from open_miipher.base.atomic import write_lines
+from open_miipher.base.atomic import remove_leftovers, write_lines
 from open_miipher.base.rows import read_rows
 
 
@@ -19,6 +19,7 @@ class MetricsLog:
     """
 
     def __init__(self, path: Path, step: int) -> None:
+        remove_leftovers([path])
         write_lines(path, [json.dumps(row) for row in read_rows(path) if row["step"] <= step])
         self._file = open(path, "a")  # noqa: SIM115 - open for the whole run
 
