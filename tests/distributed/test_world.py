@@ -74,6 +74,14 @@ def test_agree_marks_the_error_as_shared():
         (RuntimeError("Connection reset by peer"), "lost contact"),
         (dist.DistNetworkError("timeout"), "lost contact"),
         (RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed."), "num_workers"),
+        (
+            MemoryError("Unable to allocate 7 TiB"),
+            "machine's memory does not suffice; use a smaller",
+        ),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 12 bytes"),
+            "machine's memory does not suffice; use a smaller",
+        ),
     ],
 )
 def test_a_process_that_is_gone_is_one_sentence(error, words):

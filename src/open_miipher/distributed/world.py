@@ -325,6 +325,8 @@ def _device(device: str | None, place: int, cpu_option: str) -> torch.device:
     """Choose this rank's device: the GPU at its place, counted round if fewer are visible."""
     if device == "cpu":
         return torch.device("cpu")
+    if device is not None and re.fullmatch(r"cuda(:\d+)?", device) is None:
+        raise UserError(f"device={device} is unknown; choose cpu, cuda or cuda:N ({cpu_option})")
     driver = read_driver()
     num_cards = len(driver.capabilities) if driver else 0
     problem = gpu_problem(torch, driver, place % num_cards if num_cards else place)
@@ -361,6 +363,11 @@ def _named(error: OSError) -> str | None:
     return f"{printable(os.fsdecode(error.filename))}: {error.strerror}"
 
 
+def _no_memory(less_memory: str) -> UserError:
+    """Return what to say where the system refuses memory."""
+    return UserError(f"this machine's memory does not suffice; use {less_memory}", may_pass=True)
+
+
 @contextlib.contextmanager
 def contact(
     less_memory: str = _LESS_MEMORY,
@@ -388,8 +395,12 @@ def contact(
             f"the GPU's memory does not suffice; use {less_memory}",
             may_pass=True,  # others may have used it as well
         ) from error
+    except MemoryError as error:
+        raise _no_memory(less_memory) from error
     except RuntimeError as error:  # gloo and torch's loader raise plain ones, NCCL a subclass
         first = str(error).splitlines()[0]
+        if "DefaultCPUAllocator" in first:
+            raise _no_memory(less_memory) from error
         if "DataLoader worker" in first:
             raise UserError(
                 "a loader worker was killed, most likely for want of memory or of room in "
