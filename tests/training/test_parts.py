@@ -137,11 +137,11 @@ def test_metrics_stay_json_when_a_norm_overflows(tmp_path):
 
 def test_all_problems_of_the_keys_at_once():
     config = TrainerConfig(
-        batch_size=10, max_steps=0, grad_accumulation=2, ema=EmaConfig(decay=1.5)
+        batch_size=10, max_steps=0, grad_accumulation=2, seed=2**63, ema=EmaConfig(decay=1.5)
     )  # fmt: skip
     with pytest.raises(UserError) as caught:
         config.check(num_ranks=2)
-    for word in ("trainer.max_steps", "trainer.batch_size=10", "use 8", "ema.decay"):
+    for word in ("trainer.max_steps", "trainer.batch_size=10", "use 8", "ema.decay", "below 2^63"):
         assert word in str(caught.value)
 
 
