@@ -1,13 +1,16 @@
 """The trainer's small parts: schedules, averages, metrics, keys."""
 
 import json
+import os
 
 import pytest
 import torch
 
 from open_miipher.base.errors import UserError
+from open_miipher.distributed import contact
 from open_miipher.recipes import ParameterGroup, Recipe
 from open_miipher.training.config import EmaConfig, TrainerConfig
+from open_miipher.training.console import Console
 from open_miipher.training.ema import Ema
 from open_miipher.training.metrics_log import MetricsLog
 from open_miipher.training.optimization import (
@@ -125,6 +128,18 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert rows[-1]["loss"] == 1 / 3
+
+
+def test_a_full_disk_names_the_file_that_is_appended_to(tmp_path):
+    metrics, log = tmp_path / "metrics.jsonl", tmp_path / "train.log"
+    log.symlink_to("/dev/full")
+    with pytest.raises(UserError, match=f"{log}: No space left on device"), contact():
+        Console(log).line("step 1")
+    written = MetricsLog(metrics, 0)
+    with open("/dev/full", "w") as full:
+        os.dup2(full.fileno(), written._file.fileno())
+    with pytest.raises(UserError, match=f"{metrics}: No space left on device"), contact():
+        written.write(1, "train", {"loss": 1.0})
 
 
 def test_metrics_stay_json_when_a_norm_overflows(tmp_path):
