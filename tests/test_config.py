@@ -56,7 +56,17 @@ def test_groups_inside_a_model_can_be_chosen():
         ("trainer.amp=bf8", r"trainer\.amp='bf8'.*bf16, fp16, no"),
         ("data.crop=3", "data.crop"),
         ("optimizer.cleaner.lr=fast", r"optimizer\.cleaner\.lr='fast'"),
-        ("trainer.seed", "not an override"),
+        ("trainer.seed", r"no value; write trainer\.seed=VALUE, without blanks"),
+        ("data.train.dir_list=[/a,", r"list has no end.* quotes: 'data\.train\.dir_list=\[A, B\]'"),
+        ('data.train.dir_list=["/a"', "list has no end"),
+        ("data.train.dir_list=[/a,]", r"write 'data\.train\.dir_list=\[\"/a\"\]'"),
+        ("trainer.max_steps=1e6", r"trainer\.max_steps=1000000\.0 .*: write 1000000"),
+        ("trainer.max_grad_norm=nan", r"trainer\.max_grad_norm=nan must be a finite number"),
+        ("trainer.lr_factor=inf", r"trainer\.lr_factor=inf must be a finite number"),
+        ("trainer.lr_factor=0", r"trainer\.lr_factor=0\.0 must be above 0"),
+        ("trainer.timeout_minutes=-1", r"trainer\.timeout_minutes=-1\.0 must lie within"),
+        ("trainer.timeout_minutes=1e300", r"trainer\.timeout_minutes=1e\+300 must lie within"),
+        ("model=null", "cannot be composed"),
     ],
 )
 def test_a_wrong_override_is_named(override, words):

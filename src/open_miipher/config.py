@@ -187,7 +187,7 @@ def compose_plain(overrides: Sequence[str], root: str = "train") -> dict[str, An
         with initialize_config_dir(version_base="1.3", config_dir=str(CONFIG_DIR)):
             config = compose(root, overrides=list(overrides))
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # of model=null
         message = " ".join(str(error).split()).split(" Config search path:")[0]
         unknown = _UNKNOWN_KEY.search(message)
         if unknown is not None:
@@ -318,14 +318,23 @@ def _parse(override: str) -> tuple[str, Any]:
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException as error:
-        message = " ".join(str(error).split())
-        quoted = _quoted(override)
-        mend = f"; names with such characters stand in quotes: write {quoted}" if quoted else ""
         raise UserError(
-            f"{printable(override)!r} is not an override (key=value): {message}{mend}"
+            f"{printable(override)!r} is not an override (key=value): {_reason(override, error)}"
         ) from error
     key = f"{parsed.key_or_group}@{parsed.package}" if parsed.package else parsed.key_or_group
     return key, parsed.value()
+
+
+def _reason(override: str, error: HydraException) -> str:
+    """Say why an override cannot be read, and what to write."""
+    key, equals, text = map(printable, override.partition("="))
+    if not equals:
+        return f"it has no value; write {key}=VALUE, without blanks"
+    if text.lstrip().startswith("[") and not text.rstrip().endswith("]"):
+        return f"its list has no end; a list with blanks stands in quotes: '{key}=[A, B]'"
+    quoted = _quoted(override)
+    mend = f"; names with such characters stand in quotes: write {quoted}" if quoted else ""
+    return " ".join(str(error).split()) + mend
 
 
 def _items(override: str) -> list[str]:
@@ -346,7 +355,7 @@ def _quoted(override: str) -> str | None:
     """Return an override, quoted for Hydra and for the shell; None if quotes do not help."""
     key, _, text = override.partition("=")
     is_list = text.strip().startswith("[") and text.strip().endswith("]")
-    values = _items(override) if is_list else [text]
+    values = [item for item in _items(override) if item] if is_list else [text]
     values = [os.path.expanduser(value.strip("\"'") or value) for value in values]
     quoted = [in_quotes(value) for value in values]
     written = f"{key}=[{','.join(quoted)}]" if is_list else f"{key}={quoted[0]}"

@@ -58,6 +58,8 @@ def test_builds_with_nested_and_converted_values():
         ({"name": "thing"}, ["missing key model.part.rate"]),
         ({"name": "thing", "rate": 1, "rat": 2}, ["unknown key model.part.rat"]),
         ({"name": "thing", "rate": "x"}, ["model.part.rate='x'", "a number"]),
+        ({"name": "thing", "rate": float("nan")}, ["model.part.rate=nan", "a finite number"]),
+        ({"name": "thing", "rate": 1, "sizes": [2.0]}, ["sizes[0]=2.0", "number: write 2"]),
         ({"name": "thing", "rate": True}, ["model.part.rate=True", "a number"]),
         ({"name": "thing", "rate": 1, "flag": 1}, ["model.part.flag=1", "true or false"]),
         ({"name": "thing", "rate": 1, "kind": "c"}, ["model.part.kind='c'", "a, b"]),
@@ -84,4 +86,7 @@ def test_a_number_out_of_its_range_names_the_part():
     spec = {"name": "conformer", "dropout": 2.0}
     encoder = build(ENCODERS, {"name": "log_mel"})
     with pytest.raises(UserError, match=r"model\.cleaner cannot be built: dropout probability"):
+        build(CLEANERS, spec, encoder, key="model.cleaner")
+    spec = {"name": "conformer", "width": -4}
+    with pytest.raises(UserError, match=r"model\.cleaner cannot be built: .*negative dimension"):
         build(CLEANERS, spec, encoder, key="model.cleaner")

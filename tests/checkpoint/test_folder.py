@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,49 @@ def test_damage_is_named(tmp_path, damage):
         file.write_bytes(data[:-5] if damage == "truncate" else data[:-1] + b"\xff")
     with pytest.raises(UserError, match=r"generator\.safetensors"):
         Checkpoint.open(folder).weights("generator")
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("state.json", b"\xb4"),
+        ("state.json", b"["),
+        ("files.json", b"[]"),
+        ("files.json", b"3"),
+        ("files.json", b'{"state.json": {"bytes": 1}}'),
+        ("files.json", b'{"state.json": 5}'),
+        ("files.json", b"{}"),
+    ],
+)
+def test_a_damaged_list_or_order_gives_the_checkpoint_before(tmp_path, name, data):
+    write_checkpoint(tmp_path, content(10))
+    damaged = write_checkpoint(tmp_path, content(20))
+    size = (damaged / name).stat().st_size if name == "state.json" else 0
+    (damaged / name).write_bytes(data.ljust(size))
+    assert Checkpoint.open(tmp_path).path.name == "step-00000010"
+    with pytest.raises(UserError, match=f"{damaged} is damaged: (state|files).json is "):
+        Checkpoint.open(damaged)
+    assert write_checkpoint(tmp_path, content(30)).name == "step-00000030"
+
+
+def test_a_file_that_the_list_lacks_is_damage(tmp_path):
+    folder = write_checkpoint(tmp_path, content(10))
+    listed = json.loads((folder / "files.json").read_text())
+    del listed["config.yaml"]
+    (folder / "files.json").write_text(json.dumps(listed))
+    with pytest.raises(UserError, match=r"config\.yaml is damaged"):
+        Checkpoint.open(folder)
+
+
+def test_networks_of_another_version_are_a_sentence(tmp_path):
+    folder = write_checkpoint(tmp_path, content(10))
+    listed = json.loads((folder / "files.json").read_text())
+    networks = b'{"generator": {"kind": "vocoder", "spec": {}, "new": 1}}'
+    (folder / "networks.json").write_bytes(networks)
+    listed["networks.json"] = {"bytes": len(networks), "sha256": sha256(networks).hexdigest()}
+    (folder / "files.json").write_text(json.dumps(listed))
+    with pytest.raises(UserError, match="another version of this program"):
+        Checkpoint.open(folder)
 
 
 def test_a_link_whose_folder_is_being_replaced_gives_the_newest(tmp_path):

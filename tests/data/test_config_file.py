@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
+from open_miipher.base.errors import UserError
 from open_miipher.base.registry import from_mapping
 from open_miipher.data import DataConfig
 from open_miipher.degradation import Context, Trace, build_degradation
@@ -62,3 +63,8 @@ def test_shares_of_the_paper(plain):
     assert max(len(stages) for stages in drawn) == 3
     assert np.mean([not stages for stages in drawn]) == pytest.approx(0.05, abs=0.012)
     assert np.mean([reverb in stages for stages in drawn]) == pytest.approx(0.5, abs=0.025)
+
+
+def test_a_crop_without_samples_is_refused():
+    with pytest.raises(UserError, match=r"data\.crop_seconds must be at least 0\.001"):
+        DataConfig(crop_seconds=1e-5).check()

@@ -1,5 +1,6 @@
 """Batches: the same whoever makes them; problems; workers that end when they should."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -22,11 +23,13 @@ from open_miipher.data import (
     DegradedSpeechDataset,
     Order,
     PairBatch,
+    loader,
     train_batches,
     validation_batches,
 )
 from open_miipher.data.files import Files
 from open_miipher.degradation import Context, DegradationConfig, build_degradation
+from open_miipher.distributed import contact
 
 
 def dataset(
@@ -277,3 +280,47 @@ def test_closing_the_iterator_ends_the_workers(speech_dir):
     assert len(workers) == 2
     batches.close()
     assert wait_until_ended(workers)
+
+
+def failing_loader(monkeypatch, error: Exception):
+    def batches():
+        raise error
+        yield
+
+    monkeypatch.setattr(loader, "DataLoader", lambda *_, **__: batches())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+        ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+        FileNotFoundError(errno.ENOENT, "No such file or directory"),
+        EOFError(),
+        EOFError("Caught EOFError in pin memory thread for device 0.\n\nOriginal Traceback"),
+    ],
+)
+def test_a_batch_that_a_dying_worker_still_held_is_blamed_on_its_end(
+    speech_dir, monkeypatch, error
+):
+    """The worker hands its memory over by a socket, which is gone before the worker counts dead."""
+    data = dataset(speech_dir)
+    failing_loader(monkeypatch, error)
+    with pytest.raises(UserError, match="a loader worker was killed"), contact():
+        next(train_batches(data, 0, batch_size=2, num_workers=1))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(errno.ENOENT, "No such file or directory", "a.wav"),
+        ConnectionResetError("Caught ConnectionResetError in DataLoader worker process 0."),
+        EOFError("No data left in file"),
+    ],
+)
+def test_what_a_worker_raised_itself_keeps_its_name(speech_dir, monkeypatch, error):
+    data = dataset(speech_dir)
+    failing_loader(monkeypatch, error)
+    with pytest.raises(type(error)) as caught:
+        next(train_batches(data, 0, batch_size=2, num_workers=1))
+    assert caught.value is error

@@ -128,6 +128,9 @@ def test_a_gpu_that_is_not_here_is_refused(monkeypatch):
         assert start().device == torch.device("cpu")
         with pytest.raises(UserError, match="no usable GPU is here"):
             start("cuda")
+    for device in ("gpu", "CPU", "cuda:x", ""):
+        with pytest.raises(UserError, match=f"device={device} is unknown; choose cpu, cuda or"):
+            start(device)
 
 
 def test_a_port_that_another_process_has_is_named(monkeypatch):

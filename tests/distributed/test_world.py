@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from open_miipher.base.atomic import replacing
 from open_miipher.base.errors import UserError
-from open_miipher.distributed import StopSignal, contact, hold, start, world
+from open_miipher.distributed import StopSignal, World, contact, hold, start, world
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -51,9 +51,13 @@ def test_nccl_starts_only_where_gradients_are_averaged_and_forbids_forks(monkeyp
     monkeypatch.setattr(world, "_check_shared_gpus", lambda *_: None)
     monkeypatch.setattr(dist, "init_process_group", lambda backend, **_: began.append(backend))
     monkeypatch.setattr(dist, "new_group", lambda **_: "gloo beside it")
+    monkeypatch.setattr(sys, "version_info", (3, 11, 10))
     assert not start().may_fork
     assert start(collectives=False).may_fork
-    assert began == ["nccl", "gloo"]
+    monkeypatch.setattr(sys, "version_info", (3, 11, 9))  # whose child waits for a taken lock
+    assert not start(collectives=False).may_fork
+    assert World(0, 1, torch.device("cpu")).may_fork
+    assert began == ["nccl", "gloo", "gloo"]
 
 
 def test_agree_marks_the_error_as_shared():
@@ -74,6 +78,14 @@ def test_agree_marks_the_error_as_shared():
         (RuntimeError("Connection reset by peer"), "lost contact"),
         (dist.DistNetworkError("timeout"), "lost contact"),
         (RuntimeError("DataLoader worker (pid 5) is killed by signal: Killed."), "num_workers"),
+        (
+            MemoryError("Unable to allocate 7 TiB"),
+            "machine's memory does not suffice; use a smaller",
+        ),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 12 bytes"),
+            "machine's memory does not suffice; use a smaller",
+        ),
     ],
 )
 def test_a_process_that_is_gone_is_one_sentence(error, words):

@@ -1,13 +1,16 @@
 """The trainer's small parts: schedules, averages, metrics, keys."""
 
 import json
+import os
 
 import pytest
 import torch
 
 from open_miipher.base.errors import UserError
+from open_miipher.distributed import contact
 from open_miipher.recipes import ParameterGroup, Recipe
 from open_miipher.training.config import EmaConfig, TrainerConfig
+from open_miipher.training.console import Console
 from open_miipher.training.ema import Ema
 from open_miipher.training.metrics_log import MetricsLog
 from open_miipher.training.optimization import (
@@ -117,11 +120,26 @@ def test_metrics_are_cut_back_to_the_checkpoint(tmp_path):
         first.write(step, "train", {"loss": 0.1 + step})
     with open(path, "a") as file:
         file.write('{"step": 4, "spl')  # torn by a kill
+    leftover = tmp_path / ".metrics.jsonl.4711.tmp"
+    leftover.touch()
     second = MetricsLog(path, 2)
+    assert not leftover.exists()
     second.write(3, "train", {"loss": 1 / 3})
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert rows[-1]["loss"] == 1 / 3
+
+
+def test_a_full_disk_names_the_file_that_is_appended_to(tmp_path):
+    metrics, log = tmp_path / "metrics.jsonl", tmp_path / "train.log"
+    log.symlink_to("/dev/full")
+    with pytest.raises(UserError, match=f"{log}: No space left on device"), contact():
+        Console(log).line("step 1")
+    written = MetricsLog(metrics, 0)
+    with open("/dev/full", "w") as full:
+        os.dup2(full.fileno(), written._file.fileno())
+    with pytest.raises(UserError, match=f"{metrics}: No space left on device"), contact():
+        written.write(1, "train", {"loss": 1.0})
 
 
 def test_metrics_stay_json_when_a_norm_overflows(tmp_path):
@@ -134,11 +152,11 @@ def test_metrics_stay_json_when_a_norm_overflows(tmp_path):
 
 def test_all_problems_of_the_keys_at_once():
     config = TrainerConfig(
-        batch_size=10, max_steps=0, grad_accumulation=2, ema=EmaConfig(decay=1.5)
+        batch_size=10, max_steps=0, grad_accumulation=2, seed=2**63, ema=EmaConfig(decay=1.5)
     )  # fmt: skip
     with pytest.raises(UserError) as caught:
         config.check(num_ranks=2)
-    for word in ("trainer.max_steps", "trainer.batch_size=10", "use 8", "ema.decay"):
+    for word in ("trainer.max_steps", "trainer.batch_size=10", "use 8", "ema.decay", "below 2^63"):
         assert word in str(caught.value)
 
 

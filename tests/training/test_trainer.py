@@ -61,6 +61,27 @@ def test_what_a_run_leaves(cleaner, run_dir):
     assert "step 4: done" in (run_dir / "train.log").read_text()
 
 
+@pytest.mark.parametrize("save_every", [2, 100])
+def test_a_second_ctrl_c_says_where_to_go_on_from(cleaner, run_dir, monkeypatch, save_every):
+    trainer = begin(*cleaner, "trainer.max_steps=9", f"trainer.save_every={save_every}")
+    step = trainer.step
+
+    def step_and_interrupt():
+        step()
+        for _ in range(2 if trainer.state.step == 4 else 0):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(trainer, "step", step_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.run()
+    last = (run_dir / "train.log").read_text().splitlines()[-1]
+    if save_every == 2:
+        assert f"ended at once; the newest checkpoint is {run_dir}/ckpt/step-00000002" in last
+        assert last.endswith(f"to go on: python src/train.py trainer.ckpt_dir={run_dir}")
+    else:
+        assert last == "step 4: ended at once, before anything was saved"
+
+
 def test_a_new_learning_rate_wins_over_the_optimiser_state(cleaner, run_dir):
     begin(*cleaner, "trainer.max_steps=2", "optimizer.cleaner.warmup_steps=0").run()
     new = ["optimizer.cleaner.lr=0.25", "optimizer.cleaner.schedule=constant"]

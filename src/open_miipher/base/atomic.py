@@ -71,14 +71,22 @@ def replacing(path: Path, is_synced: bool = True) -> Iterator[Path]:
     """
     temporary = temporary_path(path)
     try:
-        yield temporary
-        put_in_place(temporary, path, is_synced)
-    except OSError as error:
-        if error.errno in _DISK_FULL and error.filename is None:
-            error.filename = str(path)  # the error of a failed write does not name the file
-        raise
+        with named_if_full(path):
+            yield temporary
+            put_in_place(temporary, path, is_synced)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_if_full(path: Path) -> Iterator[None]:
+    """Have the error of a full disk name the file, which that of a failed write does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _DISK_FULL and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:

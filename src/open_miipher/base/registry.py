@@ -1,6 +1,7 @@
 """Build parts from plain data: a name in a registry, and the fields of the part's `Config`."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -51,7 +52,9 @@ def build(registry: Mapping[str, type[T]], spec: Mapping[str, Any], *args: Any, 
     cls, config = part_config(registry, spec, key=key)
     try:
         return cls(*args, config)  # type: ignore[call-arg]
-    except ValueError as error:  # torch raises it for a number that is out of range
+    except (ValueError, RuntimeError) as error:  # torch raises them for numbers out of range
+        if isinstance(error, RuntimeError) and "negative dimension" not in str(error):
+            raise
         raise UserError(f"{key or spec['name']} cannot be built: {error}") from error
 
 
@@ -156,7 +159,11 @@ def _convert(hint: Any, value: Any, key: str, problems: list[str]) -> Any:
         return float(value)
     wrong_bool = isinstance(value, bool) and hint is not bool
     if not isinstance(value, hint) or wrong_bool:
-        problems.append(f"{key}={value!r} must be {_type_name(hint)}")
+        is_whole = hint is int and isinstance(value, float) and value.is_integer()
+        mend = f": write {int(value)}" if is_whole else ""
+        problems.append(f"{key}={value!r} must be {_type_name(hint)}{mend}")
+    elif hint is float and not math.isfinite(value):
+        problems.append(f"{key}={value!r} must be a finite number")
     return value
 
 

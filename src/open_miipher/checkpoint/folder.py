@@ -77,7 +77,14 @@ class Checkpoint:
             )
         opened = cls(folder, {}, {})
         small = {name: opened._checked(name).read_text() for name in (CONFIG, STATE, NETWORKS)}
-        networks = {name: Blueprint(**plain) for name, plain in json.loads(small[NETWORKS]).items()}
+        plains = json.loads(small[NETWORKS]).items()
+        try:
+            networks = {name: Blueprint(**plain) for name, plain in plains}
+        except TypeError as error:
+            raise UserError(
+                f"{folder} was written by another version of this program ({NETWORKS} has other "
+                "keys); use that version"
+            ) from error
         config, state = yaml.safe_load(small[CONFIG]), json.loads(small[STATE])
         return replace(opened, config=config, state=state, networks=networks)
 
@@ -199,12 +206,12 @@ class Checkpoint:
 
     @cached_property
     def _listing(self) -> dict[str, Any]:
-        return dict(json.loads((self.path / FILES).read_text()))
+        return _listed(self.path)
 
     def _checked(self, name: str) -> Path:
         """Return the path of a file after checking its hash."""
         file = self.path / name
-        if not self.is_verified and _sha256(file) != self._listing[name]["sha256"]:
+        if not self.is_verified and not _is_as_listed(file, self._listing.get(name)):
             raise UserError(f"{file} is damaged (its SHA-256 differs); use another checkpoint")
         return file
 
@@ -275,9 +282,12 @@ def _place(folder: Path) -> tuple[int, int, Path]:
 
 
 def incompleteness(folder: Path) -> str | None:
-    """Return why a folder is not a complete checkpoint, or None if it is; only checks sizes."""
+    """Return why a folder is not a complete checkpoint, or None if it is.
+
+    Only checks sizes, but for the small file by which checkpoints are put in order.
+    """
     try:
-        listed = json.loads((folder / FILES).read_text())
+        listed = _listed(folder)
     except (OSError, ValueError):
         return f"{FILES} is missing or unreadable"
     for name, entry in listed.items():
@@ -286,7 +296,28 @@ def incompleteness(folder: Path) -> str | None:
             return f"{name} is missing"
         if file.stat().st_size != entry["bytes"]:
             return f"{name} has {file.stat().st_size} bytes instead of {entry['bytes']}"
+    if not _is_as_listed(folder / STATE, listed.get(STATE)):
+        return f"{STATE} is not the file that was written (its SHA-256 differs)"
     return None
+
+
+def _listed(folder: Path) -> dict[str, Any]:
+    """Return the size and the hash of each file of a checkpoint.
+
+    Raises:
+        OSError: the list cannot be read.
+        ValueError: it is damaged.
+    """
+    listed = json.loads((folder / FILES).read_text())
+    if not isinstance(listed, dict) or not all(
+        isinstance(entry, dict) and {"bytes", "sha256"} <= entry.keys() for entry in listed.values()
+    ):
+        raise ValueError(f"{folder / FILES} is no list of files")
+    return listed
+
+
+def _is_as_listed(file: Path, entry: Mapping[str, Any] | None) -> bool:
+    return entry is not None and _sha256(file) == entry["sha256"]
 
 
 def _sha256(file: Path) -> str:

@@ -71,7 +71,7 @@ class DataConfig:
         low, high = self.augment.volume_db
         rules = {
             "data.sample_rate must be at least 8000": self.sample_rate >= 8000,
-            "data.crop_seconds must be above 0": self.crop_seconds > 0,
+            "data.crop_seconds must be at least 0.001": self.crop_seconds >= 0.001,
             "data.test.clip_seconds must be above 0": self.test.clip_seconds > 0,
             "data.test.num_clips must be at least 1": self.test.num_clips >= 1,
             "data.crop.num_candidates must be at least 1": self.crop.num_candidates >= 1,
@@ -120,7 +120,7 @@ class PreprocessedConfig:
         """
         rules = {
             "data.sample_rate must be at least 8000": self.sample_rate >= 8000,
-            "data.crop_seconds must be above 0": self.crop_seconds > 0,
+            "data.crop_seconds must be at least 0.001": self.crop_seconds >= 0.001,
             "data.test.clip_seconds must be above 0": self.test.clip_seconds > 0,
             "data.test.num_clips must be at least 1": self.test.num_clips >= 1,
             **self.s3.rules("data.s3"),

@@ -146,6 +146,18 @@ def _exit_on_parents_signal() -> None:
     os._exit(0)  # as torch's own workers do; another status would look like a crash
 
 
+def _is_from_workers_socket(error: Exception) -> bool:
+    """Whether an error is of the socket through which a worker hands over the memory of a batch.
+
+    What a worker itself has raised comes with the text of its traceback in place of a number.
+    """
+    if "in pin memory thread" in str(error):
+        return True
+    if isinstance(error, OSError):
+        return error.errno is not None and error.filename is None
+    return not error.args
+
+
 def _checked(
     batches: Iterator[Batch | UserError], limits: Sequence[FailureLimit]
 ) -> Iterator[Batch]:
@@ -165,5 +177,10 @@ def _checked(
                         f"{limit.key}={limit.share} of them; the last: {latest[-1]}"
                     )
             yield batch
+    except (ConnectionError, EOFError, FileNotFoundError) as error:
+        if not _is_from_workers_socket(error):
+            raise
+        # As torch says it where it is the first to notice.
+        raise RuntimeError("DataLoader worker ended while its batch was received") from error
     finally:
         del batches  # ends the workers now, not when the traceback releases this frame

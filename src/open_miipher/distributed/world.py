@@ -5,6 +5,7 @@ import datetime
 import errno
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -71,8 +72,13 @@ class World:
 
     @property
     def may_fork(self) -> bool:
-        """Whether this process may be forked; NCCL and the network below it do not survive that."""
-        return self._cpu_group is None
+        """Whether this process may be forked.
+
+        NCCL and the network below it do not survive that. Nor does Python before 3.11.10 where, at
+        that instant, a thread of gloo makes or ends its part of the interpreter: the child waits
+        for ever for a lock that was taken (CPython's issue 112275).
+        """
+        return self._cpu_group is None and (self.size == 1 or sys.version_info >= (3, 11, 10))
 
     def gather(self, item: Any) -> list[Any]:
         """Return every rank's (picklable) item, in rank order, on every rank."""
@@ -325,6 +331,8 @@ def _device(device: str | None, place: int, cpu_option: str) -> torch.device:
     """Choose this rank's device: the GPU at its place, counted round if fewer are visible."""
     if device == "cpu":
         return torch.device("cpu")
+    if device is not None and re.fullmatch(r"cuda(:\d+)?", device) is None:
+        raise UserError(f"device={device} is unknown; choose cpu, cuda or cuda:N ({cpu_option})")
     driver = read_driver()
     num_cards = len(driver.capabilities) if driver else 0
     problem = gpu_problem(torch, driver, place % num_cards if num_cards else place)
@@ -361,6 +369,11 @@ def _named(error: OSError) -> str | None:
     return f"{printable(os.fsdecode(error.filename))}: {error.strerror}"
 
 
+def _no_memory(less_memory: str) -> UserError:
+    """Return what to say where the system refuses memory."""
+    return UserError(f"this machine's memory does not suffice; use {less_memory}", may_pass=True)
+
+
 @contextlib.contextmanager
 def contact(
     less_memory: str = _LESS_MEMORY,
@@ -388,8 +401,12 @@ def contact(
             f"the GPU's memory does not suffice; use {less_memory}",
             may_pass=True,  # others may have used it as well
         ) from error
+    except MemoryError as error:
+        raise _no_memory(less_memory) from error
     except RuntimeError as error:  # gloo and torch's loader raise plain ones, NCCL a subclass
         first = str(error).splitlines()[0]
+        if "DefaultCPUAllocator" in first:
+            raise _no_memory(less_memory) from error
         if "DataLoader worker" in first:
             raise UserError(
                 "a loader worker was killed, most likely for want of memory or of room in "

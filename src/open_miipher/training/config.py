@@ -100,6 +100,20 @@ class TrainerConfig:
     ema: EmaConfig = field(default_factory=EmaConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
+    def __post_init__(self) -> None:
+        """Check the keys that are used before the ranks meet.
+
+        Raises:
+            UserError: a value does not fit; the message lists all of them.
+        """
+        rules = {
+            f"lr_factor={self.lr_factor} must be above 0": self.lr_factor > 0,
+            f"timeout_minutes={self.timeout_minutes} must lie within 0.01 … 1000000": (
+                0.01 <= self.timeout_minutes <= 1e6
+            ),
+        }
+        report([f"trainer.{rule}" for rule, kept in rules.items() if not kept])
+
     def check(self, num_ranks: int) -> None:
         """Check the keys against each other and the number of ranks.
 
@@ -121,8 +135,8 @@ class TrainerConfig:
                 f"trainer.grad_accumulation={self.grad_accumulation}; start a number of ranks that "
                 f"divides it, or use {max(1, self.batch_size // parts) * parts}"
             )
-        if self.lr_factor <= 0:
-            problems.append(f"trainer.lr_factor={self.lr_factor} must be above 0")
+        if self.seed >= 2**63:
+            problems.append(f"trainer.seed={self.seed} must be below 2^63")
         if not 0.0 <= self.ema.decay < 1.0:
             problems.append(f"trainer.ema.decay={self.ema.decay} must be in [0, 1)")
         if self.max_grad_norm is not None and self.max_grad_norm <= 0:

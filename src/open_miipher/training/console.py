@@ -9,6 +9,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from open_miipher.base.amounts import counted
+from open_miipher.base.atomic import named_if_full
 
 _LISTED = 10  # failures that one warning lists; the others are only counted
 
@@ -35,8 +36,9 @@ class Console:
         if self._log is None:
             return
         with self._lock:
-            self._log.write(text + "\n")
-            self._log.flush()
+            with named_if_full(Path(self._log.name)):
+                self._log.write(text + "\n")
+                self._log.flush()
             if self._bar is None:
                 print(text, flush=True)
             else:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from open_miipher.audio.io import AudioWriter
+from open_miipher.base.atomic import named_if_full
 from open_miipher.base.errors import UserError
 from open_miipher.recipes import Sound
 from open_miipher.training.config import LoggerConfig
@@ -55,7 +56,8 @@ class FileLogger:
             path = folder / f"{name}-{version}.flac"
             with AudioWriter(path, sound.sample_rate, 1, format="flac") as writer:
                 writer.write(np.clip(_array(sound), -1.0, 1.0)[None])
-        Image.fromarray(_picture(sounds)).save(folder / f"{name}.png")
+        with named_if_full(folder / f"{name}.png"):
+            Image.fromarray(_picture(sounds)).save(folder / f"{name}.png")
 
     def close(self) -> None:
         """Do nothing."""

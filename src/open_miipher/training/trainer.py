@@ -17,7 +17,13 @@ from open_miipher.base.amounts import duration
 from open_miipher.base.compilers import set_up_compiler
 from open_miipher.base.plain import shell_override
 from open_miipher.base.shipped import as_called
-from open_miipher.checkpoint import Content, prune, snapshot, write_checkpoint
+from open_miipher.checkpoint import (
+    Content,
+    complete_checkpoints,
+    prune,
+    snapshot,
+    write_checkpoint,
+)
 from open_miipher.data import Batch
 from open_miipher.distributed import (
     StopSignal,
@@ -102,14 +108,23 @@ class Trainer:
     def run(self) -> bool:
         """Train until `max_steps` or a signal; in both cases, write a checkpoint at the end.
 
-        A run that a signal ended early leaves a file that asks for its requeue.
+        A run that a signal ended early leaves a file that asks for its requeue. One that a second
+        Ctrl-C ends at once says where it can go on from.
 
         Returns:
             Whether it came to its end.
 
         Raises:
             UserError: a loss or a gradient is not finite, or a checkpoint cannot be written.
+            KeyboardInterrupt: at the second Ctrl-C.
         """
+        try:
+            return self._run()
+        except KeyboardInterrupt:
+            self.console.finish(self._lost_line())
+            raise
+
+    def _run(self) -> bool:
         state, config = self.state, self.config
         self.console.start(state.step, config.max_steps)
         begun, first_step = time.monotonic(), state.step
@@ -161,6 +176,19 @@ class Trainer:
             return f"step {step}: nothing to do, trainer.max_steps={max_steps}; give more to go on"
         if step >= max_steps:
             return f"step {step}: done"
+        return f"step {step}: stopped by a signal, and saved; to go on: {self._again()}"
+
+    def _lost_line(self) -> str:
+        saved = complete_checkpoints(self.output_dir / "ckpt")
+        if not saved:
+            return f"step {self.state.step}: ended at once, before anything was saved"
+        return (
+            f"step {self.state.step}: ended at once; the newest checkpoint is {saved[-1]}; "
+            f"to go on: {self._again()}"
+        )
+
+    def _again(self) -> str:
+        """Return the command that resumes this run, and what to expect after it."""
         launcher = "python"
         note = ""
         if is_under_torchrun():
@@ -168,8 +196,7 @@ class Trainer:
             if self.stop.received in ("SIGINT", "SIGTERM"):  # which go to torchrun first
                 note = " (what follows is torchrun's own report of the signal)"
         resume = shell_override("trainer.ckpt_dir", str(self.output_dir))
-        again = as_called(f"{launcher} src/train.py {resume}")
-        return f"step {step}: stopped by a signal, and saved; to go on: {again}{note}"
+        return as_called(f"{launcher} src/train.py {resume}") + note
 
     def _has_to_stop(self) -> bool:
         """Whether a rank has received a signal, or cannot save; several know it one step later.
