@@ -81,10 +81,8 @@ class Progress(AbstractContextManager["Progress"]):
             self._bar.n = round(seconds / 3600, 3)
             self._bar.set_postfix_str(items)  # draws it
             return
-        speed = seconds / max(1e-9, time.monotonic() - self._began)
-        print(
-            f"{items}, {duration(seconds)} of {duration(self._seconds)}, {speed:.1f} times as fast "
-            "as real time",
-            file=sys.stderr,
-            flush=True,
-        )
+        line = f"{items}, {duration(seconds)} of {duration(self._seconds)}"
+        if seconds:
+            speed = seconds / max(1e-9, time.monotonic() - self._began)
+            line = f"{line}, {speed:.1f} times as fast as real time"
+        print(line, file=sys.stderr, flush=True)
