@@ -278,7 +278,7 @@ def measure(
     began = time.perf_counter()
     seconds: dict[str, float] = defaultdict(float)
     audio = 0.0
-    for job in restorer.restore_jobs(jobs(inputs)):
+    for job in restorer.restore_jobs(jobs(inputs), alone=len(inputs) == 1):
         audio += job.source.num_frames / job.source.sample_rate
         for stage, value in job.seconds.items():
             seconds[stage] += value
