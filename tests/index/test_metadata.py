@@ -104,6 +104,8 @@ def test_columns_may_stand_in_any_order_and_after_a_byte_order_mark(tmp_path: Pa
         ("/etc/a.wav,24000,100,1", "'/etc/a.wav' must be relative"),
         ("a/../../b.wav,24000,100,1", "without .."),
         (",24000,100,1", "must be relative"),
+        ("b\0.wav,24000,100,1", "'b\\x00.wav' holds a NUL"),
+        ('"b\0.wav",24000,100,1', "'b\\x00.wav' holds a NUL"),
         ("b.wav,0,100,1", "sample_rate is '0'"),
         ("b.wav,24000,-1,1", "num_frames is '-1'"),
         ("b.wav,24000,many,1", "num_frames is 'many'"),

@@ -293,9 +293,11 @@ def check_path(file_path: str) -> None:
     """Refuse a path that is no place under the root.
 
     Raises:
-        ValueError: empty, absolute, or with a `..`.
+        ValueError: empty, absolute, or with a `..` or a NUL.
     """
     path = PurePosixPath(file_path)
+    if "\0" in file_path:
+        raise ValueError(f"file_path {file_path!r} holds a NUL, which no file name can")
     if not path.name or path.is_absolute() or ".." in path.parts:
         raise ValueError(f"file_path {file_path!r} must be relative to the directory, without ..")
 
@@ -309,8 +311,8 @@ def _wrong_paths(block: Block, place: int) -> dict[int, str]:
     odd = (starts == ends) | (characters[starts] == slash)
     odd |= (characters[ends - 1] == dot) | (characters[ends - 1] == slash)
     dots = characters == dot
-    two_dots = np.flatnonzero(dots[:-1] & dots[1:])
-    odd[np.maximum(np.searchsorted(starts, two_dots, side="right") - 1, 0)] = True
+    for found in (np.flatnonzero(dots[:-1] & dots[1:]), np.flatnonzero(characters == 0)):
+        odd[np.maximum(np.searchsorted(starts, found, side="right") - 1, 0)] = True
     return _one_by_one(block, place, odd, check_path)[1]
 
 
