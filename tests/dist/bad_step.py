@@ -55,4 +55,5 @@ def main() -> None:
     world.close()
 
 
-main()
+if __name__ == "__main__":  # loader workers may be spawned
+    main()

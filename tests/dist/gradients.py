@@ -61,4 +61,5 @@ def main() -> None:
     world.close()
 
 
-main()
+if __name__ == "__main__":  # loader workers may be spawned
+    main()
