@@ -284,7 +284,7 @@ def test_shards_are_made_and_trained_on_where_it_is_installed(command, tmp_path)
         *("data.crop_seconds=1.0", "data.sample_seconds=1.0", "preprocess.num_writers=1"),
         *("preprocess.output_root=shards", "preprocess.writer_name=w"),
     )
-    assert b"1 inputs done, 0 could not be read in full" in made.stdout
+    assert b"1 input done, 0 could not be read in full" in made.stdout
     assert list(tmp_path.glob("shards/w/train/0/*.tar"))
     assert b"1 of 1 done" in command("status", "shards/w/train/0").stdout
 
